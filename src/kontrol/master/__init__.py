@@ -1,0 +1,1 @@
+"""The master: keeps the ensemble in the store, elects a leader, and runs the callback."""

@@ -1,0 +1,1 @@
+"""Commands under guard: started, bounded, drained, and never left behind."""

@@ -1,0 +1,1 @@
+"""ZeroRPC, protocol version 3: a pure codec and channel state machine, and ZeroMQ beneath them."""

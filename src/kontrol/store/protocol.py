@@ -1,0 +1,245 @@
+"""What Kontrol asks of its store: the part of etcd v3's semantics that it relies on.
+
+Two implement it: `kontrol.store.etcd` talks to etcd, `kontrol.store.memory` is a faithful model for
+the simulation and for tests. One contract suite (`tests/contract`) runs against both.
+
+The rules that a caller may rely on:
+
+* Every write gets a *revision*, one number for the whole store that only rises. All writes of one
+  transaction share it.
+* `range` and `txn` are linearizable: they see every write acknowledged before they were sent.
+* A write that raised `Unavailable` was not done. One that raised `Ambiguous` may have been: read
+  again before anything else is concluded.
+* A key put under a lease is deleted, in one revision, when the lease expires or is revoked.
+* A watch delivers every event from its start revision, once, in order of revision, whatever
+  happens to connections and members; or it raises. It never skips silently.
+* Every wait is bounded by the store's own time-out; no call hangs for ever.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+class StoreError(Exception):
+    """The root of what a store raises."""
+
+
+class Unavailable(StoreError):
+    """The store could not be reached or has no quorum; what was asked was not done."""
+
+
+class Ambiguous(StoreError):
+    """The answer was lost: a write may or may not have been done. Settle it by reading."""
+
+
+class Compacted(StoreError):
+    """The revision asked for is compacted away; `revision` is the oldest that is left."""
+
+    def __init__(self, revision: int) -> None:
+        super().__init__(f"history before revision {revision} is compacted: read everything again")
+        self.revision = revision
+
+
+class Restored(StoreError):
+    """The store is another one, or went back: another cluster id, or a lower revision."""
+
+
+class LeaseGone(StoreError):
+    """The lease is unknown: expired, revoked, or never granted. Nothing was done."""
+
+
+class Denied(StoreError):
+    """The store refuses our credentials or our permissions. Nothing was done."""
+
+
+class TooLarge(StoreError):
+    """The request is over the store's limits. Nothing was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What every answer carries: which cluster (0 if unknown) and its revision then."""
+
+    cluster: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValue:
+    """One key at one revision. `lease` is 0 without one; `version` counts puts since creation."""
+
+    key: str
+    value: bytes
+    create_revision: int
+    mod_revision: int
+    version: int = 1
+    lease: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Read `key`, or every key that starts with `key` if `prefix`, in ascending order of key.
+
+    `limit` bounds the answer (0: no bound); `revision` reads the past (0: now); `keys_only` leaves
+    values empty; `newest` orders by descending create revision instead.
+    """
+
+    key: str
+    prefix: bool = False
+    limit: int = 0
+    revision: int = 0
+    keys_only: bool = False
+    newest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Set `key`, under `lease` unless that is 0 (a put without lease detaches the key from its)."""
+
+    key: str
+    value: bytes
+    lease: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete `key`, or every key that starts with it if `prefix`; absent keys are no error."""
+
+    key: str
+    prefix: bool = False
+
+
+Op = Range | Put | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """A condition on one key: its create or mod revision (0: absent), version, or lease."""
+
+    key: str
+    target: Literal["create", "mod", "version", "lease"]
+    op: Literal["=", "!=", "<", ">"]
+    operand: int
+
+
+@dataclass(frozen=True, slots=True)
+class RangeResult:
+    """The keys found; `more` if `limit` cut the answer short; `count` in all, regardless of it."""
+
+    header: Header
+    kvs: tuple[KeyValue, ...]
+    more: bool
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class TxnResult:
+    """Whether the compares held, and a result per operation of the branch taken.
+
+    `results[i]` is a `RangeResult` for a `Range`, the number of keys deleted for a `Delete`, and
+    None for a `Put`. `header.revision` is the transaction's own revision if it wrote.
+    """
+
+    header: Header
+    succeeded: bool
+    results: tuple[RangeResult | int | None, ...]
+
+    def range(self, i: int) -> RangeResult:
+        """Return `results[i]`, which must be a range's."""
+        result = self.results[i]
+        assert isinstance(result, RangeResult), f"operation {i} was no range: {result!r}"  # noqa: S101
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lease as granted: `ttl` in seconds is what the store chose, at least what was asked."""
+
+    id: int
+    ttl: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change. A delete's `kv` has an empty value, and the revision of the deletion as mod."""
+
+    type: Literal["put", "delete"]
+    kv: KeyValue
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """All of the watched events of one or more whole revisions; none if it only confirms.
+
+    `confirmed` is the loop time, in seconds, at which a question was sent to the store whose
+    answer came after these events on the same stream: the watch was alive and not behind then.
+    """
+
+    events: tuple[Event, ...]
+    confirmed: float
+
+
+class Watch(Protocol):
+    """An open watch: iterate to receive. Ends only by raising or by being closed."""
+
+    def __aiter__(self) -> AsyncIterator[Batch]:
+        """Iterate over batches.
+
+        Raises `Compacted` if events from the start revision on are gone, `Restored` if the store
+        is another one or lost revisions that were already delivered, `Denied` if it refuses us.
+        Lost connections are resumed in silence.
+        """
+        ...
+
+    async def confirm(self) -> None:
+        """Ask the store for a sign of life on this watch; a `Batch` with it follows."""
+        ...
+
+
+class Store(Protocol):
+    """A client of one store cluster. One instance serves any number of concurrent tasks."""
+
+    async def range(self, request: Range) -> RangeResult:
+        """Read. Raises `Unavailable`, `Compacted`, `Denied`."""
+        ...
+
+    async def txn(
+        self, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op] = ()
+    ) -> TxnResult:
+        """Do `then` if all compares hold, else `otherwise`, atomically; at most 128 of each.
+
+        Raises `Unavailable`, `Ambiguous` (only if a branch writes), `LeaseGone`, `TooLarge`,
+        `Denied`.
+        """
+        ...
+
+    async def grant(self, ttl: int) -> Lease:
+        """Create a lease of at least `ttl` seconds. Raises `Unavailable`, `Denied`."""
+        ...
+
+    async def refresh(self, lease: int) -> int:
+        """Start the lease's time anew; returns its seconds left, 0 if the lease is gone.
+
+        Concurrent refreshes share streams. Raises `Unavailable`.
+        """
+        ...
+
+    async def remaining(self, lease: int) -> int:
+        """Return the lease's seconds left without refreshing it, 0 if it is gone."""
+        ...
+
+    async def revoke(self, lease: int) -> None:
+        """End the lease and delete its keys; a lease already gone is no error."""
+        ...
+
+    def watch(
+        self, key: str, *, prefix: bool = False, start: int, cluster: int = 0
+    ) -> AbstractAsyncContextManager[Watch]:
+        """Watch from revision `start` on (a read's revision + 1), in cluster `cluster` if given."""
+        ...
+
+    async def close(self) -> None:
+        """Close connections and end open watches. Leases are left to their owners."""
+        ...
