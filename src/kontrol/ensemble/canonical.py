@@ -1,0 +1,77 @@
+"""JSON in one spelling, so that equal values have equal bytes.
+
+Keys sorted, no white space, UTF-8 without escapes beyond what JSON requires. Digests and hashes
+are taken of this form; changing it changes every digest, so a golden test freezes it.
+"""
+
+import json
+from typing import TypeAlias
+
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+
+
+class NotJSON(ValueError):
+    """A text that is not the strict JSON that Kontrol accepts; the message says where and why."""
+
+
+def canonical(value: object) -> bytes:
+    """Encode a JSON value. Raises `NotJSON` for NaN, infinities, lone surrogates, other types."""
+    try:
+        text = json.dumps(
+            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise NotJSON(f"a string holds a lone surrogate, {error.object[error.start]!r}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise NotJSON(str(error)) from None
+
+
+def parse(text: str | bytes, *, depth: int) -> JSON:
+    """Decode strict JSON, at most `depth` levels deep.
+
+    Raises `NotJSON` for what is no JSON, no UTF-8, NaN or infinite, too deep, or holds a lone
+    surrogate.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        value: JSON = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        if "\\u" in text:  # the only way to a lone surrogate in text that decoded as UTF-8
+            canonical(value)
+    except UnicodeDecodeError as error:
+        raise NotJSON(f"not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise NotJSON(f"nested deeper than {depth} levels") from None
+    except ValueError as error:
+        raise NotJSON(str(error)) from None
+    # Fewer brackets than the limit cannot nest deeper than it: the usual record is done here.
+    if text.count("[") + text.count("{") > depth and _deeper(value, depth):
+        raise NotJSON(f"nested deeper than {depth} levels")
+    return value
+
+
+def _refuse_constant(name: str) -> JSON:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"{digits} is beyond the range of a number")
+    return number
+
+
+def _deeper(value: JSON, depth: int) -> bool:
+    level: list[JSON] = [value]
+    for _ in range(depth + 1):
+        inner: list[JSON] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+        if not any(isinstance(item, dict | list) for item in level):
+            return False
+        level = inner
+    return True

@@ -1,0 +1,265 @@
+"""A pod: its keepalive record, parsed strictly, and its place in the ensemble.
+
+A *keepalive* is the JSON object that an agent sends. A *pod* is what the masters make of it: the
+same fields and a sequence number. *Identity* is the pair (`id`, `key`); an *incarnation* is one
+process of that identity, named by its `nonce`. Within an identity, (`nonce`, `n`) orders records
+in time.
+
+Every refusal is a `BadRecord` that names the field, the value and what was expected.
+"""
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from kontrol.ensemble.canonical import JSON, NotJSON, canonical, parse
+
+MAX_BYTES = 64 * 1024
+MAX_DEPTH = 32
+KEY = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
+
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_MAX_NAME = 253  # the longest DNS name, RFC 1035
+_MAX_COUNTER = 2**63 - 1
+
+
+class BadRecord(ValueError):
+    """A keepalive that cannot be taken: which field, its value, and what was expected."""
+
+    def __init__(self, field_name: str, value: object, expected: str) -> None:
+        shown = repr(value)
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        super().__init__(f"{field_name} is {shown}; expected {expected}")
+        self.field = field_name
+
+
+def key_of(address: str) -> str:
+    """Return the key of an IPv4 or IPv6 address: the big-endian integer in base 62.
+
+    Digits, then lower case, then upper case. IPv6 is padded to 22 digits, so that no key stands
+    for two addresses; an IPv4-mapped address is its IPv4. Raises `BadRecord`.
+    """
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        raise BadRecord("ip", address, "an IPv4 or IPv6 address") from None
+    width = 1
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.scope_id is not None:
+            raise BadRecord("ip", address, "an address without a zone, as fe80::1")
+        if ip.ipv4_mapped is None:
+            width = 22
+        else:
+            ip = ip.ipv4_mapped
+    number, digits = int(ip), ""
+    while number:
+        number, digit = divmod(number, 62)
+        digits = _DIGITS[digit] + digits
+    return digits.rjust(width, "0")
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """What an agent reports. `n` is None, and `nonce` empty, from agents that send none.
+
+    `more` holds the optional fields (`port`, `eip`, `node`, `zone`, `version`) and every unknown
+    one, as they came. `named` says that `key` was chosen by hand rather than from the address.
+    """
+
+    app: str
+    id: str
+    ip: str
+    key: str
+    role: str
+    payload: JSON = ""
+    nonce: str = ""
+    n: int | None = None
+    down: bool = False
+    named: bool = False
+    more: Mapping[str, JSON] = field(default_factory=dict)
+
+    def encode(self) -> str:
+        """Return the JSON text to send. Raises `NotJSON` if a value is none."""
+        record: dict[str, JSON] = {
+            **self.more,
+            "app": self.app,
+            "id": self.id,
+            "ip": self.ip,
+            "key": self.key,
+            "role": self.role,
+            "payload": self.payload,
+        }
+        if self.nonce:
+            record["nonce"] = self.nonce
+        if self.n is not None:
+            record["n"] = self.n
+        if self.down:
+            record["down"] = True
+        if self.named:
+            record["named"] = True
+        return canonical(record).decode("utf-8")
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of the ensemble: its last record and its sequence number."""
+
+    seq: int
+    app: str
+    id: str
+    ip: str
+    key: str
+    role: str
+    payload: JSON = ""
+    nonce: str = ""
+    n: int | None = None
+    more: Mapping[str, JSON] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, record: Keepalive, seq: int) -> "Pod":
+        """Give a keepalive its place."""
+        return cls(
+            seq=seq,
+            app=record.app,
+            id=record.id,
+            ip=record.ip,
+            key=record.key,
+            role=record.role,
+            payload=record.payload,
+            nonce=record.nonce,
+            n=record.n,
+            more=record.more,
+        )
+
+    def public(self) -> dict[str, JSON]:
+        """Return what the callback sees: everything but the counter `n`."""
+        return {
+            **self.more,
+            "app": self.app,
+            "id": self.id,
+            "ip": self.ip,
+            "key": self.key,
+            "role": self.role,
+            "seq": self.seq,
+            "nonce": self.nonce,
+            "payload": self.payload,
+        }
+
+    @cached_property
+    def canonical(self) -> bytes:
+        """The canonical JSON of `public()`: what the digest is taken of."""
+        return canonical(self.public())
+
+    @cached_property
+    def hash(self) -> str:
+        """32 hex digits that change with anything that the callback sees of this pod."""
+        return hashlib.md5(self.canonical, usedforsecurity=False).hexdigest()
+
+    def encode(self) -> bytes:
+        """Return the record as the store keeps it."""
+        if self.n is None:
+            return self.canonical
+        return canonical({**self.public(), "n": self.n})
+
+    @classmethod
+    def decode(cls, raw: bytes) -> "Pod":
+        """Read a record that `encode` wrote. Raises `BadRecord`."""
+        record = _object(raw)
+        seq = record.pop("seq", None)
+        if not isinstance(seq, int) or isinstance(seq, bool) or seq < 0:
+            raise BadRecord("seq", seq, "a number from 0")
+        return cls.of(_keepalive(record), seq)
+
+
+def parse_keepalive(raw: str | bytes) -> Keepalive:
+    """Parse the JSON text of a keepalive; the key is computed anew unless it is `named`.
+
+    Raises `BadRecord`: over 64 KiB, not an object, nested deeper than 32, a required field
+    (`app`, `id`, `ip`, `key`, `role`) missing, or any field of the wrong type or range.
+    """
+    size = len(raw) if isinstance(raw, bytes) else len(raw.encode("utf-8", "surrogatepass"))
+    if size > MAX_BYTES:
+        raise BadRecord("record", f"{size} bytes", f"at most {MAX_BYTES} bytes of JSON")
+    record = _object(raw)
+    record.pop("seq", None)  # the masters alone number pods
+    parsed = _keepalive(record)
+    computed = key_of(parsed.ip)
+    return parsed if parsed.named else replace(parsed, key=computed)
+
+
+def _object(raw: str | bytes) -> dict[str, JSON]:
+    try:
+        record = parse(raw, depth=MAX_DEPTH)
+    except NotJSON as error:
+        raise BadRecord("record", raw, f"a JSON object ({error})") from None
+    if not isinstance(record, dict):
+        raise BadRecord("record", record, "a JSON object")
+    return record
+
+
+def _keepalive(record: dict[str, JSON]) -> Keepalive:
+    """Take the known fields out of `record`; the rest is kept as it is."""
+    for name in ("app", "id", "ip", "key", "role"):
+        if name not in record:
+            raise BadRecord(name, None, "the field, which every keepalive must have")
+
+    ip = _name("ip", record.pop("ip"))
+    fields = Keepalive(
+        app=_name("app", record.pop("app")),
+        id=_name("id", record.pop("id")),
+        ip=ip,
+        key=_key("key", record.pop("key")),
+        role=_name("role", record.pop("role")),
+        payload=record.pop("payload", ""),
+        nonce=_nonce("nonce", record.pop("nonce", "")),
+        n=None if "n" not in record else _counter("n", record.pop("n")),
+        down=_flag("down", record.pop("down", False)),
+        named=_flag("named", record.pop("named", False)),
+        more=record,
+    )
+    for name in ("eip", "node", "zone", "version"):
+        if name in record:
+            _name(name, record[name])
+    if "port" in record:
+        _port("port", record["port"])
+    return fields
+
+
+def _name(name: str, value: JSON) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME or not value.isprintable():
+        raise BadRecord(name, value, f"1 to {_MAX_NAME} printable characters")
+    return value
+
+
+def _key(name: str, value: JSON) -> str:
+    if not isinstance(value, str) or not KEY.match(value):
+        raise BadRecord(name, value, "1 to 64 of the characters 0-9 A-Z a-z _ -")
+    return value
+
+
+def _nonce(name: str, value: JSON) -> str:
+    if not isinstance(value, str) or not (value == "" or KEY.match(value)):
+        raise BadRecord(name, value, "up to 64 of the characters 0-9 A-Z a-z _ -")
+    return value
+
+
+def _counter(name: str, value: JSON) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_COUNTER:
+        raise BadRecord(name, value, "a whole number from 0 to 2^63 - 1")
+    return value
+
+
+def _flag(name: str, value: JSON) -> bool:
+    if not isinstance(value, bool):
+        raise BadRecord(name, value, "true or false")
+    return value
+
+
+def _port(name: str, value: JSON) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65535:
+        raise BadRecord(name, value, "a port from 1 to 65535")
+    return value
