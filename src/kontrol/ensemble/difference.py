@@ -3,7 +3,8 @@
 A pod is the same one while its `seq` is: a sequence number belongs to one identity for ever.
 """
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from kontrol.ensemble.canonical import JSON
@@ -65,7 +66,7 @@ def missing(applied: Iterable[Member], pods: Iterable[Pod]) -> list[Member]:
     return sorted((m for m in applied if m.seq not in alive), key=lambda member: member.seq)
 
 
-def difference(applied: Iterable[Member], pods: Iterable[Pod], left: Set[int]) -> Changes:
+def difference(applied: Iterable[Member], pods: Iterable[Pod], left: AbstractSet[int]) -> Changes:
     """Compare the acknowledged pods with the live ones; `left` holds the `seq` of farewells."""
     before = {member.seq: member for member in applied}
     now = {pod.seq: Member.of(pod) for pod in pods}
