@@ -1,0 +1,309 @@
+"""An asyncio event loop on virtual time, that runs several *nodes* and fails them at will.
+
+Nothing waits: when no handle is ready, time jumps to the next timer. Whatever real machines leave
+open is drawn from one seed: which node runs next, and in which order the timers of one instant
+fire. Within a node, callbacks keep the order in which they were scheduled, as asyncio promises. So
+a run is repeated exactly by its seed.
+
+Every handle belongs to the node that its context names: tasks, timers and callbacks inherit it
+from whoever made them. A *paused* node's handles wait, also those of timers that come due, as
+under SIGSTOP. A *crashed* node's handles are dropped for ever and its tasks are held, suspended,
+until the loop is closed: no `finally` of theirs runs before that, as under SIGKILL. A restart is a
+new node.
+
+    @virtual
+    async def test_it_waits() -> None:
+        await asyncio.sleep(3600)  # takes no time
+"""
+
+import asyncio
+import contextvars
+import functools
+import heapq
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
+from typing import Any, ParamSpec, TypeVar, overload
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+NODE: contextvars.ContextVar[str] = contextvars.ContextVar("NODE", default="")
+
+START = 1000.0  # seconds; not 0, which code could take for "never"
+MAX_STEPS = 2_000_000
+PRUNE = 100  # cancelled timers that may lie about before the heap is rebuilt
+
+
+class SimError(Exception):
+    """The simulation cannot go on; the message says what it waits for."""
+
+
+class SimFuture(asyncio.Future[_T]):
+    """A future whose hash is a serial number, so that sets of them iterate the same every time."""
+
+    serial = 0
+
+    def __hash__(self) -> int:
+        return self.serial
+
+
+class SimTask(asyncio.Task[_T]):
+    """A task whose hash is a serial number, as that of a `SimFuture`."""
+
+    serial = 0
+
+    def __hash__(self) -> int:
+        return self.serial
+
+
+class SimLoop(asyncio.BaseEventLoop):
+    """The loop. `seed` decides every order that asyncio leaves open."""
+
+    def __init__(self, seed: int = 0, max_steps: int = MAX_STEPS) -> None:
+        super().__init__()
+        self.seed = seed
+        self.steps = 0
+        self.unhandled: list[dict[str, Any]] = []
+        self._max_steps = max_steps
+        self._random = random.Random(f"loop {seed}")
+        self._now = START
+        self._serials = itertools.count(1)
+        self._ready: deque[asyncio.Handle] = deque()  # call_soon appends here (BaseEventLoop)
+        self._scheduled: list[asyncio.TimerHandle] = []  # and call_at pushes here
+        self._timer_cancelled_count = 0
+        self._queues: dict[str, deque[asyncio.Handle]] = {}
+        self._paused: set[str] = set()
+        self._crashed: set[str] = set()
+        self._tasks: dict[SimTask[Any], str] = {}
+        self._tasks_limit = 256
+        self._graveyard: list[SimTask[Any]] = []
+        self.set_task_factory(self._make_task)
+
+    # Nodes
+
+    def spawn(self, node: str, coro: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Start a task on `node`."""
+        return self.create_task(coro, context=self.context(node))
+
+    def context(self, node: str) -> contextvars.Context:
+        """Return a context whose handles belong to `node`."""
+        context = contextvars.copy_context()
+        context.run(NODE.set, node)
+        return context
+
+    def pause(self, node: str) -> None:
+        """Run nothing of `node` until `resume`."""
+        self._paused.add(node)
+
+    def resume(self, node: str) -> None:
+        """Let `node` go on, late."""
+        self._paused.discard(node)
+
+    def crash(self, node: str) -> None:
+        """End `node`: nothing of it ever runs again."""
+        self._crashed.add(node)
+        self._paused.discard(node)
+        self._queues.pop(node, None)
+        for task, name in self._tasks.items():
+            if name == node and not task.done():
+                self._bury(task)
+        self._tasks = {task: name for task, name in self._tasks.items() if name != node}
+
+    def _bury(self, task: SimTask[Any]) -> None:
+        # asyncio's own switch (see gather): else a pending task is reported when it is freed.
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        self._graveyard.append(task)
+
+    def cancel_all(self) -> None:
+        """Cancel every task that lives, and run until they have ended."""
+        self._paused.clear()
+        self.steps = 0
+        tasks = [task for task in self._tasks if not task.done()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self.run_until_complete(asyncio.wait(tasks))
+
+    # The loop
+
+    def time(self) -> float:
+        """Return the virtual time, in seconds."""
+        return self._now
+
+    def _run_once(self) -> None:
+        """Run one handle; if there is none, let time pass until the next timer."""
+        self._fire_due()
+        while self._ready:
+            handle = self._ready.popleft()
+            node = _node(handle)
+            if node not in self._crashed:
+                self._queues.setdefault(node, deque()).append(handle)
+        runnable = [n for n, queue in self._queues.items() if queue and n not in self._paused]
+        if runnable:
+            node = runnable[0] if len(runnable) == 1 else self._random.choice(runnable)
+            handle = self._queues[node].popleft()
+            self.steps += 1
+            if self.steps > self._max_steps:
+                raise SimError(
+                    f"no end after {self.steps} steps, at {self.now}: {handle!r} is next"
+                )
+            if not handle.cancelled():
+                handle._run()
+        elif self._scheduled:
+            self._now = max(self._now, self._scheduled[0].when())
+        elif not self._stopping:  # type: ignore[attr-defined]
+            raise SimError(
+                f"deadlock at {self.now}: nothing to run, nothing to wait for{self._who()}"
+            )
+
+    @property
+    def now(self) -> str:
+        """The virtual time since the start, to be read by people."""
+        return f"{self._now - START:.3f} s"
+
+    def _fire_due(self) -> None:
+        """Move the timers that are due to the ready handles, in an order drawn from the seed."""
+        timers = self._scheduled
+        if self._timer_cancelled_count > max(PRUNE, len(timers) // 2):
+            timers[:] = [timer for timer in timers if not timer.cancelled()]
+            heapq.heapify(timers)
+            self._timer_cancelled_count = 0
+        due: list[asyncio.TimerHandle] = []
+        while timers and (timers[0].cancelled() or timers[0].when() <= self._now):
+            timer = heapq.heappop(timers)
+            timer._scheduled = False  # type: ignore[attr-defined]
+            if timer.cancelled():
+                self._timer_cancelled_count -= 1
+            elif _node(timer) not in self._crashed:
+                due.append(timer)
+        if len(due) > 1:
+            self._random.shuffle(due)
+        self._ready.extend(due)
+
+    def _who(self) -> str:
+        waiting = sorted({name for task, name in self._tasks.items() if not task.done()})
+        return f"; tasks of {waiting} never end; paused: {sorted(self._paused)}"
+
+    def _process_events(self, event_list: list[Any]) -> None:
+        """Nothing: there is no I/O."""
+
+    def _write_to_self(self) -> None:
+        """Nothing: there are no other threads."""
+
+    def run_in_executor(
+        self, executor: object, func: Callable[..., _T], *args: object
+    ) -> asyncio.Future[_T]:
+        """Call `func` here and now: a thread would run at a time that no seed repeats."""
+        future: asyncio.Future[_T] = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:  # noqa: BLE001 - handed to whoever awaits, as an executor does
+            future.set_exception(error)
+        return future
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """Return a future that hashes the same in every run."""
+        future: SimFuture[Any] = SimFuture(loop=self)
+        future.serial = next(self._serials)
+        return future
+
+    def _make_task(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, _T] | Generator[Any, None, _T],
+        context: contextvars.Context | None = None,
+        name: str | None = None,
+    ) -> SimTask[_T]:
+        assert isinstance(coro, Coroutine)
+        context = context or contextvars.copy_context()
+        task: SimTask[_T] = SimTask(coro, loop=loop, name=name, context=context)
+        task.serial = next(self._serials)
+        node = context.get(NODE, "")
+        if node in self._crashed:
+            self._bury(task)
+            return task
+        if len(self._tasks) > self._tasks_limit:
+            self._tasks = {task: name for task, name in self._tasks.items() if not task.done()}
+            self._tasks_limit = 2 * len(self._tasks) + 256
+        self._tasks[task] = node
+        return task
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """Keep what nobody handled, for `run` to raise."""
+        self.unhandled.append(context)
+
+    def close(self) -> None:
+        """Close the loop, then let the crashed tasks go; what they still try comes to nothing."""
+        if self.is_closed():
+            return
+        super().close()
+        for task in self._graveyard:
+            coro = task.get_coro()
+            for _ in range(PRUNE):
+                if getattr(coro, "cr_frame", None) is None:
+                    break
+                # A cleanup that awaits ignores GeneratorExit once per await.
+                with suppress(Exception, asyncio.CancelledError):
+                    coro.close()
+        self._graveyard.clear()
+        self._tasks.clear()
+        self._queues.clear()
+
+
+def _node(handle: asyncio.Handle) -> str:
+    context: contextvars.Context = handle._context  # type: ignore[attr-defined]
+    return context.get(NODE, "")
+
+
+def run(main: Coroutine[Any, Any, _T], *, seed: int = 0, max_steps: int = MAX_STEPS) -> _T:
+    """Run `main` on a loop of its own, as `asyncio.run` does; the loop is closed at the end.
+
+    Raises `SimError` on a deadlock, after `max_steps`, or for an exception that nobody handled.
+    """
+    loop = SimLoop(seed, max_steps)
+    try:
+        try:
+            result = loop.run_until_complete(main)
+        finally:
+            loop.cancel_all()
+    finally:
+        loop.close()
+    for context in loop.unhandled:
+        raise SimError(f"unhandled: {context.get('message')}") from context.get("exception")
+    return result
+
+
+@overload
+def virtual(test: Callable[_P, Coroutine[Any, Any, None]], /) -> Callable[_P, None]: ...
+
+
+@overload
+def virtual(
+    *, seeds: int = 1
+) -> Callable[[Callable[_P, Coroutine[Any, Any, None]]], Callable[_P, None]]: ...
+
+
+def virtual(
+    test: Callable[_P, Coroutine[Any, Any, None]] | None = None, /, *, seeds: int = 1
+) -> Callable[_P, None] | Callable[[Callable[_P, Coroutine[Any, Any, None]]], Callable[_P, None]]:
+    """Make an async test run in virtual time, once for each of `seeds` seeds.
+
+    It may take sync fixtures, and stand under `@given`; an async fixture would have another loop.
+    """
+
+    def decorate(test: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]:
+        @functools.wraps(test)
+        def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> None:
+            for seed in range(seeds):
+                try:
+                    run(test(*args, **kwargs), seed=seed)
+                except BaseException as error:
+                    error.add_note(f"on a virtual loop with seed {seed}")
+                    raise
+
+        return wrapper
+
+    return decorate if test is None else decorate(test)
