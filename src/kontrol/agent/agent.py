@@ -1,0 +1,190 @@
+"""The agent of one pod: what it reports, to which tiers, and its farewell.
+
+The record is the pod's identity, known from the start, with what changes: the payload and the
+counter `n`, raised with each change. The *nonce* names this process and orders it after those
+before it: the wall clock's nanoseconds and 32 random bits, in hexadecimal of fixed width, so that
+it rises from start to start as long as the clock does. Where the clock was set back, the tier
+answers `Stale` to a process that it has never acknowledged; the reporter then *leaps*: it puts the
+nonce 2, 4, 8... seconds ahead until the tier takes it.
+
+Invariant: after `leave` has begun, nothing but farewells is sent, ever.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Never
+
+from kontrol.agent.addresses import Addresses
+from kontrol.agent.payload import PayloadFile
+from kontrol.agent.reporter import Connect, Reporter, Resolve, TierStatus
+from kontrol.agent.schedule import Schedule
+from kontrol.agent.watch import Watch
+from kontrol.ensemble.canonical import JSON, canonical
+from kontrol.ensemble.pod import Keepalive, parse_keepalive
+from kontrol.ensemble.tiers import Tier
+
+log = logging.getLogger(__name__)
+
+FAREWELL = 2.0  # seconds, for all tiers together
+_LAST = 2**63 - 1  # the greatest n that a record may have
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """What an agent is told. `identity` is a keepalive whose payload, nonce and n are not used."""
+
+    identity: Keepalive
+    tiers: tuple[Tier, ...]
+    ttl: float = 25.0
+    payload: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """How the agent is doing. `payload_error` says why the payload file is not in force."""
+
+    id: str
+    key: str
+    nonce: str
+    n: int
+    payload_error: str | None
+    leaving: bool
+    tiers: tuple[TierStatus, ...]
+
+
+class Agent:
+    """Reports a pod to its tiers. `emitted` is called with each keepalive sent.
+
+    Raises `BadRecord` if a master would refuse the identity.
+    """
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        *,
+        connect: Connect,
+        resolve: Resolve,
+        emitted: Callable[[], None] = lambda: None,
+        random: Random | None = None,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        random = random or Random()  # noqa: S311 - spreads agents in time, keeps no secret
+        self._started = clock()
+        self._salt = random.getrandbits(32)
+        self._identity = settings.identity
+        self._payload: JSON = ""
+        self._n = 0
+        parse_keepalive(self._encode(self._payload))
+        self._file = None if settings.payload is None else PayloadFile(settings.payload)
+        self._reporters = tuple(
+            Reporter(
+                tier,
+                Schedule(settings.ttl, random.random),
+                Addresses(random.shuffle),
+                record=self._record,
+                connect=connect,
+                resolve=resolve,
+                emitted=emitted,
+            )
+            for tier in settings.tiers
+        )
+        self._leaving = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._ended.set()
+        self._farewells: dict[str, str | None] = {}
+
+    @property
+    def status(self) -> AgentStatus:
+        """How the agent is doing now. To be read on the loop."""
+        return AgentStatus(
+            id=self._identity.id,
+            key=self._identity.key,
+            nonce=nonce(self._started, self._salt),
+            n=self._n,
+            payload_error=None if self._file is None else self._file.error,
+            leaving=self._leaving.is_set(),
+            tiers=tuple(reporter.status for reporter in self._reporters),
+        )
+
+    def update(self, payload: JSON) -> None:
+        """Report `payload` from now on, at once if it is another.
+
+        Raises `BadRecord` or `NotJSON`, and changes nothing, if a master would refuse the record.
+        """
+        if canonical(payload) == canonical(self._payload):  # == would take 1 for true
+            return
+        parse_keepalive(self._encode(payload))
+        self._payload = payload
+        self._n += 1
+        for reporter in self._reporters:
+            reporter.changed()
+
+    async def run(self) -> None:
+        """Report until `leave` is called and the farewells are said."""
+        self._ended.clear()
+        self._farewells = {str(r.tier): "the agent failed" for r in self._reporters}
+        try:
+            await self._report()
+            deadline = asyncio.get_running_loop().time() + FAREWELL
+            async with asyncio.TaskGroup() as group:
+                farewells = {
+                    str(reporter.tier): group.create_task(reporter.farewell(deadline))
+                    for reporter in self._reporters
+                }
+            self._farewells = {tier: task.result() for tier, task in farewells.items()}
+        finally:
+            self._ended.set()
+
+    async def leave(self) -> Mapping[str, str | None]:
+        """Say farewell to every tier, and send nothing more until restarted.
+
+        Returns, within `FAREWELL` seconds, None for each tier that knows (or never heard of us)
+        and the reason for each other one. A further call waits for the same farewell.
+        """
+        self._leaving.set()
+        await self._ended.wait()
+        return self._farewells
+
+    async def _report(self) -> None:
+        if self._file is not None:
+            self._file.refresh(self.update)  # else the first keepalive would soon be corrected
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(reporter.run()) for reporter in self._reporters]
+            if self._file is not None:
+                tasks.append(group.create_task(self._follow(self._file)))
+            await self._leaving.wait()
+            for task in tasks:
+                task.cancel()
+
+    async def _follow(self, file: PayloadFile) -> Never:
+        with Watch(file.path) as watch:
+            while True:
+                watch.arm()  # before reading, so that no change falls between
+                file.refresh(self.update)
+                await watch.changed()
+
+    def _record(self, *, leap: int, down: bool = False) -> str:
+        """Return the text of the keepalive to send now, its nonce `leap` seconds ahead."""
+        record = replace(
+            self._identity,
+            payload=self._payload,
+            nonce=nonce(self._started + leap * 1_000_000_000, self._salt),
+            n=self._n + down,  # the farewell is newer than any record before it
+            down=down,
+        )
+        return record.encode()
+
+    def _encode(self, payload: JSON) -> str:
+        """Return the longest text of a record with `payload`: what fits now fits ever after."""
+        longest = nonce(self._started, self._salt)
+        return replace(self._identity, payload=payload, nonce=longest, n=_LAST, down=True).encode()
+
+
+def nonce(now: int, salt: int) -> str:
+    """Return the nonce of a process started at `now`, in nanoseconds of the wall clock."""
+    return f"{now:016x}{salt:08x}"

@@ -1,0 +1,173 @@
+"""The control socket: how `kontrol leave` reaches the agent of this machine or container.
+
+A unix socket that its owner alone may open (mode 0600, in a directory of mode 0700 unless the
+path was chosen by hand). One line is asked, `LEAVE`; one line of JSON answers, when the farewells
+are over: `{"tiers": {tier: null or the reason}}`. A signal could not tell how it ended.
+
+The agent serves it if it can: a path that is taken or cannot be made is a warning. The socket is
+unlinked at the end unless another process has put its own in that place.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+Leave = Callable[[], Awaitable[Mapping[str, str | None]]]
+
+_REQUEST = b"LEAVE\n"
+_PATIENCE = 5.0  # seconds for a client to ask, and to take the answer
+_CLIENTS = 8
+
+
+class ControlError(Exception):
+    """The agent could not be asked to leave, or a tier does not know that it left."""
+
+
+def default_path(port: int, environment: Mapping[str, str]) -> Path:
+    """Return where the agent with ZeroRPC port `port` listens unless `KONTROL_CONTROL` says.
+
+    In `$XDG_RUNTIME_DIR`, which is the user's own, else in a directory of ours under `/tmp`.
+    """
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    folder = Path(runtime) if runtime else Path("/tmp")  # noqa: S108 - checked in `_folder`
+    return folder / f"kontrol-{os.getuid()}" / f"{port}.sock"
+
+
+async def serve(path: Path, leave: Leave) -> None:
+    """Serve `leave` at `path` until cancelled; return at once if that cannot be."""
+    try:
+        listener, ours = _listen(path)
+    except (OSError, ControlError) as error:
+        log.warning(
+            "control socket %s: %s; `kontrol leave` will not reach this agent:"
+            " set KONTROL_CONTROL to a path of its own",
+            path,
+            error,
+        )
+        return
+    room = asyncio.Semaphore(_CLIENTS)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await room.acquire()
+                connection, _ = await loop.sock_accept(listener)
+                group.create_task(_answer(connection, leave)).add_done_callback(
+                    lambda _: room.release()
+                )
+    finally:
+        _unlink(path, ours)
+        listener.close()
+
+
+def leave(path: Path, timeout: float = 10.0) -> None:
+    """Ask the agent at `path` to leave; return when every tier knows it.
+
+    Blocks, each step up to `timeout` seconds. Raises `ControlError`, which says why.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(timeout)
+            connection.connect(os.fspath(path))
+            connection.sendall(_REQUEST)
+            with connection.makefile("rb") as lines:
+                answer = json.loads(lines.readline().decode("utf-8"))
+    except OSError as error:
+        raise ControlError(
+            f"no agent answers at {path} ({error}): is it running, as this user, with the same"
+            " KONTROL_CONTROL and KONTROL_PORT?"
+        ) from None
+    except ValueError:
+        raise ControlError(f"the agent at {path} ended before it answered") from None
+    refused = {tier: reason for tier, reason in answer["tiers"].items() if reason is not None}
+    if refused:
+        raise ControlError(
+            "; ".join(f"tier {tier} does not know: {reason}" for tier, reason in refused.items())
+        )
+
+
+async def _answer(connection: socket.socket, leave: Leave) -> None:
+    loop = asyncio.get_running_loop()
+    with connection:
+        connection.settimeout(0)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                request = b""
+                while len(request) < len(_REQUEST):
+                    part = await loop.sock_recv(connection, len(_REQUEST) - len(request))
+                    if not part:
+                        return
+                    request += part
+            if request != _REQUEST:
+                return
+            log.info("asked to leave")
+            answer = json.dumps({"tiers": dict(await leave())})
+            async with asyncio.timeout(_PATIENCE):
+                await loop.sock_sendall(connection, answer.encode("utf-8") + b"\n")
+        except OSError as error:
+            log.debug("control socket: a client went away: %s", error)
+
+
+def _listen(path: Path) -> tuple[socket.socket, int]:
+    """Return a socket that listens at `path`, in place of a stale one, and its inode number."""
+    _folder(path.parent)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.settimeout(0)
+        before = os.umask(0o177)  # so that it is never open to others, not even for a moment
+        try:
+            _bind(listener, path)
+        finally:
+            os.umask(before)
+        listener.listen(_CLIENTS)
+        return listener, path.stat().st_ino
+    except BaseException:
+        listener.close()
+        raise
+
+
+def _bind(listener: socket.socket, path: Path) -> None:
+    try:
+        listener.bind(os.fspath(path))
+    except OSError:
+        if not _stale(path):
+            raise
+        path.unlink()
+        listener.bind(os.fspath(path))
+
+
+def _unlink(path: Path, ours: int) -> None:
+    """Unlink `path` if it is ours still; while we hold the socket, its number is not given anew."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_ino == ours:
+            path.unlink()
+
+
+def _stale(path: Path) -> bool:
+    """Say whether `path` is a socket at which nobody listens. Raises `ControlError` if one does."""
+    if not path.is_socket():
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            return True
+    raise ControlError("another agent listens there")
+
+
+def _folder(folder: Path) -> None:
+    """Make the socket's directory; refuse ours (`kontrol-UID`) if somebody else made it."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.name == f"kontrol-{os.getuid()}":
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise ControlError(f"{folder} is not a directory of this user alone (mode 0700)")

@@ -1,0 +1,74 @@
+"""The payload file: JSON that an application writes and every keepalive carries.
+
+Invariant: the payload in force is the last content that was good. A file that is missing, empty,
+half written, no JSON, or more than a record can carry changes nothing: the application that wrote
+the last good payload has not taken it back. To take it back it writes `""`. Before there was any
+good content the payload is `""`. What is wrong is logged once, not with every look.
+"""
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from kontrol.ensemble.canonical import JSON, NotJSON, parse
+from kontrol.ensemble.pod import MAX_BYTES, MAX_DEPTH, BadRecord
+
+log = logging.getLogger(__name__)
+
+# White space does not count for the record, so that a file may be larger than one.
+_MAX_FILE = 4 * MAX_BYTES
+
+
+class PayloadFile:
+    """The file at `path`. `error` says why its content is not in force, None if it is."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.error: str | None = None
+        self._seen: bytes | None = None
+
+    def refresh(self, update: Callable[[JSON], None]) -> None:
+        """Read the file and, if its content is new and good, `update` with its value.
+
+        `update` may refuse a value by raising `BadRecord` or `NotJSON`.
+        """
+        try:
+            content = _read(self.path)
+            if content == self._seen:
+                return
+            self._seen = content
+            if not content.strip():
+                raise NotJSON("empty")
+            update(parse(content, depth=MAX_DEPTH))
+        except OSError as error:
+            self._seen = None
+            if error.errno == errno.ENOENT:
+                self._wrong("there is no such file", logging.INFO)
+            else:
+                self._wrong(error.strerror or str(error), logging.WARNING)
+        except (BadRecord, NotJSON) as error:
+            self._wrong(str(error), logging.WARNING)
+        else:
+            if self.error is not None:
+                log.info("payload %s: in force", self.path)
+            self.error = None
+
+    def _wrong(self, error: str, level: int) -> None:
+        if error != self.error:
+            log.log(level, "payload %s: %s; keeping the last good one", self.path, error)
+        self.error = error
+
+
+def _read(path: Path) -> bytes:
+    # Without O_NONBLOCK, opening a FIFO would block the agent until somebody writes.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        content = file.read(_MAX_FILE + 1)
+    if len(content) > _MAX_FILE:
+        raise OSError(errno.EFBIG, f"over {_MAX_FILE} bytes; a record carries {MAX_BYTES}")
+    return content

@@ -1,0 +1,145 @@
+"""Awaits changes of the file that a path leads to, whatever the path goes through.
+
+The path is walked as the kernel walks it, symbolic links included. Every directory in which a name
+is looked up on the way is watched for that name, and the file at the end for its content. So a
+rename over the file, a directory that does not exist yet, and the swap of a link anywhere on the
+way (the `..data` of a Kubernetes volume) are all seen.
+
+Invariant: a directory is watched before the name is looked up in it, and the file before it is
+read. So a change that the walk or the reader missed has left an event.
+
+Where the kernel cannot tell (no inotify, none left, a directory that may not be read, a file
+system that changes elsewhere), `changed` returns every 100 ms instead.
+"""
+
+import asyncio
+import logging
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from kontrol.agent import inotify
+from kontrol.agent.inotify import Inotify
+
+log = logging.getLogger(__name__)
+
+_LOOK = 0.1  # seconds between looks without events
+_SETTLE = 0.02  # seconds for a burst of writes to end, so that it is one change
+_MAX_LINKS = 40  # as the kernel: path_resolution(7)
+
+_DIRECTORY = (
+    inotify.CREATE
+    | inotify.DELETE
+    | inotify.MOVED_FROM
+    | inotify.MOVED_TO
+    | inotify.ATTRIB
+    | inotify.DELETE_SELF
+    | inotify.MOVE_SELF
+)
+_FILE = inotify.MODIFY | inotify.ATTRIB | inotify.DELETE_SELF | inotify.MOVE_SELF
+
+
+class Watch:
+    """Watches `path`: `arm`, read the file, await `changed`, and again. A context manager.
+
+    Must be made on the running loop. `sure` says that events tell of every change.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute().as_posix()
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+        self._names: dict[int, set[str]] = {}  # of each watch; '' stands for the inode itself
+        self._inotify: Inotify | None = None
+        self.sure = True
+        try:
+            self._inotify = Inotify()
+            self._loop.add_reader(self._inotify.fileno(), self._readable)
+        except OSError as error:
+            self._judge(str(error))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._inotify is not None:
+            self._loop.remove_reader(self._inotify.fileno())
+            self._inotify.close()
+
+    def arm(self) -> None:
+        """Watch what the path goes through now. To be called before the file is read."""
+        if self._inotify is None:
+            return
+        before, self._names = self._names, {}
+        try:
+            self._judge(self._walk(self._inotify))
+        except OSError as error:
+            self._judge(str(error))
+        for watch in before.keys() - self._names.keys():
+            self._inotify.remove(watch)
+
+    async def changed(self) -> None:
+        """Return soon after the next change, or when it is time to look."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if self.sure else _LOOK):
+                await self._event.wait()
+                await asyncio.sleep(_SETTLE)
+        self._event.clear()
+
+    def _judge(self, doubt: str | None) -> None:
+        if self.sure and doubt is not None:
+            log.info("payload %s: looking every %g s: %s", self._path, _LOOK, doubt)
+        self.sure = doubt is None
+
+    def _readable(self) -> None:
+        assert self._inotify is not None  # noqa: S101 - it is what became readable
+        for watch, mask, name in self._inotify.read():
+            if mask & inotify.OVERFLOW or name in self._names.get(watch, ()):
+                self._event.set()
+
+    def _walk(self, events: Inotify) -> str | None:
+        """Watch the way down to the file, or to where it breaks off.
+
+        Returns why events may be missing, None if they are not. Raises `OSError`.
+        """
+        current, todo, links = "/", self._path.split("/")[::-1], 0
+        mode, foreign = stat.S_IFDIR, None
+        while todo:
+            name = todo.pop()
+            if name in ("", "."):
+                continue
+            if name == "..":
+                current = current.rpartition("/")[0] or "/"
+                continue
+            if not self._add(events, current, name, _DIRECTORY):
+                return foreign
+            if foreign is None and not events.local(current):
+                foreign = f"the file system of {current} may change without an event"
+            below = f"{current.rstrip('/')}/{name}"
+            try:
+                mode = os.lstat(below).st_mode
+                target = str(Path(below).readlink()) if stat.S_ISLNK(mode) else None
+            except OSError:
+                return foreign
+            if target is None:
+                current = below
+                continue
+            links += 1
+            if links > _MAX_LINKS:
+                return foreign
+            if target.startswith("/"):
+                current = "/"
+            todo.extend(target.split("/")[::-1])
+        self._add(events, current, "", _DIRECTORY if stat.S_ISDIR(mode) else _FILE)
+        return foreign
+
+    def _add(self, events: Inotify, path: str, name: str, mask: int) -> bool:
+        """Watch `path` for `name`; False if it is gone, of which its parent's watch has told."""
+        try:
+            watch = events.add(path, mask)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        self._names.setdefault(watch, {""}).add(name)
+        return True

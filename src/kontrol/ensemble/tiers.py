@@ -1,0 +1,89 @@
+"""Tiers of masters as the annotation `kontrol.unity3d.com/master` lists them.
+
+A comma list; each item is one tier: a DNS name or an address, and optionally a port. An IPv6
+address with a port is written in brackets; without brackets it is all address, so that `fd00::1`
+needs none. A DNS name stands for every master behind it.
+"""
+
+import ipaddress
+import re
+from typing import NamedTuple
+
+_LABEL = re.compile(r"[0-9A-Za-z_](?:[0-9A-Za-z_-]{0,61}[0-9A-Za-z_])?\Z")
+_MAX_NAME = 253  # the longest DNS name, RFC 1035
+_EXPECTED = "as masters, masters:8000, 10.0.0.1:8000, fd00::1 or [fd00::1]:8000"
+
+
+class BadTiers(ValueError):
+    """A list of tiers that cannot be taken; the message names the item and what was expected."""
+
+
+class Tier(NamedTuple):
+    """One tier: a DNS name or an address without brackets, and a port. Its text is parseable."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_tiers(text: str, default_port: int) -> tuple[Tier, ...]:
+    """Return the tiers in the order of `text`, each once; none if `text` is blank.
+
+    Names come in lower case without a final dot, IPv6 in its short form. Raises `BadTiers`.
+    """
+    if not text.strip():
+        return ()
+    tiers = [_tier(item.strip(), text, default_port) for item in text.split(",")]
+    return tuple(dict.fromkeys(tiers))
+
+
+def _tier(item: str, text: str, default_port: int) -> Tier:
+    if not item:
+        raise BadTiers(f"an item of {text!r} is empty; expected a comma list of tiers, {_EXPECTED}")
+    host, port = _split(item)
+    return Tier(_host(host, item), default_port if port is None else _port(port, item))
+
+
+def _split(item: str) -> tuple[str, str | None]:
+    """Part host and port; None if there is no port."""
+    if item.startswith("["):
+        host, bracket, rest = item[1:].partition("]")
+        if not bracket or ":" not in host or (rest and not rest.startswith(":")):
+            raise BadTiers(f"tier {item!r} has bad brackets; expected a tier {_EXPECTED}")
+        return host, rest[1:] if rest else None
+    if item.count(":") > 1 and "/" not in item:
+        return item, None
+    host, colon, port = item.partition(":")
+    return host, port if colon else None
+
+
+def _port(text: str, item: str) -> int:
+    # isdecimal alone would take the digits of every script
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= 65535):
+        raise BadTiers(f"tier {item!r} has port {text!r}; expected a port from 1 to 65535")
+    return int(text)
+
+
+def _host(host: str, item: str) -> str:
+    if ":" in host:
+        try:
+            return str(ipaddress.IPv6Address(host))
+        except ValueError as error:
+            raise BadTiers(
+                f"tier {item!r} is no IPv6 address ({error}); expected a tier {_EXPECTED}"
+            ) from None
+    name = host.removesuffix(".").lower()
+    labels = name.split(".")
+    # A name may not end in a number (RFC 1123): 10.0.0.300 is a slip, not a name to look up.
+    if labels[-1].isdecimal():
+        try:
+            return str(ipaddress.IPv4Address(name))
+        except ValueError as error:
+            raise BadTiers(
+                f"tier {item!r} is no IPv4 address ({error}); expected a tier {_EXPECTED}"
+            ) from None
+    if len(name) > _MAX_NAME or not all(_LABEL.match(label) for label in labels):
+        raise BadTiers(f"tier {item!r} is no DNS name or address; expected a tier {_EXPECTED}")
+    return name
