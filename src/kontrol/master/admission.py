@@ -1,0 +1,216 @@
+"""What to do with a keepalive: a pure decision on what the store holds for its key and its id.
+
+A *seat* is what outlives a pod's lease: which identity has a key's number, the last record seen
+of it, and whether it *left* (the tombstone that tells left from lost). The decision never looks
+at time, except for what its caller measured: whether the incumbent of a key is silent.
+
+Invariant: of one incarnation, and of one identity, no older record is ever written over a newer.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from kontrol.ensemble.canonical import JSON, canonical
+from kontrol.ensemble.pod import Keepalive, Pod
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """The last identity to use a key. `idle` is when the sweep first found it unused, Unix s."""
+
+    id: str
+    nonce: str
+    n: int | None
+    seq: int
+    left: bool = False
+    idle: float | None = None
+
+    def encode(self) -> bytes:
+        """Return the seat as the store keeps it."""
+        record: dict[str, JSON] = {
+            "id": self.id,
+            "nonce": self.nonce,
+            "n": self.n,
+            "seq": self.seq,
+            "left": self.left,
+        }
+        if self.idle is not None:
+            record["idle"] = self.idle
+        return canonical(record)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> "Seat":
+        """Read what `encode` wrote."""
+        return cls(**json.loads(raw))
+
+    @classmethod
+    def of(cls, pod: Pod, *, left: bool = False) -> "Seat":
+        """Return the seat of a pod as it is."""
+        return cls(pod.id, pod.nonce, pod.n, pod.seq, left)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A pod that the store holds: its record, revision and lease."""
+
+    pod: Pod
+    revision: int
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the store holds for one keepalive: at its key, and elsewhere under its id.
+
+    The revisions are of what stands in the store, 0 for nothing, also where it could not be read.
+    """
+
+    live: Live | None = None
+    live_revision: int = 0
+    seat: Seat | None = None
+    seat_revision: int = 0
+    elsewhere: Sequence[Live] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """Nothing new: start the lease's time anew."""
+
+    live: Live
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A changed record of a live pod: write it under the same lease and number."""
+
+    pod: Pod
+    live: Live
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A pod to take in. `seq` is its earlier number, None for a new one.
+
+    `moved` are its own records at earlier addresses, which count as having left; `bury` is the
+    tombstone of an earlier identity at the key, to be kept elsewhere.
+    """
+
+    record: Keepalive
+    seq: int | None
+    moved: Sequence[Live] = ()
+    bury: Seat | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """A farewell: delete the record, and write the tombstone `seat`."""
+
+    seat: Seat
+    live: Live | None
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """A farewell of somebody who is not here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Not taken: the error's name and message for the agent."""
+
+    name: str
+    message: str
+
+
+Decision = Refresh | Write | Join | Leave | Nothing | Refuse
+
+
+def decide(
+    record: Keepalive, view: View, *, incumbent_silent: bool = False, lease_gone: bool = False
+) -> Decision:
+    """Judge one keepalive.
+
+    `incumbent_silent`: another identity's pod may lose the key now. `lease_gone`: the live record
+    is about to go with its lease, and needs another one.
+    """
+    if record.down:
+        return _farewell(record, view)
+    for other in view.elsewhere:
+        if _older(record, other.pod.nonce, other.pod.n):
+            return _stale(record, other.pod.nonce, other.pod.n, f"from {other.pod.ip}")
+    live = view.live
+    if live is not None and live.pod.id == record.id:
+        return _update(record, live, view, lease_gone=lease_gone)
+    if live is not None and not incumbent_silent:
+        return Refuse(
+            "Conflict",
+            f"key {record.key} belongs to pod {live.pod.id} at {live.pod.ip}, which is alive; "
+            f"pod {record.id} at {record.ip} gets it once that one leaves or is silent",
+        )
+    return _join(record, view)
+
+
+def _update(record: Keepalive, live: Live, view: View, *, lease_gone: bool) -> Decision:
+    known = live.pod
+    if _older(record, known.nonce, known.n):
+        return _stale(record, known.nonce, known.n, "of this pod")
+    if view.elsewhere or lease_gone:
+        return _join(record, view)
+    pod = Pod.of(record, known.seq)
+    if (record.nonce and (record.nonce, record.n) == (known.nonce, known.n)) or pod == known:
+        return Refresh(live)
+    return Write(pod, live)
+
+
+def _join(record: Keepalive, view: View) -> Decision:
+    live, seat = view.live, view.seat
+    mine = live is not None and live.pod.id == record.id
+    returning = seat is not None and seat.id == record.id
+    if seat is not None and returning and not mine:
+        if seat.left and record.nonce and record.nonce == seat.nonce:
+            return Refuse(
+                "Gone",
+                f"pod {record.id} (nonce {record.nonce}) said farewell; "
+                "it is taken in again when its process restarts",
+            )
+        if _older(record, seat.nonce, seat.n):
+            return _stale(record, seat.nonce, seat.n, "of this pod")
+    if live is not None and mine:
+        seq: int | None = live.pod.seq
+    else:
+        seq = seat.seq if seat is not None and returning else None
+    return Join(
+        record,
+        seq,
+        moved=tuple(view.elsewhere),
+        bury=seat if seat is not None and seat.left and not returning else None,
+    )
+
+
+def _farewell(record: Keepalive, view: View) -> Decision:
+    live, seat = view.live, view.seat
+    if live is not None and live.pod.id == record.id:
+        if _older(record, live.pod.nonce, live.pod.n):
+            return _stale(record, live.pod.nonce, live.pod.n, "of this pod")
+        return Leave(replace(Seat.of(Pod.of(record, live.pod.seq)), left=True), live)
+    if live is None and seat is not None and seat.id == record.id and not seat.left:
+        if _older(record, seat.nonce, seat.n):
+            return _stale(record, seat.nonce, seat.n, "of this pod")
+        return Leave(replace(seat, nonce=record.nonce, n=record.n, left=True), None)
+    return Nothing()
+
+
+def _older(record: Keepalive, nonce: str, n: int | None) -> bool:
+    """Tell whether the record precedes (nonce, n); without a counter the last write wins."""
+    if not record.nonce or not nonce or record.n is None or n is None:
+        return False
+    return (record.nonce, record.n) < (nonce, n)
+
+
+def _stale(record: Keepalive, nonce: str, n: int | None, whose: str) -> Refuse:
+    return Refuse(
+        "Stale",
+        f"record {record.nonce}/{record.n} of pod {record.id} is older than {nonce}/{n}, "
+        f"the newest {whose}; another process reports under this id or a message came late",
+    )

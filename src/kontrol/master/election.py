@@ -1,0 +1,285 @@
+"""Election: one leader, with a term that fences its writes and proofs that bound its belief.
+
+As in etcd's concurrency package: a candidate is a key under a lease, the oldest key leads, and its
+creation revision is the *term*. Every write of a leader compares that revision, so a deposed
+leader writes nothing. What it does outside the store is bounded by *proofs*: linearizable
+transactions that find the key in place. Two thirds of the fail-over time after the last proof was
+sent, the leader is none, whatever it believes. (A lease keepalive proves nothing: etcd's leader
+answers it alone, and may be none itself.)
+
+Invariant: between the sending of a proof and its deadline, nobody who waits one fail-over time
+after winning has acted.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Sequence
+
+from kontrol.master.follower import Follower
+from kontrol.master.keys import SCHEMA, Keys
+from kontrol.store.protocol import (
+    Ambiguous,
+    Compare,
+    KeyValue,
+    Op,
+    Put,
+    Range,
+    Store,
+    StoreError,
+    TxnResult,
+    Unavailable,
+)
+
+log = logging.getLogger(__name__)
+
+# A proof every fifth of the fail-over time leaves two to be lost before the deadline at two thirds.
+_PROOF_EVERY = 1 / 5
+_DEADLINE = 2 / 3
+
+
+class Deposed(Exception):
+    """Leadership is lost; nothing more may be done under this term."""
+
+
+class Outdated(Exception):
+    """The store's data were written by a later version of Kontrol."""
+
+
+class Term:
+    """One leadership: its number, its fence, and how long it is still proved.
+
+    `deadline` is in seconds of the boot clock, which goes on while the machine sleeps.
+    """
+
+    def __init__(
+        self, store: Store, key: str, number: int, *, fover: float, clock: Callable[[], float]
+    ) -> None:
+        self.key = key
+        self.number = number
+        self.deposed = False
+        self._store = store
+        self._span = fover * _DEADLINE
+        self._clock = clock
+        self._proved = float("-inf")
+        self._listeners: list[Callable[[float], None]] = []
+
+    @property
+    def deadline(self) -> float:
+        """The time, on the boot clock, until which the last proof lets the leader act."""
+        return self._proved + self._span
+
+    @property
+    def held(self) -> bool:
+        """Whether the leader may act now."""
+        return not self.deposed and self._clock() < self.deadline
+
+    def on_proof(self, listener: Callable[[float], None]) -> Callable[[], None]:
+        """Call `listener` with each new deadline; returns how to stop that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    @property
+    def fence(self) -> Compare:
+        """The comparison that every write of this term must carry."""
+        return Compare(self.key, "create", "=", self.number)
+
+    async def write(self, compares: Sequence[Compare], then: Sequence[Op]) -> TxnResult:
+        """Write under the fence. Raises `Deposed` if the term is over, and `StoreError`.
+
+        `succeeded` is False if another comparison failed.
+        """
+        answer = await self._store.txn([self.fence, *compares], then, [Range(self.key)])
+        if not answer.succeeded:
+            key = answer.range(0).kvs
+            if not key or key[0].create_revision != self.number:
+                self.deposed = True
+                raise Deposed(f"term {self.number} ended: its key is gone")
+        return answer
+
+    async def prove(self) -> None:
+        """Ask the store whether this term stands. Raises `Deposed` and `StoreError`."""
+        sent = self._clock()
+        await self.write([], [Range(self.key, keys_only=True)])
+        self._proved = max(self._proved, sent)
+        for listener in self._listeners:
+            listener(self.deadline)
+
+
+Lead = Callable[[Term], Awaitable[None]]
+
+
+class Election:
+    """Campaigns for leadership, and leads with what it is given while it is leader."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        *,
+        fover: float,
+        value: Callable[[], bytes],
+        clock: Callable[[], float],
+    ) -> None:
+        """`fover` in seconds; `value` is what the candidacy says of us; `clock` the boot clock."""
+        self.term: Term | None = None
+        self._store = store
+        self._keys = keys
+        self._fover = fover
+        self._value = value
+        self._clock = clock
+        self._candidates = Follower(store, keys.candidates, silence=fover / 3)
+        self._candidates.listen(lambda _: self._moved.set(), self.restart)
+        self._moved = asyncio.Event()
+        self._again = asyncio.Event()
+
+    @property
+    def candidates(self) -> list[KeyValue]:
+        """The candidates that live, the leader first."""
+        return sorted(self._candidates.entries.values(), key=lambda kv: kv.create_revision)
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever the candidates change."""
+        self._candidates.listen(lambda _: listener())
+
+    def restart(self) -> None:
+        """Give up candidacy or leadership, and campaign anew: the store is not what it was."""
+        self._again.set()
+
+    async def follow(self) -> None:
+        """Keep the list of candidates up to date, until cancelled."""
+        await self._candidates.run()
+
+    async def run(self, lead: Lead) -> None:
+        """Campaign and lead, again and again, until cancelled; resign then.
+
+        `lead` is cancelled when the term ends. It may finish what it must in its clean-up: the
+        term says whether it is `deposed`, and is still being proved if it is not.
+        """
+        delay = 0.0
+        while True:
+            try:
+                await self._campaign(lead)
+                delay = 0.0
+            except* (Deposed, StoreError) as group:
+                for error in _leaves(group):
+                    log.warning("no candidate any more: %s", error)
+            except* Outdated as group:
+                for error in _leaves(group):
+                    log.error("no candidate: %s", error)
+                await asyncio.sleep(self._fover)
+            delay = min(1.0, delay * 2 or 0.05)
+            await asyncio.sleep(delay)
+
+    async def _campaign(self, lead: Lead) -> None:
+        await self._check_schema()
+        lease = (await self._store.grant(math.ceil(self._fover))).id
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._again.clear()
+                keeping = group.create_task(self._keep(lease))
+                watching = group.create_task(self._leave_on_restore())
+                term = await self._stand(lease)
+                await self._wait(term)
+                await term.prove()
+                proving = group.create_task(self._prove(term))
+                log.info("leader, in term %d", term.number)
+                self.term = term
+                try:
+                    await lead(term)
+                finally:
+                    self.term = None
+                    for task in (keeping, watching, proving):
+                        task.cancel()
+        finally:
+            await self._resign(lease)
+
+    async def _check_schema(self) -> None:
+        """Refuse to lead over data of a later version. Raises `Outdated`."""
+        meta = (await self._store.range(Range(self._keys.meta))).kvs
+        if meta and int(meta[0].value) > SCHEMA:
+            raise Outdated(
+                f"{self._keys.meta} is version {int(meta[0].value)}, and this master knows "
+                f"versions up to {SCHEMA}: upgrade it"
+            )
+
+    async def _stand(self, lease: int) -> Term:
+        """Put the candidacy down; the revision of its creation is the term, should it win."""
+        key = self._keys.candidate(lease)
+        absent = Compare(key, "create", "=", 0)
+        while True:
+            try:
+                answer = await self._store.txn(
+                    [absent], [Put(key, self._value(), lease)], [Range(key)]
+                )
+            except Ambiguous:
+                continue  # a second put finds the first one's key, and asks for it
+            if answer.succeeded:
+                number = answer.header.revision
+            else:
+                number = answer.range(0).kvs[0].create_revision
+            return Term(self._store, key, number, fover=self._fover, clock=self._clock)
+
+    async def _wait(self, term: Term) -> None:
+        """Wait until every older candidate is gone. Raises `Deposed` if we go first."""
+        while True:
+            self._moved.clear()
+            if self._candidates.revision >= term.number:
+                candidates = self.candidates
+                if not any(kv.key == term.key for kv in candidates):
+                    raise Deposed("the candidacy's key is gone")
+                if candidates[0].key == term.key:
+                    return
+            await self._moved.wait()
+
+    async def _keep(self, lease: int) -> None:
+        """Keep the lease. Raises `Deposed` once it is gone; an unreachable store is not that."""
+        while True:
+            await asyncio.sleep(self._fover / 5)
+            try:
+                if await self._store.refresh(lease) <= 0:
+                    raise self._deposed("the candidacy's lease expired")
+            except Unavailable as error:
+                log.debug("the lease was not refreshed: %s", error)
+
+    async def _prove(self, term: Term) -> None:
+        """Prove the term again and again. Raises `Deposed` when it cannot be relied on."""
+        pause = self._fover * _PROOF_EVERY
+        while True:
+            await asyncio.sleep(pause)
+            pause = self._fover * _PROOF_EVERY
+            try:
+                async with asyncio.timeout(max(0.0, term.deadline - self._clock())):
+                    await term.prove()
+            except Deposed:
+                raise
+            except (StoreError, TimeoutError) as error:
+                if not term.held:
+                    raise self._deposed("the term could not be proved in time") from error
+                log.warning("term %d: proof failed: %r", term.number, error)
+                pause = self._fover / 30
+
+    async def _leave_on_restore(self) -> None:
+        await self._again.wait()
+        raise self._deposed("the store was restored")
+
+    def _deposed(self, why: str) -> Deposed:
+        if self.term is None:
+            return Deposed(why)
+        self.term.deposed = True
+        return Deposed(f"term {self.term.number} ended: {why}")
+
+    async def _resign(self, lease: int) -> None:
+        """Give the candidacy up, so that a successor need not wait for the lease to expire."""
+        try:
+            async with asyncio.timeout(min(2.0, self._fover / 3)):
+                await self._store.revoke(lease)
+        except (StoreError, TimeoutError) as error:
+            log.info("the candidacy is left to expire: %s", error)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves

@@ -1,0 +1,164 @@
+"""One run of the callback: booked before it starts, run under the term's deadline, booked after.
+
+However it is interrupted, the book tells the truth: a run whose leader is told to stop ends its
+processes and is booked as ended; one whose term is over is killed, and its successor finds it
+unended.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from kontrol.ensemble.canonical import canonical
+from kontrol.ensemble.difference import Changes
+from kontrol.ensemble.pod import Pod
+from kontrol.master.callback import RunOutcome, RunRequest
+from kontrol.master.election import Term
+from kontrol.master.ledger import Ledger
+from kontrol.master.records import Ending, Running
+from kontrol.store.protocol import Ambiguous, StoreError, Unavailable
+
+log = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """What runs the callback: `kontrol.master.callback.Callback`, or a model of it."""
+
+    def fingerprint(self) -> str:
+        """Return what tells this callback from another."""
+        ...
+
+    async def run(self, request: RunRequest, deadline: float) -> RunOutcome:
+        """Run it; it is killed when the boot clock reaches the deadline, which can be extended."""
+        ...
+
+    def extend(self, deadline: float) -> None:
+        """Move the deadline of the run under way."""
+        ...
+
+    async def stop(self) -> None:
+        """End the run under way: ask, wait a little, kill. `run` then returns."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The ensemble as one decision saw it; `version` is the mirror's."""
+
+    version: int
+    pods: tuple[Pod, ...]
+    digest: str
+    changes: Changes
+
+
+class Execution:
+    """Runs the callback under one term."""
+
+    def __init__(
+        self,
+        term: Term,
+        ledger: Ledger,
+        runner: Runner,
+        wall: Callable[[], str],
+        *,
+        patience: float,
+    ) -> None:
+        """`patience` is how many seconds the store gets to book a run while shutting down."""
+        self._term = term
+        self._ledger = ledger
+        self._runner = runner
+        self._wall = wall
+        self._patience = patience
+
+    async def run(self, snapshot: Snapshot, fingerprint: str, attempt: int, reason: str) -> None:
+        """Run the callback once for `snapshot`, and book how it ended.
+
+        Raises `Deposed` and `StoreError`; on cancellation the callback is ended first.
+        """
+        running = Running(
+            run=self._ledger.next_run,
+            term=self._term.number,
+            attempt=attempt,
+            digest=snapshot.digest,
+            fingerprint=fingerprint,
+            started=self._wall(),
+        )
+        request = RunRequest(
+            run=running.run,
+            term=running.term,
+            attempt=attempt,
+            digest=running.digest,
+            pods=b"[" + b",".join(pod.canonical for pod in snapshot.pods) + b"]",
+            changes=canonical(snapshot.changes.public()),
+            state=self._ledger.state,
+        )
+        await self._ledger.start(running)
+        log.info(
+            "run %d (attempt %d, %s): %d pods, %s",
+            running.run,
+            attempt,
+            reason,
+            len(snapshot.pods),
+            _counts(snapshot.changes),
+        )
+        outcome, stopped = await self._call(request)
+        if not stopped:
+            await self._book(snapshot, outcome)
+            return
+        # Shutting down: book it if the store answers, and leave the rest to the successor.
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._book(snapshot, outcome)
+        except (StoreError, TimeoutError) as error:
+            log.warning("run %d could not be booked: %r", running.run, error)
+        raise asyncio.CancelledError
+
+    async def _call(self, request: RunRequest) -> tuple[RunOutcome, bool]:
+        """Run the callback; returns its outcome, and whether we were told to stop meanwhile.
+
+        If the term is over, nothing is returned: its processes are killed, and that is all.
+        """
+        run = asyncio.create_task(self._runner.run(request, self._term.deadline))
+        forget = self._term.on_proof(self._runner.extend)
+        try:
+            return await asyncio.shield(run), False
+        except asyncio.CancelledError:
+            if self._term.deposed:
+                run.cancel()
+                await asyncio.wait([run])
+                raise
+            await self._runner.stop()
+            return await run, True
+        finally:
+            forget()
+
+    async def _book(self, snapshot: Snapshot, outcome: RunOutcome) -> None:
+        assert self._ledger.running is not None, "no run was started"  # noqa: S101
+        number = self._ledger.running.run
+        ending = Ending(
+            ok=outcome.ok,
+            why=outcome.why,
+            seconds=outcome.seconds,
+            status=outcome.status,
+            signal=outcome.signal,
+            stderr=outcome.stderr_tail,
+        )
+        if not ending.ok:
+            await self._ledger.fail(len(snapshot.pods), snapshot.changes, ending)
+            log.warning("run %d failed after %.3g s: %s", number, ending.seconds, ending.why)
+            return
+        await self._ledger.commit(snapshot.pods, snapshot.changes, ending, outcome.state)
+        log.info("run %d acknowledged after %.3g s", number, ending.seconds)
+        try:
+            await self._ledger.trim()
+        except (Unavailable, Ambiguous) as error:
+            log.debug("old entries are left for the next run: %s", error)
+
+
+def _counts(changes: Changes) -> str:
+    return (
+        f"{len(changes.joined)} joined, {len(changes.left)} left, "
+        f"{len(changes.lost)} lost, {len(changes.changed)} changed"
+    )

@@ -1,0 +1,162 @@
+"""A prefix of the store, kept up to date in memory: read, then watch from that revision plus one.
+
+Whatever interrupts the watch, the owner sees one gapless sequence of changes: after a compaction
+or a restore everything is read again, and the difference is told as events. Two questions matter
+to the owner besides: how long ago the store last confirmed that nothing is missing (`confirmed`),
+and since when it has been in touch without a long silence (`recovered`), because the time without
+a store says nothing about the pods.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from kontrol.store.protocol import (
+    Batch,
+    Compacted,
+    Denied,
+    Event,
+    KeyValue,
+    Range,
+    RangeResult,
+    Restored,
+    Store,
+    Unavailable,
+    Watch,
+)
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[Sequence[Event]], None]
+
+
+class Follower:
+    """Follows one prefix. `entries` maps full keys to their values; listeners hear each change."""
+
+    def __init__(self, store: Store, prefix: str, *, silence: float) -> None:
+        """`silence` is the time in seconds without a sign of life that counts as an outage."""
+        self.entries: dict[str, KeyValue] = {}
+        self.revision = 0
+        self.confirmed = float("-inf")
+        self.recovered = float("-inf")
+        self.complete = asyncio.Event()
+        self._store = store
+        self._prefix = prefix
+        self._silence = silence
+        self._heard = float("-inf")
+        self._listeners: list[Listener] = []
+        self._restored: list[Callable[[], None]] = []
+        self._cluster = 0
+
+    def listen(self, listener: Listener, restored: Callable[[], None] | None = None) -> None:
+        """Call `listener` after each change of `entries`, `restored` when the store went back."""
+        self._listeners.append(listener)
+        if restored is not None:
+            self._restored.append(restored)
+
+    async def run(self) -> None:
+        """Follow until cancelled; an unreachable store is waited for."""
+        delay = 0.0
+        while True:
+            try:
+                await self._read()
+                delay = 0.0
+                await self._watch()
+            except Compacted as error:
+                log.info("%s: %s", self._prefix, error)
+            except Restored as error:
+                log.warning("%s: the store was restored: %s", self._prefix, error)
+                for restored in self._restored:
+                    restored()
+            except (Unavailable, Denied) as error:
+                log.warning("%s: no answer from the store: %s", self._prefix, error)
+                delay = min(1.0, delay * 2 or 0.05)
+                await asyncio.sleep(delay)
+
+    def reached(self, read: RangeResult) -> bool:
+        """Tell whether all that `read` saw is known here, or newer; values are not looked at."""
+        revision = read.header.revision
+        seen = {kv.key: kv.mod_revision for kv in read.kvs}
+        for key, modified in seen.items():
+            entry = self.entries.get(key)
+            if entry is None and self.revision <= revision:
+                return False
+            if entry is not None and entry.mod_revision < modified:
+                return False
+        return all(
+            key in seen or entry.create_revision > revision for key, entry in self.entries.items()
+        )
+
+    async def _read(self) -> None:
+        asked = asyncio.get_running_loop().time()
+        read = await self._store.range(Range(self._prefix, prefix=True))
+        if self._cluster and (
+            read.header.cluster != self._cluster or read.header.revision < self.revision
+        ):
+            for restored in self._restored:
+                restored()
+        self._cluster = read.header.cluster
+        found = {kv.key: kv for kv in read.kvs}
+        events = [
+            Event("delete", KeyValue(key, b"", 0, read.header.revision))
+            for key in self.entries.keys() - found.keys()
+        ]
+        for key, kv in found.items():
+            known = self.entries.get(key)
+            if known is None or (known.mod_revision, known.create_revision, known.value) != (
+                kv.mod_revision,
+                kv.create_revision,
+                kv.value,
+            ):
+                events.append(Event("put", kv))
+        self.revision = read.header.revision
+        self._hear()
+        self.confirmed = asked
+        self._apply(events)
+        if not self.complete.is_set():
+            self.recovered = asyncio.get_running_loop().time()
+            self.complete.set()
+            self._tell(())
+
+    async def _watch(self) -> None:
+        async with self._store.watch(
+            self._prefix, prefix=True, start=self.revision + 1, cluster=self._cluster
+        ) as watch:
+            asking = asyncio.create_task(self._ask(watch))
+            try:
+                async for batch in watch:
+                    self._take(batch)
+            finally:
+                asking.cancel()
+                await asyncio.wait([asking])
+
+    async def _ask(self, watch: Watch) -> None:
+        while True:
+            await asyncio.sleep(self._silence / 3)
+            await watch.confirm()
+
+    def _take(self, batch: Batch) -> None:
+        self._hear()
+        self.confirmed = max(self.confirmed, batch.confirmed)
+        if batch.events:
+            self.revision = batch.events[-1].kv.mod_revision
+            self._apply(batch.events)
+
+    def _hear(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._heard > self._silence:
+            self.recovered = now
+        self._heard = now
+
+    def _apply(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.type == "put":
+                self.entries[event.kv.key] = event.kv
+            else:
+                self.entries.pop(event.kv.key, None)
+        if events:
+            self._tell(events)
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        for listener in self._listeners:
+            listener(events)

@@ -1,0 +1,98 @@
+"""Where things are in the store: every key that a tier of masters reads or writes."""
+
+from dataclasses import dataclass
+
+SCHEMA = 1  # the version of this layout, kept in `meta`
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys below `/kontrol/<namespace>/<app>/`, the namespace and app of the masters."""
+
+    root: str
+
+    @classmethod
+    def of(cls, namespace: str, app: str) -> "Keys":
+        """Name the tier's root. Raises `ValueError` if a part is empty or holds a slash."""
+        for name, part in (("namespace", namespace), ("app", app)):
+            if not part or "/" in part:
+                raise ValueError(f"{name} is {part!r}; expected a name without slashes")
+        return cls(f"/kontrol/{namespace}/{app}/")
+
+    @property
+    def pods(self) -> str:
+        """Prefix of the live pods' records, each under its own lease."""
+        return f"{self.root}pods/"
+
+    @property
+    def seats(self) -> str:
+        """Prefix of the seats: what outlives a pod's lease, its number and its tombstone."""
+        return f"{self.root}seqs/"
+
+    @property
+    def counter(self) -> str:
+        """The next sequence number."""
+        return f"{self.root}seq"
+
+    @property
+    def candidates(self) -> str:
+        """Prefix of the candidates for leader; the oldest leads."""
+        return f"{self.root}leader/"
+
+    @property
+    def running(self) -> str:
+        """The run that was started and not acknowledged."""
+        return f"{self.root}running"
+
+    @property
+    def state(self) -> str:
+        """The state that the callback returned last."""
+        return f"{self.root}state"
+
+    @property
+    def applied(self) -> str:
+        """The last acknowledged run."""
+        return f"{self.root}applied"
+
+    @property
+    def states(self) -> str:
+        """Prefix of the states of the last runs."""
+        return f"{self.root}states/"
+
+    @property
+    def runs(self) -> str:
+        """Prefix of the ledger."""
+        return f"{self.root}runs/"
+
+    @property
+    def meta(self) -> str:
+        """The version of this layout."""
+        return f"{self.root}meta"
+
+    def pod(self, key: str) -> str:
+        """The live record of the pod with this key."""
+        return self.pods + key
+
+    def seat(self, key: str) -> str:
+        """The seat of the last identity to use this key."""
+        return self.seats + key
+
+    def old_seat(self, key: str, seq: int) -> str:
+        """The tombstone of an identity whose key another one has taken; keys hold no dot."""
+        return f"{self.seats}{key}.{seq}"
+
+    def candidate(self, lease: int) -> str:
+        """The candidacy under this lease."""
+        return f"{self.candidates}{lease:016x}"
+
+    def run(self, number: int) -> str:
+        """A run's entry in the ledger; padded, so that the order of keys is that of runs."""
+        return f"{self.runs}{number:012d}"
+
+    def state_of(self, number: int) -> str:
+        """The state as a run left it."""
+        return f"{self.states}{number:012d}"
+
+    def members(self, number: int) -> str:
+        """Prefix of the chunks that list the pods of an acknowledged run."""
+        return f"{self.applied}/{number:012d}/"

@@ -1,0 +1,231 @@
+"""The leader: runs the callback whenever it is due, once at a time, and books what came of it.
+
+One loop: look at the situation, decide (`policy`), and wait for the time or the news that may
+change the decision. Before the first decision a new leader makes sure of two things: that its
+mirror shows at least what the store held when it won, so it never acts on an older list than its
+predecessor did; and that a run which its predecessor left unended has been dead for long enough.
+"""
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kontrol.ensemble.brake import Brake
+from kontrol.ensemble.difference import Changes, difference
+from kontrol.master import policy
+from kontrol.master.election import Election, Term
+from kontrol.master.execution import Execution, Runner, Snapshot
+from kontrol.master.keys import Keys
+from kontrol.master.ledger import Ledger
+from kontrol.master.mirror import Mirror
+from kontrol.master.records import Ending
+from kontrol.master.sweep import sweep
+from kontrol.store.protocol import Ambiguous, Range, Store, Unavailable
+
+log = logging.getLogger(__name__)
+
+_SWEEP_EVERY = 3600.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderConfig:
+    """Times in seconds; `brake` in percent of pods."""
+
+    ttl: float
+    fover: float
+    brake: float
+
+
+class Leader:
+    """Leads while `lead` runs; `plan` tells what it is doing, for people."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        mirror: Mirror,
+        election: Election,
+        *,
+        runner: Runner | None,
+        config: LeaderConfig,
+        wall: Callable[[], str],
+        rng: random.Random,
+    ) -> None:
+        """Without a `runner` nothing is ever run. `wall` tells the date and time, RFC 3339."""
+        self.plan: policy.Idle | policy.Wait | policy.Run = policy.Idle()
+        self._store = store
+        self._keys = keys
+        self._mirror = mirror
+        self._election = election
+        self._runner = runner
+        self._config = config
+        self._wall = wall
+        self._rng = rng
+        self._brake = Brake(config.brake, 2 * config.ttl)
+        self._news = asyncio.Event()
+        self._fingerprint = ""
+        election.on_change(self.wake)
+        mirror.on_change(self.wake)
+
+    def wake(self) -> None:
+        """Tell that something changed that may change the decision."""
+        self._news.set()
+
+    def release(self) -> bool:
+        """Let the brake go; returns whether it was engaged."""
+        released = self._brake.release()
+        self.wake()
+        return released
+
+    async def lead(self, term: Term) -> None:
+        """Lead until cancelled. Raises `Deposed`, `Outdated`, `StoreError`."""
+        ledger = Ledger(self._store, self._keys, term)
+        await ledger.open()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._sweep(term))
+            if self._runner is not None:
+                self._fingerprint = self._runner.fingerprint()
+                await self._catch_up()
+                await self._bury(ledger)
+                execution = Execution(
+                    term, ledger, self._runner, self._wall, patience=self._config.fover / 3
+                )
+                await self._loop(ledger, execution)
+
+    async def _loop(self, ledger: Ledger, execution: Execution) -> None:
+        loop = asyncio.get_running_loop()
+        snapshot: Snapshot | None = None
+        retry_at = loop.time()
+        if ledger.running is not None:
+            retry_at += policy.backoff(ledger.running.attempt, self._rng.random())
+        said: object = None
+        while True:
+            self._news.clear()
+            if snapshot is None or snapshot.version != self._mirror.version:
+                snapshot = await self._look(ledger)
+                if snapshot is None:
+                    await self._news.wait()
+                    continue
+            self.plan = plan = policy.decide(
+                loop.time(), self._situation(snapshot, ledger, retry_at)
+            )
+            match plan:
+                case policy.Idle():
+                    await self._news.wait()
+                case policy.Wait(reason, until, hold):
+                    if (reason, hold) != said and hold in ("gap", "brake"):
+                        self._say_held(hold, until - loop.time(), snapshot, ledger)
+                    said = (reason, hold)
+                    await self._news_or(until)
+                case policy.Run(reason, again):
+                    said = None
+                    attempt = ledger.running.attempt + 1 if again and ledger.running else 1
+                    self._mirror.damper.taken()
+                    await execution.run(snapshot, self._fingerprint, attempt, reason)
+                    snapshot = None
+                    retry_at = loop.time() + policy.backoff(attempt, self._rng.random())
+
+    async def _catch_up(self) -> None:
+        """Wait until the mirror shows at least what the store holds now."""
+        await self._mirror.complete.wait()
+        request = Range(self._keys.pods, prefix=True, keys_only=True)
+        read = await self._store.range(request)
+        while True:
+            self._news.clear()
+            if self._mirror.reached(read):
+                return
+            await self._news.wait()
+
+    async def _bury(self, ledger: Ledger) -> None:
+        """Wait out a run that another term left unended, and count it as a failed attempt."""
+        running = ledger.running
+        if running is None or running.ended:
+            return
+        log.warning(
+            "run %d of term %d was not ended: waiting %g s, in which its processes die",
+            running.run,
+            running.term,
+            self._config.fover,
+        )
+        await asyncio.sleep(self._config.fover)
+        why = f"its leader, of term {running.term}, went away"
+        await ledger.fail(0, Changes(), Ending(ok=False, why=why))
+
+    async def _look(self, ledger: Ledger) -> Snapshot | None:
+        """Take a snapshot, with what became of the missing; None if the mirror lags behind."""
+        version, pods = self._mirror.version, tuple(self._mirror.ensemble)
+        digest = self._mirror.ensemble.digest
+        left: set[int] | None = None
+        try:
+            left = await ledger.fates(pods)
+        except (Unavailable, Ambiguous) as error:
+            log.warning("waiting for the store, to tell left from lost: %s", error)
+            await asyncio.sleep(min(1.0, self._config.fover / 10))
+            self.wake()
+        if left is None:
+            return None
+        return Snapshot(version, pods, digest, difference(ledger.applied.members, pods, left))
+
+    def _situation(self, snapshot: Snapshot, ledger: Ledger, retry_at: float) -> policy.Situation:
+        now = asyncio.get_running_loop().time()
+        applied, running = ledger.applied, ledger.running
+        lost = len(snapshot.changes.lost)
+        return policy.Situation(
+            digest=snapshot.digest,
+            fingerprint=self._fingerprint,
+            applied_digest=applied.digest,
+            applied_fingerprint=applied.fingerprint,
+            failed=None if running is None else (running.digest, running.fingerprint, retry_at),
+            peers=self._peers_have(applied.fingerprint),
+            ripe=self._mirror.damper.ripe,
+            gap=self._mirror.recovered + self._config.ttl if lost else None,
+            brake=self._brake.consider(now, lost, len(applied.members)),
+        )
+
+    def _peers_have(self, fingerprint: str | None) -> bool:
+        """Tell whether a live candidate still has this callback: a deploy is under way."""
+        if fingerprint in (None, self._fingerprint):
+            return False
+        return any(
+            json.loads(kv.value).get("fingerprint") == fingerprint
+            for kv in self._election.candidates
+        )
+
+    async def _news_or(self, until: float) -> None:
+        try:
+            async with asyncio.timeout_at(until):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+
+    async def _sweep(self, term: Term) -> None:
+        while True:
+            try:
+                await sweep(self._store, self._keys, term)
+            except (Unavailable, Ambiguous) as error:
+                log.debug("the seats are swept later: %s", error)
+            await asyncio.sleep(_SWEEP_EVERY)
+
+    def _say_held(
+        self, hold: policy.Hold, seconds: float, snapshot: Snapshot, ledger: Ledger
+    ) -> None:
+        lost, of = len(snapshot.changes.lost), len(ledger.applied.members)
+        if hold == "brake":
+            log.error(
+                "BRAKE: %d of %d pods are lost; the callback is held for %.0f s more, until they "
+                "return, or until `kontrol release`",
+                lost,
+                of,
+                seconds,
+            )
+        else:
+            log.warning(
+                "%d of %d pods are missing after a time without masters or store: waiting %.0f s "
+                "for them",
+                lost,
+                of,
+                seconds,
+            )

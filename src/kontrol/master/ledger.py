@@ -1,0 +1,226 @@
+"""The ledger: what was run, what was acknowledged, and the state, as the store keeps them.
+
+A run begins with `running`, written before its process starts, and ends with one transaction:
+either it is acknowledged (`state`, `applied`, its entry, and `running` removed) or it failed (its
+entry, and `running` marked as ended, which keeps it due). Everything is written under the fence of
+a term, and compares the revision of `running`; so, under one term, whoever finds `running` moved
+knows that the write whose answer was lost was done.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from kontrol.ensemble.canonical import JSON, canonical
+from kontrol.ensemble.difference import Changes, Member, missing
+from kontrol.ensemble.pod import Pod
+from kontrol.master.admission import Seat
+from kontrol.master.election import Outdated, Term
+from kontrol.master.keys import SCHEMA, Keys
+from kontrol.master.mirror import Mirror
+from kontrol.master.records import Applied, Ending, Running, encode_entry, encode_members
+from kontrol.store.protocol import (
+    Ambiguous,
+    Compare,
+    Delete,
+    Op,
+    Put,
+    Range,
+    Store,
+    Unavailable,
+)
+
+log = logging.getLogger(__name__)
+
+_STATES = 20
+_RUNS = 200
+_ASK = 40  # members whose fate one transaction asks for: three ranges each, of 128 operations
+
+
+class Ledger:
+    """The leader's book. Opened once per term; nobody else writes while the term stands."""
+
+    def __init__(self, store: Store, keys: Keys, term: Term) -> None:
+        self.applied = Applied()
+        self.running: Running | None = None
+        self.state: bytes | None = None
+        self.next_run = 1
+        self._store = store
+        self._keys = keys
+        self._term = term
+        self._revision = 0  # of `running`; 0: absent
+
+    async def open(self) -> None:
+        """Read the book. Raises `Outdated`, `Deposed`, and `StoreError`."""
+        keys = self._keys
+        answer = await self._term.write(
+            [],
+            [
+                Range(keys.meta),
+                Range(keys.applied),
+                Range(keys.running),
+                Range(keys.state),
+                Range(keys.runs, prefix=True, newest=True, limit=1, keys_only=True),
+                Range(f"{keys.applied}/", prefix=True),
+            ],
+        )
+        meta, applied, running, state, newest, chunks = (answer.range(i).kvs for i in range(6))
+        if meta and int(meta[0].value) > SCHEMA:
+            raise Outdated(f"{keys.meta} is version {int(meta[0].value)}: upgrade this master")
+        if not meta:
+            await self._term.write([], [Put(keys.meta, str(SCHEMA).encode())])
+        if applied:
+            head = json.loads(applied[0].value)
+            mine = keys.members(head["run"])
+            members = [
+                Member(*row)
+                for kv in chunks
+                if kv.key.startswith(mine)
+                for row in json.loads(kv.value)
+            ]
+            self.applied = Applied(head["run"], head["digest"], head["fingerprint"], tuple(members))
+        if running:
+            self.running = Running(**json.loads(running[0].value))
+            self._revision = running[0].mod_revision
+        self.state = state[0].value if state else None
+        last = int(newest[0].key.removeprefix(keys.runs)) if newest else 0
+        started = self.running.run if self.running else 0
+        self.next_run = 1 + max(last, started, self.applied.run)
+
+    async def start(self, running: Running) -> None:
+        """Write that a run begins; only then may its process start."""
+        await self._move([Put(self._keys.running, running.encode())])
+        self.running = running
+        self.next_run = running.run + 1
+
+    async def commit(
+        self, pods: Sequence[Pod], changes: Changes, ending: Ending, state: bytes | None
+    ) -> None:
+        """Acknowledge the run under way: it was for `pods`; `state` None keeps the state."""
+        running = self._under_way()
+        members = tuple(Member.of(pod) for pod in pods)
+        chunks = list(encode_members(members))
+        for i, chunk in enumerate(chunks):
+            await self._write([Put(f"{self._keys.members(running.run)}{i:04d}", chunk)])
+        kept = self.state if state is None else state
+        head: dict[str, JSON] = {
+            "run": running.run,
+            "digest": running.digest,
+            "fingerprint": running.fingerprint,
+            "pods": len(members),
+        }
+        ops: list[Op] = [
+            Put(self._keys.applied, canonical(head)),
+            Put(self._keys.run(running.run), encode_entry(running, len(pods), changes, ending)),
+            Delete(self._keys.running),
+        ]
+        if state is not None:
+            ops.append(Put(self._keys.state, state))
+        if kept is not None:
+            ops.append(Put(self._keys.state_of(running.run), kept))
+        await self._move(ops)
+        self.state = kept
+        self.running = None
+        self.applied = Applied(running.run, running.digest, running.fingerprint, members)
+
+    async def fail(self, pods: int, changes: Changes, ending: Ending) -> None:
+        """Write that the run under way ended without success: it stays due."""
+        ended = replace(self._under_way(), ended=True, why=ending.why)
+        await self._move(
+            [
+                Put(self._keys.running, ended.encode()),
+                Put(self._keys.run(ended.run), encode_entry(ended, pods, changes, ending)),
+            ]
+        )
+        self.running = ended
+
+    async def trim(self) -> None:
+        """Drop what is beyond the last 20 states, 200 entries, and the last run's pods."""
+        keys = self._keys
+        listed = await self._term.write(
+            [],
+            [
+                Range(keys.states, prefix=True, keys_only=True),
+                Range(keys.runs, prefix=True, keys_only=True),
+                Range(f"{keys.applied}/", prefix=True, keys_only=True),
+            ],
+        )
+        states, runs, chunks = ([kv.key for kv in listed.range(i).kvs] for i in range(3))
+        mine = keys.members(self.applied.run)
+        old = [*states[:-_STATES], *runs[:-_RUNS]]
+        old += [key for key in chunks if not key.startswith(mine)]
+        for i in range(0, len(old), 100):
+            await self._write([Delete(key) for key in old[i : i + 100]])
+
+    async def fates(self, pods: Iterable[Pod]) -> set[int] | None:
+        """Tell which pods of the acknowledged list left, by `seq`; the other missing are lost.
+
+        None if one of the missing lives again in the store: `pods` is out of date, and what is
+        awaited will come.
+        """
+        left: set[int] = set()
+        gone = missing(self.applied.members, pods)
+        for start in range(0, len(gone), _ASK):
+            some = gone[start : start + _ASK]
+            answer = await self._store.txn(
+                [],
+                [
+                    op
+                    for member in some
+                    for op in (
+                        Range(self._keys.pod(member.key)),
+                        Range(self._keys.seat(member.key)),
+                        Range(self._keys.old_seat(member.key, member.seq)),
+                    )
+                ],
+            )
+            for i, member in enumerate(some):
+                live = [Mirror.decode(kv) for kv in answer.range(3 * i).kvs]
+                if any(there and there.pod.seq == member.seq for there in live):
+                    return None
+                seats = answer.range(3 * i + 1).kvs + answer.range(3 * i + 2).kvs
+                tombstones = (Seat.decode(kv.value) for kv in seats)
+                if any(seat.seq == member.seq and seat.left for seat in tombstones):
+                    left.add(member.seq)
+        return left
+
+    def _under_way(self) -> Running:
+        assert self.running is not None, "no run was started"  # noqa: S101
+        return self.running
+
+    async def _move(self, ops: Sequence[Op]) -> None:
+        """Write what moves `running`, once, whatever becomes of the answers."""
+        unmoved = Compare(self._keys.running, "mod", "=", self._revision)
+        delay = 0.0
+        while True:
+            try:
+                answer = await self._term.write([unmoved], ops)
+                # Under the fence nobody else moves it: if it moved, an earlier try of ours did.
+                self._revision = (
+                    await self._found()
+                    if not answer.succeeded
+                    else (0 if Delete(self._keys.running) in ops else answer.header.revision)
+                )
+                return
+            except (Ambiguous, Unavailable) as error:
+                log.warning("the ledger waits for the store: %s", error)
+            delay = min(1.0, delay * 2 or 0.05)
+            await asyncio.sleep(delay)
+
+    async def _found(self) -> int:
+        kvs = (await self._store.range(Range(self._keys.running))).kvs
+        return kvs[0].mod_revision if kvs else 0
+
+    async def _write(self, ops: Sequence[Op]) -> None:
+        """Write, under the fence, what may as well be written twice."""
+        delay = 0.0
+        while True:
+            try:
+                await self._term.write([], ops)
+                return
+            except (Ambiguous, Unavailable) as error:
+                log.warning("the ledger waits for the store: %s", error)
+            delay = min(1.0, delay * 2 or 0.05)
+            await asyncio.sleep(delay)

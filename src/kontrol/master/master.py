@@ -1,0 +1,125 @@
+"""The master: mirror, registry, election and leader over one store, as one thing to run.
+
+Every master takes keepalives; one of them leads. `ping` and the read-only questions may be asked
+while `run` is running.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kontrol.ensemble.canonical import JSON, canonical
+from kontrol.ensemble.damper import Damper
+from kontrol.master.election import Election
+from kontrol.master.execution import Runner
+from kontrol.master.keys import Keys
+from kontrol.master.leader import Leader, LeaderConfig
+from kontrol.master.mirror import Mirror
+from kontrol.master.registry import Registry
+from kontrol.store.protocol import Range, Store
+
+
+@dataclass(frozen=True, slots=True)
+class MasterConfig:
+    """What a master needs to know of itself and its tier. Times in seconds, `brake` in percent."""
+
+    namespace: str
+    app: str
+    id: str
+    address: str
+    ttl: float = 25.0
+    fover: float = 15.0
+    damper: float = 10.0
+    damper_max: float = 60.0
+    brake: float = 50.0
+
+
+class Master:
+    """One master of a tier."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: MasterConfig,
+        *,
+        runner: Runner | None,
+        boot_clock: Callable[[], float],
+        wall: Callable[[], str],
+        rng: random.Random,
+    ) -> None:
+        """Without a `runner` the ensemble is kept and nothing is run.
+
+        `boot_clock` tells seconds that go on while the machine sleeps, `wall` the date and time
+        as RFC 3339; `rng` is for jitter.
+        """
+        self.config = config
+        self._store = store
+        self._keys = keys = Keys.of(config.namespace, config.app)
+        self._runner = runner
+        damper = Damper(config.damper, config.damper_max)
+        self.mirror = Mirror(store, keys, ttl=config.ttl, damper=damper)
+        self.election = Election(
+            store, keys, fover=config.fover, value=self._candidacy, clock=boot_clock
+        )
+        self.registry = Registry(
+            store, keys, self.mirror, ttl=config.ttl, leader=lambda: self.leader_id
+        )
+        self.leader = Leader(
+            store,
+            keys,
+            self.mirror,
+            self.election,
+            runner=runner,
+            config=LeaderConfig(config.ttl, config.fover, config.brake),
+            wall=wall,
+            rng=rng,
+        )
+        self.mirror.on_restore(self.election.restart)
+
+    async def run(self) -> None:
+        """Be a master until cancelled; then end the callback, book it, and resign."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.mirror.run())
+            group.create_task(self.election.follow())
+            group.create_task(self.registry.run())
+            await self.election.run(self.leader.lead)
+
+    async def ping(self, raw: str | bytes) -> dict[str, JSON]:
+        """Take a keepalive; see `Registry.ping`."""
+        return await self.registry.ping(raw)
+
+    @property
+    def leader_id(self) -> str | None:
+        """The id of the leader, None while there is none."""
+        who = self.leader_record
+        return None if who is None else str(who["id"])
+
+    @property
+    def leader_record(self) -> dict[str, JSON] | None:
+        """The leader's candidacy: `id`, `address`, `fingerprint`, and its `term`."""
+        candidates = self.election.candidates
+        if not candidates:
+            return None
+        record: dict[str, JSON] = json.loads(candidates[0].value)
+        return {**record, "term": candidates[0].create_revision}
+
+    def pods(self) -> list[dict[str, JSON]]:
+        """The ordered pods, as the callback sees them."""
+        return [pod.public() for pod in self.mirror.ensemble]
+
+    async def state(self) -> JSON:
+        """The state that the callback returned last. Raises `StoreError`."""
+        kvs = (await self._store.range(Range(self._keys.state))).kvs
+        state: JSON = json.loads(kvs[0].value) if kvs else None
+        return state
+
+    def _candidacy(self) -> bytes:
+        return canonical(
+            {
+                "id": self.config.id,
+                "address": self.config.address,
+                "fingerprint": self._runner.fingerprint() if self._runner else "",
+            }
+        )

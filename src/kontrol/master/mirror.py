@@ -1,0 +1,113 @@
+"""The mirror: the live pods as the store has them, in memory on every master.
+
+Built on a `Follower`, so it misses nothing. It also keeps the damper, on every master, so that a
+new leader goes on where the old one was.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from kontrol.ensemble.damper import Damper
+from kontrol.ensemble.ensemble import Ensemble
+from kontrol.ensemble.pod import BadRecord, Keepalive, Pod
+from kontrol.master.admission import Live
+from kontrol.master.follower import Follower
+from kontrol.master.keys import Keys
+from kontrol.store.protocol import Event, KeyValue, RangeResult, Store
+
+log = logging.getLogger(__name__)
+
+
+class Mirror:
+    """The ordered ensemble, its damper, and how much of both can be trusted.
+
+    `version` rises with every change that the callback could see.
+    """
+
+    def __init__(self, store: Store, keys: Keys, *, ttl: float, damper: Damper) -> None:
+        """`ttl` in seconds."""
+        self.ensemble = Ensemble()
+        self.damper = damper
+        self.version = 0
+        self._keys = keys
+        self._ttl = ttl
+        self._follower = Follower(store, keys.pods, silence=ttl / 3)
+        self._follower.listen(self._take)
+
+    async def run(self) -> None:
+        """Follow the store until cancelled."""
+        await self._follower.run()
+
+    @property
+    def complete(self) -> asyncio.Event:
+        """Set once everything was read for the first time."""
+        return self._follower.complete
+
+    @property
+    def current(self) -> bool:
+        """Whether the store confirmed within TTL/3 that nothing is missing here."""
+        now = asyncio.get_running_loop().time()
+        return self.complete.is_set() and now - self._follower.confirmed <= self._ttl / 3
+
+    @property
+    def revision(self) -> int:
+        """The store's revision that this shows."""
+        return self._follower.revision
+
+    @property
+    def recovered(self) -> float:
+        """The loop time at which this first was complete, or came back from an outage."""
+        return self._follower.recovered
+
+    def reached(self, read: RangeResult) -> bool:
+        """Tell whether all that a read of the pods saw is known here."""
+        return self._follower.reached(read)
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each change in the store, whether the callback could see it."""
+        self._follower.listen(lambda _: listener())
+
+    def on_restore(self, restored: Callable[[], None]) -> None:
+        """Call `restored` when the store turns out to be another one, or went back."""
+        self._follower.listen(lambda _: None, restored)
+
+    def live(self, key: str) -> Live | None:
+        """Return the pod with this key, with its revision and lease."""
+        pod = self.ensemble.get(key)
+        kv = self._follower.entries.get(self._keys.pod(key))
+        return None if pod is None or kv is None else Live(pod, kv.mod_revision, kv.lease)
+
+    def elsewhere(self, record: Keepalive) -> tuple[Live, ...]:
+        """Return the live pods under the record's id at other keys: none, but when it moved.
+
+        No more than two at once; the next keepalive sees to the rest.
+        """
+        pods = [pod for pod in self.ensemble.with_id(record.id) if pod.key != record.key]
+        return tuple(live for pod in pods[:2] if (live := self.live(pod.key)) is not None)
+
+    @staticmethod
+    def decode(kv: KeyValue) -> Live | None:
+        """Read a pod as the store has it; None, and a line in the log, if it is damaged."""
+        try:
+            return Live(Pod.decode(kv.value), kv.mod_revision, kv.lease)
+        except BadRecord as error:
+            log.warning("%s in the store is no pod: %s; delete it", kv.key, error)
+            return None
+
+    def _take(self, events: Sequence[Event]) -> None:
+        changed = not self.version  # the first reading may be of what nobody acted on yet
+        for event in events:
+            key = event.kv.key.removeprefix(self._keys.pods)
+            if event.type == "delete":
+                changed |= self.ensemble.remove(key) is not None
+                continue
+            live = self.decode(event.kv)
+            if live is None:
+                changed |= self.ensemble.remove(key) is not None
+            else:
+                before = self.ensemble.put(live.pod)
+                changed |= before is None or before.canonical != live.pod.canonical
+        if changed:
+            self.version += 1
+            self.damper.changed(asyncio.get_running_loop().time())

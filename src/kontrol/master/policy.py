@@ -1,0 +1,96 @@
+"""Whether to run the callback, and when: a pure decision on what the leader knows.
+
+Why it may be due: the ensemble or the callback differ from what was last acknowledged, or a run
+was started and not acknowledged. What may hold it, each until a time of its own: the damper, the
+back-off after a failure, the gap (time without masters or store is nobody's silence), the brake.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Reason = Literal["ensemble", "callback", "unacknowledged"]
+Hold = Literal["damper", "retry", "gap", "brake"]
+
+_BACKOFF = 1.0  # seconds before the second attempt
+_BACKOFF_MAX = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the leader knows. Times are seconds of the loop's clock; None: not held by that.
+
+    `failed` is (digest, fingerprint, the time to retry at) of the run that is not acknowledged.
+    `peers` says that a live candidate still has the acknowledged callback.
+    """
+
+    digest: str
+    fingerprint: str
+    applied_digest: str
+    applied_fingerprint: str | None
+    failed: tuple[str, str, float] | None
+    peers: bool
+    ripe: float | None
+    gap: float | None
+    brake: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Nothing is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A run is due, and held until `until` by `hold`, the last of what holds it."""
+
+    reason: Reason
+    until: float
+    hold: Hold
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run now. `again`: another attempt at what failed, rather than something new."""
+
+    reason: Reason
+    again: bool
+
+
+def decide(now: float, s: Situation) -> Idle | Wait | Run:
+    """Judge the situation at the time `now`."""
+    reason = _due(s)
+    if reason is None:
+        return Idle()
+    again = s.failed is not None and s.failed[:2] == (s.digest, s.fingerprint)
+    holds: list[tuple[float, Hold]] = []
+    if again and s.failed is not None:
+        holds.append((s.failed[2], "retry"))
+    elif s.ripe is not None:
+        holds.append((s.ripe, "damper"))
+    if s.gap is not None:
+        holds.append((s.gap, "gap"))
+    if s.brake is not None:
+        holds.append((s.brake, "brake"))
+    held = [hold for hold in holds if hold[0] > now]
+    if held:
+        until, hold = max(held)
+        return Wait(reason, until, hold)
+    return Run(reason, again)
+
+
+def backoff(attempt: int, jitter: float) -> float:
+    """Return the seconds to wait after failed `attempt` (from 1); `jitter` is within 0 to 1.
+
+    Doubles from 1 s to 5 min, less up to a fifth.
+    """
+    return float(min(_BACKOFF_MAX, _BACKOFF * 2.0 ** min(attempt - 1, 16))) * (1 - jitter / 5)
+
+
+def _due(s: Situation) -> Reason | None:
+    if s.digest != s.applied_digest:
+        return "ensemble"
+    if s.failed is not None:
+        return "unacknowledged"
+    if s.applied_fingerprint not in (None, s.fingerprint) and not s.peers:
+        return "callback"
+    return None

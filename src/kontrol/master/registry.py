@@ -1,0 +1,74 @@
+"""The registry: keepalives in, pods in the store out, acknowledged once the store has them.
+
+The common keepalive says nothing new. It costs no write: decided on the mirror, it is one lease
+refresh. Everything else goes through the one `Writer`.
+"""
+
+import logging
+from collections.abc import Callable
+
+from kontrol.ensemble.canonical import JSON
+from kontrol.ensemble.pod import BadRecord, Keepalive, parse_keepalive
+from kontrol.master.admission import Refresh, View, decide
+from kontrol.master.keys import Keys
+from kontrol.master.mirror import Mirror
+from kontrol.master.writer import Writer
+from kontrol.rpc.errors import Refused
+from kontrol.store.protocol import Store, StoreError
+
+log = logging.getLogger(__name__)
+
+
+class Registry:
+    """Takes keepalives. `run` must be running for those that change something."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        mirror: Mirror,
+        *,
+        ttl: float,
+        leader: Callable[[], str | None],
+    ) -> None:
+        """`ttl` in seconds is what a silent pod is given; `leader` tells the leader's name."""
+        self._store = store
+        self._mirror = mirror
+        self._ttl = ttl
+        self._leader = leader
+        self._writer = Writer(store, keys, mirror, ttl=ttl)
+
+    async def run(self) -> None:
+        """Write what changes, until cancelled."""
+        await self._writer.run()
+
+    async def ping(self, raw: str | bytes) -> dict[str, JSON]:
+        """Take one keepalive, the JSON text; returns the acknowledgement, once the store has it.
+
+        Returns `seq` (None after a farewell of a stranger), `ttl` in seconds, and `leader`.
+        Raises `Refused`: `BadRecord`, `Conflict`, `Stale`, `Gone`, or `Unavailable`.
+        """
+        try:
+            record = parse_keepalive(raw)
+        except BadRecord as error:
+            raise Refused("BadRecord", str(error)) from None
+        try:
+            seq = await self._unchanged(record)
+            if seq is None:
+                seq = await self._writer.write(record, len(raw))
+        except StoreError as error:
+            message = f"this master has no answer from etcd ({error}); try another, or again"
+            raise Refused("Unavailable", message) from None
+        return {"seq": seq, "ttl": self._ttl, "leader": self._leader()}
+
+    async def _unchanged(self, record: Keepalive) -> int | None:
+        """Refresh a keepalive that the mirror knows; None if that cannot be decided there."""
+        if not self._mirror.current:
+            return None
+        live = self._mirror.live(record.key)
+        if live is None:
+            return None
+        decision = decide(record, View(live=live, elsewhere=self._mirror.elsewhere(record)))
+        if not isinstance(decision, Refresh):
+            return None
+        return live.pod.seq if await self._store.refresh(live.lease) > 0 else None
