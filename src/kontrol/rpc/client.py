@@ -1,0 +1,138 @@
+"""A ZeroRPC client: any number of concurrent calls over one connection.
+
+The connection is made when a call first needs one. When it ends, its calls raise `LostRemote`, and
+the next call makes a new one, with a new look-up of the name.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+import zmq
+
+from kontrol.rpc.address import endpoint
+from kontrol.rpc.connection import Calling, Connection
+from kontrol.rpc.errors import CallTimeout, LostRemote, ProtocolError, RemoteError
+from kontrol.rpc.events import Done, Event, Failure, Item, Open, Result
+from kontrol.rpc.limits import Limits
+
+__all__ = ["Client", "Limits"]
+
+
+class Client:
+    """Calls the ZeroRPC server at `host` and `port`, a name or an address.
+
+    `heartbeat` is in seconds and should be the server's (ZeroRPC's default is 5): a peer silent for
+    two to three of them is lost. `context` is the ZeroMQ context, with its I/O thread; by default
+    all of the process share one. An asynchronous context manager; it connects when first used.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        heartbeat: float = 5.0,
+        limits: Limits | None = None,
+        context: "zmq.Context[zmq.Socket[bytes]] | None" = None,
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._heartbeat = heartbeat
+        # We chose this peer: its answers may hold what strangers' questions may not.
+        self._limits = limits or replace(Limits(), values=1_000_000)
+        self._context = context or zmq.Context.instance()
+        self._connection: Connection | None = None
+        self._connecting = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._connection is not None:
+            self._connection.close("the client was closed")
+
+    async def call(self, method: str, *args: object, timeout: float) -> object:
+        """Call a method that returns, and return what it does; wait at most `timeout` seconds.
+
+        Raises `RemoteError` if the peer answers with an error, `LostRemote`, `CallTimeout`,
+        `Unsendable`, and `ProtocolError` if the method streams.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        async with self._channel(Open(method, args), deadline) as (_, channel):
+            event = await channel.next(deadline)
+        if isinstance(event, Result):
+            return event.value
+        raise self._unexpected(event, method, timeout, "call it with stream()")
+
+    async def stream(
+        self, method: str, *args: object, timeout: float | None = None
+    ) -> AsyncGenerator[object, None]:
+        """Call a method that streams, and iterate over its items.
+
+        `timeout` is the longest wait for any one item, in seconds; without, a stream may pause
+        for as long as the peer's heartbeats come. The peer sends at most `Limits.window` items
+        ahead of this iterator; closing it early ends the peer's handler. Raises as `call` does.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        async with self._channel(Open(method, args), deadline) as (connection, channel):
+            while True:
+                event = await channel.next(deadline)
+                if isinstance(event, Done):
+                    return
+                if not isinstance(event, Item):
+                    raise self._unexpected(event, method, timeout, "call it with call()")
+                yield event.value
+                if (more := channel.grant(len(channel.arrived))) is not None:
+                    connection.emit(channel, more)
+                deadline = None if timeout is None else loop.time() + timeout
+
+    @asynccontextmanager
+    async def _channel(
+        self, event: Open, deadline: float | None
+    ) -> AsyncGenerator[tuple[Connection, Calling], None]:
+        """Open a channel, and leave nothing of it behind."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                connection = await self._connected()
+                channel = await connection.open(event)
+        except TimeoutError:
+            where = f"{self._host}:{self._port}"
+            raise CallTimeout(f"{where}: {event.name} could not be sent in time") from None
+        try:
+            yield connection, channel
+        finally:
+            connection.release(channel)
+
+    async def _connected(self) -> Connection:
+        """Return the connection, a new one if there is none or it ended. Raises `LostRemote`."""
+        async with self._connecting:
+            if self._connection is None or self._connection.ended is not None:
+                try:
+                    where = await endpoint(self._host, self._port)
+                except OSError as error:
+                    raise LostRemote(f"{self._host}: {error}") from error
+                self._connection = Connection(
+                    where, self._context, heartbeat=self._heartbeat, limits=self._limits
+                )
+            return self._connection
+
+    def _unexpected(
+        self, event: Event | None, method: str, timeout: float | None, mend: str
+    ) -> Exception:
+        """Return the error for what is not the answer hoped for."""
+        if isinstance(event, Failure):
+            return RemoteError(event.error, event.message, event.traceback)
+        where = f"{method} at {self._host}:{self._port}"
+        if event is None:
+            return CallTimeout(f"{where}: no answer within {timeout:g} s")
+        return ProtocolError(f"{where} answered {event.name}: {mend}")

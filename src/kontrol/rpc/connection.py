@@ -1,0 +1,191 @@
+"""One connection of a client, from its first attempt to its end, and the calls that are open on it.
+
+A connection ends for good when TCP says so, be it refused or closed: ZeroMQ would go on
+reconnecting in silence, and later deliver calls that their caller has long given up. Here every
+open call fails at once, and what was queued is dropped. Invariant: an open call gets what arrived
+before the end, then its error; nothing waits on a connection that is over.
+"""
+
+import asyncio
+import secrets
+from collections import deque
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from kontrol.rpc.channel import Channel, Channels, Illegal, Lost, Side
+from kontrol.rpc.errors import LostRemote, ProtocolError, RpcError
+from kontrol.rpc.events import Beat, Event, Failure, More, Open
+from kontrol.rpc.limits import Limits
+from kontrol.rpc.pulse import Pulse
+from kontrol.rpc.transport import Transport
+from kontrol.rpc.wire import Codec, Malformed, Message
+
+_ENDINGS = {
+    int(zmq.EVENT_CLOSED): "the connection was refused",
+    int(zmq.EVENT_DISCONNECTED): "the connection was closed",
+    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "it does not speak ZeroMQ",
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "it does not speak ZeroMQ as we do",
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "it does not accept our keys",
+}
+
+
+class Calling(Channel):
+    """An open channel of the client, with what has arrived on it."""
+
+    __slots__ = ("arrived", "error", "id", "wake")
+
+    def __init__(self, id: str, now: float, heartbeat: float, window: int) -> None:  # noqa: A002 - the wire's word
+        super().__init__(Side.CALLER, now, heartbeat=heartbeat, window=window)
+        self.id = id
+        self.arrived: deque[Event] = deque()
+        self.error: RpcError | None = None
+        self.wake: asyncio.Future[None] | None = None
+
+    def fail(self, error: RpcError) -> None:
+        """End the call with an error, after what has arrived before it."""
+        self.error = self.error or error
+        self.awaken()
+
+    def awaken(self) -> None:
+        """Let the caller look."""
+        if self.wake is not None and not self.wake.done():
+            self.wake.set_result(None)
+
+    async def next(self, deadline: float | None) -> Event | None:
+        """Return the next event, or None past the deadline (in loop time). Raises `RpcError`."""
+        loop = asyncio.get_running_loop()
+        while not self.arrived:
+            if self.error is not None:
+                raise self.error
+            if deadline is not None and loop.time() >= deadline:
+                return None
+            self.wake = loop.create_future()
+            timer = loop.call_at(deadline, self.awaken) if deadline is not None else None
+            try:
+                await self.wake
+            finally:
+                if timer is not None:
+                    timer.cancel()
+        return self.arrived.popleft()
+
+
+class Connection:
+    """A ZeroMQ dealer connected to `where`, an endpoint with a numeric address."""
+
+    def __init__(
+        self,
+        where: str,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        *,
+        heartbeat: float,
+        limits: Limits,
+    ) -> None:
+        self.ended: LostRemote | None = None
+        """Why the connection is over, once it is."""
+        self._where = where
+        self._heartbeat = heartbeat
+        self._limits = limits
+        self._codec = Codec(limits)
+        self._ids = f"{secrets.token_hex(8)}-"  # unlike those of any other connection
+        self._made = 0
+        self._loop = asyncio.get_running_loop()
+        self._channels: Channels[str, Calling] = Channels()
+        self._pulse = Pulse(self._channels, self._beat, self._loop)
+        socket = context.socket(zmq.DEALER)
+        for option, value in self._options().items():
+            socket.setsockopt(option, value)
+        events = 0
+        for event in _ENDINGS:
+            events |= event
+        self._monitor = Transport(socket.get_monitor_socket(events), self._noticed, self._loop)
+        self._transport = Transport(socket, self._receive, self._loop)
+        socket.connect(where)
+
+    def _options(self) -> dict[int, int]:
+        return {
+            zmq.IPV6: int("[" in self._where),
+            zmq.MAXMSGSIZE: self._limits.frame,
+            zmq.SNDHWM: self._limits.unread,
+            zmq.RCVHWM: self._limits.unhandled,
+            zmq.HANDSHAKE_IVL: int(self._limits.handshake * 1000),
+            zmq.TCP_KEEPALIVE: 1,
+            zmq.LINGER: 0,
+        }
+
+    async def open(self, event: Open) -> Calling:
+        """Open a channel. Raises `Unsendable`, `LostRemote`."""
+        channel = Calling(self._new_id(), self._loop.time(), self._heartbeat, self._limits.window)
+        frame = self._codec.encode(Message(channel.id, None, event))
+        await self._transport.deliver((b"", frame))
+        channel.send(event)
+        self._channels.add(channel.id, channel)
+        self._pulse.start()
+        return channel
+
+    def emit(self, channel: Calling, event: Event) -> None:
+        """Send an event of an open channel; it is dropped if the peer leaves too much unread."""
+        channel.send(event)
+        frame = self._codec.encode(Message(self._new_id(), channel.id, event))
+        if self.ended is None:
+            self._transport.send((b"", frame))
+
+    def release(self, channel: Calling) -> None:
+        """Forget a channel, and tell the peer if it still has to answer."""
+        self._channels.remove(channel.id)
+        if not channel.closed and channel.error is None:
+            self.emit(channel, Failure("Cancelled", "the caller has given up", ""))
+
+    def close(self, reason: str) -> None:
+        """Close the connection; every open call fails."""
+        if self.ended is not None:
+            return
+        self.ended = LostRemote(f"{self._where}: {reason}")
+        self._pulse.stop()
+        self._monitor.close()
+        self._transport.close()
+        for channel in self._channels:
+            self._fail(channel, LostRemote(str(self.ended)))
+
+    def _new_id(self) -> str:
+        self._made += 1
+        return f"{self._ids}{self._made:x}"
+
+    def _receive(self, frames: list[zmq.Frame]) -> None:
+        try:
+            message = self._codec.decode(frames[-1].bytes)
+        except Malformed as malformed:
+            if isinstance(malformed.to, str) and (channel := self._channels.get(malformed.to)):
+                self._fail(channel, ProtocolError(f"{self._where} answered nonsense: {malformed}"))
+            return
+        channel = self._channels.get(message.to) if isinstance(message.to, str) else None
+        if channel is None:
+            return  # the answer to a call that was given up
+        try:
+            channel.receive(message.event, self._loop.time())
+        except Illegal as illegal:
+            self._fail(channel, ProtocolError(f"{self._where}: {illegal}"))
+            return
+        if channel.closed:
+            self._channels.remove(channel.id)
+        if not isinstance(message.event, Beat | More):
+            channel.arrived.append(message.event)
+            channel.awaken()
+
+    def _beat(self, channel: Calling, verdict: Beat | Lost) -> None:
+        if isinstance(verdict, Beat):
+            self.emit(channel, verdict)
+        else:
+            reason = f"no heartbeat for {verdict.silence:.1f} s"
+            self._fail(channel, LostRemote(f"{self._where}: {reason}"))
+
+    def _fail(self, channel: Calling, error: RpcError) -> None:
+        self._channels.remove(channel.id)
+        channel.fail(error)
+
+    def _noticed(self, frames: list[zmq.Frame]) -> None:
+        """End with the connection: ZeroMQ's monitor says that it is over."""
+        event = int(parse_monitor_message([frame.bytes for frame in frames])["event"])
+        while self._transport.drain():
+            pass  # what arrived before the end still counts
+        self.close(_ENDINGS.get(event, "the connection ended"))

@@ -1,0 +1,47 @@
+"""The limits that keep a hostile or broken peer from stalling or bloating the process."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what one peer, and all of them together, can make an endpoint hold or do.
+
+    The string below each field is its line in the published table of limits.
+    """
+
+    frame: int = 2 * 1024 * 1024
+    """Bytes of one event. A larger one closes the connection that sent it (`ZMQ_MAXMSGSIZE`)."""
+
+    parts: int = 8
+    """ZeroMQ message parts of one event, routing envelope included."""
+
+    values: int = 10_000
+    """Values in one event received, keys and containers counted. Bounds decoding to about 2 ms."""
+
+    depth: int = 64
+    """Arrays and maps nested in one event received."""
+
+    text: int = 256
+    """Bytes of a message id or of a method's name."""
+
+    calls: int = 4096
+    """Calls in progress in a server; each is one open channel and one handler."""
+
+    calls_per_peer: int = 1024
+    """Calls in progress for one connection."""
+
+    window: int = 100
+    """Items of one stream sent ahead of its consumer (the reference library's number)."""
+
+    unread: int = 1000
+    """Events that wait for a connection whose peer does not read; further answers are dropped."""
+
+    unhandled: int = 64
+    """Events read ahead from one connection while the process is busy; TCP holds back the rest."""
+
+    handshake: float = 10.0
+    """Seconds in which a new connection must have said that it speaks ZeroMQ."""
+
+    backlog: int = 4096
+    """Connections not yet accepted; the kernel's `net.core.somaxconn` bounds it too."""

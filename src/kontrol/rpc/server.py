@@ -1,0 +1,337 @@
+"""A ZeroRPC server on a ZeroMQ router socket.
+
+One callback takes each message from the socket to its channel; only a call that is accepted costs
+a task, which runs the handler and is cancelled when its caller is lost or gives up. Whatever can be
+answered is answered: an event that is no call gets an error, without `response_to` if not even
+its message id can be told (callers ignore that one, a person with a packet dump does not).
+
+Invariants: every open channel has exactly one handler task, and its caller gets at most one ending.
+`serve` returns only when all handlers have ended. A channel belongs to the connection that opened
+it: its key is the routing envelope with the message id, so no peer can touch another's calls.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import Counter
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from typing import Any, cast
+
+import zmq
+
+from kontrol.rpc.address import endpoint
+from kontrol.rpc.channel import Channel, Channels, Illegal, Lost, Side
+from kontrol.rpc.errors import BindError, LostRemote, Refused, Unsendable
+from kontrol.rpc.events import Beat, Done, Event, Item, Open, Reply, Result, failure
+from kontrol.rpc.limits import Limits
+from kontrol.rpc.methods import Call, Catalog, Method, Signature
+from kontrol.rpc.pulse import Pulse
+from kontrol.rpc.transport import FULL_PAUSE, Transport
+from kontrol.rpc.wire import Codec, Id, Malformed, Message
+
+__all__ = ["Call", "Limits", "Method", "Server"]
+
+_log = logging.getLogger(__name__)
+
+Envelope = tuple[bytes, ...]
+
+
+class _Serving(Channel):
+    """An open channel of the server, with its handler's task."""
+
+    __slots__ = ("envelope", "id", "owed", "room", "task")
+
+    def __init__(self, envelope: Envelope, id: Id, now: float, heartbeat: float) -> None:  # noqa: A002 - the wire's word
+        super().__init__(Side.ANSWERER, now, heartbeat=heartbeat)
+        self.envelope = envelope
+        self.id = id
+        self.task: asyncio.Task[object] | None = None
+        self.owed: Reply | None = None
+        self.room: asyncio.Future[None] | None = None
+
+
+class Server:
+    """Serves `methods` to any number of peers. `bind`, then `serve`.
+
+    `heartbeat` is in seconds and should be that of the callers (ZeroRPC's default is 5). `context`
+    is the ZeroMQ context, with its I/O thread; by default all of the process share one.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        *,
+        name: str = "kontrol",
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        heartbeat: float = 5.0,
+        context: "zmq.Context[zmq.Socket[bytes]] | None" = None,
+    ) -> None:
+        self._catalog = Catalog(name, methods)
+        self._limits = limits
+        self._heartbeat = heartbeat
+        self._context = context or zmq.Context.instance()
+        self._codec = Codec(limits)
+        self._channels: Channels[tuple[Envelope, Id], _Serving] = Channels()
+        self._per_peer: Counter[bytes] = Counter()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._emitted = 0
+        self._socket: zmq.Socket[bytes] | None = None
+        self._transport: Transport | None = None
+        self._pulse: Pulse[tuple[Envelope, Id], _Serving] | None = None
+
+    async def bind(self, host: str, port: int) -> int:
+        """Listen on `host` ("" or "*": all addresses, IPv6 too) and return the port.
+
+        Port 0 lets the system choose. Raises `BindError`.
+        """
+        if self._socket is not None:
+            raise BindError("the server is bound already")
+        where = await endpoint(host or "*", port)
+        socket = self._context.socket(zmq.ROUTER)
+        for option, value in self._options(where).items():
+            socket.setsockopt(option, value)
+        try:
+            socket.bind(where)
+        except zmq.ZMQError as error:
+            socket.close(linger=0)
+            mend = " (another process listens there)" if error.errno == zmq.EADDRINUSE else ""
+            raise BindError(
+                f"cannot listen on {where}: {os.strerror(error.errno or 0)}{mend}"
+            ) from None
+        self._socket = socket
+        return int(str(socket.getsockopt_string(zmq.LAST_ENDPOINT)).rpartition(":")[2])
+
+    def _options(self, where: str) -> dict[int, int]:
+        """Return the router's options; docs/decisions/0013 gives the reasons."""
+        return {
+            zmq.IPV6: int("*" in where or "[" in where),
+            zmq.ROUTER_MANDATORY: 1,
+            zmq.MAXMSGSIZE: self._limits.frame,
+            zmq.SNDHWM: self._limits.unread,
+            zmq.RCVHWM: self._limits.unhandled,
+            zmq.BACKLOG: self._limits.backlog,
+            zmq.HANDSHAKE_IVL: int(self._limits.handshake * 1000),
+            zmq.TCP_KEEPALIVE: 1,
+            zmq.TCP_KEEPALIVE_IDLE: 30,
+            zmq.TCP_KEEPALIVE_INTVL: 10,
+            zmq.TCP_KEEPALIVE_CNT: 3,
+            zmq.LINGER: 0,
+        }
+
+    async def serve(self) -> None:
+        """Serve until cancelled; then cancel the handlers, await them, and close the socket."""
+        if self._socket is None:
+            raise BindError("serve() was called before bind()")
+        loop = asyncio.get_running_loop()
+        self._pulse = Pulse(self._channels, self._beat, loop)
+        self._transport = Transport(self._socket, self._receive, loop)
+        try:
+            await loop.create_future()
+        finally:
+            self.close()
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+
+    def close(self) -> None:
+        """Close the socket, for when `serve` was never called; `serve` itself closes it."""
+        if self._pulse is not None:
+            self._pulse.stop()
+        if self._transport is not None:
+            self._transport.close()
+        elif self._socket is not None:
+            self._socket.close(linger=0)
+
+    # What arrives.
+
+    def _receive(self, frames: list[zmq.Frame]) -> None:
+        """Take one message: a routing envelope, an empty part (or none), and an event."""
+        envelope = tuple(part.bytes for part in frames[: max(1, len(frames) - 2)])
+        if len(frames) > self._limits.parts:
+            reason = f"{len(frames)} parts are over the limit of {self._limits.parts}"
+            self._refuse(envelope[:1], None, "ProtocolError", reason)
+            return
+        try:
+            message = self._codec.decode(frames[-1].bytes if len(frames) > 1 else b"")
+        except Malformed as malformed:
+            self._malformed(envelope, malformed)
+            return
+        if isinstance(message.event, Open):
+            self._open(envelope, message, message.event, frames[-1])
+        else:
+            self._follow_up(envelope, message)
+
+    def _malformed(self, envelope: Envelope, malformed: Malformed) -> None:
+        if malformed.to is None:
+            self._refuse(envelope, malformed.id, "ProtocolError", str(malformed))
+        elif (channel := self._channels.get((envelope, malformed.to))) is not None:
+            self._break(channel, str(malformed))
+
+    def _open(self, envelope: Envelope, message: Message, event: Open, frame: zmq.Frame) -> None:
+        """Start the handler of a call, or answer why not."""
+        assert message.id is not None  # noqa: S101 - the codec's promise
+        key = (envelope, message.id)
+        limits = self._limits
+        try:
+            method = self._catalog.find(event.name, event.args)
+            if key in self._channels:
+                raise Refused("ProtocolError", f"message_id {message.id!r} is that of an open call")
+            if len(self._channels) >= limits.calls:
+                raise Refused("Busy", f"{limits.calls} calls are in progress: try again later")
+            if self._per_peer[envelope[0]] >= limits.calls_per_peer:
+                raise Refused(
+                    "Busy",
+                    f"this connection has {limits.calls_per_peer} calls in progress: await some",
+                )
+        except Refused as refused:
+            self._refuse(envelope, message.id, refused.name, refused.message)
+            return
+        loop = asyncio.get_running_loop()
+        channel = _Serving(envelope, message.id, loop.time(), self._heartbeat)
+        channel.receive(event, loop.time())
+        self._channels.add(key, channel)
+        self._per_peer[envelope[0]] += 1
+        call = Call(event.name, event.args, _peer(envelope[0], frame))
+        answer = method.handler(call, *call.args)
+        if method.streams:
+            answer = self._stream(channel, cast("AsyncGenerator[object, None]", answer))
+        task = channel.task = loop.create_task(cast("Coroutine[Any, Any, object]", answer))
+        self._tasks.add(task)
+        task.add_done_callback(lambda task: self._ended(channel, method, task))
+        if self._pulse is not None:
+            self._pulse.start()
+
+    def _follow_up(self, envelope: Envelope, message: Message) -> None:
+        """Take an event of an open channel; of any other it is too late, and ignored."""
+        channel = self._channels.get((envelope, cast("Id", message.to)))
+        if channel is None:
+            return
+        try:
+            channel.receive(message.event, asyncio.get_running_loop().time())
+        except Illegal as illegal:
+            self._break(channel, str(illegal))
+            return
+        if channel.closed:
+            self._drop(channel, "the caller gave up")
+        elif channel.owed is not None:
+            self._end(channel, channel.owed)
+        elif channel.credit and channel.room is not None and not channel.room.done():
+            channel.room.set_result(None)
+
+    def _beat(self, channel: _Serving, verdict: Beat | Lost) -> None:
+        """Send a channel's heartbeat, or end it because its peer is lost."""
+        if isinstance(verdict, Lost):
+            self._drop(channel, f"no heartbeat for {verdict.silence:.1f} s")
+        elif channel.owed is not None:
+            self._end(channel, channel.owed)
+        else:
+            self._emit(channel, verdict)
+
+    # What handlers say.
+
+    async def _stream(self, channel: _Serving, items: AsyncGenerator[object, None]) -> None:
+        """Send the items as fast as the caller asks for them."""
+        async with contextlib.aclosing(items):
+            async for item in items:
+                while not channel.credit:
+                    channel.room = asyncio.get_running_loop().create_future()
+                    await channel.room
+                while not self._emit(channel, Item(item)):  # noqa: ASYNC110 - see FULL_PAUSE
+                    await asyncio.sleep(FULL_PAUSE)
+
+    def _ended(self, channel: _Serving, method: Signature, task: asyncio.Task[object]) -> None:
+        """Answer with what a handler came to, unless its caller is gone."""
+        self._tasks.discard(task)
+        if task.cancelled():
+            ending: Reply = failure("InternalError", f"{method.name} was cancelled")
+        elif (error := task.exception()) is None:
+            ending = Done() if method.streams else Result(task.result())
+        elif isinstance(error, Refused):
+            ending = failure(error.name, error.message)
+        elif isinstance(error, Unsendable):
+            ending = failure("Unsendable", str(error))
+        else:
+            _log.error("method %s failed", method.name, exc_info=error)
+            reason = f"{type(error).__name__} in {method.name}; the server's log has the details"
+            ending = failure("InternalError", reason)
+        self._end(channel, ending)
+
+    def _break(self, channel: _Serving, reason: str) -> None:
+        """End a channel whose caller broke the protocol."""
+        if self._open_still(channel):
+            self._refuse(channel.envelope, channel.id, "ProtocolError", reason)
+            self._drop(channel, reason)
+
+    def _end(self, channel: _Serving, ending: Reply) -> None:
+        """Send the ending of an open channel and forget it, or owe it until it can be sent.
+
+        It is tried again when the caller asks for more, and at each heartbeat.
+        """
+        channel.owed = ending
+        if not channel.credit or not self._open_still(channel):
+            return
+        try:
+            sent = self._emit(channel, ending)
+        except Unsendable as error:
+            sent = self._emit(channel, failure("Unsendable", str(error)))
+        if sent:
+            self._forget(channel)
+
+    # What leaves.
+
+    def _emit(self, channel: _Serving, event: Event) -> bool:
+        """Send an event; False if the peer leaves too much unread.
+
+        A peer that is not connected any more is lost: its channel is dropped. Raises `Unsendable`.
+        """
+        frame = self._encode(channel.id, event)
+        try:
+            sent = self._send(channel.envelope, frame)
+        except LostRemote as lost:
+            self._drop(channel, str(lost))
+            return True
+        if sent:
+            channel.send(event)
+        return sent
+
+    def _refuse(self, envelope: Envelope, to: Id | None, error: str, message: str) -> None:
+        """Answer what opened no channel."""
+        _log.debug("refused an event of %s: %s: %s", envelope[0].hex(), error, message)
+        with contextlib.suppress(LostRemote):
+            self._send(envelope, self._encode(to, failure(error, message)))
+
+    def _encode(self, to: Id | None, event: Event) -> bytes:
+        self._emitted += 1
+        return self._codec.encode(Message(f"{self._emitted:016x}", to, event))
+
+    def _send(self, envelope: Envelope, frame: bytes) -> bool:
+        if self._transport is None:
+            raise LostRemote("the server does not run")
+        return self._transport.send((*envelope, b"", frame))
+
+    def _open_still(self, channel: _Serving) -> bool:
+        return self._channels.get((channel.envelope, channel.id)) is channel
+
+    def _drop(self, channel: _Serving, reason: str) -> None:
+        """Forget a channel whose caller is gone, and cancel its handler."""
+        if self._forget(channel) and channel.task is not None:
+            _log.debug("call of %s cancelled: %s", channel.envelope[0].hex(), reason)
+            channel.task.cancel()
+
+    def _forget(self, channel: _Serving) -> bool:
+        if not self._open_still(channel):
+            return False
+        self._channels.remove((channel.envelope, channel.id))
+        peer = channel.envelope[0]
+        self._per_peer[peer] -= 1
+        if not self._per_peer[peer]:
+            del self._per_peer[peer]
+        return True
+
+
+def _peer(identity: bytes, frame: zmq.Frame) -> str:
+    """Return the name of a connection, for `Call.peer`."""
+    address = str(frame.get("Peer-Address")).removeprefix("::ffff:")
+    return f"{address}#{identity.hex()}"
