@@ -1,0 +1,116 @@
+"""Masters and names that fail at will, in place of the network: for tests on virtual time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from random import Random
+
+from kontrol.agent.agent import Agent, AgentSettings
+from kontrol.agent.reporter import Caller
+from kontrol.ensemble.pod import Keepalive, parse_keepalive
+from kontrol.ensemble.tiers import parse_tiers
+from kontrol.rpc.errors import LostRemote
+
+IDENTITY = Keepalive(app="test", id="pod-1", ip="10.1.0.1", key="", role="test")
+CLOCK = 1_700_000_000_000_000_000
+
+
+@dataclass
+class Master:
+    """One address. `answer` is called with each keepalive: it returns, raises, or is SILENT."""
+
+    answer: Callable[[Keepalive], object] = lambda record: None
+    delay: float = 0.001
+    connectable: bool = True
+    received: list[tuple[float, Keepalive]] = field(default_factory=list)
+    acknowledged: list[float] = field(default_factory=list)
+    opened: int = 0
+    open: int = 0
+
+    @property
+    def records(self) -> list[Keepalive]:
+        return [record for _, record in self.received]
+
+    @property
+    def times(self) -> list[float]:
+        return [at for at, _ in self.received]
+
+
+def silent(record: Keepalive) -> object:
+    """Never answer."""
+    return SILENT
+
+
+SILENT = object()
+
+
+class Network:
+    """Names, addresses and the masters there; DNS fails by raising or, with None, by hanging."""
+
+    def __init__(self, names: dict[str, list[str]], masters: dict[str, Master]) -> None:
+        self.names = names
+        self.masters = masters
+        self.looked_up: list[str] = []
+        self.dns: Callable[[], bool] = lambda: True
+        self.dns_hangs = False
+
+    async def resolve(self, host: str, port: int) -> list[str]:
+        self.looked_up.append(host)
+        if self.dns_hangs:
+            await asyncio.Event().wait()
+        if not self.dns():
+            raise OSError("no such name")
+        return list(self.names.get(host, [host]))
+
+    @asynccontextmanager
+    async def connect(self, host: str, port: int) -> AsyncIterator[Caller]:
+        master = self.masters[host]
+        if not master.connectable:
+            raise LostRemote(f"cannot connect to {host}")
+        master.opened += 1
+        master.open += 1
+        try:
+            yield _Connection(master)
+        finally:
+            master.open -= 1
+
+    def agent(self, tiers: str, *, ttl: float = 24.0, seed: int = 0) -> Agent:
+        return Agent(
+            AgentSettings(named(IDENTITY), parse_tiers(tiers, 8000), ttl),
+            connect=self.connect,
+            resolve=self.resolve,
+            random=Random(seed),
+            clock=lambda: CLOCK,
+        )
+
+
+class _Connection:
+    def __init__(self, master: Master) -> None:
+        self._master = master
+
+    async def call(self, method: str, *args: object, timeout: float) -> object:
+        (raw,) = args
+        assert method == "ping"
+        assert isinstance(raw, str)
+        loop = asyncio.get_running_loop()
+        record = parse_keepalive(raw)
+        self._master.received.append((loop.time(), record))
+        answer = self._master.answer(record)
+        if answer is SILENT:
+            await asyncio.Event().wait()
+        await asyncio.sleep(self._master.delay)
+        self._master.acknowledged.append(loop.time())
+        return answer
+
+
+def named(record: Keepalive) -> Keepalive:
+    """Return `record` as settings make it, with its key."""
+    return parse_keepalive(
+        Keepalive(app=record.app, id=record.id, ip=record.ip, key="0", role=record.role).encode()
+    )
+
+
+def gaps(times: Sequence[float]) -> list[float]:
+    return [later - earlier for earlier, later in pairwise(times)]
