@@ -1,0 +1,144 @@
+"""Lease refreshes: thousands a second over a few shared streams.
+
+etcd answers the refreshes of one stream in order, and one at a time: a stream is a queue, several
+are the parallelism (one stream per lease would cost megabytes). Each `Lane` owns one stream and a
+first-in, first-out list of refreshes not answered yet; on a new stream all of them are sent again,
+which is harmless, since a refresh only ever lengthens.
+"""
+
+import asyncio
+from collections import deque
+
+from kontrol.store.etcd.errors import LoggedOut
+from kontrol.store.etcd.members import Client
+from kontrol.store.etcd.messages import KEEP_ALIVE, Wire
+from kontrol.store.etcd.stream import Stream
+from kontrol.store.protocol import Ambiguous, StoreError, Unavailable
+
+MAX_PENDING = 20_000  # refreshes waiting in one lane; more is a caller without bounds
+STALL = 1.5  # seconds without any answer, while some are due, until the member is left
+_PAUSE = 0.1  # seconds before a failed stream is opened again
+
+
+class Keepalives:
+    """All lanes of one client. A lease keeps to its lane, so that its refreshes stay in order."""
+
+    def __init__(self, client: Client) -> None:
+        self._lanes = [Lane(client) for _ in range(client.config.keepalive_streams)]
+
+    async def refresh(self, lease: int) -> int:
+        """See `Store.refresh`."""
+        return await self._lanes[lease % len(self._lanes)].refresh(lease)
+
+    async def close(self) -> None:
+        """End all streams; refreshes under way raise `Unavailable`."""
+        for lane in self._lanes:
+            await lane.close()
+
+
+class Lane:
+    """One stream, opened at the first refresh, and what waits for its answers."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._pending: deque[tuple[int, asyncio.Future[int]]] = deque()
+        self._wanted = asyncio.Event()
+        self._stream: Stream | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def refresh(self, lease: int) -> int:
+        """Queue one refresh and await its answer, for as long as the client's `timeout`."""
+        if self._closed:
+            raise Unavailable("the store's client is closed")
+        if len(self._pending) >= MAX_PENDING:
+            raise Unavailable(f"{MAX_PENDING} refreshes wait for etcd already")
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._pending.append((lease, answer))
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="etcd-keepalives")
+        self._wanted.set()
+        if self._stream is not None:
+            self._send(self._stream, lease)
+        try:
+            async with asyncio.timeout(self._client.config.timeout):
+                return await answer
+        except TimeoutError:
+            raise Unavailable(f"no answer to the refresh of lease {lease} in time") from None
+
+    def _send(self, stream: Stream, lease: int) -> None:
+        stream.send(KEEP_ALIVE.request(ID=lease))
+        if self._watchdog is None:
+            self._watch(stream, STALL)
+
+    def _watch(self, stream: Stream, delay: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._watchdog = loop.call_later(delay, self._check, stream, loop.time())
+
+    def _check(self, stream: Stream, since: float) -> None:
+        """Give the stream up if nothing came since `since`; look again while answers are due."""
+        self._watchdog = None
+        if not self._pending:
+            return
+        silent = asyncio.get_running_loop().time() - max(since, stream.received)
+        if silent >= STALL:
+            reason = f"etcd at {stream.endpoint} did not answer a refresh for {silent:.1f} s"
+            stream.give_up(Unavailable(reason))
+        else:
+            self._watch(stream, STALL - silent)
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._wanted.wait()
+                try:
+                    async with self._client.stream(KEEP_ALIVE) as stream:
+                        await self._serve(stream)
+                except (Unavailable, Ambiguous, LoggedOut):
+                    pass  # the client moved on to another member, or forgot its token
+                except StoreError as error:
+                    self._fail(error)
+                self._forget_stream()
+                await asyncio.sleep(_PAUSE)
+        finally:
+            self._forget_stream()
+            self._fail(Unavailable("the store's client is closed"))
+
+    async def _serve(self, stream: Stream) -> None:
+        # Whoever gave up waiting is not asked for again.
+        self._pending = deque(entry for entry in self._pending if not entry[1].done())
+        self._stream = stream
+        for lease, _ in self._pending:
+            self._send(stream, lease)
+        while True:
+            self._answer(await stream.receive())
+
+    def _answer(self, message: Wire) -> None:
+        if not self._pending or self._pending[0][0] != message.ID:
+            raise Unavailable(f"etcd answered for lease {message.ID}, which is not the next one")
+        _, answer = self._pending.popleft()
+        if not answer.done():
+            answer.set_result(max(message.TTL, 0))
+
+    def _forget_stream(self) -> None:
+        self._stream = None
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        if not any(not answer.done() for _, answer in self._pending):
+            self._pending.clear()
+            self._wanted.clear()
+
+    def _fail(self, error: StoreError) -> None:
+        for _, answer in self._pending:
+            if not answer.done():
+                answer.set_exception(error)
+        self._pending.clear()
+
+    async def close(self) -> None:
+        """End the stream and the task."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})

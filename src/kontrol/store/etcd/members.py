@@ -1,0 +1,246 @@
+"""etcd's members: one channel each, our own rotation between them, log-in, and bounded calls.
+
+gRPC can balance over addresses by itself, but not tell whether a failed write was sent. So each
+member has a channel of its own, and a call goes in two steps: be connected (a question without
+effect, if the channel is not known to be), then ask. What fails in the first step was not done.
+
+The invariant of `Client.call`: a write is sent a second time only if the first was refused.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import grpc
+from grpc import aio
+
+from kontrol.store.etcd.config import EtcdConfig
+from kontrol.store.etcd.errors import LoggedOut, classify
+from kontrol.store.etcd.messages import AUTHENTICATE, STATUS, Method, Wire
+from kontrol.store.etcd.stream import Stream
+from kontrol.store.protocol import Ambiguous, Denied, StoreError, Unavailable
+
+log = logging.getLogger(__name__)
+
+# Pings find a dead peer under a stream that nothing else probes. etcd closes connections that ping
+# more often than every 5 s; gRPC ignores keepalive_timeout_ms without ping_timeout_ms, and stops
+# pinging a quiet stream after two without max_pings_without_data.
+_OPTIONS: Final = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+_PAUSE = 0.05  # seconds between two rounds over all members, doubling up to
+_MAX_PAUSE = 0.4
+
+
+class Member:
+    """One member: its channel, and the token that it gave us."""
+
+    def __init__(self, endpoint: str, config: EtcdConfig) -> None:
+        self.endpoint = endpoint
+        self._config = config
+        self._channel = _channel(endpoint, config)
+        self._calls: dict[str, Wire] = {}
+        self._token: str | None = None if config.user else ""
+        self._login = asyncio.Lock()
+
+    async def call(self, method: Method, request: Wire, timeout: float) -> Wire:
+        """Ask this member once, logging in as needed. Raises `StoreError` and `ValueError`."""
+        deadline = _now() + timeout
+        await self.connect(timeout)
+        try:
+            return await self._ask(method, request, deadline)
+        except LoggedOut:
+            return await self._ask(method, request, deadline)
+
+    async def _ask(self, method: Method, request: Wire, deadline: float) -> Wire:
+        token = await self.log_in(deadline - _now())
+        try:
+            return await self._unary(method, request, deadline - _now(), token)
+        except LoggedOut as error:
+            self.log_out(token, error)
+            raise
+
+    async def connect(self, timeout: float) -> None:
+        """Return once the channel is connected. Raises `Unavailable`."""
+        if self._channel.get_state() is grpc.ChannelConnectivity.READY:
+            return
+        try:
+            timeout = min(timeout, self._config.connect_timeout)
+            await self._unary(STATUS, STATUS.request(), timeout, "")
+        except Denied:
+            pass  # an answer is a connection
+        except StoreError as error:
+            raise Unavailable(f"cannot connect: {error}") from error
+
+    async def log_in(self, timeout: float) -> str:
+        """Return the token for this member, "" without a user. Raises `Unavailable`, `Denied`."""
+        if self._token is not None:
+            return self._token
+        async with self._login:
+            if self._token is None:
+                self._token = await self._authenticate(timeout)
+        return self._token
+
+    async def _authenticate(self, timeout: float) -> str:
+        try:
+            password = self._config.password()
+        except OSError as error:
+            raise Denied(f"etcd's password file cannot be read: {error}") from error
+        request = AUTHENTICATE.request(name=self._config.user, password=password)
+        try:
+            answer = await self._unary(AUTHENTICATE, request, timeout, "")
+        except Ambiguous as error:
+            raise Unavailable(f"cannot log in: {error}") from error
+        except StoreError as error:
+            if "authentication is not enabled" in str(error):
+                return ""
+            raise
+        token: str = answer.token
+        return token
+
+    def log_out(self, token: str, error: LoggedOut) -> None:
+        """Forget `token`, which the member refused. Raises `Denied` if we have no user."""
+        if not self._config.user:
+            raise Denied(f"{error}: give a user and a password file") from error
+        if self._token == token:
+            self._token = None
+
+    async def _unary(self, method: Method, request: Wire, timeout: float, token: str) -> Wire:
+        call = self._calls.get(method.path)
+        if call is None:
+            call = self._calls[method.path] = self._channel.unary_unary(
+                method.path,
+                request_serializer=method.request.SerializeToString,
+                response_deserializer=method.response.FromString,
+            )
+        try:
+            # Not asyncio.timeout: a call cancelled from outside leaks (grpc #43360).
+            return await call(request, timeout=max(timeout, 0.001), metadata=_metadata(token))
+        except aio.AioRpcError as error:
+            code, details = error.code(), error.details()
+            raise classify(self.endpoint, code, details or "") from None
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            raise Ambiguous("the store's client was closed in mid-call") from None
+        except aio.UsageError:
+            raise Unavailable("the store's client is closed") from None
+
+    def open(self, method: Method, token: str) -> Stream:
+        """Open a stream; whoever opens it closes it."""
+        make: Wire = self._channel.stream_stream(
+            method.path,
+            request_serializer=method.request.SerializeToString,
+            response_deserializer=method.response.FromString,
+        )
+        return Stream(self.endpoint, make, _metadata(token))
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+
+class Client:
+    """All members, of which one at a time is asked; the next one once that fails."""
+
+    def __init__(self, config: EtcdConfig) -> None:
+        self.config = config
+        self._members = [Member(endpoint, config) for endpoint in config.endpoints]
+        self._current = 0
+        self._closed = False
+
+    @property
+    def member(self) -> Member:
+        """The member that is asked at present."""
+        return self._members[self._current]
+
+    def leave(self, member: Member, error: StoreError) -> None:
+        """Ask another member from now on, unless that happened already."""
+        if member is not self.member:
+            return
+        self._current = (self._current + 1) % len(self._members)
+        log.warning("%s; next is %s", error, self.member.endpoint)
+
+    async def call(
+        self, method: Method, request: Wire, *, writes: bool = False, attempt: float = 0
+    ) -> Wire:
+        """Ask until a member answers or the time is up; `attempt` is the bound of one try.
+
+        Raises what the answer means; `Unavailable` in the end, and `Ambiguous` if it `writes`.
+        """
+        deadline = _now() + self.config.timeout
+        attempt = attempt or self.config.attempt_timeout
+        tries, pause = 0, _PAUSE
+        while not self._closed:
+            member = self.member
+            try:
+                return await member.call(method, request, min(attempt, deadline - _now()))
+            except (Unavailable, Ambiguous) as error:
+                self.leave(member, error)
+                if writes and isinstance(error, Ambiguous):
+                    raise
+                last = error
+            tries += 1
+            if tries % len(self._members) == 0:
+                if _now() + pause >= deadline:
+                    raise Unavailable(str(last)) from last
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _MAX_PAUSE)
+        raise Unavailable("the store's client is closed")
+
+    @asynccontextmanager
+    async def stream(self, method: Method) -> AsyncIterator[Stream]:
+        """Open a stream at the current member, and leave that member if the stream fails.
+
+        Raises what `Member.connect` and `Member.log_in` raise, and lets pass what the body raises.
+        """
+        member = self.member
+        try:
+            await member.connect(self.config.connect_timeout)
+            token = await member.log_in(self.config.attempt_timeout)
+            stream = member.open(method, token)
+            try:
+                yield stream
+            except LoggedOut as error:
+                member.log_out(token, error)
+                raise
+            finally:
+                stream.close()
+        except (Unavailable, Ambiguous) as error:
+            self.leave(member, error)
+            raise
+
+    async def close(self) -> None:
+        """Close all channels; calls under way end with an error."""
+        self._closed = True
+        for member in self._members:
+            await member.close()
+
+
+def _channel(endpoint: str, config: EtcdConfig) -> aio.Channel:
+    if not config.secure:
+        return aio.insecure_channel(endpoint, options=_OPTIONS)
+    pems = [path.read_bytes() if path else None for path in (config.ca, config.key, config.cert)]
+    return aio.secure_channel(endpoint, grpc.ssl_channel_credentials(*pems), options=_OPTIONS)
+
+
+def _metadata(token: str) -> tuple[tuple[str, str], ...]:
+    # A member that knows no leader then refuses at once, instead of waiting or falling silent.
+    leader = ("hasleader", "true")
+    return (leader, ("token", token)) if token else (leader,)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

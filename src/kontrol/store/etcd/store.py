@@ -1,0 +1,120 @@
+"""`EtcdStore`: the calls of `kontrol.store.protocol.Store`, each one request to etcd.
+
+Which failure means what is in `errors`, who is asked when in `members`; here is only which calls
+may be repeated. Reads may. So may a grant, whose id is ours, a refresh and a revocation, which do
+the same twice as once. A transaction that writes may not.
+"""
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import Self
+
+from kontrol.store.etcd.config import EtcdConfig
+from kontrol.store.etcd.convert import range_request, range_result, txn_request, txn_result
+from kontrol.store.etcd.errors import AlreadyExists
+from kontrol.store.etcd.leases import Keepalives
+from kontrol.store.etcd.members import Client
+from kontrol.store.etcd.messages import GRANT, RANGE, REVOKE, TIME_TO_LIVE, TXN, Wire
+from kontrol.store.etcd.watch import EtcdWatch, compacted_revision
+from kontrol.store.protocol import (
+    Compacted,
+    Compare,
+    Lease,
+    LeaseGone,
+    Op,
+    Range,
+    RangeResult,
+    TxnResult,
+    Watch,
+)
+
+
+class EtcdStore:
+    """A client of one etcd cluster; implements `kontrol.store.protocol.Store`.
+
+    Make it where the event loop runs, close it there. Nothing is sent before the first call.
+    Raises `OSError` if a certificate cannot be read. Cancelling a call costs gRPC a kilobyte that
+    it never gives back (grpc #43360): rather let it run into its own bound.
+    """
+
+    def __init__(self, config: EtcdConfig) -> None:
+        self._client = Client(config)
+        self._keepalives = Keepalives(self._client)
+        self._watches: set[EtcdWatch] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def range(self, request: Range) -> RangeResult:
+        """See `Store.range`."""
+        try:
+            return range_result(await self._client.call(RANGE, range_request(request)))
+        except Compacted:
+            revision = await compacted_revision(self._client, request.key, prefix=request.prefix)
+            raise Compacted(revision) from None
+
+    async def txn(
+        self, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op] = ()
+    ) -> TxnResult:
+        """See `Store.txn`. Raises `ValueError` if a key is written twice."""
+        request = txn_request(compares, then, otherwise)
+        writes = any(not isinstance(op, Range) for op in (*then, *otherwise))
+        return txn_result(await self._client.call(TXN, request, writes=writes))
+
+    async def grant(self, ttl: int) -> Lease:
+        """See `Store.grant`."""
+        # Our own id: if the answer is lost, asking again does not make a second lease.
+        lease = secrets.randbits(62) + 1
+        try:
+            answer = await self._client.call(GRANT, GRANT.request(ID=lease, TTL=ttl))
+        except AlreadyExists:
+            answer = await self._time_to_live(lease)
+            return Lease(lease, answer.grantedTTL)
+        return Lease(answer.ID, answer.TTL)
+
+    async def refresh(self, lease: int) -> int:
+        """See `Store.refresh`."""
+        return await self._keepalives.refresh(lease)
+
+    async def remaining(self, lease: int) -> int:
+        """See `Store.remaining`."""
+        left: int = (await self._time_to_live(lease)).TTL
+        return max(left, 0)  # -1 of a lease that is gone
+
+    async def _time_to_live(self, lease: int) -> Wire:
+        return await self._client.call(TIME_TO_LIVE, TIME_TO_LIVE.request(ID=lease))
+
+    async def revoke(self, lease: int) -> None:
+        """See `Store.revoke`."""
+        with suppress(LeaseGone):
+            await self._client.call(REVOKE, REVOKE.request(ID=lease))
+
+    @asynccontextmanager
+    async def watch(
+        self, key: str, *, prefix: bool = False, start: int, cluster: int = 0
+    ) -> AsyncIterator[Watch]:
+        """See `Store.watch`."""
+        watch = EtcdWatch(self._client, key, prefix=prefix, start=start, cluster=cluster)
+        self._watches.add(watch)
+        try:
+            yield watch
+        finally:
+            self._watches.discard(watch)
+            await watch.close()
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        for watch in list(self._watches):
+            await watch.close()
+        await self._keepalives.close()
+        await self._client.close()

@@ -1,0 +1,289 @@
+"""A watch that survives its connections: every event from the start on, once, in order.
+
+One task reads the stream, resumes it after the last *event's* revision whenever it breaks, and
+queues what came; another one probes it. The invariant: `_position` is a revision up to which every
+event has been queued, and it only rises.
+
+**Probe.** Once a second, and when `confirm` asks, the revision R of the store is read,
+linearizably, at whichever member answers. If the position has reached R the watch was not behind
+when the question was sent, whatever the state of its stream: that is a confirmation. Otherwise
+progress is asked for on the stream until the position reaches R. A stream that stays silent
+meanwhile belongs to a member that is stalled, partitioned or far behind: it is left for another.
+
+**Progress.** etcd answers a progress request with its revision. Servers before 3.4.25 and 3.5.8
+let that answer overtake events (etcd #15220), so a revision counts only if an answer a little
+later finds that no event came in between; servers since 3.5.22 and 3.6.2 do not answer while the
+start lies in the future (etcd #20229), which the rule above settles without them.
+
+**Another store.** A watch from a revision that a restored store has yet to reach waits in silence.
+So each connection begins with a read, and its cluster id and revision are compared.
+"""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import grpc
+
+from kontrol.store.etcd.convert import event, header, range_request, watch_create
+from kontrol.store.etcd.errors import LoggedOut, classify
+from kontrol.store.etcd.members import Client
+from kontrol.store.etcd.messages import RANGE, WATCH, Wire
+from kontrol.store.etcd.stream import Stream
+from kontrol.store.protocol import (
+    Ambiguous,
+    Batch,
+    Compacted,
+    Denied,
+    Event,
+    Range,
+    Restored,
+    StoreError,
+    Unavailable,
+)
+
+PROBE = 1.0  # seconds between two probes
+PROBE_ATTEMPT = 1.0  # seconds that a probe's read waits for one member
+STALL = 1.5  # seconds without any message, progress being asked for, until the member is left
+SETTLE = 0.25  # seconds between two progress requests
+SETTLED = 0.2  # seconds between their answers; a server that catches up sends every 0.1 s
+MAX_QUEUED = 256  # batches read ahead of the consumer; then the server has to wait
+_PAUSE = 0.05  # seconds before a failed stream is opened again, doubling up to
+_MAX_PAUSE = 1.0
+
+_PROGRESS: Final = WATCH.request(progress_request={})
+
+
+class EtcdWatch:
+    """One watch; implements `kontrol.store.protocol.Watch`. Whoever makes it closes it."""
+
+    def __init__(self, client: Client, key: str, *, prefix: bool, start: int, cluster: int) -> None:
+        if start < 1:
+            raise ValueError(f"a watch starts at a revision of 1 or more, not at {start}")
+        self._client = client
+        self._key = key
+        self._prefix = prefix
+        self._start = start  # of the next stream: the last event's revision + 1
+        self._position = start - 1
+        self._cluster = cluster
+        self._confirmed = -math.inf
+        self._progress: tuple[int, float] | None = None  # a revision to trust if nothing follows
+        self._moved = asyncio.Event()  # the position rose
+        self._asks = self._answered = 0
+        self._asked = asyncio.Event()
+        self._created = self._refused = False
+        self._batches: deque[Batch] = deque()
+        self._came = asyncio.Event()  # a batch came, or the task ended
+        self._room = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name=f"etcd-watch {key}")
+        self._task.add_done_callback(lambda _: self._came.set())
+
+    def __aiter__(self) -> AsyncIterator[Batch]:
+        return self
+
+    async def __anext__(self) -> Batch:
+        while not self._batches:
+            if self._task.cancelled():
+                raise StopAsyncIteration
+            if self._task.done():
+                self._task.result()
+            self._came.clear()
+            await self._came.wait()
+        self._room.set()
+        return self._batches.popleft()
+
+    async def confirm(self) -> None:
+        """See `Watch.confirm`. Several questions may share an answer that is younger than all."""
+        self._asks += 1
+        self._asked.set()
+
+    async def close(self) -> None:
+        """End the watch and its iteration, wherever that waits."""
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        self._batches.clear()
+
+    async def _run(self) -> None:
+        """Follow one stream after another. Raises what the iteration is to raise."""
+        pause = _PAUSE
+        while True:
+            try:
+                await self._look()
+                async with (
+                    self._client.stream(WATCH) as stream,
+                    _beside(self._probe(stream), stream),
+                ):
+                    await self._follow(stream)
+            except LoggedOut as error:
+                if self._refused:
+                    raise Denied(str(error)) from error
+                self._refused = True
+            except (Unavailable, Ambiguous):
+                pass  # the client has moved on to another member
+            if self._created:
+                pause = _PAUSE
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _MAX_PAUSE)
+
+    async def _look(self) -> int:
+        """Return the store's revision, seen to be this store's. Raises `Restored`."""
+        sent, position = _now(), self._position
+        # One key of the watched range: the least that a role which may watch may also read.
+        request = range_request(Range(self._key, keys_only=True))
+        seen = header(await self._client.call(RANGE, request, attempt=PROBE_ATTEMPT))
+        self._identify(seen.cluster)
+        if seen.revision < position:
+            raise Restored(
+                f"the store is at revision {seen.revision} and was at {position}: it went back; "
+                "read everything again"
+            )
+        if seen.revision <= self._position:
+            self._confirmed = sent
+        return seen.revision
+
+    def _identify(self, cluster: int) -> None:
+        if self._cluster and cluster != self._cluster:
+            raise Restored(
+                f"the store is cluster {cluster:x} and was {self._cluster:x}: read everything again"
+            )
+        self._cluster = cluster
+
+    async def _follow(self, stream: Stream) -> None:
+        """Queue what the stream brings. Ends only by raising."""
+        self._progress = None
+        self._created = False
+        stream.send(watch_create(self._key, prefix=self._prefix, start=self._start))
+        events: list[Event] = []
+        while True:
+            message = await stream.receive()
+            self._judge(message, stream)
+            events += map(event, message.events)
+            if message.fragment:
+                continue
+            if events:
+                await self._deliver(tuple(events), stream)
+                events = []
+            elif not message.created:
+                self._advance(message.header.revision)
+
+    def _judge(self, message: Wire, stream: Stream) -> None:
+        """Raise if the server refuses or ends the watch. A refusal may call itself created too."""
+        if message.canceled:
+            if message.compact_revision:
+                raise Compacted(message.compact_revision)
+            error = classify(stream.endpoint, grpc.StatusCode.UNKNOWN, message.cancel_reason)
+            if isinstance(error, Denied) and not self._refused:
+                # 3.5 calls an expired token "permission denied": a new log-in tells them apart.
+                error = LoggedOut(str(error))
+            raise error
+        if message.created:
+            self._identify(message.header.cluster_id)
+            self._created = True
+            self._refused = False
+
+    async def _deliver(self, events: tuple[Event, ...], stream: Stream) -> None:
+        # Servers may repeat events from before a start that lay in their future (etcd #20221).
+        events = tuple(e for e in events if e.kv.mod_revision >= self._start)
+        self._progress = None
+        if not events:
+            return
+        while len(self._batches) >= MAX_QUEUED:
+            self._room.clear()
+            await self._room.wait()
+            stream.received = _now()
+        last = events[-1].kv.mod_revision
+        self._say(Batch(events, self._confirmed))
+        self._start = last + 1
+        self._rise(last)
+
+    def _say(self, batch: Batch) -> None:
+        self._batches.append(batch)
+        self._came.set()
+
+    def _advance(self, revision: int) -> None:
+        """Take a progress answer: it makes the one before it trustworthy."""
+        now = _now()
+        if self._progress is None:
+            self._progress = revision, now
+        elif now - self._progress[1] >= SETTLED:
+            self._rise(self._progress[0])
+            self._progress = revision, now
+
+    def _rise(self, revision: int) -> None:
+        self._position = max(self._position, revision)
+        self._moved.set()
+
+    async def _probe(self, stream: Stream) -> None:
+        """Confirm for ever. Raises `Unavailable` if the stream stalls, and `Restored`."""
+        while True:
+            if self._asks == self._answered:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PROBE):
+                        await self._asked.wait()
+            self._asked.clear()
+            asks, sent = self._asks, _now()
+            try:
+                revision = await self._look()
+            except Unavailable:
+                await asyncio.sleep(_PAUSE)  # no quorum: nobody can tell whether we are behind
+                continue
+            await self._reach(revision, stream)
+            self._confirmed = sent
+            if asks > self._answered:
+                self._answered = asks
+                self._answer(Batch((), sent))
+
+    async def _reach(self, revision: int, stream: Stream) -> None:
+        """Ask for progress until the position is at `revision`."""
+        since = _now()
+        while self._position < revision:
+            stream.send(_PROGRESS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE):
+                    while self._position < revision:
+                        self._moved.clear()
+                        await self._moved.wait()
+            silent = _now() - max(since, stream.received)
+            if silent >= STALL and len(self._batches) < MAX_QUEUED:
+                raise Unavailable(f"etcd at {stream.endpoint}: watch silent for {silent:.1f} s")
+
+    def _answer(self, batch: Batch) -> None:
+        if self._batches and not self._batches[-1].events:
+            self._batches.pop()  # nobody took the last one yet
+        self._say(batch)
+
+
+async def compacted_revision(client: Client, key: str, *, prefix: bool) -> int:
+    """Return the oldest revision that is left, 0 if etcd does not say; only a watch tells it."""
+    try:
+        async with asyncio.timeout(client.config.attempt_timeout), client.stream(WATCH) as stream:
+            stream.send(watch_create(key, prefix=prefix, start=1))
+            while not (revision := (await stream.receive()).compact_revision):
+                pass
+    except (TimeoutError, StoreError):
+        return 0
+    return int(revision)
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[None, None, None], stream: Stream) -> AsyncIterator[None]:
+    """Run `work` beside the body; if it raises, the stream is given up for that reason."""
+
+    def done(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            stream.give_up(error)
+
+    task = asyncio.create_task(work, name="etcd-probe")
+    task.add_done_callback(done)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
