@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 _LABEL = re.compile(r"[0-9A-Za-z_](?:[0-9A-Za-z_-]{0,61}[0-9A-Za-z_])?\Z")
+_ZONE = re.compile(r"[^%]*(?:%[0-9A-Za-z_.-]+)?\Z")
 _MAX_NAME = 253  # the longest DNS name, RFC 1035
 _EXPECTED = "as masters, masters:8000, 10.0.0.1:8000, fd00::1 or [fd00::1]:8000"
 
@@ -48,12 +49,14 @@ def _tier(item: str, text: str, default_port: int) -> Tier:
 
 def _split(item: str) -> tuple[str, str | None]:
     """Part host and port; None if there is no port."""
+    if "/" in item:
+        raise BadTiers(f"tier {item!r} has a slash; expected no scheme and no path, {_EXPECTED}")
     if item.startswith("["):
         host, bracket, rest = item[1:].partition("]")
         if not bracket or ":" not in host or (rest and not rest.startswith(":")):
             raise BadTiers(f"tier {item!r} has bad brackets; expected a tier {_EXPECTED}")
         return host, rest[1:] if rest else None
-    if item.count(":") > 1 and "/" not in item:
+    if item.count(":") > 1:
         return item, None
     host, colon, port = item.partition(":")
     return host, port if colon else None
@@ -69,6 +72,8 @@ def _port(text: str, item: str) -> int:
 def _host(host: str, item: str) -> str:
     if ":" in host:
         try:
+            if not _ZONE.match(host):
+                raise ValueError("its zone is no name of an interface")
             return str(ipaddress.IPv6Address(host))
         except ValueError as error:
             raise BadTiers(
