@@ -1,0 +1,72 @@
+"""Settings of the running process: what only the system can tell, added to the pure parse.
+
+On a plain host the pod's name is the host's, and its address is the one from which packets leave:
+a UDP socket is connected, which sends nothing, and asked for its own address.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from kontrol.settings import variables as v
+from kontrol.settings.model import Settings
+from kontrol.settings.parse import judge, settings
+from kontrol.settings.resolve import Resolved
+
+# Addresses for documentation (RFC 5737, RFC 3849): any address beyond the link asks for the route.
+_BEYOND = ("192.0.2.1", "2001:db8::1")
+
+
+def load(environ: Mapping[str, str], found: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings of this process.
+
+    `found` are facts by name of variable, from Kubernetes or a cloud; what they lack is found on
+    this host. Raises `SettingsError` with every mistake, files that cannot be read included.
+    """
+    return settings(examine(environ, found))
+
+
+def examine(environ: Mapping[str, str], found: Mapping[str, str] | None = None) -> Resolved:
+    """Do as `load`, but return values, sources and mistakes side by side."""
+    resolved = judge(environ, {**host_facts(environ), **(found or {})})
+    for variable in v.VARIABLES:
+        path = resolved.get(variable)
+        if variable.names and isinstance(path, Path):
+            problem = _problem(path, folder=variable.names == "folder")
+            if problem:
+                resolved.refuse(variable, f"a {variable.names} that can be read: {problem}")
+    return resolved
+
+
+def host_facts(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the pod's name and address as this host has them, without what cannot be found."""
+    facts = {v.ID.name: socket.gethostname()}
+    bind, node = (environ.get(variable.name, "").strip() for variable in (v.BIND, v.HOST))
+    for target in (bind, node, *_BEYOND):
+        with contextlib.suppress(OSError, ValueError):
+            facts[v.IP.name] = _source_address(target)
+            break
+    return facts
+
+
+def _source_address(target: str) -> str:
+    """Return the address from which packets to an address leave. Raises `OSError`, `ValueError`."""
+    target = v.IP.parse(target)  # an address, so that no name is looked up
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((target, 9))  # the discard port; nothing is sent
+        return str(probe.getsockname()[0])
+
+
+def _problem(path: Path, *, folder: bool) -> str:
+    """Say why a path is not what it should be, empty if it is."""
+    try:
+        if path.is_dir() != folder:
+            path.stat()
+            return "it is a file" if folder else "it is a folder"
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    needed = os.R_OK | os.X_OK if folder else os.R_OK
+    return "" if os.access(path, needed) else "permission denied"

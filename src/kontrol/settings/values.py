@@ -1,0 +1,273 @@
+"""Parsers of single values: text in, a typed value out, or `BadValue` with what was expected.
+
+Pure: whether a file is there is asked elsewhere (`kontrol.settings.load`). A parser is given text
+that is not blank and has no white space at its ends.
+"""
+
+import difflib
+import ipaddress
+import math
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+from urllib.parse import urlsplit
+
+from kontrol.ensemble.canonical import NotJSON
+from kontrol.ensemble.canonical import parse as parse_json
+from kontrol.ensemble.pod import KEY
+from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
+
+MODES = ("agent", "master", "debug", "verbose")
+DAY = 86_400.0  # an upper bound that no duration here can mean to pass: it is milliseconds by slip
+ETCD_PORT = 2379
+STATSD_PORT = 8125
+
+_LABEL = re.compile(r"[0-9A-Za-z]([0-9A-Za-z_.-]{0,61}[0-9A-Za-z])?\Z")  # a Kubernetes label value
+_DNS_LABEL = re.compile(r"[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?\Z")  # RFC 1123, as Kubernetes has it
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True}
+_TRUTH |= {"false": False, "no": False, "off": False, "0": False}
+
+
+class BadValue(ValueError):
+    """A value that cannot be taken. The message completes "expected ..."; it shows no value."""
+
+
+def modes(text: str) -> frozenset[str]:
+    """Return the set of modes; `slave` is `agent`, and `debug` implies all the others."""
+    names = {item.strip().lower() for item in text.split(",")} - {""}
+    names = {"agent" if name == "slave" else name for name in names}
+    for name in sorted(names.difference(MODES)):
+        near = difflib.get_close_matches(name, (*MODES, "slave"), 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise BadValue(f"a comma list of {', '.join(MODES)}; {name!r} is none of them{hint}")
+    if not names & {"agent", "master", "debug"}:
+        raise BadValue("agent, master or debug beside verbose: it names no part to play")
+    return frozenset(MODES) if "debug" in names else frozenset(names)
+
+
+def port(text: str) -> int:
+    """Return a TCP port."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= 65535):
+        raise BadValue("a TCP port, 1 to 65535")
+    return int(text)
+
+
+def port_or_off(text: str) -> int:
+    """Return a TCP port, or 0 for none."""
+    try:
+        return 0 if text == "0" else port(text)
+    except BadValue:
+        raise BadValue("a TCP port, 1 to 65535, or 0 for none") from None
+
+
+def address(text: str) -> str:
+    """Return an IPv4 or IPv6 address in its shortest form; IPv4-mapped IPv6 comes as IPv4."""
+    try:
+        ip = ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        raise BadValue("an IPv4 or IPv6 address, as 10.0.0.7 or fd00::7") from None
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.scope_id is not None:
+            raise BadValue("an address without a zone, as fd00::7")
+        ip = ip.ipv4_mapped or ip
+    if ip.is_unspecified or ip.is_multicast:
+        raise BadValue("the address of one host, as 10.0.0.7 or fd00::7")
+    return str(ip)
+
+
+def bind_address(text: str) -> str:
+    """Return an address to listen on, `*` for all of them."""
+    if text in ("*", "0.0.0.0", "::", "[::]"):  # noqa: S104  # what the user asks for
+        return "*" if text == "*" else text.strip("[]")
+    try:
+        return address(text)
+    except BadValue:
+        raise BadValue("an address of this host to listen on, or * for all") from None
+
+
+def host(text: str) -> str:
+    """Return a DNS name in lower case, or an address."""
+    try:
+        tiers = parse_tiers(f"[{text}]" if _bare_ipv6(text) else text, 1)
+    except BadTiers:
+        tiers = ()
+    if len(tiers) != 1 or tiers[0].port != 1:
+        raise BadValue("one DNS name or address, without a port")
+    return tiers[0].host
+
+
+def name(text: str) -> str:
+    """Return a name as a keepalive carries it."""
+    if len(text) > 253 or not text.isprintable():
+        raise BadValue("1 to 253 printable characters")
+    return text
+
+
+def namespace(text: str) -> str:
+    """Return the name of a Kubernetes namespace."""
+    if not _DNS_LABEL.match(text):
+        raise BadValue("a namespace: up to 63 lower-case letters, digits and '-'")
+    return text
+
+
+def table(text: str) -> Mapping[str, str]:
+    """Return a JSON object whose values are strings, as labels and annotations are."""
+    expected = 'a JSON object of strings, as {"app": "redis", "role": "cache"}'
+    try:
+        value = parse_json(text, depth=32)
+    except NotJSON as error:
+        raise BadValue(f"{expected}; {error}") from None
+    if not isinstance(value, dict):
+        raise BadValue(expected)
+    strings: dict[str, str] = {}
+    for key, item in value.items():
+        if not isinstance(item, str):
+            raise BadValue(f"{expected}; the value of {key!r} is no string")
+        strings[key] = item
+    return MappingProxyType(strings)
+
+
+def labels(text: str) -> Mapping[str, str]:
+    """Return a `table` with the labels that every pod must have, fit to be part of a key."""
+    found = table(text)
+    for key in ("app", "role"):
+        if not _LABEL.match(found.get(key, "")):
+            what = f"has {found[key]!r}" if key in found else "is missing"
+            raise BadValue(
+                f"labels with app and role, each up to 63 letters, digits, '-', '_' and '.'; "
+                f"{key} {what}"
+            )
+    return found
+
+
+def seconds(least: float) -> Callable[[str], float]:
+    """Return a parser of durations in seconds, from `least` to a day."""
+    return _number(f"a number of seconds from {least:g} to {DAY:g}", least, DAY)
+
+
+def timeout(text: str) -> float | None:
+    """Return a time limit in seconds."""
+    return seconds(0.001)(text)
+
+
+def percent(text: str) -> float:
+    """Return a percentage."""
+    return _number("a percentage from 0 to 100", 0, 100)(text.removesuffix("%").rstrip())
+
+
+def truth(text: str) -> bool:
+    """Return whether the text says yes."""
+    try:
+        return _TRUTH[text.lower()]
+    except KeyError:
+        raise BadValue("TRUE or FALSE") from None
+
+
+def command(text: str) -> str:
+    """Return a command line."""
+    if "\0" in text:
+        raise BadValue("a command line without NUL characters")
+    return text
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Return the words of a command line that no shell will read. Raises `BadValue`."""
+    try:
+        parts = tuple(shlex.split(text))
+    except ValueError as error:
+        raise BadValue(f"a command line; {str(error).lower()}") from None
+    if not parts or not parts[0]:
+        raise BadValue("a command line with a program to run")
+    return parts
+
+
+def path(text: str) -> Path:
+    """Return a path; `~` is not expanded, since no shell stands between."""
+    if "\0" in text:
+        raise BadValue("a path without NUL characters")
+    return Path(text)
+
+
+def key(text: str) -> str:
+    """Return a pod's key."""
+    if not KEY.match(text):
+        raise BadValue("1 to 64 of the characters 0-9 A-Z a-z _ -")
+    return text
+
+
+def log_format(text: str) -> Literal["text", "json"]:
+    """Return the form of log lines."""
+    forms: dict[str, Literal["text", "json"]] = {"text": "text", "json": "json"}
+    if text not in forms:
+        raise BadValue("text or json")
+    return forms[text]
+
+
+def invoke(text: str) -> Literal["off", "insecure"]:
+    """Return what was said of remote commands."""
+    said: dict[str, Literal["off", "insecure"]] = {"off": "off", "insecure": "insecure"}
+    if text not in said:
+        raise BadValue("insecure (whoever reaches the port runs commands) or off; unset with keys")
+    return said[text]
+
+
+def statsd(text: str) -> Tier:
+    """Return the host and port of a statsd server."""
+    try:
+        tiers = parse_tiers(text, STATSD_PORT)
+    except BadTiers:
+        tiers = ()
+    if len(tiers) != 1:
+        raise BadValue(f"one host or host:port (port {STATSD_PORT} if none is given)")
+    return tiers[0]
+
+
+def endpoints(text: str) -> tuple[str, ...]:
+    """Return etcd's endpoints as URLs with a port; `embedded` alone gives none.
+
+    The userinfo of a URL is refused, since command lines and logs would show the password.
+    """
+    if text == "embedded":
+        return ()
+    return tuple(dict.fromkeys(_endpoint(item.strip()) for item in text.split(",")))
+
+
+def _endpoint(item: str) -> str:
+    expected = "embedded, or a comma list of host, host:port, http://host:port or https://host:port"
+    scheme, separator, rest = item.rpartition("://")
+    if "@" in item:
+        raise BadValue(f"{expected}; user and password go in KONTROL_ETCD_USER and _PASSWORD_FILE")
+    if separator:
+        if scheme.lower() not in ("http", "https"):
+            raise BadValue(f"{expected}; the scheme {scheme!r} is neither http nor https")
+        parts = urlsplit(f"//{rest}")
+        if parts.path not in ("", "/") or parts.query or parts.fragment:
+            raise BadValue(f"{expected}; a URL ends after the port")
+        rest = rest.rstrip("/")
+    try:
+        tiers = parse_tiers(rest, ETCD_PORT)
+    except BadTiers as error:
+        raise BadValue(f"{expected}; {str(error).split(';')[0]}") from None
+    if len(tiers) != 1:
+        raise BadValue(f"{expected}; one of them is empty")
+    return f"{scheme.lower() or 'http'}://{tiers[0]}"
+
+
+def _bare_ipv6(text: str) -> bool:
+    return text.count(":") > 1 and not text.startswith("[")
+
+
+def _number(expected: str, least: float, most: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            raise BadValue(expected) from None
+        if not (math.isfinite(number) and least <= number <= most):
+            raise BadValue(expected)
+        return number
+
+    return parse

@@ -1,0 +1,344 @@
+"""The table of variables: the one place that knows what can be set.
+
+Parsing, `kontrol config` and the settings page of the documentation are all made from it, so that
+a variable cannot be known to one and not to the others.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from kontrol.ensemble.tiers import Tier
+from kontrol.settings import values
+from kontrol.settings.variable import Variable
+
+
+def _refused(text: str) -> None:
+    raise values.BadValue(f"the name of a file instead ({len(text)} characters were given)")
+
+
+_PART = "What to be, and where to listen"
+MODE = Variable[frozenset[str]](
+    "KONTROL_MODE",
+    _PART,
+    values.modes,
+    "What this process does: a comma list of `agent` (the original's `slave` is the same), "
+    "`master`, `debug` (agent and master in one, for trying things out; nothing else need be set) "
+    "and `verbose` (debug lines in the log).",
+    default="agent",
+)
+PORT = Variable[int](
+    "KONTROL_PORT",
+    _PART,
+    values.port,
+    "TCP port of the ZeroRPC endpoint, and of tiers that name none. A `tcp://...` put here by "
+    "Kubernetes for a Service named `kontrol` is ignored with a line in the log.",
+    default="8000",
+)
+BIND = Variable[str](
+    "KONTROL_BIND",
+    _PART,
+    values.bind_address,
+    "Address to listen on, `*` for all.",
+    default="*",
+)
+HTTP_PORT = Variable[int](
+    "KONTROL_HTTP_PORT",
+    _PART,
+    values.port_or_off,
+    "TCP port of the REST endpoint, 0 for none. A sidecar shares its pod's ports: hence not 8080.",
+    default="8001",
+)
+HOST = Variable[str | None](
+    "KONTROL_HOST",
+    _PART,
+    values.host,
+    "DNS name or address of the node. Where etcd is, unless `KONTROL_ETCD` says otherwise.",
+)
+SOCKET = Variable[Path](
+    "KONTROL_SOCKET",
+    _PART,
+    values.path,
+    "Unix socket on which an agent takes `kontrol leave`. Put it on a volume that containers "
+    "share, to let an application's preStop hook use it.",
+    otherwise="`$XDG_RUNTIME_DIR/kontrol.sock`, else `/var/run/kontrol.sock`",
+)
+DATA = Variable[Path | None](
+    "KONTROL_DATA",
+    _PART,
+    values.path,
+    "Folder for what must outlive the process: the embedded etcd's data, in `etcd` below it.",
+    otherwise="`$XDG_DATA_HOME/kontrol`, else `~/.local/share/kontrol`",
+)
+
+_POD = "The pod and its node"
+ID = Variable[str](
+    "KONTROL_ID",
+    _POD,
+    values.name,
+    "The pod's name.",
+    otherwise="found: the pod's name, else the host's",
+)
+IP = Variable[str](
+    "KONTROL_IP",
+    _POD,
+    values.address,
+    "The pod's address, IPv4 or IPv6, under which masters reach it.",
+    otherwise="found: the address from which packets leave",
+)
+LABELS = Variable[Mapping[str, str]](
+    "KONTROL_LABELS",
+    _POD,
+    values.labels,
+    "The pod's labels, a JSON object of strings. `app` names the ensemble and `role` the pod's "
+    "part in it; both are required.",
+    otherwise="found: the pod's labels in Kubernetes",
+)
+ANNOTATIONS = Variable[Mapping[str, str]](
+    "KONTROL_ANNOTATIONS",
+    _POD,
+    values.table,
+    "The pod's annotations, a JSON object of strings. `kontrol.unity3d.com/master` is the comma "
+    "list of tiers that an agent reports to, each a DNS name or address with an optional port.",
+    otherwise="found: the pod's annotations in Kubernetes",
+)
+NAMESPACE = Variable[str](
+    "NAMESPACE", _POD, values.namespace, "Namespace of the pod.", default="default"
+)
+POD_KEY = Variable[str | None](
+    "KONTROL_POD_KEY",
+    _POD,
+    values.key,
+    "The pod's key by hand, 1 to 64 of `0-9 A-Z a-z _ -`.",
+    otherwise="made from the address",
+)
+PAYLOAD = Variable[Path | None](
+    "KONTROL_PAYLOAD",
+    _POD,
+    values.path,
+    "JSON file whose content every keepalive carries. It may appear, change and go at any time.",
+)
+NODE_LABELS = Variable[Mapping[str, str]](
+    "KONTROL_NODE_LABELS",
+    _POD,
+    values.table,
+    "The node's labels, a JSON object of strings.",
+    default="{}",
+    otherwise="found, or none",
+)
+NODE_ANNOTATIONS = Variable[Mapping[str, str]](
+    "KONTROL_NODE_ANNOTATIONS",
+    _POD,
+    values.table,
+    "The node's annotations, a JSON object of strings.",
+    default="{}",
+    otherwise="found, or none",
+)
+EIP = Variable[str | None](
+    "KONTROL_EIP",
+    _POD,
+    values.host,
+    "The node's external address.",
+    otherwise="found, or none",
+)
+
+_ETCD = "etcd (masters only)"
+ETCD = Variable[tuple[str, ...] | None](
+    "KONTROL_ETCD",
+    _ETCD,
+    values.endpoints,
+    "Comma list of `host`, `host:port` or URL, `https://` for TLS; port 2379 if none is given. "
+    "`embedded` starts a private etcd under `KONTROL_DATA`: for one master on one host.",
+    otherwise="`$KONTROL_HOST`",
+)
+ETCD_CA = Variable[Path | None](
+    "KONTROL_ETCD_CA",
+    _ETCD,
+    values.path,
+    "PEM file with the authorities that vouch for etcd. Wants `https://` endpoints.",
+    otherwise="the system's",
+    names="file",
+)
+ETCD_CERT = Variable[Path | None](
+    "KONTROL_ETCD_CERT",
+    _ETCD,
+    values.path,
+    "PEM file with our certificate for etcd. Goes with `KONTROL_ETCD_KEY`.",
+    names="file",
+)
+ETCD_KEY = Variable[Path | None](
+    "KONTROL_ETCD_KEY",
+    _ETCD,
+    values.path,
+    "PEM file with that certificate's private key.",
+    names="file",
+    secrecy="path",
+)
+ETCD_USER = Variable[str | None](
+    "KONTROL_ETCD_USER",
+    _ETCD,
+    values.name,
+    "User to log in to etcd as. Goes with `KONTROL_ETCD_PASSWORD_FILE`.",
+)
+ETCD_PASSWORD_FILE = Variable[Path | None](
+    "KONTROL_ETCD_PASSWORD_FILE",
+    _ETCD,
+    values.path,
+    "File that holds that user's password.",
+    names="file",
+    secrecy="path",
+)
+ETCD_PASSWORD = Variable[None](
+    "KONTROL_ETCD_PASSWORD",
+    _ETCD,
+    _refused,
+    "Refused: an environment is no place for a secret. Use `KONTROL_ETCD_PASSWORD_FILE`.",
+    secrecy="value",
+)
+
+_TIME = "Timing (the masters' values rule)"
+TTL = Variable[float](
+    "KONTROL_TTL",
+    _TIME,
+    values.seconds(2),
+    "Seconds after which a silent pod is gone; agents report every third of it. At least 2, below "
+    "which etcd grants no lease; a fraction is rounded up for etcd.",
+    default="25",
+)
+DAMPER = Variable[float](
+    "KONTROL_DAMPER",
+    _TIME,
+    values.seconds(0),
+    "Seconds of quiet after a change before the callback runs.",
+    default="10",
+)
+DAMPER_MAX = Variable[float](
+    "KONTROL_DAMPER_MAX",
+    _TIME,
+    values.seconds(0),
+    "Seconds after the first change at which the callback runs however many follow.",
+    otherwise="6 times `KONTROL_DAMPER`",
+)
+FOVER = Variable[float](
+    "KONTROL_FOVER",
+    _TIME,
+    values.seconds(3),
+    "Seconds after which a silent leader is replaced, at least 3.",
+    default="15",
+)
+
+_CALLBACK = "The callback (masters only)"
+CALLBACK = Variable[str | None](
+    "KONTROL_CALLBACK",
+    _CALLBACK,
+    values.command,
+    "Command line to run when the ensemble changes, split into words as a shell would.",
+    otherwise="none: a warning, and the ensemble is kept all the same",
+)
+SHELL_CALLBACK = Variable[bool](
+    "KONTROL_SHELL_CALLBACK",
+    _CALLBACK,
+    values.truth,
+    "`TRUE` gives the command line to `/bin/sh -c` instead.",
+    default="FALSE",
+)
+CALLBACK_TIMEOUT = Variable[float | None](
+    "KONTROL_CALLBACK_TIMEOUT",
+    _CALLBACK,
+    values.timeout,
+    "Seconds after which a run is ended and counts as failed.",
+    otherwise="no limit",
+)
+BRAKE = Variable[float](
+    "KONTROL_BRAKE",
+    _CALLBACK,
+    values.percent,
+    "Percentage of the pods that must be lost at once for the callback to be held; 0 never holds.",
+    default="50",
+)
+
+_SECURITY = "Security"
+KEYS = Variable[Path | None](
+    "KONTROL_KEYS",
+    _SECURITY,
+    values.path,
+    "Folder with CURVE key pairs, as `kontrol keys` makes them. The ZeroRPC port is then encrypted "
+    "and authenticated both ways. A callback may use it: `kontrol invoke` needs it.",
+    otherwise="none: the port is open to whoever reaches it",
+    names="folder",
+)
+INVOKE = Variable[Literal["off", "insecure"] | None](
+    "KONTROL_INVOKE",
+    _SECURITY,
+    values.invoke,
+    "`insecure` lets whoever reaches the port run commands, `off` nobody.",
+    otherwise="on with `KONTROL_KEYS`, off without",
+)
+INVOKE_ALLOW = Variable[Path | None](
+    "KONTROL_INVOKE_ALLOW",
+    _SECURITY,
+    values.path,
+    "File of named commands with patterns for their arguments; with it, nothing else runs.",
+    names="file",
+)
+TOKEN_FILE = Variable[Path | None](
+    "KONTROL_TOKEN_FILE",
+    _SECURITY,
+    values.path,
+    "File with the token that the REST endpoint asks for.",
+    otherwise="none: only health and metrics leave loopback",
+    names="file",
+    secrecy="path",
+)
+TOKEN = Variable[None](
+    "KONTROL_TOKEN",
+    _SECURITY,
+    _refused,
+    "Refused: an environment is no place for a secret. Use `KONTROL_TOKEN_FILE`.",
+    secrecy="value",
+)
+TLS_CERT = Variable[Path | None](
+    "KONTROL_TLS_CERT",
+    _SECURITY,
+    values.path,
+    "PEM file with the REST endpoint's certificate. Goes with `KONTROL_TLS_KEY`.",
+    otherwise="none: plain HTTP",
+    names="file",
+)
+TLS_KEY = Variable[Path | None](
+    "KONTROL_TLS_KEY",
+    _SECURITY,
+    values.path,
+    "PEM file with that certificate's private key.",
+    names="file",
+    secrecy="path",
+)
+
+_OUTPUT = "Log and metrics"
+LOG = Variable[Literal["text", "json"]](
+    "KONTROL_LOG",
+    _OUTPUT,
+    values.log_format,
+    "Form of the log on standard output, `text` or `json`.",
+    default="text",
+)
+STATSD = Variable[Tier | None](
+    "KONTROL_STATSD",
+    _OUTPUT,
+    values.statsd,
+    "`host` or `host:port` (8125) to send the counters `keepalive_emitted`, `callback_invoked`, "
+    "`lock_obtained` and `md5_changed` to, each with `,tier=kontrol`.",
+)
+
+VARIABLES: tuple[Variable[object], ...] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Variable)
+)
+"""Every variable above, in that order: a list by hand would be one more place to forget."""
+
+FACTS = frozenset(
+    variable.name for variable in (ID, IP, LABELS, ANNOTATIONS, NODE_LABELS, NODE_ANNOTATIONS, EIP)
+)
+"""Names of the variables that can be found from where the process runs."""
+
+SECRETS = frozenset(variable.name for variable in VARIABLES if variable.secrecy)
+"""Names of the variables that no child process is given."""
