@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from tests.support.etcd import EtcdCluster
 
+from kontrol.store.etcd import EtcdConfig, EtcdStore
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.protocol import Store
 
@@ -28,7 +29,11 @@ class Bed:
 
 @asynccontextmanager
 async def etcd_store(cluster: EtcdCluster) -> AsyncIterator[Store]:
-    yield MemoryStore(MemoryCluster())
+    store = EtcdStore(EtcdConfig(tuple(cluster.endpoints)))
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 @asynccontextmanager
@@ -46,23 +51,29 @@ async def etcd() -> AsyncIterator[EtcdCluster]:
         yield cluster
 
 
-@pytest_asyncio.fixture(params=["memory"])
-async def bed(request: pytest.FixtureRequest) -> AsyncIterator[Bed]:
-    prefix = f"/contract/{uuid.uuid4().hex}/"
+@pytest.fixture(params=["memory", "etcd"])
+def backend(request: pytest.FixtureRequest) -> MemoryCluster | EtcdCluster:
+    """A sync fixture, so that etcd's starts in its own loop before the test's runs."""
     if request.param == "memory":
-        model = MemoryCluster()
+        return MemoryCluster()
+    cluster: EtcdCluster = request.getfixturevalue("etcd")
+    return cluster
 
-        async def compact(revision: int) -> None:
-            model.compact(revision)
 
-        async with memory_store(model) as store:
-            yield Bed(store, prefix, lambda: memory_store(model), compact)
-    else:
-        cluster: EtcdCluster = request.getfixturevalue("etcd")
-        async with etcd_store(cluster) as store:
-            yield Bed(
-                store,
-                prefix,
-                lambda: etcd_store(cluster),
-                lambda revision: cluster.ctl("compaction", str(revision)),
-            )
+@pytest_asyncio.fixture
+async def bed(backend: MemoryCluster | EtcdCluster) -> AsyncIterator[Bed]:
+    prefix = f"/contract/{uuid.uuid4().hex}/"
+
+    def connect() -> AbstractAsyncContextManager[Store]:
+        if isinstance(backend, MemoryCluster):
+            return memory_store(backend)
+        return etcd_store(backend)
+
+    async def compact(revision: int) -> None:
+        if isinstance(backend, MemoryCluster):
+            backend.compact(revision)
+        else:
+            await backend.ctl("compaction", str(revision))
+
+    async with connect() as store:
+        yield Bed(store, prefix, connect, compact)

@@ -1,8 +1,7 @@
 """The store model on the event loop: one `MemoryCluster` is etcd, each `MemoryStore` a client.
 
-Between the two lies a `Network`. Its hooks are awaited before a request is done, after it, and
-before a watch hands over what it has: there a simulation delays, fails and partitions. The
-default is reliable and instant.
+Between the two lies a `Network`, through which every request goes, and every watch hands over what
+it has: there a simulation delays, loses and partitions. The default is reliable and instant.
 
 The cluster's own timer (leases expire without anybody asking) runs in the context in which the
 cluster was made, not in that of the client whose call happened to set it: no fault of a client's
@@ -48,14 +47,14 @@ _Answer = TypeVar("_Answer")
 
 
 class Network(Protocol):
-    """What lies between one client and the cluster. Each hook may take its time."""
+    """What lies between one client and the cluster. It may take its time."""
 
-    async def before(self, request: Request) -> None:
-        """Carry the request there. May raise `Unavailable` or `Denied`: it is not done."""
-        ...
+    async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:
+        """Carry `request` there, `do` it, carry the answer back.
 
-    async def after(self, request: Request) -> None:
-        """Carry the answer back. May raise `Ambiguous`: it is done, and the client never knows."""
+        Raises what `do` raises; `Unavailable` or `Denied` if it was not done and never will be;
+        `Ambiguous` if the answer is lost, whether `do` was called, will be later, or never.
+        """
         ...
 
     async def deliver(self) -> bool:
@@ -70,11 +69,9 @@ class Network(Protocol):
 class Reliable:
     """A network that is instant and loses nothing."""
 
-    async def before(self, request: Request) -> None:
-        """Do nothing."""
-
-    async def after(self, request: Request) -> None:
-        """Do nothing."""
+    async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:  # noqa: ARG002 - the protocol names it
+        """Do it."""
+        return do()
 
     async def deliver(self) -> bool:
         """Return that nothing broke."""
@@ -200,16 +197,18 @@ class MemoryStore:
     async def _call(self, request: Request, do: Callable[[float], _Answer]) -> _Answer:
         if self._closed:
             raise Unavailable("the store's client is closed")
-        await self._network.before(request)
-        answer = do(asyncio.get_running_loop().time())
-        self._cluster.arm()
+
+        def at_the_cluster() -> _Answer:
+            answer = do(asyncio.get_running_loop().time())
+            self._cluster.arm()
+            return answer
+
         try:
-            await self._network.after(request)
+            return await self._network.call(request, at_the_cluster)
         except Ambiguous as error:
             if isinstance(request, Txn) and request.writes:
                 raise
             raise Unavailable(str(error)) from error
-        return answer
 
 
 class MemoryWatch:
