@@ -1,0 +1,221 @@
+"""What becomes of a keepalive: the pure decision, case by case, and its invariants."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kontrol.ensemble.pod import Keepalive, Pod
+from kontrol.master.admission import (
+    Join,
+    Leave,
+    Live,
+    Nothing,
+    Refresh,
+    Refuse,
+    Seat,
+    View,
+    Write,
+    decide,
+)
+
+RECORD = Keepalive(app="a", id="p1", ip="10.0.0.1", key="k1", role="r", payload="x", nonce="b", n=5)
+POD = Pod.of(RECORD, 7)
+LIVE = Live(POD, revision=30, lease=99)
+SEAT = Seat.of(POD)
+
+
+def known(**changes: object) -> View:
+    """The store has RECORD itself, changed by hand where the test says so."""
+    return View(
+        live=replace(LIVE, pod=replace(POD, **changes)),  # type: ignore[arg-type]
+        live_revision=30,
+        seat=SEAT,
+        seat_revision=30,
+    )
+
+
+def refusal(decision: object) -> str:
+    assert isinstance(decision, Refuse)
+    return decision.name
+
+
+def test_a_stranger_gets_a_new_number() -> None:
+    assert decide(RECORD, View()) == Join(RECORD, seq=None)
+
+
+def test_one_that_was_lost_gets_its_number_back() -> None:
+    assert decide(RECORD, View(seat=SEAT, seat_revision=30)) == Join(RECORD, seq=7)
+
+
+def test_an_equal_record_refreshes() -> None:
+    assert decide(RECORD, known()) == Refresh(LIVE)
+
+
+def test_a_newer_record_is_written_under_the_same_number_and_lease() -> None:
+    newer = replace(RECORD, n=6, payload="y")
+    assert decide(newer, known()) == Write(Pod.of(newer, 7), LIVE)
+
+
+def test_a_restarted_process_keeps_its_number() -> None:
+    restarted = replace(RECORD, nonce="c", n=0)
+    assert decide(restarted, known()) == Write(Pod.of(restarted, 7), LIVE)
+
+
+def test_an_older_counter_is_stale() -> None:
+    assert refusal(decide(replace(RECORD, n=4), known())) == "Stale"
+
+
+def test_an_older_process_is_stale() -> None:
+    assert refusal(decide(replace(RECORD, nonce="a", n=9), known())) == "Stale"
+
+
+def test_a_late_record_of_a_lost_pod_is_stale() -> None:
+    assert refusal(decide(replace(RECORD, n=4), View(seat=SEAT))) == "Stale"
+
+
+def test_without_a_counter_the_last_write_wins() -> None:
+    plain = replace(RECORD, nonce="", n=None, payload="y")
+    assert decide(plain, known()) == Write(Pod.of(plain, 7), LIVE)
+    assert isinstance(decide(plain, known(nonce="", n=None, payload="y")), Refresh)
+
+
+def test_another_id_on_a_live_key_conflicts_and_both_are_named() -> None:
+    other = replace(RECORD, id="p2", nonce="c")
+    decision = decide(other, known())
+    assert isinstance(decision, Refuse)
+    assert decision.name == "Conflict"
+    assert "p1" in decision.message
+    assert "p2" in decision.message
+
+
+def test_a_silent_incumbent_is_put_out_by_another_id() -> None:
+    other = replace(RECORD, id="p2", nonce="c")
+    assert decide(other, known(), incumbent_silent=True) == Join(other, seq=None)
+
+
+def test_a_tombstone_is_kept_when_another_id_takes_the_key() -> None:
+    tombstone = replace(SEAT, left=True)
+    other = replace(RECORD, id="p2", nonce="c")
+    assert decide(other, View(seat=tombstone)) == Join(other, seq=None, bury=tombstone)
+
+
+def test_the_same_id_from_a_new_address_replaces_the_earlier_one() -> None:
+    moved = replace(RECORD, ip="10.0.0.9", key="k9", nonce="c", n=0)
+    assert decide(moved, View(elsewhere=(LIVE,))) == Join(moved, seq=None, moved=(LIVE,))
+
+
+def test_the_earlier_one_cannot_come_back_over_it() -> None:
+    old = replace(RECORD, ip="10.0.0.9", key="k9", nonce="a")
+    assert refusal(decide(old, View(elsewhere=(LIVE,)))) == "Stale"
+
+
+def test_a_record_that_moved_while_another_stood_puts_that_out() -> None:
+    elsewhere = replace(LIVE, pod=replace(POD, key="k9", seq=3, nonce="a"))
+    decision = decide(RECORD, replace(known(), elsewhere=(elsewhere,)))
+    assert decision == Join(RECORD, seq=7, moved=(elsewhere,))
+
+
+def test_a_lease_about_to_go_is_replaced_under_the_same_number() -> None:
+    assert decide(RECORD, known(), lease_gone=True) == Join(RECORD, seq=7)
+
+
+def test_a_farewell_leaves_a_tombstone() -> None:
+    farewell = replace(RECORD, down=True, n=6)
+    assert decide(farewell, known()) == Leave(replace(SEAT, n=6, left=True), LIVE)
+
+
+def test_a_farewell_after_the_lease_expired_still_counts_as_having_left() -> None:
+    farewell = replace(RECORD, down=True, n=6)
+    assert decide(farewell, View(seat=SEAT)) == Leave(replace(SEAT, n=6, left=True), None)
+
+
+def test_a_farewell_of_a_stranger_is_nothing() -> None:
+    farewell = replace(RECORD, down=True)
+    assert decide(farewell, View()) == Nothing()
+    assert decide(replace(farewell, id="p2"), known()) == Nothing()
+    assert decide(farewell, View(seat=replace(SEAT, left=True))) == Nothing()
+
+
+def test_a_farewell_of_the_process_before_does_not_remove_its_successor() -> None:
+    farewell = replace(RECORD, down=True, nonce="a", n=9)
+    assert refusal(decide(farewell, known())) == "Stale"
+
+
+def test_a_late_keepalive_of_one_that_left_is_refused() -> None:
+    tombstone = replace(SEAT, left=True)
+    assert refusal(decide(RECORD, View(seat=tombstone))) == "Gone"
+    assert refusal(decide(replace(RECORD, n=9), View(seat=tombstone))) == "Gone"
+
+
+def test_its_next_process_is_welcome_under_the_same_number() -> None:
+    restarted = replace(RECORD, nonce="c", n=0)
+    assert decide(restarted, View(seat=replace(SEAT, left=True))) == Join(restarted, seq=7)
+
+
+NONCES = st.sampled_from(["", "a", "b", "c"])
+COUNTERS = st.none() | st.integers(0, 4)
+RECORDS = st.builds(
+    replace,
+    st.just(RECORD),
+    id=st.sampled_from(["p1", "p2"]),
+    nonce=NONCES,
+    n=COUNTERS,
+    payload=st.sampled_from(["x", "y"]),
+    down=st.booleans(),
+)
+VIEWS = st.builds(
+    View,
+    live=st.none()
+    | st.builds(
+        Live,
+        pod=st.builds(
+            replace, st.just(POD), id=st.sampled_from(["p1", "p2"]), nonce=NONCES, n=COUNTERS
+        ),
+        revision=st.just(30),
+        lease=st.just(99),
+    ),
+    seat=st.none()
+    | st.builds(
+        Seat,
+        id=st.sampled_from(["p1", "p2"]),
+        nonce=NONCES,
+        n=COUNTERS,
+        seq=st.just(7),
+        left=st.booleans(),
+    ),
+)
+
+
+@given(RECORDS, VIEWS, st.booleans(), st.booleans())
+def test_no_older_record_is_ever_written_over_a_newer(
+    record: Keepalive, view: View, silent: bool, gone: bool
+) -> None:
+    decision = decide(record, view, incumbent_silent=silent, lease_gone=gone)
+    live = view.live
+    if not isinstance(decision, Write | Join | Leave) or live is None or live.pod.id != record.id:
+        return
+    if record.nonce and live.pod.nonce and record.n is not None and live.pod.n is not None:
+        assert (record.nonce, record.n) >= (live.pod.nonce, live.pod.n)
+
+
+@given(RECORDS, VIEWS, st.booleans(), st.booleans())
+def test_a_number_goes_with_the_identity_alone(
+    record: Keepalive, view: View, silent: bool, gone: bool
+) -> None:
+    decision = decide(record, view, incumbent_silent=silent, lease_gone=gone)
+    if isinstance(decision, Join) and decision.seq is not None:
+        assert record.id in {
+            view.live.pod.id if view.live else None,
+            view.seat.id if view.seat else None,
+        }
+    if isinstance(decision, Write | Refresh):
+        assert view.live is not None
+        assert view.live.pod.id == record.id
+
+
+@given(RECORDS, VIEWS)
+def test_a_live_key_is_only_lost_to_another_id_when_silent(record: Keepalive, view: View) -> None:
+    decision = decide(record, view)
+    if view.live is not None and view.live.pod.id != record.id:
+        assert isinstance(decision, Refuse | Nothing)

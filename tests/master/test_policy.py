@@ -1,0 +1,117 @@
+"""When the callback runs: the leader's decision, as a pure function."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kontrol.master.policy import Idle, Run, Situation, Wait, backoff, decide
+
+QUIET = Situation(
+    digest="d",
+    fingerprint="f",
+    applied_digest="d",
+    applied_fingerprint="f",
+    failed=None,
+    peers=False,
+    ripe=None,
+    gap=None,
+    brake=None,
+)
+CHANGED = replace(QUIET, digest="d2")
+
+
+def test_what_was_acknowledged_is_not_run_again() -> None:
+    assert decide(100, QUIET) == Idle()
+
+
+def test_the_empty_ensemble_before_any_run_is_not_due() -> None:
+    assert decide(100, replace(QUIET, applied_fingerprint=None)) == Idle()
+
+
+def test_a_change_waits_for_the_damper_and_runs() -> None:
+    assert decide(100, replace(CHANGED, ripe=110)) == Wait("ensemble", 110, "damper")
+    assert decide(110, replace(CHANGED, ripe=110)) == Run("ensemble", again=False)
+
+
+def test_a_change_that_was_taken_and_is_still_due_runs_at_once() -> None:
+    assert decide(100, CHANGED) == Run("ensemble", again=False)
+
+
+def test_a_new_callback_is_due() -> None:
+    assert decide(100, replace(QUIET, fingerprint="f2")) == Run("callback", again=False)
+
+
+def test_a_new_callback_waits_for_the_end_of_the_deploy() -> None:
+    assert decide(100, replace(QUIET, fingerprint="f2", peers=True)) == Idle()
+
+
+def test_a_change_during_the_deploy_is_due_all_the_same() -> None:
+    assert decide(100, replace(CHANGED, fingerprint="f2", peers=True)) == Run(
+        "ensemble", again=False
+    )
+
+
+def test_a_failed_run_is_due_after_its_backoff() -> None:
+    failed = replace(CHANGED, failed=("d2", "f", 130.0), ripe=105)
+    assert decide(110, failed) == Wait("ensemble", 130, "retry")
+    assert decide(130, failed) == Run("ensemble", again=True)
+
+
+def test_an_unacknowledged_run_is_due_although_the_ensemble_went_back() -> None:
+    assert decide(100, replace(QUIET, failed=("d2", "f", 130.0))) == Run(
+        "unacknowledged", again=False
+    )
+    assert decide(100, replace(QUIET, failed=("d", "f", 130.0))) == Wait(
+        "unacknowledged", 130, "retry"
+    )
+
+
+def test_a_new_change_does_not_wait_for_the_backoff() -> None:
+    failed = replace(CHANGED, failed=("d1", "f", 400.0), ripe=105)
+    assert decide(100, failed) == Wait("ensemble", 105, "damper")
+    assert decide(105, failed) == Run("ensemble", again=False)
+
+
+def test_gap_and_brake_hold_and_the_longest_is_told() -> None:
+    held = replace(CHANGED, ripe=101, gap=125, brake=150)
+    assert decide(100, held) == Wait("ensemble", 150, "brake")
+    assert decide(150, held) == Run("ensemble", again=False)
+
+
+def test_backoff_doubles_from_one_second_to_five_minutes() -> None:
+    assert [backoff(n, 0) for n in range(1, 12)] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    assert backoff(1, 1) == 0.8
+    assert backoff(10_000, 0) == 300
+
+
+TIMES = st.none() | st.floats(0, 200)
+
+
+@given(
+    st.builds(
+        Situation,
+        digest=st.sampled_from("ab"),
+        fingerprint=st.sampled_from("fg"),
+        applied_digest=st.sampled_from("ab"),
+        applied_fingerprint=st.sampled_from([None, "f", "g"]),
+        failed=st.none()
+        | st.tuples(st.sampled_from("ab"), st.sampled_from("fg"), st.floats(0, 200)),
+        peers=st.booleans(),
+        ripe=TIMES,
+        gap=TIMES,
+        brake=TIMES,
+    ),
+    st.floats(0, 200),
+)
+def test_it_waits_only_for_the_future_and_runs_only_when_due(s: Situation, now: float) -> None:
+    decision = decide(now, s)
+    if isinstance(decision, Wait):
+        assert decision.until > now
+        assert isinstance(decide(decision.until, s), Run)
+    if isinstance(decision, Run):
+        assert s.digest != s.applied_digest or s.failed or s.fingerprint != s.applied_fingerprint
+        assert s.gap is None or s.gap <= now
+        assert s.brake is None or s.brake <= now
+    if s.digest != s.applied_digest or s.failed is not None:
+        assert not isinstance(decision, Idle)
