@@ -63,12 +63,15 @@ class PayloadFile:
 
 
 def _read(path: Path) -> bytes:
-    # Without O_NONBLOCK, opening a FIFO would block the agent until somebody writes.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    with open(path, "rb", opener=_open) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         content = file.read(_MAX_FILE + 1)
     if len(content) > _MAX_FILE:
         raise OSError(errno.EFBIG, f"over {_MAX_FILE} bytes; a record carries {MAX_BYTES}")
     return content
+
+
+def _open(path: str, flags: int) -> int:
+    # Without O_NONBLOCK, opening a FIFO would block the agent until somebody writes.
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
