@@ -1,1 +1,1 @@
-"""Commands under guard: started, bounded, drained, and never left behind."""
+"""Commands that never outlive the daemon: a guard process owns each (see `guard`)."""
