@@ -46,12 +46,12 @@ class Registry:
         """Take one keepalive, the JSON text; returns the acknowledgement, once the store has it.
 
         Returns `seq` (None after a farewell of a stranger), `ttl` in seconds, and `leader`.
-        Raises `Refused`: `BadRecord`, `Conflict`, `Stale`, `Gone`, or `Unavailable`.
+        Raises `Refused`: `InvalidRecord`, `Conflict`, `Stale`, `Gone`, or `Unavailable`.
         """
         try:
             record = parse_keepalive(raw)
         except BadRecord as error:
-            raise Refused("BadRecord", str(error)) from None
+            raise Refused("InvalidRecord", str(error)) from None
         try:
             seq = await self._unchanged(record)
             if seq is None:

@@ -120,7 +120,7 @@ class Writer:
                 await self._write(part, last=len(part) == 1)
             except TooLarge as error:
                 if len(part) == 1:
-                    part[0].refuse("BadRecord", f"it is too large for etcd: {error}")
+                    part[0].refuse("InvalidRecord", f"it is too large for etcd: {error}")
             except StoreError as error:
                 for entry in part:
                     entry.fail(error)
