@@ -7,6 +7,7 @@ a UDP socket is connected, which sends nothing, and asked for its own address.
 import contextlib
 import os
 import socket
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -63,10 +64,10 @@ def _source_address(target: str) -> str:
 def _problem(path: Path, *, folder: bool) -> str:
     """Say why a path is not what it should be, empty if it is."""
     try:
-        if path.is_dir() != folder:
-            path.stat()
-            return "it is a file" if folder else "it is a folder"
+        found = stat.S_ISDIR(path.stat().st_mode)
     except OSError as error:
         return (error.strerror or str(error)).lower()
+    if found != folder:
+        return "it is a file" if folder else "it is a folder"
     needed = os.R_OK | os.X_OK if folder else os.R_OK
     return "" if os.access(path, needed) else "permission denied"

@@ -46,9 +46,10 @@ class NodeFacts:
 
 @dataclass(frozen=True, slots=True)
 class EtcdSettings:
-    """Where etcd is. `endpoints` are URLs with a port; none if `embedded`, and on a mere agent."""
+    """Where etcd is. `endpoints` are `host:port`; none if `embedded`, or if none was given."""
 
     endpoints: tuple[str, ...]
+    tls: bool = False
     embedded: bool = False
     ca: Path | None = None
     cert: Path | None = None
@@ -112,7 +113,7 @@ class Settings:
     log: Literal["text", "json"]
     statsd: Tier | None
     data: Path | None
-    socket: Path
+    control: Path | None
     notes: tuple[tuple[int, str], ...] = ()
 
     @property

@@ -70,7 +70,7 @@ def settings(resolved: Resolved) -> Settings:
     if resolved.mistakes:
         raise SettingsError(resolved.mistakes)
     get, require = resolved.get, resolved.require
-    endpoints = get(v.ETCD)
+    etcd = get(v.ETCD) or values.Endpoints((), tls=False)
     return Settings(
         mode=require(v.MODE),
         port=require(v.PORT),
@@ -93,8 +93,9 @@ def settings(resolved: Resolved) -> Settings:
         ),
         tiers=_tiers(resolved) if "agent" in require(v.MODE) else (),
         etcd=EtcdSettings(
-            endpoints=endpoints or (),
-            embedded=endpoints == (),
+            endpoints=etcd.addresses,
+            tls=etcd.tls,
+            embedded=v.ETCD.name in resolved.values and not etcd.addresses,
             ca=get(v.ETCD_CA),
             cert=get(v.ETCD_CERT),
             key=get(v.ETCD_KEY),
@@ -118,7 +119,7 @@ def settings(resolved: Resolved) -> Settings:
         log=require(v.LOG),
         statsd=get(v.STATSD),
         data=get(v.DATA),
-        socket=require(v.SOCKET),
+        control=get(v.CONTROL),
         notes=tuple(resolved.notes),
     )
 
@@ -177,19 +178,19 @@ def _check_etcd(result: Resolved) -> None:
     if v.ETCD.name not in result.entries:
         result.refuse(v.ETCD, f"etcd's endpoints (or {v.HOST.name} for its host), or embedded")
         return
-    endpoints = result.get(v.ETCD)
-    if endpoints == () and v.DATA.name not in result.entries:
+    etcd = result.get(v.ETCD)
+    if etcd is None:
+        return  # refused already
+    if not etcd.addresses and v.DATA.name not in result.entries:
         result.refuse(v.DATA, f"a folder for {v.ETCD.name}=embedded, since HOME is not set either")
-    if endpoints is None:
+    if etcd.tls:
         return
-    plain = [url for url in endpoints if not url.startswith("https://")]
-    secure = len(plain) < len(endpoints)
     for variable in (v.ETCD_CA, v.ETCD_CERT, v.ETCD_KEY):
-        if variable.name in result.entries and not secure:
-            result.refuse(variable, f"an https:// endpoint in {v.ETCD.name} to go with it")
-    if v.ETCD_USER.name in result.entries and plain:
+        if variable.name in result.entries:
+            result.refuse(variable, f"https:// endpoints in {v.ETCD.name} to go with it")
+    if v.ETCD_USER.name in result.entries:
         result.notes.append(
-            (logging.WARNING, f"etcd's password goes in the clear to {', '.join(plain)}")
+            (logging.WARNING, f"etcd's password goes in the clear: {v.ETCD.name} is not https://")
         )
 
 

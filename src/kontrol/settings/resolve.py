@@ -130,7 +130,6 @@ def _debug(host: str | None) -> dict[str, str]:
 def _defaults(given: Mapping[str, str]) -> dict[str, str]:
     layer = {item.name: item.default for item in v.VARIABLES if item.default is not None}
     layer[v.ANNOTATIONS.name] = "{}"
-    layer[v.SOCKET.name] = f"{given.get('XDG_RUNTIME_DIR', '/var/run')}/kontrol.sock"
     if data := given.get("XDG_DATA_HOME") or given.get("HOME"):
         below = "kontrol" if "XDG_DATA_HOME" in given else ".local/share/kontrol"
         layer[v.DATA.name] = f"{data}/{below}"

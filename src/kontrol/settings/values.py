@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from kontrol.ensemble.canonical import NotJSON
@@ -27,6 +27,7 @@ STATSD_PORT = 8125
 
 _LABEL = re.compile(r"[0-9A-Za-z]([0-9A-Za-z_.-]{0,61}[0-9A-Za-z])?\Z")  # a Kubernetes label value
 _DNS_LABEL = re.compile(r"[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?\Z")  # RFC 1123, as Kubernetes has it
+_ENDPOINTS = "embedded, or a comma list of host, host:port, http://host:port or https://host:port"
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True}
 _TRUTH |= {"false": False, "no": False, "off": False, "0": False}
 
@@ -225,35 +226,45 @@ def statsd(text: str) -> Tier:
     return tiers[0]
 
 
-def endpoints(text: str) -> tuple[str, ...]:
-    """Return etcd's endpoints as URLs with a port; `embedded` alone gives none.
+class Endpoints(NamedTuple):
+    """Where etcd is: `host:port` of each member, none if it is embedded; and whether by TLS."""
+
+    addresses: tuple[str, ...]
+    tls: bool
+
+
+def endpoints(text: str) -> Endpoints:
+    """Return etcd's endpoints.
 
     The userinfo of a URL is refused, since command lines and logs would show the password.
     """
     if text == "embedded":
-        return ()
-    return tuple(dict.fromkeys(_endpoint(item.strip()) for item in text.split(",")))
+        return Endpoints((), tls=False)
+    if "@" in text:
+        raise BadValue(f"{_ENDPOINTS}; user and password go in KONTROL_ETCD_USER, _PASSWORD_FILE")
+    pairs = dict.fromkeys(_endpoint(item.strip()) for item in text.split(","))
+    schemes = {scheme for scheme, _ in pairs}
+    if len(schemes) > 1:
+        raise BadValue("endpoints that are all https:// or all not")
+    return Endpoints(tuple(str(tier) for _, tier in pairs), tls=schemes == {"https"})
 
 
-def _endpoint(item: str) -> str:
-    expected = "embedded, or a comma list of host, host:port, http://host:port or https://host:port"
+def _endpoint(item: str) -> tuple[str, Tier]:
     scheme, separator, rest = item.rpartition("://")
-    if "@" in item:
-        raise BadValue(f"{expected}; user and password go in KONTROL_ETCD_USER and _PASSWORD_FILE")
     if separator:
         if scheme.lower() not in ("http", "https"):
-            raise BadValue(f"{expected}; the scheme {scheme!r} is neither http nor https")
+            raise BadValue(f"{_ENDPOINTS}; the scheme {scheme!r} is neither http nor https")
         parts = urlsplit(f"//{rest}")
         if parts.path not in ("", "/") or parts.query or parts.fragment:
-            raise BadValue(f"{expected}; a URL ends after the port")
+            raise BadValue(f"{_ENDPOINTS}; a URL ends after the port")
         rest = rest.rstrip("/")
     try:
         tiers = parse_tiers(rest, ETCD_PORT)
     except BadTiers as error:
-        raise BadValue(f"{expected}; {str(error).split(';')[0]}") from None
+        raise BadValue(f"{_ENDPOINTS}; {str(error).split(';')[0]}") from None
     if len(tiers) != 1:
-        raise BadValue(f"{expected}; one of them is empty")
-    return f"{scheme.lower() or 'http'}://{tiers[0]}"
+        raise BadValue(f"{_ENDPOINTS}; one of them is empty")
+    return scheme.lower() or "http", tiers[0]
 
 
 def _bare_ipv6(text: str) -> bool:

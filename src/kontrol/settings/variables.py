@@ -55,13 +55,13 @@ HOST = Variable[str | None](
     values.host,
     "DNS name or address of the node. Where etcd is, unless `KONTROL_ETCD` says otherwise.",
 )
-SOCKET = Variable[Path](
-    "KONTROL_SOCKET",
+CONTROL = Variable[Path | None](
+    "KONTROL_CONTROL",
     _PART,
     values.path,
     "Unix socket on which an agent takes `kontrol leave`. Put it on a volume that containers "
     "share, to let an application's preStop hook use it.",
-    otherwise="`$XDG_RUNTIME_DIR/kontrol.sock`, else `/var/run/kontrol.sock`",
+    otherwise="`kontrol-UID/PORT.sock` in `$XDG_RUNTIME_DIR`, else in `/tmp`",
 )
 DATA = Variable[Path | None](
     "KONTROL_DATA",
@@ -143,11 +143,12 @@ EIP = Variable[str | None](
 )
 
 _ETCD = "etcd (masters only)"
-ETCD = Variable[tuple[str, ...] | None](
+ETCD = Variable[values.Endpoints | None](
     "KONTROL_ETCD",
     _ETCD,
     values.endpoints,
-    "Comma list of `host`, `host:port` or URL, `https://` for TLS; port 2379 if none is given. "
+    "Comma list of `host`, `host:port` or URL, `https://` for TLS (then all of them); port 2379 "
+    "if none is given. "
     "`embedded` starts a private etcd under `KONTROL_DATA`: for one master on one host.",
     otherwise="`$KONTROL_HOST`",
 )
