@@ -232,7 +232,7 @@ def _numbers(i: int) -> Callable[[Keepalive], object]:
     return lambda _: {"seq": i}
 
 
-@pytest.mark.parametrize("name", ["Conflict", "Stale", "Gone", "InvalidRecord"])
+@pytest.mark.parametrize("name", ["BadRecord", "Conflict", "Stale"])
 def test_a_refusal_is_shown_and_tried_again_on_the_same_connection(name: str) -> None:
     @virtual
     async def check() -> None:
@@ -275,6 +275,25 @@ async def test_after_the_clock_was_set_back_the_nonce_leaps_until_it_is_taken() 
     taken = [record.nonce for record in master.records if record.nonce >= former]
     assert len(set(taken)) == 1
     assert len(taken) >= 3
+
+
+@virtual
+async def test_a_farewell_said_in_its_name_is_contradicted() -> None:
+    gone = ""
+
+    def answer(record: Keepalive) -> object:
+        if record.nonce == gone:
+            raise RemoteError("Gone", "said farewell")
+        return None
+
+    master = Master(answer)
+    agent = one(master).agent("10.0.0.1")
+    async with running(agent):
+        await asyncio.sleep(TTL)
+        gone = master.records[-1].nonce
+        await asyncio.sleep(TTL)
+        assert tier(agent).error is None
+    assert master.records[-1].nonce > gone
 
 
 @virtual

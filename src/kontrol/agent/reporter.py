@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 _FAREWELL_ATTEMPT = 0.8  # seconds: two and a half attempts within the two seconds there are
 _FAREWELL_PAUSE = 0.05
 _LONGEST_REASON = 300  # characters: the text is a peer's
-_REFUSALS = frozenset({"Conflict", "Stale", "Gone"})  # and whatever starts with Invalid
+_REFUSALS = frozenset({"BadRecord", "Conflict", "Stale", "Gone"})
 _LONGEST_LEAP = 2**31  # seconds, 68 years
 
 
@@ -198,9 +198,10 @@ class Reporter:
     def _refused(self, refusal: RemoteError) -> None:
         self._error = _reason(refusal)
         log.warning("tier %s refuses our keepalive: %s", self.tier, self._error)
-        # A process that this tier has never acknowledged is not one that a newer has replaced: the
-        # clock was set back since the last one started. Its nonce can only be guessed, by doubling.
-        if refusal.name == "Stale" and self._acknowledged is None:
+        # Stale before any acknowledgement: no newer process has replaced this one, but the clock
+        # was set back since the last one started, whose nonce can only be guessed, by doubling.
+        # Gone: this process has not said farewell; whoever did so in its name is mistaken.
+        if refusal.name == "Gone" or (refusal.name == "Stale" and self._acknowledged is None):
             self._leap = min(2 * self._leap or 2, _LONGEST_LEAP)
 
     def _failed(self, reason: str) -> None:
@@ -250,9 +251,7 @@ class Reporter:
 
 
 def _is_refusal(error: Exception) -> TypeGuard[RemoteError]:
-    return isinstance(error, RemoteError) and (
-        error.name in _REFUSALS or error.name.startswith("Invalid")
-    )
+    return isinstance(error, RemoteError) and error.name in _REFUSALS
 
 
 def _reason(error: Exception) -> str:
