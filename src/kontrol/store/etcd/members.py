@@ -168,7 +168,7 @@ class Client:
 
     def leave(self, member: Member, error: StoreError) -> None:
         """Ask another member from now on, unless that happened already."""
-        if member is not self.member:
+        if member is not self.member or len(self._members) == 1:
             return
         self._current = (self._current + 1) % len(self._members)
         log.warning("%s; next is %s", error, self.member.endpoint)
