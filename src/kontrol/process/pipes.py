@@ -111,34 +111,35 @@ class Lines:
                 start = chunk.rfind(b"\n") + 1
                 break
             self._extend(chunk[start:end])
-            lines += self._complete()
+            lines += self._notice()
+            lines.append(self._complete())
             start = end + 1
         self._extend(chunk[start:])
         return lines
 
     def end(self) -> list[str]:
-        """Return what is left: a last line without its end, and a word on those dropped."""
-        self._room = max(self._room, 1)
-        return self._complete() if self._partial or self._dropped else []
+        """Return what is left: a word on lines dropped, and a last line without its end."""
+        lines = self._notice()
+        if self._partial:
+            lines.append(self._complete())
+        return lines
 
     def _extend(self, part: bytes) -> None:
         room = LINE_LIMIT - len(self._partial)
         self._partial += part[:room]
         self._cut += max(0, len(part) - room)
 
-    def _complete(self) -> list[str]:
-        lines = []
-        if self._dropped:
-            lines.append(f"... {self._dropped} lines are not shown here ...")
-            self._dropped = 0
+    def _notice(self) -> list[str]:
+        dropped, self._dropped = self._dropped, 0
+        return [f"... {dropped} lines are not shown here ..."] if dropped else []
+
+    def _complete(self) -> str:
         text = self._partial.decode("utf-8", "replace").removesuffix("\r")
         if self._cut:
             text += f" ... {self._cut} bytes cut"
-        if text or not lines:
-            lines.append(text)
         self._room -= 1
         self._clear()
-        return lines
+        return text
 
     def _clear(self) -> None:
         self._partial.clear()
