@@ -90,16 +90,20 @@ class Member:
     def endpoint(self) -> str:
         return f"127.0.0.1:{self.client_port}"
 
+    async def fetch(self, path: str) -> str:
+        """Return the whole answer of the member's plain metrics port."""
+        async with asyncio.timeout(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.metrics_port)
+            try:
+                writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+                return (await reader.read()).decode("utf-8")
+            finally:
+                writer.close()
+
     async def healthy(self) -> bool:
-        """Ask the member's plain health port; it answers 200 only while there is a leader."""
+        """Ask the member's health, which is good only while there is a leader."""
         try:
-            async with asyncio.timeout(2):
-                reader, writer = await asyncio.open_connection("127.0.0.1", self.metrics_port)
-                try:
-                    writer.write(b"GET /health HTTP/1.0\r\n\r\n")
-                    return b" 200 " in await reader.readline()
-                finally:
-                    writer.close()
+            return (await self.fetch("/health")).startswith("HTTP/1.0 200 ")
         except (OSError, TimeoutError):
             return False
 
@@ -247,6 +251,13 @@ class EtcdCluster:
         process = self.members[i].process
         assert process is not None, f"member {i} does not run"
         process.send_signal(number)
+
+    async def metric(self, i: int, name: str, *labels: str) -> float:
+        """Return the sum of member `i`'s samples of `name` in which all of `labels` occur."""
+        lines = (await self.members[i].fetch("/metrics")).splitlines()
+        samples = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
+        chosen = [line for line in samples if all(label in line for label in labels)]
+        return sum(float(line.rpartition(" ")[2]) for line in chosen)
 
     async def leader(self) -> int:
         """Return the index of the member that leads."""
