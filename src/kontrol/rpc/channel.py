@@ -13,8 +13,8 @@ that has no row is illegal, raises `Illegal`, and changes nothing.
 opened, so that a call that ends sooner never pays for one. A peer counts as lost when, at one of
 these moments, nothing was heard for over two intervals; the first interval is not held against
 it, because passive peers only start beating when they have heard us. As the reference has it, but
-for two things: any event is a sign of life, and a tick that comes an interval late forgives the
-peer's silence, because it was we who slept.
+for two things: any event is a sign of life, and silence that may be our own fault is forgiven: a
+tick that comes an interval late, or while events are known to wait that we have not read.
 
 Time is an argument everywhere: seconds of any monotonic clock.
 """
@@ -121,7 +121,8 @@ class Channel:
                 raise Illegal(f"the peer sent more than the {self._window} items that it may")
             self.granted -= 1
         self.state = state
-        self._heard = now
+        if not isinstance(event, Open):  # which is when the first interval begins
+            self._heard = now
 
     def grant(self, queued: int) -> More | None:
         """Return what to ask the peer for, now that `queued` items wait here for their consumer.
@@ -134,11 +135,14 @@ class Channel:
         self.granted += open_slots
         return More(open_slots)
 
-    def tick(self, now: float) -> Beat | Lost:
-        """Judge the peer at the time `due`: return the beat to send, or that it is lost."""
+    def tick(self, now: float, *, behind: bool = False) -> Beat | Lost:
+        """Judge the peer at the time `due`: return the beat to send, or that it is lost.
+
+        `behind` says that events of the endpoint have arrived and wait to be read.
+        """
         late = now - self._due
         self._due = now + self._heartbeat
-        if self._heard is None or late > self._heartbeat:
+        if self._heard is None or behind or late > self._heartbeat:
             self._heard = now
         silence = now - self._heard
         return Lost(silence) if silence > 2 * self._heartbeat else Beat()
@@ -189,7 +193,7 @@ class Channels(Generic[K, C]):
         """When the next tick of any channel is due; None without channels."""
         return next(iter(self._channels.values())).due if self._channels else None
 
-    def tick(self, now: float) -> Iterator[tuple[C, Beat | Lost]]:
+    def tick(self, now: float, *, behind: bool = False) -> Iterator[tuple[C, Beat | Lost]]:
         """Tick every channel that is due; the caller sends the beats and ends the lost.
 
         Channels may be removed while this is iterated over.
@@ -199,4 +203,4 @@ class Channels(Generic[K, C]):
             if channel.due > now:
                 return
             self._channels.move_to_end(key)
-            yield channel, channel.tick(now)
+            yield channel, channel.tick(now, behind=behind)

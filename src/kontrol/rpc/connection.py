@@ -91,7 +91,6 @@ class Connection:
         self._made = 0
         self._loop = asyncio.get_running_loop()
         self._channels: Channels[str, Calling] = Channels()
-        self._pulse = Pulse(self._channels, self._beat, self._loop)
         socket = context.socket(zmq.DEALER)
         for option, value in self._options().items():
             socket.setsockopt(option, value)
@@ -100,6 +99,7 @@ class Connection:
             events |= event
         self._monitor = Transport(socket.get_monitor_socket(events), self._noticed, self._loop)
         self._transport = Transport(socket, self._receive, self._loop)
+        self._pulse = Pulse(self._channels, self._beat, self._transport, self._loop)
         socket.connect(where)
 
     def _options(self) -> dict[int, int]:

@@ -64,8 +64,10 @@ class Signature:
         if least <= count and (most is None or count <= most):
             return
         expected = str(least) if least == most else f"{least} to {most}" if most else f"{least}+"
+        plural = "" if expected == "1" else "s"
         raise Refused(
-            "TypeError", f"{self.name}({self._spelled()}) takes {expected} arguments, got {count}"
+            "TypeError",
+            f"{self.name}({self._spelled()}) takes {expected} argument{plural}, got {count}",
         )
 
     def _spelled(self) -> str:

@@ -6,10 +6,11 @@ from typing import Generic
 
 from kontrol.rpc.channel import C, Channels, K, Lost
 from kontrol.rpc.events import Beat
+from kontrol.rpc.transport import Transport
 
 
 class Pulse(Generic[K, C]):
-    """Ticks `channels` when they are due and hands each verdict to `act`.
+    """Ticks `channels` of `transport` when they are due and hands each verdict to `act`.
 
     The timer runs only while channels are open, and a channel that closed is not looked for.
     """
@@ -18,10 +19,12 @@ class Pulse(Generic[K, C]):
         self,
         channels: Channels[K, C],
         act: Callable[[C, Beat | Lost], None],
+        transport: Transport,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._channels = channels
         self._act = act
+        self._transport = transport
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
 
@@ -39,7 +42,8 @@ class Pulse(Generic[K, C]):
     def _fire(self) -> None:
         self._timer = None
         try:
-            for channel, verdict in self._channels.tick(self._loop.time()):
+            now, behind = self._loop.time(), self._transport.behind
+            for channel, verdict in self._channels.tick(now, behind=behind):
                 self._act(channel, verdict)
         finally:
             self.start()

@@ -124,8 +124,8 @@ class Server:
         if self._socket is None:
             raise BindError("serve() was called before bind()")
         loop = asyncio.get_running_loop()
-        self._pulse = Pulse(self._channels, self._beat, loop)
         self._transport = Transport(self._socket, self._receive, loop)
+        self._pulse = Pulse(self._channels, self._beat, self._transport, loop)
         try:
             await loop.create_future()
         finally:
@@ -136,7 +136,7 @@ class Server:
                 await asyncio.wait(self._tasks)
 
     def close(self) -> None:
-        """Close the socket, for when `serve` was never called; `serve` itself closes it."""
+        """Close the socket. `serve` does so itself, if it came to run at all."""
         if self._pulse is not None:
             self._pulse.stop()
         if self._transport is not None:

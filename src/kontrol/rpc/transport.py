@@ -36,6 +36,8 @@ class Transport:
         self._descriptor: int = socket.getsockopt(zmq.FD)  # type: ignore[assignment]  # bytes for other options
         self._scheduled: asyncio.Handle | None = None
         self._draining = False
+        self.behind = False
+        """Whether the last look left messages unread."""
         loop.add_reader(self._descriptor, self.drain)
         self._look_again()
 
@@ -92,6 +94,7 @@ class Transport:
             raise
         finally:
             self._draining = False
+            self.behind = left
             if left:
                 self._look_again()
         return left

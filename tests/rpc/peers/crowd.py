@@ -1,0 +1,25 @@
+"""Many idle connections: `crowd.py PORT`; each line read is a number to have open from then on.
+
+Every other one has said that it is a ZeroMQ dealer; the rest say nothing. Prints the number when
+they are all connected.
+"""
+
+import resource
+import socket
+import sys
+
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16) + b"\x00" + bytes(31)
+READY = b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+crowd: list[socket.socket] = []
+for line in sys.stdin:
+    while len(crowd) > int(line):
+        crowd.pop().close()
+    while len(crowd) < int(line):
+        one = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+        if len(crowd) % 2:
+            one.sendall(GREETING + READY)
+        crowd.append(one)
+    print(len(crowd), flush=True)

@@ -1,0 +1,123 @@
+"""What the tests of the RPC share: running servers, subprocesses with deadlines, raw peers."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import msgpack
+import zmq
+
+from kontrol.rpc.limits import Limits
+from kontrol.rpc.server import Method, Server
+from kontrol.rpc.transport import Transport
+
+PEERS = Path(__file__).parent / "peers"
+
+DEADLINE = 15.0
+"""Seconds that anything here may take; what is expected to is written beside it."""
+
+BEAT = 0.3
+"""Seconds between heartbeats in tests that do not use the default."""
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    methods: Mapping[str, Method],
+    *,
+    heartbeat: float = BEAT,
+    limits: Limits | None = None,
+) -> AsyncIterator[int]:
+    """Run a server in this loop; gives its port."""
+    server = Server(methods, heartbeat=heartbeat, limits=limits or Limits())
+    port = await server.bind("127.0.0.1", 0)
+    task = asyncio.create_task(server.serve())
+    try:
+        yield port
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        server.close()  # a task cancelled before its first step ran nothing, not even `finally`
+
+
+@contextlib.asynccontextmanager
+async def peer(script: str, *args: object) -> AsyncIterator[Process]:
+    """Run one of the scripts in `peers`, and see it ended."""
+    # fmt: off
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "ignore", str(PEERS / script), *map(str, args),
+        stdin=PIPE, stdout=PIPE, limit=2**22,
+    )
+    # fmt: on
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+        await process.communicate()
+
+
+async def line(process: Process) -> str:
+    """Return the next line that a peer prints."""
+    assert process.stdout is not None
+    async with asyncio.timeout(DEADLINE):
+        text = await process.stdout.readline()
+    assert text, f"the peer ended with status {await process.wait()}"
+    return text.decode("utf-8").rstrip("\n")
+
+
+def say(process: Process, text: str) -> None:
+    """Send a peer one line."""
+    assert process.stdin is not None
+    process.stdin.write(text.encode("utf-8") + b"\n")
+
+
+async def until(condition: Callable[[], bool], within: float = DEADLINE) -> None:
+    """Wait for what no event tells, such as another process's doing."""
+    async with asyncio.timeout(within):
+        while not condition():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.01)
+
+
+class RawPeer:
+    """A dealer that sends whatever it is told and keeps what it gets, decoded by msgpack alone."""
+
+    def __init__(self, port: int) -> None:
+        self.got: asyncio.Queue[Any] = asyncio.Queue()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.connect(f"tcp://127.0.0.1:{port}")
+        self._transport = Transport(
+            self._socket,
+            lambda frames: self.got.put_nowait(msgpack.unpackb(frames[-1].bytes)),
+            asyncio.get_running_loop(),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._transport.close()
+
+    def send(self, *parts: bytes) -> None:
+        assert self._transport.send(parts)
+
+    def emit(self, header: object, name: object, args: object, use_bin_type: bool = True) -> None:
+        self.send(b"", msgpack.packb([header, name, args], use_bin_type=use_bin_type))
+
+    def call(self, message_id: object, name: object, *args: object) -> None:
+        self.emit({"message_id": message_id, "v": 3}, name, list(args))
+
+    async def receive(self, *, beats: bool = False) -> list[Any]:
+        """Return the next event, leaving out heartbeats."""
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                event: list[Any] = await self.got.get()
+                if beats or event[1] != "_zpc_hb":
+                    return event

@@ -1,0 +1,164 @@
+"""Hostile and broken peers: everything that can be answered is, and nobody else notices.
+
+The server runs in a process of its own, so that its memory and its delays are its own.
+"""
+
+import asyncio
+import contextlib
+import random
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgpack
+import pytest
+from tests.rpc.support import DEADLINE, RawPeer, line, peer, say
+from tests.rpc.test_wire import HEADER, MALFORMED, event
+
+from kontrol.rpc.client import Client
+
+TIMES = 50
+
+
+@contextlib.asynccontextmanager
+async def bystander(port: int) -> AsyncIterator[list[float]]:
+    """Call without pause as long as this is open; gives the seconds that each call took."""
+    took: list[float] = []
+    loop = asyncio.get_running_loop()
+    async with Client("127.0.0.1", port) as client:
+
+        async def call() -> None:
+            while True:
+                begun = loop.time()
+                assert await client.call("echo", "x", timeout=DEADLINE) == "x"
+                took.append(loop.time() - begun)
+
+        task = asyncio.create_task(call())
+        try:
+            yield took
+        finally:
+            before = len(took)
+            while len(took) < before + 20 and not task.done():
+                await asyncio.wait([task], timeout=0.01)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def undisturbed(took: list[float]) -> None:
+    """Check delays with room for a busy machine: a stall is seconds, and none is."""
+    assert len(took) >= 20
+    assert max(took) < 1.0
+    assert sorted(took)[len(took) // 2] < 0.05
+
+
+def resident(process: Process) -> int:
+    """Return the KiB of memory that a process holds."""
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+    return int(status.partition("VmRSS:")[2].split()[0])
+
+
+@contextlib.asynccontextmanager
+async def server() -> AsyncIterator[tuple[Process, int]]:
+    async with peer("echo_server.py") as process:
+        yield process, int(await line(process))
+
+
+async def test_every_malformed_event_gets_an_error() -> None:
+    async with server() as (_, port), bystander(port) as took:
+        for what, (frame, _, message_id) in MALFORMED.items():
+            with RawPeer(port) as raw:
+                for _ in range(TIMES):
+                    raw.send(b"", frame)
+                for _ in range(TIMES):
+                    header, name, (error, message, _) = await raw.receive()
+                    assert (name, error) == ("ERR", "ProtocolError"), what
+                    assert message
+                    assert header.get("response_to") == message_id
+    undisturbed(took)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "error"),
+    [("nonesuch", [], "NameError"), ("echo", [], "TypeError"), ("echo", [1, 2], "TypeError")],
+)
+async def test_every_impossible_call_gets_an_error(name: str, args: object, error: str) -> None:
+    async with server() as (_, port), bystander(port) as took:
+        with RawPeer(port) as raw:
+            for n in range(TIMES):
+                raw.emit({"message_id": n, "v": 3}, name, args)
+            for n in range(TIMES):
+                header, kind, told = await raw.receive()
+                assert (header["response_to"], kind, told[0]) == (n, "ERR", error)
+    undisturbed(took)
+
+
+def junk() -> dict[str, bytes]:
+    """Return what does not speak ZeroMQ, or stops in the middle of it."""
+    chance = random.Random(8000)
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16) + b"\x00" + bytes(31)
+    ready = b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+    whole = event(HEADER, "echo", ["x" * 100])
+    return {
+        "nothing": b"",
+        "random": chance.randbytes(4096),
+        "random after a greeting": greeting + chance.randbytes(4096),
+        "random after a handshake": greeting + ready + chance.randbytes(4096),
+        "HTTP": b"GET / HTTP/1.1\r\nHost: kontrol\r\n\r\n",
+        "TLS": bytes.fromhex("16030100c8010000c40303") + chance.randbytes(200),
+        "half a greeting": greeting[:20],
+        "half a handshake": greeting + ready[:9],
+        "half an event": greeting + ready + b"\x01\x00\x00" + bytes([len(whole)]) + whole[:40],
+        "a frame of 4 GiB": greeting + ready + b"\x01\x00\x02" + (2**32).to_bytes(8) + bytes(99),
+        "a frame over the limit": greeting + ready + b"\x02" + (2**21 + 1).to_bytes(8) + bytes(99),
+    }
+
+
+@pytest.mark.parametrize("what", junk())
+async def test_junk_on_the_port_disturbs_nobody(what: str) -> None:
+    async with server() as (_, port), bystander(port) as took, contextlib.AsyncExitStack() as stack:
+        for _ in range(TIMES):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+            writer.write(junk()[what])
+        seen = len(took)
+        async with asyncio.timeout(DEADLINE):
+            while len(took) < seen + 100:
+                await asyncio.sleep(0.01)
+    undisturbed(took)
+
+
+async def test_a_flood_of_hostile_structures_delays_nobody_for_long() -> None:
+    start = event(HEADER, "echo", [])[:-1]
+    flood = [
+        start + b"\xdd\x00\x1f\xff\xff" + b"\x90" * (2**21 - 60),
+        start + b"\xdc\x1f\x00" * 60 + b"\x90" * 9000,
+        msgpack.packb([HEADER, "echo", ["x" * (2**21 - 100)]]),
+    ]
+    async with server() as (process, port), bystander(port) as took:
+        with RawPeer(port) as raw:
+            for frame in flood:
+                for _ in range(TIMES):
+                    raw.send(b"", frame)
+                for _ in range(TIMES):
+                    await raw.receive()
+        assert resident(process) < 400 * 1024
+    undisturbed(took)
+
+
+async def test_five_thousand_connections() -> None:
+    async with (
+        server() as (process, port),
+        peer("crowd.py", port) as crowd,
+        bystander(port) as took,
+    ):
+        sizes = [resident(process)]
+        for _ in range(3):
+            say(crowd, "5000")
+            assert await line(crowd) == "5000"
+            sizes.append(resident(process))
+            say(crowd, "0")
+            assert await line(crowd) == "0"
+        assert sizes[1] - sizes[0] < 5000 * 32, f"KiB: {sizes}"
+        assert sizes[3] - sizes[2] < 8 * 1024, f"KiB: {sizes}"
+    undisturbed(took)

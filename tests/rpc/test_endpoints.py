@@ -1,0 +1,421 @@
+"""Our client and our server together, and our server against hand-made events."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+from tests.rpc.support import BEAT, DEADLINE, RawPeer, serving, until
+
+from kontrol.rpc.client import Client
+from kontrol.rpc.errors import (
+    BindError,
+    CallTimeout,
+    LostRemote,
+    ProtocolError,
+    Refused,
+    RemoteError,
+    Unsendable,
+)
+from kontrol.rpc.limits import Limits
+from kontrol.rpc.server import Call, Method, Server
+
+
+class Ours:
+    def __init__(self) -> None:
+        self.running = 0
+        self.produced = 0
+        self.calls: list[Call] = []
+        self.go = asyncio.Event()
+
+    async def echo(self, call: Call, value: object) -> object:
+        self.calls.append(call)
+        return value
+
+    async def many(self, _call: Call, *values: object) -> object:
+        return len(values)
+
+    async def odd(self, _call: Call) -> object:
+        return object()
+
+    async def own_cancel(self, _call: Call) -> object:
+        raise asyncio.CancelledError
+
+    async def wait(self, _call: Call) -> object:
+        self.running += 1
+        try:
+            await self.go.wait()
+        finally:
+            self.running -= 1
+        return "went"
+
+    async def count(self, _call: Call, n: int) -> AsyncIterator[object]:
+        self.running += 1
+        try:
+            for i in range(n):
+                self.produced = i + 1
+                yield i
+        finally:
+            self.running -= 1
+
+    async def fat(self, _call: Call, n: int) -> AsyncIterator[object]:
+        yield "first"
+        yield "x" * n
+
+    async def broken(self, _call: Call, n: int) -> AsyncIterator[object]:
+        for i in range(n):
+            yield i
+        raise Refused("Broken", "no more")
+
+    def methods(self) -> Mapping[str, Method]:
+        names = ("echo", "many", "odd", "own_cancel", "wait", "count", "fat", "broken")
+        return {name: getattr(self, name) for name in names}
+
+
+@contextlib.asynccontextmanager
+async def both(limits: Limits | None = None) -> AsyncIterator[tuple[Ours, Client]]:
+    ours = Ours()
+    async with (
+        serving(ours.methods(), limits=limits) as port,
+        Client("localhost", port, heartbeat=BEAT) as client,
+    ):
+        yield ours, client
+
+
+async def test_calls_share_a_connection_and_do_not_wait_for_each_other() -> None:
+    async with both() as (ours, client):
+        waiting = [asyncio.create_task(client.call("wait", timeout=DEADLINE)) for _ in range(50)]
+        assert await client.call("echo", [1, {"a": b"b"}], timeout=DEADLINE) == [1, {"a": "b"}]
+        await until(lambda: ours.running == 50)
+        ours.go.set()
+        assert await asyncio.gather(*waiting) == ["went"] * 50
+        assert await client.call("many", *range(40), timeout=DEADLINE) == 40
+
+
+async def test_a_handler_is_told_who_calls() -> None:
+    async with both() as (ours, client):
+        await client.call("echo", "x", timeout=DEADLINE)
+        (call,) = ours.calls
+        assert (call.method, call.args) == ("echo", ("x",))
+        assert call.peer.startswith("127.0.0.1#")
+
+
+async def test_a_call_that_is_given_up_ends_its_handler_at_once() -> None:
+    async with both() as (ours, client):
+        with pytest.raises(CallTimeout, match=r"no answer within 0\.05 s"):
+            await client.call("wait", timeout=0.05)
+        await until(lambda: ours.running == 0, within=BEAT)
+        task = asyncio.create_task(client.call("wait", timeout=DEADLINE))
+        await until(lambda: ours.running == 1)
+        task.cancel()
+        await until(lambda: ours.running == 0, within=BEAT)
+
+
+async def test_a_stream_that_is_closed_early_ends_its_handler_at_once() -> None:
+    async with both() as (ours, client):
+        stream = client.stream("count", 10**6)
+        assert await anext(stream) == 0
+        assert ours.running == 1
+        await stream.aclose()
+        await until(lambda: ours.running == 0, within=BEAT)
+        assert ours.produced <= 102
+
+
+async def test_a_stream_waits_for_its_consumer() -> None:
+    async with both() as (ours, client):
+        seen = 0
+        async for _ in client.stream("count", 1000):
+            seen += 1
+            if seen % 100 == 0:
+                await client.call("echo", None, timeout=DEADLINE)
+                assert ours.produced <= seen + 101
+        assert seen == 1000
+
+
+async def test_a_consumer_slower_than_the_heartbeats_keeps_its_stream() -> None:
+    async with both() as (ours, client):
+        stream = client.stream("count", 300)
+        assert await anext(stream) == 0
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(BEAT * 5):
+                await ours.go.wait()
+        assert [i async for i in stream] == list(range(1, 300))
+
+
+async def test_streams_run_side_by_side() -> None:
+    async def total(n: int) -> int:
+        return sum([1 async for _ in client.stream("count", n)])
+
+    async with both() as (_, client):
+        assert await asyncio.gather(*(total(200 + i) for i in range(40))) == list(range(200, 240))
+
+
+async def test_an_error_after_items_comes_after_them() -> None:
+    async with both() as (_, client):
+        for n in (0, 1, 2, 101, 102):
+            stream = client.stream("broken", n)
+            assert [await anext(stream) for _ in range(n)] == list(range(n))
+            with pytest.raises(RemoteError, match="Broken: no more"):
+                await anext(stream)
+
+
+async def test_a_silent_stream_times_out_between_items() -> None:
+    class Stuck(Ours):
+        async def stuck(self, _call: Call) -> AsyncIterator[object]:
+            yield 1
+            await self.go.wait()
+
+        def methods(self) -> Mapping[str, Method]:
+            return {"stuck": self.stuck}
+
+    async with (
+        serving(Stuck().methods()) as port,
+        Client("127.0.0.1", port, heartbeat=BEAT) as client,
+    ):
+        stream = client.stream("stuck", timeout=0.1)
+        assert await anext(stream) == 1
+        with pytest.raises(CallTimeout):
+            await anext(stream)
+
+
+async def test_the_wrong_kind_of_call_says_so() -> None:
+    async with both() as (_, client):
+        with pytest.raises(ProtocolError, match=r"call it with stream\(\)"):
+            await client.call("count", 5, timeout=DEADLINE)
+        with pytest.raises(ProtocolError, match=r"call it with call\(\)"):
+            await anext(client.stream("echo", 5))
+        assert await client.call("echo", 5, timeout=DEADLINE) == 5
+
+
+async def test_answers_that_cannot_be_sent_are_errors() -> None:
+    async with both() as (_, client):
+        with pytest.raises(RemoteError, match="Unsendable: OK: its value has no msgpack form"):
+            await client.call("odd", timeout=DEADLINE)
+        with pytest.raises(RemoteError, match="InternalError: own_cancel was cancelled"):
+            await client.call("own_cancel", timeout=DEADLINE)
+        stream = client.stream("fat", 3 * 2**20)
+        assert await anext(stream) == "first"
+        with pytest.raises(RemoteError, match="over the limit of 2097152"):
+            await anext(stream)
+        with pytest.raises(Unsendable):
+            await client.call("echo", "x" * (3 * 2**20), timeout=DEADLINE)
+        assert len(str(await client.call("echo", "x" * 2_000_000, timeout=DEADLINE))) == 2_000_000
+
+
+async def test_limits_on_calls_are_answered() -> None:
+    async with both(Limits(calls=3, calls_per_peer=2)) as (ours, client):
+        port = client._port
+        waiting = [asyncio.create_task(client.call("wait", timeout=DEADLINE)) for _ in range(2)]
+        await until(lambda: ours.running == 2)
+        with pytest.raises(RemoteError, match="Busy: this connection has 2 calls"):
+            await client.call("echo", 1, timeout=DEADLINE)
+        async with Client("127.0.0.1", port) as other, Client("127.0.0.1", port) as third:
+            waiting.append(asyncio.create_task(other.call("wait", timeout=DEADLINE)))
+            await until(lambda: ours.running == 3)
+            with pytest.raises(RemoteError, match="Busy: 3 calls are in progress"):
+                await third.call("echo", 1, timeout=DEADLINE)
+            ours.go.set()
+            assert await asyncio.gather(*waiting) == ["went"] * 3
+            assert await third.call("echo", 1, timeout=DEADLINE) == 1
+
+
+async def test_no_server_and_no_such_host_are_lost_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with Client("127.0.0.1", port) as client, asyncio.timeout(2):
+        with pytest.raises(LostRemote, match=f"127.0.0.1:{port}: the connection was refused"):
+            await client.call("echo", 1, timeout=DEADLINE)
+    async with Client("no.such.host.invalid", 1) as client:
+        with pytest.raises(LostRemote, match=r"no\.such\.host\.invalid"):
+            await client.call("echo", 1, timeout=DEADLINE)
+
+
+async def test_a_client_finds_its_server_again() -> None:
+    ours = Ours()
+    async with serving(ours.methods()) as port:
+        client = Client("127.0.0.1", port, heartbeat=BEAT)
+        waiting = asyncio.create_task(client.call("wait", timeout=DEADLINE))
+        await until(lambda: ours.running == 1)
+    with pytest.raises(LostRemote, match="closed"):
+        await waiting
+    server = Server(ours.methods(), heartbeat=BEAT)
+    await server.bind("127.0.0.1", port)
+    task = asyncio.create_task(server.serve())
+    async with client:
+        assert await client.call("echo", "again", timeout=DEADLINE) == "again"
+        pending = asyncio.create_task(client.call("wait", timeout=DEADLINE))
+        await until(lambda: ours.running == 1)
+    with pytest.raises(LostRemote, match="the client was closed"):
+        await pending
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_a_server_that_ends_awaits_its_handlers() -> None:
+    ended = asyncio.Event()
+
+    async def stubborn(_call: Call) -> object:
+        try:
+            return await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(0)
+            ended.set()
+
+    async with serving({"stubborn": stubborn}) as port, Client("127.0.0.1", port) as client:
+        task = asyncio.create_task(client.call("stubborn", timeout=0.3))
+        with pytest.raises(CallTimeout):
+            await task
+    assert ended.is_set()
+
+
+@pytest.mark.parametrize("host", ["", "*", "::1", "localhost"])
+async def test_where_a_server_can_listen(host: str) -> None:
+    ours = Ours()
+    server = Server(ours.methods())
+    port = await server.bind(host, 0)
+    task = asyncio.create_task(server.serve())
+    try:
+        to = {"localhost": "localhost", "::1": "::1"}.get(host, "127.0.0.1")
+        async with Client(to, port) as client:
+            assert await client.call("echo", 1, timeout=DEADLINE) == 1
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_an_address_in_use_is_named() -> None:
+    async with serving({}) as port:
+        server = Server({})
+        with pytest.raises(BindError, match=rf"127\.0\.0\.1:{port}: Address already in use"):
+            await server.bind("127.0.0.1", port)
+    unserved = Server({})
+    await unserved.bind("127.0.0.1", 0)
+    with pytest.raises(BindError, match="bound already"):
+        await unserved.bind("127.0.0.1", 0)
+    unserved.close()
+
+
+async def test_a_server_not_bound_does_not_serve() -> None:
+    with pytest.raises(BindError, match="before bind"):
+        await Server({}).serve()
+
+
+def test_methods_must_be_callable_over_the_wire() -> None:
+    async def keyword(_call: Call, *, flag: bool) -> object:
+        return flag
+
+    async def nothing() -> object:
+        return None
+
+    def plain(_call: Call) -> object:
+        return None
+
+    for method, reason in ((keyword, "positional"), (nothing, "Call"), (plain, "async def")):
+        with pytest.raises(TypeError, match=reason):
+            Server({"m": method})  # type: ignore[dict-item]  # the very mistake
+
+
+# Hand-made events, as Python 2 and other peers send them.
+
+
+@pytest.mark.parametrize("message_id", [b"\xff\x00id", "id", 7, 2**63, b"", "héllo"])
+async def test_a_message_id_comes_back_as_it_was(message_id: object) -> None:
+    async with serving(Ours().methods()) as port:
+        with RawPeer(port) as raw:
+            raw.call(message_id, "echo", "x")
+            header, name, args = await raw.receive()
+            assert (name, args) == ("OK", ["x"])
+            assert header["response_to"] == message_id
+            assert type(header["response_to"]) is type(message_id)
+            assert header["v"] == 3
+
+
+async def test_python_2_is_understood_and_can_read_the_answer() -> None:
+    async with serving(Ours().methods()) as port:
+        with RawPeer(port) as raw:
+            raw.emit({b"message_id": b"i", b"v": 3}, b"echo", [b"h\xc3\xa9"])
+            assert (await raw.receive())[1:] == ["OK", ["hé"]]
+            raw.emit({"message_id": "i", "v": 3}, "echo", [b"h\xc3\xa9"], use_bin_type=False)
+            assert (await raw.receive())[1:] == ["OK", ["hé"]]
+            raw.call(b"i", "echo", b"\xff")
+            assert (await raw.receive())[1:] == ["OK", [b"\xff"]]
+
+
+async def test_heartbeats_only_for_calls_that_last() -> None:
+    ours = Ours()
+    async with serving(ours.methods()) as port:
+        with RawPeer(port) as raw:
+            raw.call(b"long", "wait")
+            raw.call(b"short", "echo", 1)
+            assert (await raw.receive(beats=True))[1] == "OK"
+            header, name, args = await raw.receive(beats=True)
+            assert (header["response_to"], name, args) == (b"long", "_zpc_hb", [0])
+            ours.go.set()
+            assert (await raw.receive())[1:] == ["OK", ["went"]]
+
+
+async def test_a_caller_that_never_beats_is_lost() -> None:
+    ours = Ours()
+    async with serving(ours.methods()) as port:
+        with RawPeer(port) as raw:
+            raw.call(b"long", "wait")
+            await until(lambda: ours.running == 1)
+            begun = asyncio.get_running_loop().time()
+            await until(lambda: ours.running == 0)
+            assert 2.5 * BEAT < asyncio.get_running_loop().time() - begun < 4 * BEAT + 1
+
+
+async def test_peers_cannot_touch_each_others_calls() -> None:
+    ours = Ours()
+    async with serving(ours.methods()) as port:
+        with RawPeer(port) as one, RawPeer(port) as other:
+            one.call(b"same", "wait")
+            await until(lambda: ours.running == 1)
+            header = {"message_id": b"x", "v": 3, "response_to": b"same"}
+            other.emit(header, "ERR", ["Cancelled", "", ""])
+            other.call(b"same", "echo", "mine")
+            assert (await other.receive())[1:] == ["OK", ["mine"]]
+            assert ours.running == 1
+            ours.go.set()
+            assert (await one.receive())[1:] == ["OK", ["went"]]
+
+
+async def test_what_breaks_an_open_call_ends_it_with_an_error() -> None:
+    ours = Ours()
+    async with serving(ours.methods()) as port:
+        with RawPeer(port) as raw:
+            for n, (name, args) in enumerate((("_zpc_more", [-1]), ("OK", [1]), ("NEW", []))):
+                raw.call(n, "wait")
+                raw.emit({"message_id": b"x", "v": 3, "response_to": n}, name, args)
+                header, name, args = await raw.receive()
+                assert (header["response_to"], name, args[0]) == (n, "ERR", "ProtocolError")
+            await until(lambda: ours.running == 0, within=BEAT)
+            raw.call(b"twice", "wait")
+            raw.call(b"twice", "wait")
+            assert "that of an open call" in (await raw.receive())[2][1]
+            assert ours.running == 1
+
+
+async def test_answers_to_calls_that_are_over_are_ignored() -> None:
+    async with serving(Ours().methods()) as port:
+        with RawPeer(port) as raw:
+            for name, args in (("_zpc_hb", [0]), ("_zpc_more", [9]), ("OK", [1]), ("?", None)):
+                raw.emit({"message_id": b"x", "v": 3, "response_to": b"gone"}, name, args)
+            raw.call(b"id", "echo", "only")
+            assert (await raw.receive())[1:] == ["OK", ["only"]]
+
+
+async def test_envelopes_of_routers_in_between_come_back() -> None:
+    async with serving(Ours().methods()) as port:
+        with RawPeer(port) as raw:
+            from msgpack import packb
+
+            event = packb([{"message_id": b"i", "v": 3}, "echo", ["x"]])
+            raw.send(event)  # no empty part, as the oldest peers
+            assert (await raw.receive())[1] == "OK"
+            raw.send(b"hop", b"", event)
+            assert (await raw.receive())[1] == "OK"
+            raw.send(*[b"hop"] * 20, b"", event)
+            assert (await raw.receive())[2][1] == "23 parts are over the limit of 8"
