@@ -47,7 +47,9 @@ class Life:
 async def life(folder: Path) -> AsyncIterator[Life]:
     path = folder / "life"
     os.mkfifo(path)
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as pipe:
+    flags = os.O_RDONLY | os.O_NONBLOCK
+    # The second stays open after the first has seen the end, so that later writers do not block.
+    with os.fdopen(os.open(path, flags), "rb") as pipe, os.fdopen(os.open(path, flags), "rb"):
         reader = asyncio.StreamReader()
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), pipe

@@ -221,4 +221,5 @@ def main() -> None:
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=int(sys.argv[-1])) as control:
+        control.set_inheritable(False)  # it takes no keywords
         Program(control).serve()
