@@ -458,6 +458,8 @@ async def test_a_watch_of_the_compacted_past_raises(bed: Bed) -> None:
         with pytest.raises(Compacted) as caught:
             await take(aiter(watch), 1)
     assert caught.value.revision == third
+    async with bed.store.watch(bed.key("a"), start=third) as watch:
+        assert [e.kv.mod_revision for e in await take(aiter(watch), 1)] == [third]
 
 
 async def test_compaction_leaves_an_open_watch_alone(bed: Bed) -> None:
