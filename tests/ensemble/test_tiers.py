@@ -13,7 +13,8 @@ labels = st.from_regex(r"[a-z_]([a-z0-9_-]{0,20}[a-z0-9])?", fullmatch=True)
 names = st.lists(labels, min_size=1, max_size=5).map(".".join)
 ipv4 = st.ip_addresses(v=4).map(str)
 ipv6 = st.ip_addresses(v=6).map(str)
-tiers = st.builds(Tier, names | ipv4 | ipv6, ports)
+hosts = st.lists(names | ipv4 | ipv6, min_size=1, max_size=3).map("|".join)
+tiers = st.builds(Tier, hosts, ports)
 
 
 @given(st.lists(tiers, max_size=5, unique=True))
@@ -36,8 +37,9 @@ def test_any_text_is_tiers_or_a_clear_error(text: str, port: int) -> None:
         assert bool(found) == bool(text.strip())
         for tier in found:
             assert 1 <= tier.port <= 65535
-            if ":" in tier.host or tier.host.rpartition(".")[2].isdecimal():
-                ipaddress.ip_address(tier.host)
+            for host in tier.hosts:
+                if ":" in host or host.rpartition(".")[2].isdecimal():
+                    ipaddress.ip_address(host)
         assert parse_tiers(",".join(map(str, found)), port) == found
 
 
@@ -56,6 +58,9 @@ def test_any_text_is_tiers_or_a_clear_error(text: str, port: int) -> None:
         ("[fd00::1]:9000", (Tier("fd00::1", 9000),)),
         ("fe80::1%eth0", (Tier("fe80::1%eth0", 8000),)),
         ("a,b,a:8000", (Tier("a", 8000), Tier("b", 8000))),
+        ("10.0.0.1|10.0.0.2:90,b", (Tier("10.0.0.1|10.0.0.2", 90), Tier("b", 8000))),
+        ("[::1] | 127.0.0.1:90", (Tier("::1|127.0.0.1", 90),)),
+        ("::1|127.0.0.1", (Tier("::1|127.0.0.1", 8000),)),
     ],
 )
 def test_examples(text: str, expected: tuple[Tier, ...]) -> None:

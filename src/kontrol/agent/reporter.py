@@ -148,13 +148,26 @@ class Reporter:
         """Look the tier up; after `patience` seconds what is known will do, if anything is."""
         try:
             async with asyncio.timeout(patience if self._addresses else None):
-                self._addresses.learn(await self._resolve(*self.tier))
+                self._addresses.learn(await self._addresses_of_all())
         except OSError as error:
             if not self._addresses:
                 raise
             log.warning("tier %s: look-up failed: %s", self.tier, _reason(error))
         if not self._addresses:
             raise OSError(f"the look-up of {self.tier.host} found no address")
+
+    async def _addresses_of_all(self) -> list[str]:
+        """Look up all names of the tier; one that is not found is no matter if another is."""
+        found: list[str] = []
+        failure: OSError | None = None
+        for host in self.tier.hosts:
+            try:
+                found += await self._resolve(host, self.tier.port)
+            except OSError as error:
+                failure = error
+        if failure is not None and not found:
+            raise failure
+        return found
 
     def _open(self) -> AbstractAsyncContextManager[Caller]:
         """Return a new connection, to the address whose turn it is."""

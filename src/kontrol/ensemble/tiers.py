@@ -2,7 +2,8 @@
 
 A comma list; each item is one tier: a DNS name or an address, and optionally a port. An IPv6
 address with a port is written in brackets; without brackets it is all address, so that `fd00::1`
-needs none. A DNS name stands for every master behind it.
+needs none. A DNS name stands for every master behind it; where there is no DNS, bars part the
+masters of one tier, the last with the port of all: `10.0.0.1|10.0.0.2:8000`.
 """
 
 import ipaddress
@@ -20,13 +21,22 @@ class BadTiers(ValueError):
 
 
 class Tier(NamedTuple):
-    """One tier: a DNS name or an address without brackets, and a port. Its text is parseable."""
+    """One tier: DNS names or addresses without brackets, parted by bars, and the port of all.
+
+    Its text can be parsed again.
+    """
 
     host: str
     port: int
 
+    @property
+    def hosts(self) -> list[str]:
+        """The names and addresses, one by one."""
+        return self.host.split("|")
+
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        hosts = "|".join(f"[{host}]" if ":" in host else host for host in self.hosts)
+        return f"{hosts}:{self.port}"
 
 
 def parse_tiers(text: str, default_port: int) -> tuple[Tier, ...]:
@@ -43,8 +53,20 @@ def parse_tiers(text: str, default_port: int) -> tuple[Tier, ...]:
 def _tier(item: str, text: str, default_port: int) -> Tier:
     if not item:
         raise BadTiers(f"an item of {text!r} is empty; expected a comma list of tiers, {_EXPECTED}")
-    host, port = _split(item)
-    return Tier(_host(host, item), default_port if port is None else _port(port, item))
+    *others, last = item.split("|")
+    hosts = [_host(_alone(other.strip(), item), item) for other in others]
+    host, port = _split(last.strip())
+    hosts.append(_host(host, item))
+    return Tier("|".join(hosts), default_port if port is None else _port(port, item))
+
+
+def _alone(part: str, item: str) -> str:
+    host, port = _split(part)
+    if port is not None:
+        raise BadTiers(
+            f"tier {item!r} has a port at {part!r}; expected one port for all, at the end"
+        )
+    return host
 
 
 def _split(item: str) -> tuple[str, str | None]:
