@@ -1,0 +1,5 @@
+"""`python -m automaton`."""
+
+from automaton.cli import main
+
+main()

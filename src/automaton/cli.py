@@ -1,0 +1,167 @@
+"""The command line.
+
+    automaton MANIFEST [-s SOCKET] [-l LOGFILE] [-d]     run a machine
+    automaton ctl SOCKET COMMAND...                      send it a command
+    automaton check MANIFEST                             validate
+    automaton graph MANIFEST                             draw
+
+`ctl`, `check` and `graph` are commands when they come first; a manifest of such a name is reached
+as `./check`.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from automaton.manifest import Manifest, ManifestError
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+TIMED_OUT = 4
+
+DEFAULT_SOCKET = "/var/run/automaton.sock"
+STATUSES = """
+exit status:
+  0  done; the machine ended after DIE, SIGINT or SIGTERM
+  1  an internal error, or the initial state could not be entered; ctl: the answer is KO
+  2  usage, a manifest that is wrong, a socket that cannot be had or reached
+  4  ctl: no answer in time
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "ctl": _ctl,
+        "check": _check,
+        "graph": _graph,
+    }
+    command = commands.get(words[0] if words else "")
+    try:
+        sys.exit(command(words[1:]) if command else _run(words))
+    except ManifestError as error:
+        _say(str(error))
+        sys.exit(USAGE)
+    except BrokenPipeError:
+        sys.exit(FAILED)
+
+
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=name,
+        description=description,
+        epilog=STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, *_: object) -> None:
+        from importlib.metadata import version  # costs more than all else here
+
+        _print(f"automaton {version('kontrol')}")
+        sys.exit(DONE)
+
+
+def _run(words: list[str]) -> int:
+    parser = _parser("automaton", "Run a finite-state machine of scripts, driven over a socket.")
+    parser.add_argument("manifest", type=Path, help="YAML, or Python if it ends in .py")
+    parser.add_argument("-s", "--socket", type=Path, default=DEFAULT_SOCKET, help="%(default)s")
+    parser.add_argument(
+        "-l", "--log", type=Path, default="automaton.log", metavar="LOGFILE", help="%(default)s"
+    )
+    parser.add_argument("-d", "--debug", action="store_true", help="log all, output too")
+    parser.usage = (
+        "automaton MANIFEST [-s SOCKET] [-l LOGFILE] [-d]\n       automaton {ctl,check,graph} ..."
+    )
+    options = parser.parse_args(words)
+    manifest = _load(options.manifest)
+    from automaton import daemon
+
+    return daemon.run(manifest, options.socket, options.log, debug=options.debug)
+
+
+def _ctl(words: list[str]) -> int:
+    parser = _parser("automaton ctl", "Send a command to a running automaton; print its answer.")
+    parser.add_argument(
+        "--timeout", type=float, help="seconds to wait; default: as long as it takes"
+    )
+    parser.add_argument("socket", help="the path of the socket")
+    parser.add_argument(
+        "command",
+        nargs=argparse.REMAINDER,
+        help="STATE, STATUS, GOTO state [input], WAIT state [input], SET NAME value, DIE",
+    )
+    options = parser.parse_args(words)
+    if not options.command:
+        parser.error("a command is missing: STATE, STATUS, GOTO, WAIT, SET or DIE")
+    from automaton import client
+
+    try:
+        answer = client.ask(options.socket, " ".join(options.command), options.timeout)
+    except TimeoutError:
+        _say(f"automaton ctl: no answer within {options.timeout:g} s")
+        return TIMED_OUT
+    except client.Unreachable as error:
+        _say(f"automaton ctl: {error}")
+        return USAGE
+    _print(answer)
+    return FAILED if answer.startswith("KO ") else DONE
+
+
+def _check(words: list[str]) -> int:
+    parser = _parser("automaton check", "Validate a manifest; errors and warnings go to stderr.")
+    parser.add_argument("manifest", type=Path)
+    _load(parser.parse_args(words).manifest)
+    return DONE
+
+
+def _graph(words: list[str]) -> int:
+    parser = _parser("automaton graph", "Draw a machine.")
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--format", choices=("mermaid", "dot"), default="mermaid")
+    parser.add_argument("--socket", help="mark where the automaton that listens there is and was")
+    options = parser.parse_args(words)
+    manifest = _load(options.manifest)
+    import json
+
+    from automaton import client, graph
+
+    trace = graph.Trace()
+    if options.socket:
+        try:
+            trace = graph.Trace.of(json.loads(client.ask(options.socket, "STATUS", 10.0)))
+        except TimeoutError:
+            _say("automaton graph: no answer within 10 s")
+            return USAGE
+        except client.Unreachable as error:
+            _say(f"automaton graph: {error}")
+            return USAGE
+    draw = graph.dot if options.format == "dot" else graph.mermaid
+    _print(draw(manifest, trace))
+    return DONE
+
+
+def _load(path: Path) -> Manifest:
+    from automaton.load import load
+
+    manifest, warnings = load(path)
+    for warning in warnings:
+        _say(warning.render(str(path)))
+    return manifest
+
+
+def _print(text: str) -> None:
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    sys.stderr.buffer.write(text.encode("utf-8", "backslashreplace") + b"\n")
+    sys.stderr.flush()

@@ -1,0 +1,53 @@
+"""Puts a running automaton together: log, socket, driver, server; and turns its end into a status.
+
+asyncio is imported here first, without TLS: nothing here speaks it, and OpenSSL would cost a fifth
+of the memory (decision 0051).
+"""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from automaton.log import configure
+from automaton.manifest import Manifest
+from automaton.protocol import decode
+
+
+def _without_tls() -> None:
+    """Import asyncio as on a Python built without OpenSSL."""
+    if "asyncio" not in sys.modules and "ssl" not in sys.modules:
+        sys.modules["ssl"] = None  # type: ignore[assignment]  # "cannot be imported", see importlib
+        import asyncio  # noqa: F401  # this import is the point
+
+        del sys.modules["ssl"]
+
+
+def run(manifest: Manifest, socket: Path, log: Path, *, debug: bool) -> int:
+    """Run a machine to its end; return the exit status."""
+    _without_tls()
+    import asyncio
+
+    from automaton.driver import Driver
+    from automaton.environment import Environment
+    from automaton.server import Listener, Server, SocketError
+
+    try:
+        listener = Listener(socket)
+    except SocketError as error:
+        os.write(2, f"automaton: {error}\n".encode())
+        return 2
+    configure(log, debug=debug)
+
+    async def live() -> bool:
+        driver = Driver(manifest, Environment(os.environb, decode(os.fsencode(listener.path))))
+        return await driver.run(Server(listener, driver.obey).serving)
+
+    try:
+        return 0 if asyncio.run(live()) else 1
+    except Exception:  # noqa: BLE001  # the last resort: say it, and tidy up
+        traceback.print_exc()
+        os.write(2, b"automaton: an internal error; please report it with the lines above\n")
+        return 1
+    finally:
+        listener.remove()

@@ -1,0 +1,287 @@
+"""Drives the machine: its effects become processes, timers and answers; what happens, its events.
+
+All runs on one event loop, in one thread: an event is handled, with all its effects, before the
+next is looked at, so that the machine's word and the world's state cannot drift apart. What waits
+(the end of a script, the answer of a `WAIT`) is a task in the driver's group or a future that the
+caller awaits.
+
+The invariant: `run` returns after the machine's `Exit`, and then nothing that any script started
+is left, not even when it raises.
+"""
+
+import asyncio
+import itertools
+import json
+import logging
+import os
+import signal
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from automaton.environment import Environment
+from automaton.events import (
+    Abandon,
+    Answer,
+    Begin,
+    Effect,
+    Ended,
+    Entered,
+    Event,
+    Exit,
+    Fired,
+    Kill,
+    Left,
+    Shutdown,
+    Start,
+    Started,
+    Terminate,
+    Timer,
+    Transit,
+    Unstartable,
+)
+from automaton.machine import OK, Machine
+from automaton.manifest import Manifest
+from automaton.output import Output
+from automaton.payload import Payload
+from automaton.processes import (
+    become_subreaper,
+    children,
+    kill_descendants,
+    kill_orphans,
+    reap_orphans,
+)
+from automaton.protocol import Ask, CommandError, Move, Set, parse
+from automaton.script import Script, first_exit
+
+HISTORY = 50
+SAME_SIGNAL = 0.1
+"""Seconds within which a second signal counts as the first: `timeout` sends two at a stroke."""
+FAREWELL = 2.0
+"""Seconds that background processes get after SIGTERM, at the end."""
+
+_log = logging.getLogger("automaton")
+
+
+class Driver:
+    """One machine at work. To be made on the running loop that it is to use."""
+
+    def __init__(self, manifest: Manifest, environment: Environment) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._machine = Machine(manifest)
+        self._environment = environment
+        self._payload = Payload(manifest.payload) if manifest.payload else None
+        self._events: deque[Event] = deque()
+        self._history: deque[dict[str, object]] = deque(maxlen=HISTORY)
+        self._waiting: dict[int, asyncio.Future[str]] = {}
+        self._tickets = itertools.count(1)
+        self._names = itertools.count(1)
+        self._script: Script | None = None
+        self._outputs: set[Output] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._signalled: float | None = None
+        self._hurry: asyncio.Future[None] = self._loop.create_future()
+        self._over: asyncio.Future[bool] = self._loop.create_future()
+        self._tasks = asyncio.TaskGroup()
+
+    # What others call.
+
+    async def run(self, serve: Callable[[], AbstractAsyncContextManager[None]]) -> bool:
+        """Run the machine to its end. `serve` is entered once a state has been.
+
+        Returns false if the initial state could not be entered.
+        """
+        become_subreaper()
+        try:
+            async with self._tasks:
+                self._listen()
+                self._handle(Begin())
+                async with serve():
+                    failed = await self._over
+                await self._dismiss()
+        finally:
+            self._close()
+        return not failed
+
+    async def obey(self, raw: bytes) -> str:
+        """Take one command as it came; return the answer, one line without its end."""
+        try:
+            match parse(raw):
+                case Ask("STATE"):
+                    return self._machine.tag or "KO no state could be entered"
+                case Ask("STATUS"):
+                    return self._status()
+                case Ask():
+                    _log.info("DIE")
+                    self._handle(Shutdown())
+                    return OK
+                case Set() as command:
+                    self._environment.set(command)
+                    return OK
+                case Move(verb, tag, value):
+                    return await self._transit(Transit(next(self._tickets), verb, tag, value))
+        except CommandError as error:
+            return f"KO {error}"
+
+    async def _transit(self, transit: Transit) -> str:
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._waiting[transit.ticket] = answer
+        self._handle(transit)
+        text = await answer
+        if text != OK:
+            _log.warning("%s %s: %s", transit.verb, transit.tag, text)
+        return text
+
+    def _status(self) -> str:
+        status = {
+            "state": self._machine.tag,
+            "since": self._history[-1]["since"] if self._history else None,
+            "pid": self._script.pid if self._script else None,
+            "input": self._machine.input,
+            "queue": [{"command": move.verb, "state": move.tag} for move in self._machine.queue],
+            "history": list(self._history),
+        }
+        return json.dumps(status)
+
+    # Events in, effects out.
+
+    def _handle(self, event: Event) -> None:
+        """Have the machine handle an event, and those that its effects bring about at once."""
+        self._events.append(event)
+        if len(self._events) > 1:
+            return  # an effect of the one that is being handled: its turn comes below
+        while self._events:
+            for effect in self._machine.handle(self._events[0]):
+                self._do(effect)
+            self._events.popleft()
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Answer(ticket, text):
+                waiting = self._waiting.pop(ticket)
+                if not waiting.done():  # it is when the client has gone
+                    waiting.set_result(text)
+            case Start():
+                self._start(effect)
+            case Entered(tag, cause):
+                self._entered(tag, cause)
+            case Left(_, outcome):
+                self._history[-1]["outcome"] = outcome
+            case Terminate() if self._script:
+                self._script.terminate()
+            case Kill() if self._script:
+                self._script.kill()
+            case Timer(seconds):
+                self._set_timer(seconds)
+            case Exit(failed) if not self._over.done():
+                self._over.set_result(failed)
+
+    def _set_timer(self, seconds: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if seconds is not None:
+            self._timer = self._loop.call_later(seconds, self._handle, Fired())
+
+    def _start(self, start: Start) -> None:
+        state = start.state
+        environment = self._environment.of(state, start.input)
+        try:
+            output = Output(state.tag)
+        except OSError as error:
+            self._unstartable(state.tag, error)
+            return
+        try:
+            script = Script(str(next(self._names)), state.argv, environment, output)
+        except OSError as error:
+            output.close()
+            self._unstartable(state.tag, error)
+            return
+        finally:
+            output.detach()
+        output.label = f"{state.tag}[{script.pid}]"
+        self._outputs = {held for held in self._outputs if held.open} | {output}
+        self._script = script
+        self._tasks.create_task(self._watch(script))
+        self._handle(Started())
+
+    def _unstartable(self, tag: str, error: OSError) -> None:
+        reason = error.strerror or str(error)
+        _log.error("%s: its script could not be started: %s", tag, reason)
+        self._handle(Unstartable(reason))
+
+    async def _watch(self, script: Script) -> None:
+        status, seconds = await script.ended()
+        self._script = None
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        if status and not script.interrupted:
+            tail = script.output.tail.replace("\n", "\n  . ")
+            _log.warning("%s: %s after %.1f s\n  . %s", script.output.label, how, seconds, tail)
+        else:
+            _log.debug("%s: %s after %.1f s", script.output.label, how, seconds)
+        self._handle(Ended(status == 0, seconds))
+
+    def _entered(self, tag: str, cause: str) -> None:
+        before = self._history[-1]["state"] if self._history else "(start)"
+        _log.info("%s -> %s (%s)", before, tag, cause)
+        since = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._history.append({"state": tag, "since": since, "cause": cause, "outcome": None})
+        if self._payload is not None:
+            try:
+                self._payload.write(tag)
+            except OSError as error:
+                _log.warning("payload: %s; the file keeps what it had", error)
+
+    # The process's own affairs.
+
+    def _listen(self) -> None:
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._loop.add_signal_handler(sig, self._signal, sig)
+        self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        self._loop.set_exception_handler(self._fail)
+
+    def _signal(self, sig: signal.Signals) -> None:
+        now = self._loop.time()
+        if self._signalled is None:
+            self._signalled = now
+            _log.info("%s: shutting down", sig.name)
+            self._handle(Shutdown())
+        elif now - self._signalled >= SAME_SIGNAL and not self._hurry.done():
+            _log.warning("%s again: killing all", sig.name)
+            self._hurry.set_result(None)
+            self._handle(Abandon())
+
+    def _reap(self) -> None:
+        reap_orphans([self._script.pid] if self._script else [])
+
+    def _fail(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """End the run on an error in a callback; what the system refuses is only logged."""
+        error = context.get("exception")
+        if isinstance(error, Exception) and not isinstance(error, OSError):
+            if not self._over.done():
+                self._over.set_exception(error)
+        else:
+            _log.warning("%s: %s", context["message"], error)
+
+    async def _dismiss(self) -> None:
+        """End what scripts have left in the background."""
+        me = os.getpid()
+        if not self._hurry.done() and kill_descendants(me, signal.SIGTERM):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FAREWELL):
+                    while not self._hurry.done() and (left := children(me)):
+                        await first_exit(left, self._hurry)
+                        self._reap()
+        for pid in await kill_orphans(lambda: ()):
+            _log.error("process %d could not be killed", pid)
+
+    def _close(self) -> None:
+        self._set_timer(None)
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            self._loop.remove_signal_handler(sig)
+        kill_descendants(os.getpid())
+        for output in self._outputs:
+            output.flush()
+            output.close()

@@ -1,0 +1,108 @@
+"""The process in which a Python manifest's code runs: to describe its states, or to be one.
+
+    python -m automaton.pyworker describe FILE        prints the machine as JSON
+    python -m automaton.pyworker run FILE TAG         calls the state's function
+
+The machine's own process never executes a manifest: it stays small, and nothing that the code
+does, imports or breaks can reach it. What `describe` has to say is one JSON document: the machine,
+or, with exit status `FAULTY`, what is wrong with the file and on which line.
+"""
+
+import importlib.util
+import inspect
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from automaton.api import State, States, made
+from automaton.manifest import FAULTY
+
+
+class _Faulty(Exception):
+    """The manifest is wrong, at a line."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def load(path: Path) -> States:
+    """Execute the file and return the one `States` that it made."""
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise _Faulty(1, "not a Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # for what looks its module up: dataclasses, pickle
+    found: list[States] = []
+    made.set(found)
+    spec.loader.exec_module(module)
+    if len(found) != 1:
+        line = found[1].line if found else 1
+        raise _Faulty(line, f"States(...) is called {len(found)} times; call it once")
+    return found[0]
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    states = load(path)
+    for state in states.states:
+        if not isinstance(state, State):
+            raise _Faulty(states.line, f"{state!r} in States([...]); expected State(function)")
+        if _arity(state) is None:
+            raise _Faulty(
+                state.line, f"{state.tag!r} takes no argument or one, the input; not more"
+            )
+    described = [{"line": state.line, "fields": state.fields} for state in states.states]
+    return {"line": states.line, "fields": states.fields, "states": described}
+
+
+def _run(path: Path, tag: str) -> None:
+    state = next(state for state in load(path).states if state.tag == tag)
+    state.func(*[os.environ["INPUT"]][: _arity(state)])
+
+
+def _arity(state: State) -> int | None:
+    """Tell how many arguments to give: 0 or 1, None if neither will do."""
+    signature = inspect.signature(state.func)
+    for arguments in (("",), ()):
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            continue
+        return len(arguments)
+    return None
+
+
+def main() -> None:
+    """Do what the command line says."""
+    what, path, *rest = sys.argv[1:]
+    file = Path(path).absolute()
+    if what == "run":
+        _run(file, *rest)
+        return
+    answer = os.dup(1)
+    os.dup2(2, 1)  # what the file itself prints must not mix with our answer
+    status = 0
+    try:
+        text = json.dumps(_describe(file))
+    except _Faulty as error:
+        status, text = FAULTY, _fault(error.line, str(error))
+    except SyntaxError as error:
+        status, text = FAULTY, _fault(error.lineno or 1, f"not Python: {error.msg}")
+    except Exception as error:  # noqa: BLE001  # whatever the user's file raises is its fault
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno or 1 for frame in frames if frame.filename == str(file)]
+        status, text = FAULTY, _fault((lines or [1])[-1], f"{type(error).__name__}: {error}")
+    os.write(answer, text.encode())
+    sys.exit(status)
+
+
+def _fault(line: int, message: str) -> str:
+    return json.dumps({"line": line, "message": " ".join(message.split())})
+
+
+if __name__ == "__main__":
+    main()
