@@ -1,0 +1,126 @@
+"""Lease refreshes over faults: all answered, in time, on a few streams."""
+
+import asyncio
+
+import pytest
+from tests.store.etcd_helpers import DEADLINE, QUICK, at_most, client, get, now, take
+from tests.support.etcd import EtcdCluster
+from tests.support.proxy import Proxy
+
+from kontrol.store.etcd import EtcdStore, leases
+from kontrol.store.protocol import LeaseGone, Put, Unavailable
+
+TTL = 60
+
+
+async def granted(store: EtcdStore, count: int) -> list[int]:
+    return [lease.id for lease in await asyncio.gather(*(store.grant(TTL) for _ in range(count)))]
+
+
+async def refresh(store: EtcdStore, ids: list[int]) -> list[int]:
+    return await asyncio.gather(*(store.refresh(lease) for lease in ids))
+
+
+async def test_many_leases_share_eight_streams() -> None:
+    async with EtcdCluster() as cluster, client(cluster.endpoints) as store:
+        ids = await granted(store, 2_000)
+        before = await cluster.metric(0, "grpc_server_started_total", "LeaseKeepAlive")
+        with at_most(5):
+            assert await refresh(store, ids * 3) == [TTL] * 6_000
+        after = await cluster.metric(0, "grpc_server_started_total", "LeaseKeepAlive")
+        assert after - before == 8
+
+
+async def test_refreshes_under_way_survive_a_restart() -> None:
+    async with EtcdCluster() as cluster, client(cluster.endpoints) as store:
+        ids = await granted(store, 500)
+        for _ in range(3):
+            async with asyncio.TaskGroup() as group:
+                answers = group.create_task(refresh(store, ids * 4))
+                await cluster.kill(0)
+                await cluster.start(0)
+            assert answers.result() == [TTL] * 2_000
+
+
+@pytest.mark.parametrize("leads", [True, False])
+async def test_refreshes_leave_a_stalled_member(leads: bool) -> None:
+    async with EtcdCluster(3) as cluster:
+        leader = await cluster.leader()
+        first = leader if leads else (leader + 1) % 3
+        async with client([cluster.endpoints[(first + i) % 3] for i in range(3)]) as store:
+            ids = await granted(store, 100)
+            assert await refresh(store, ids) == [TTL] * 100
+            cluster.stop(first)
+            with at_most(5 if leads else 4):
+                assert await refresh(store, ids) == [TTL] * 100
+            cluster.cont(first)
+
+
+async def test_refreshes_without_quorum_end_in_time() -> None:
+    async with EtcdCluster(3) as cluster, client(cluster.endpoints, QUICK) as store:
+        ids = await granted(store, 20)
+        await refresh(store, ids)
+        await cluster.kill(1)
+        await cluster.kill(2)
+        await cluster.kill(0)
+        await cluster.start(0, ready=False)
+        with at_most(QUICK.timeout + 1), pytest.raises(Unavailable):
+            await refresh(store, ids)
+        await cluster.start(1, ready=False)
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                try:
+                    assert await refresh(store, ids) == [TTL] * 20
+                    break
+                except Unavailable:
+                    continue
+
+
+async def test_a_refresh_given_up_by_its_caller_does_not_mix_up_the_others() -> None:
+    async with (
+        EtcdCluster() as cluster,
+        Proxy(cluster.endpoints[0]) as proxy,
+        client([proxy.endpoint]) as store,
+    ):
+        held = (await granted(store, 1))[0]
+        # Of one lane, so that their answers come in a row.
+        gone = [held + 8 * i for i in range(1, 5)]
+        proxy.dead()
+        tasks = [asyncio.create_task(store.refresh(lease)) for lease in [*gone, held]]
+        await asyncio.sleep(0)
+        for task in tasks[:3]:
+            task.cancel()
+        proxy.heal()
+        assert await asyncio.gather(*tasks[3:]) == [0, TTL]
+
+
+async def test_too_many_waiting_refreshes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "MAX_PENDING", 10)
+    async with (
+        EtcdCluster() as cluster,
+        Proxy(cluster.endpoints[0]) as proxy,
+        client([proxy.endpoint]) as store,
+    ):
+        await now(store)
+        proxy.dead()
+        waiting = [asyncio.create_task(store.refresh(8)) for _ in range(10)]
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="10 refreshes wait"):
+            await store.refresh(8)
+        proxy.heal()
+        assert await asyncio.gather(*waiting) == [0] * 10
+
+
+async def test_an_expired_lease_is_gone_in_every_way() -> None:
+    async with EtcdCluster() as cluster, client(cluster.endpoints) as store:
+        lease = await store.grant(2)
+        written = await store.txn([], [Put("/k/a", b"", lease.id)])
+        async with store.watch("/k/a", start=written.header.revision + 1) as watch:
+            (event,) = await take(aiter(watch), 1)
+        assert event.type == "delete"
+        assert await get(store, "/k/a") is None
+        assert await store.refresh(lease.id) == 0
+        assert await store.remaining(lease.id) == 0
+        with pytest.raises(LeaseGone):
+            await store.txn([], [Put("/k/a", b"", lease.id)])
+        await store.revoke(lease.id)
