@@ -1,0 +1,39 @@
+"""The demonstration: a whole ensemble on loopback, and what happens to it, told as it happens."""
+
+import asyncio
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from kontrol.demo.screen import Screen
+from kontrol.demo.stage import StageError
+from kontrol.demo.story import Story
+from kontrol.store.embedded import EmbeddedEtcdError
+
+PACE = 1.5  # seconds between acts
+
+
+def run(pace: float = PACE) -> int:
+    """Play the demonstration; returns 0, 130 if interrupted, 1 if it could not be played."""
+    screen = Screen(sys.stdout)
+    try:
+        asyncio.run(_play(screen, pace))
+    except* (StageError, EmbeddedEtcdError) as group:
+        for error in group.exceptions:
+            print(f"kontrol demo: {error}", file=sys.stderr)
+        status = 1
+    except* (KeyboardInterrupt, asyncio.CancelledError):
+        screen.note("interrupted")
+        status = 130
+    else:
+        status = 0
+    return status
+
+
+async def _play(screen: Screen, pace: float) -> None:
+    task = asyncio.current_task()
+    assert task is not None, "this is a task"  # noqa: S101
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    with tempfile.TemporaryDirectory(prefix="kontrol-demo-") as folder:
+        await Story(screen, pace).play(Path(folder))

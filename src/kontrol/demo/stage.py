@@ -1,0 +1,188 @@
+"""The demonstration's processes: real daemons, each with its environment, heard through its log."""
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kontrol.ensemble.tiers import Tier
+
+TTL = 4  # seconds
+_END = 8.0  # seconds from SIGTERM to SIGKILL
+
+
+class StageError(Exception):
+    """The demonstration cannot go on; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a daemon's log."""
+
+    daemon: str
+    logger: str
+    message: str
+
+
+class Cue:
+    """A line of the log that is waited for, from its making on."""
+
+    def __init__(self, logger: str, pattern: str) -> None:
+        self.line: asyncio.Future[Line] = asyncio.get_running_loop().create_future()
+        self._logger = logger
+        self._pattern = re.compile(pattern)
+
+    def hear(self, line: Line) -> None:
+        """Take a line."""
+        mine = line.logger == self._logger and self._pattern.search(line.message)
+        if mine and not self.line.done():
+            self.line.set_result(line)
+
+    async def come(self, seconds: float) -> Line:
+        """Wait for the line. Raises `StageError` after `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.line
+        except TimeoutError:
+            raise StageError(
+                f"nothing like {self._pattern.pattern!r} was logged within {seconds:g} s"
+            ) from None
+
+
+class Stage:
+    """Starts and ends daemons. `heard` is called with every line of their logs."""
+
+    def __init__(self, folder: Path, etcd: str, heard: Callable[[Line], None]) -> None:
+        self._folder = folder
+        self._etcd = etcd
+        self._heard = heard
+        self._processes: dict[str, Process] = {}
+        self._listening: dict[str, asyncio.Task[None]] = {}
+        self._cues: list[Cue] = []
+        self._hosts = _loopbacks()
+        self._port = _free_port(self._hosts)
+
+    async def master(self, name: str) -> None:
+        """Start a master on the tier's next address."""
+        host = self._hosts[len(self._processes)]
+        await self._start(
+            name,
+            KONTROL_MODE="master",
+            KONTROL_PORT=str(self._port),
+            KONTROL_BIND=host,
+            KONTROL_IP=host,
+            KONTROL_CALLBACK=shlex.join([sys.executable, "-m", "kontrol.demo.callback"]),
+            KONTROL_LABELS=json.dumps({"app": "demo", "role": "master"}),
+        )
+
+    async def agent(self, name: str, number: int) -> None:
+        """Start an agent, with a payload file, that reports to the masters."""
+        await self.payload(name, "STARTING")
+        tier = Tier("|".join(self._hosts), self._port)
+        await self._start(
+            name,
+            KONTROL_MODE="agent",
+            KONTROL_IP=f"10.0.0.{number}",  # a name on a plate: nobody connects to it
+            KONTROL_PAYLOAD=str(self._folder / f"{name}.json"),
+            KONTROL_LABELS=json.dumps({"app": "demo", "role": "web"}),
+            KONTROL_ANNOTATIONS=json.dumps({"kontrol.unity3d.com/master": str(tier)}),
+        )
+
+    async def payload(self, name: str, state: str) -> None:
+        """Replace an agent's payload file, atomically."""
+        path = self._folder / f"{name}.json"
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps({"state": state}), encoding="utf-8")
+        fresh.replace(path)
+
+    def cue(self, logger: str, pattern: str) -> Cue:
+        """Listen, from now on, for a line of a logger that matches a pattern."""
+        self._cues = [cue for cue in self._cues if not cue.line.done()]
+        self._cues.append(Cue(logger, pattern))
+        return self._cues[-1]
+
+    async def end(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
+        """Signal a daemon, see it gone, and hear its last words."""
+        process = self._processes[name]
+        if process.returncode is None:
+            process.send_signal(how)
+        try:
+            async with asyncio.timeout(_END):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        await self._listening[name]
+
+    async def close(self) -> None:
+        """End every daemon, the latest first: pods before masters."""
+        for name in reversed(self._processes):
+            await self.end(name)
+
+    async def _start(self, name: str, **settings: str) -> None:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("KONTROL_")}
+        environment = inherited | {
+            "KONTROL_ID": name,
+            "KONTROL_ETCD": self._etcd,
+            "KONTROL_HTTP_PORT": "0",
+            "KONTROL_LOG": "json",
+            "KONTROL_TTL": str(TTL),
+            "KONTROL_DAMPER": "0",
+            "KONTROL_FOVER": "3",
+            "KONTROL_CONTROL": str(self._folder / f"{name}.sock"),
+            **settings,
+        }
+        # A session of its own: Ctrl-C is for the demonstration, which then ends them in order.
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "kontrol", env=environment, stdout=PIPE, start_new_session=True
+        )
+        self._processes[name] = process
+        self._listening[name] = asyncio.create_task(self._listen(name, process))
+
+    async def _listen(self, name: str, process: Process) -> None:
+        assert process.stdout is not None, "its standard output is a pipe"  # noqa: S101
+        async for raw in process.stdout:
+            try:
+                event = json.loads(raw)
+            except ValueError:
+                event = {"logger": "", "message": raw.decode("utf-8", "replace").rstrip()}
+            line = Line(name, event["logger"], event["message"])
+            self._heard(line)
+            for cue in self._cues:
+                cue.hear(line)
+
+
+def _loopbacks() -> list[str]:
+    """Return two addresses of this machine: Linux has all of 127/8, others an IPv6 one."""
+    for second in ("127.0.0.2", "::1"):
+        family = socket.AF_INET6 if ":" in second else socket.AF_INET
+        try:
+            with socket.socket(family) as probe:
+                probe.bind((second, 0))
+        except OSError:
+            continue
+        return ["127.0.0.1", second]
+    raise StageError("this machine has neither 127.0.0.2 nor ::1, for the second master to bind")
+
+
+def _free_port(hosts: list[str]) -> int:
+    """Return a port that is free on all of `hosts`."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((hosts[0], 0))
+            port = int(probe.getsockname()[1])
+        try:
+            for host in hosts:
+                with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+                    probe.bind((host, port))
+        except OSError:
+            continue
+        return port
