@@ -1,6 +1,7 @@
 """TLS with client certificates, users, and tokens that expire or die with their member."""
 
 import asyncio
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,21 @@ async def test_without_the_certificate_nothing_is_reached() -> None:
             async with EtcdStore(config) as store:
                 with pytest.raises(Unavailable, match="cannot connect"):
                     await put(store, "/k/a", b"1")
+
+
+async def test_certificates_replaced_on_disk_are_taken(tmp_path: Path) -> None:
+    names = ("ca.pem", "client.pem", "client.key")
+    ca, cert, key = paths = [tmp_path / name for name in names]
+    for path, name in zip(paths, ("client.pem", "member.pem", "member.key"), strict=True):
+        shutil.copy(CERTS / name, path)
+    async with EtcdCluster(tls=True) as cluster:
+        config = EtcdConfig(tuple(cluster.endpoints), ca=ca, cert=cert, key=key, timeout=1.0)
+        async with EtcdStore(config) as store:
+            with pytest.raises(Unavailable, match="cannot connect"):
+                await now(store)
+            for path, name in zip(paths, names, strict=True):
+                shutil.copy(CERTS / name, path)
+            assert (await now(store)).revision
 
 
 async def test_a_missing_certificate_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
+
+Pems: TypeAlias = tuple[bytes | None, bytes | None, bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +43,14 @@ class EtcdConfig:
                 "give both"
             )
 
-    @property
-    def secure(self) -> bool:
-        """Whether connections are made with TLS."""
-        return self.tls or self.ca is not None or self.cert is not None
+    def pems(self) -> Pems | None:
+        """Read the CA, the key and the certificate; None if TLS is off. Raises `OSError`."""
+        if not self.tls and self.ca is None and self.cert is None:
+            return None
+        ca, key, cert = (
+            path.read_bytes() if path else None for path in (self.ca, self.key, self.cert)
+        )
+        return ca, key, cert
 
     def password(self) -> str:
         """Read the password, less a final newline. Raises `OSError`."""

@@ -16,7 +16,7 @@ from typing import Final
 import grpc
 from grpc import aio
 
-from kontrol.store.etcd.config import EtcdConfig
+from kontrol.store.etcd.config import EtcdConfig, Pems
 from kontrol.store.etcd.errors import LoggedOut, classify
 from kontrol.store.etcd.messages import AUTHENTICATE, STATUS, Method, Wire
 from kontrol.store.etcd.stream import Stream
@@ -50,7 +50,8 @@ class Member:
     def __init__(self, endpoint: str, config: EtcdConfig) -> None:
         self.endpoint = endpoint
         self._config = config
-        self._channel = _channel(endpoint, config)
+        self._pems = config.pems()
+        self._channel = _channel(endpoint, self._pems)
         self._calls: dict[str, Wire] = {}
         self._token: str | None = None if config.user else ""
         self._login = asyncio.Lock()
@@ -82,7 +83,21 @@ class Member:
         except Denied:
             pass  # an answer is a connection
         except StoreError as error:
+            await self._renew()
             raise Unavailable(f"cannot connect: {error}") from error
+
+    async def _renew(self) -> None:
+        """Take certificates that were replaced on disk; the channel is not connected."""
+        try:
+            pems = self._config.pems()
+        except OSError as error:
+            log.warning("etcd's certificates cannot be read: %s", error)
+            return
+        if pems != self._pems:
+            old, self._pems = self._channel, pems
+            self._channel = _channel(self.endpoint, pems)
+            self._calls.clear()
+            await old.close()
 
     async def log_in(self, timeout: float) -> str:
         """Return the token for this member, "" without a user. Raises `Unavailable`, `Denied`."""
@@ -159,6 +174,7 @@ class Client:
         self.config = config
         self._members = [Member(endpoint, config) for endpoint in config.endpoints]
         self._current = 0
+        self._served = True
         self._closed = False
 
     @property
@@ -171,7 +187,10 @@ class Client:
         if member is not self.member or len(self._members) == 1:
             return
         self._current = (self._current + 1) % len(self._members)
-        log.warning("%s; next is %s", error, self.member.endpoint)
+        # In an outage the rotation goes round and round: only its start is news.
+        level = logging.WARNING if self._served else logging.DEBUG
+        log.log(level, "%s; next is %s", error, self.member.endpoint)
+        self._served = False
 
     async def call(
         self, method: Method, request: Wire, *, writes: bool = False, attempt: float = 0
@@ -186,12 +205,15 @@ class Client:
         while not self._closed:
             member = self.member
             try:
-                return await member.call(method, request, min(attempt, deadline - _now()))
+                answer = await member.call(method, request, min(attempt, deadline - _now()))
             except (Unavailable, Ambiguous) as error:
                 self.leave(member, error)
                 if writes and isinstance(error, Ambiguous):
                     raise
                 last = error
+            else:
+                self._served = True
+                return answer
             tries += 1
             if tries % len(self._members) == 0:
                 if _now() + pause >= deadline:
@@ -229,10 +251,9 @@ class Client:
             await member.close()
 
 
-def _channel(endpoint: str, config: EtcdConfig) -> aio.Channel:
-    if not config.secure:
+def _channel(endpoint: str, pems: Pems | None) -> aio.Channel:
+    if pems is None:
         return aio.insecure_channel(endpoint, options=_OPTIONS)
-    pems = [path.read_bytes() if path else None for path in (config.ca, config.key, config.cert)]
     return aio.secure_channel(endpoint, grpc.ssl_channel_credentials(*pems), options=_OPTIONS)
 
 
