@@ -191,13 +191,13 @@ class Daemon:
         etcd = self._settings.etcd
         endpoints = etcd.endpoints
         if etcd.embedded:
-            from kontrol.store.embedded import EmbeddedEtcdError, embedded_etcd
+            from kontrol.store.embedded import EmbeddedError, embedded_etcd
 
             try:
                 endpoints = await stack.enter_async_context(
-                    embedded_etcd(self._settings.data, children)
+                    embedded_etcd(self._settings.data, children=children)
                 )
-            except EmbeddedEtcdError as error:
+            except EmbeddedError as error:
                 raise Hopeless(str(error)) from None
         try:
             config = EtcdConfig(

@@ -9,7 +9,7 @@ from pathlib import Path
 from kontrol.demo.screen import Screen
 from kontrol.demo.stage import StageError
 from kontrol.demo.story import Story
-from kontrol.store.embedded import EmbeddedEtcdError
+from kontrol.store.embedded import EmbeddedError
 
 PACE = 1.5  # seconds between acts
 
@@ -19,7 +19,7 @@ def run(pace: float = PACE) -> int:
     screen = Screen(sys.stdout)
     try:
         asyncio.run(_play(screen, pace))
-    except* (StageError, EmbeddedEtcdError) as group:
+    except* (StageError, EmbeddedError) as group:
         for error in group.exceptions:
             print(f"kontrol demo: {error}", file=sys.stderr)
         status = 1

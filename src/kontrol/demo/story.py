@@ -22,7 +22,7 @@ class Story:
         self._leader = ""
 
     async def play(self, folder: Path) -> None:
-        """Play from beginning to end. Raises `StageError` and `EmbeddedEtcdError`."""
+        """Play from beginning to end. Raises `StageError` and `EmbeddedError`."""
         say = self._screen
         say.step("a private etcd starts, on loopback")
         async with embedded_etcd() as endpoints:
