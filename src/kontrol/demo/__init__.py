@@ -1,9 +1,11 @@
 """The demonstration: a whole ensemble on loopback, and what happens to it, told as it happens."""
 
+import argparse
 import asyncio
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from kontrol.demo.screen import Screen
@@ -14,8 +16,19 @@ from kontrol.store.embedded import EmbeddedError
 PACE = 1.5  # seconds between acts
 
 
-def run(pace: float = PACE) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Play the demonstration; returns 0, 130 if interrupted, 1 if it could not be played."""
+    parser = argparse.ArgumentParser(
+        prog="kontrol demo", description="A whole ensemble on loopback, and what happens to it."
+    )
+    parser.add_argument(
+        "--pace",
+        type=float,
+        default=PACE,
+        metavar="SECONDS",
+        help="pause between two acts (default: %(default)s)",
+    )
+    pace = parser.parse_args(arguments).pace
     screen = Screen(sys.stdout)
     try:
         asyncio.run(_play(screen, pace))
