@@ -94,6 +94,24 @@ async def test_a_farewell_that_is_lost_goes_to_another_address() -> None:
     assert all(master.records[-1].down for master in masters.values())
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_address_that_works_hears_it_first(seed: int) -> None:
+    @virtual
+    async def check() -> None:
+        masters = {f"10.0.0.{i}": Master() for i in range(8)}
+        agent = Network({"masters": list(masters)}, masters).agent("masters", seed=seed)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(agent.run())
+            await asyncio.sleep(TTL)
+            for master in masters.values():
+                master.answer = master.answer if master.open else silent
+            start = now()
+            assert await agent.leave() == {"masters:8000": None}
+            assert now() - start < 0.1
+
+    check()
+
+
 @virtual
 async def test_a_hanging_attempt_is_cut_short() -> None:
     master = Master()

@@ -107,6 +107,18 @@ def hole() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+async def free(port: int) -> None:
+    """Wait until ZeroMQ has closed the listener, which it does in its own thread."""
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionError:
+                return
+            writer.close()
+            await writer.wait_closed()
+
+
 def closed_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -132,12 +144,22 @@ async def test_a_pod_reports_changes_and_leaves(tmp_path: Path) -> None:
         assert master.records[-1].payload == {"i": 4}
 
 
+async def test_the_first_keepalive_has_the_payload_that_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "payload.json"
+    path.write_text('"ready"', encoding="utf-8")
+    async with Master().serving() as master:
+        async with running(Site({"masters": [master.port]}).agent(path)):
+            await master.hears("ready", count=2)
+        assert {record.payload for record in master.records} == {"ready"}
+
+
 async def test_it_goes_on_with_a_master_that_restarts() -> None:
     master = Master()
     async with master.serving():
         agent = Site({"masters": [master.port]}).agent()
         task = asyncio.create_task(agent.run())
         await master.hears()
+    await free(master.port)
     async with master.serving(master.port):
         await master.hears(count=2)
         assert await agent.leave() == {"masters:8000": None}

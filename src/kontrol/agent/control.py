@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import socket
-import stat
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -169,5 +168,5 @@ def _folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.name == f"kontrol-{os.getuid()}":
         found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        if found.st_uid != os.getuid() or found.st_mode & 0o077:  # as the mode of any link has
             raise ControlError(f"{folder} is not a directory of this user alone (mode 0700)")

@@ -11,7 +11,6 @@ within TTL/3 + TTL/3, before its TTL ends.
 """
 
 from collections.abc import Callable
-from math import isfinite
 
 MIN_TTL = 1.0
 MAX_TTL = 3600.0  # whatever a master says, it hears of us every 20 minutes
@@ -35,11 +34,11 @@ class Schedule:
     def acknowledged(self, ttl: object = None) -> float:
         """Take note of a success; return the seconds from its sending to the next.
 
-        `ttl` is what the acknowledgement said, in seconds; anything but a finite number of at
-        least 1 is passed over, since it would make the agent flood the tier or fall silent.
+        `ttl` is what the acknowledgement said, in seconds; anything but a number of at least 1 is
+        passed over, since it would make the agent flood the tier.
         """
         self.failures = 0
-        if isinstance(ttl, int | float) and isfinite(ttl) and ttl >= MIN_TTL and ttl is not True:
+        if isinstance(ttl, int | float) and ttl >= MIN_TTL and ttl is not True:
             self.ttl = min(float(ttl), MAX_TTL)
         return self.ttl / 3 * (0.8 + 0.2 * self._uniform())
 
