@@ -1,0 +1,416 @@
+"""The checker catches what it is for: a good history passes, each one made bad does not."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from tests.simulation.checker import check
+from tests.simulation.history import (
+    KEYS,
+    STORE,
+    Acknowledged,
+    Commit,
+    Ended,
+    Entry,
+    Farewell,
+    Fault,
+    Process,
+    Record,
+    Settled,
+    Started,
+)
+
+from kontrol.ensemble.canonical import canonical
+from kontrol.ensemble.ensemble import digest_of
+from kontrol.ensemble.pod import Pod
+from kontrol.store.protocol import Event, KeyValue
+
+TTL = 10.0
+
+
+def pod(name: str, seq: int, n: int = 0, nonce: str = "1", payload: str = "", **more: str) -> Pod:
+    key = more.get("key", f"k{name}")
+    return Pod(seq, "test", name, f"10.0.0.{seq + 1}", key, "test", payload, nonce, n)
+
+
+class Script:
+    """Writes a history, a second apart, as a well-behaved tier would have made it."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.at = 0.0
+        self.revision = 1
+        self.pods: dict[str, Pod] = {}
+        self.before: dict[int, Pod] = {}
+        self.run = 0
+        self.term = 5
+        self.fingerprint = "f"
+        self.state: bytes | None = None
+        self.add(Process(0, "m1", up=True))
+
+    def add(self, entry: Entry) -> Entry:
+        self.entries.append(entry)
+        return entry
+
+    def commit(self, *changes: tuple[str, bytes | None]) -> None:
+        self.at += 1
+        self.revision += 1
+        events = tuple(
+            Event("delete", KeyValue(key, b"", 0, self.revision))
+            if value is None
+            else Event("put", KeyValue(key, value, self.revision, self.revision))
+            for key, value in changes
+        )
+        self.add(Commit(self.at, self.revision, events))
+
+    def seat(self, it: Pod, *, left: bool = False) -> tuple[str, bytes]:
+        seat: Record = {"id": it.id, "nonce": it.nonce, "n": it.n, "seq": it.seq, "left": left}
+        return KEYS.seat(it.key), canonical(seat)
+
+    def join(self, it: Pod) -> None:
+        if it.id not in {e.node for e in self.entries if isinstance(e, Process)}:
+            self.add(Process(self.at, it.id, up=True))
+        self.pods[it.key] = it
+        self.commit((KEYS.pod(it.key), it.encode()), self.seat(it))
+        self.add(Acknowledged(self.at, self.at, it.id, it.key, it.nonce, it.n or 0, it.seq))
+
+    def leave(self, it: Pod) -> None:
+        self.add(Farewell(self.at, it.id, it.key))
+        del self.pods[it.key]
+        self.commit((KEYS.pod(it.key), None), self.seat(it, left=True))
+
+    def crash(self, it: Pod) -> None:
+        self.add(Process(self.at, it.id, up=False))
+        self.at += TTL
+        del self.pods[it.key]
+        self.commit((KEYS.pod(it.key), None))
+
+    def listed(self) -> list[Pod]:
+        return sorted(self.pods.values(), key=lambda it: it.seq)
+
+    def book(self, *, ended: bool = False) -> None:
+        record: Record = {
+            "run": self.run,
+            "term": self.term,
+            "digest": digest_of(self.listed()),
+            "fingerprint": self.fingerprint,
+            "ended": ended,
+        }
+        self.commit((KEYS.running, canonical(record)))
+
+    def start(self, **given: list[int]) -> None:
+        """Begin a run; `given` replaces parts of the true changes by lists of seqs."""
+        self.run += 1
+        self.book()
+        now = {it.seq: it for it in self.listed()}
+        gone = [self.before[seq] for seq in sorted(self.before.keys() - now.keys())]
+        farewells = {entry.id for entry in self.entries if isinstance(entry, Farewell)}
+        rows = {
+            "joined": sorted(now.keys() - self.before.keys()),
+            "left": [it.seq for it in gone if it.id in farewells],
+            "lost": [it.seq for it in gone if it.id not in farewells],
+            "changed": [
+                s for s in sorted(now.keys() & self.before.keys())
+                if now[s].canonical != self.before[s].canonical
+            ],
+        } | given  # fmt: skip
+        pods = b"[" + b",".join(it.canonical for it in now.values()) + b"]"
+        ids = {it.seq: it.id for it in (*self.before.values(), *now.values())}
+        changes = {k: [{"seq": s, "id": ids.get(s, "?")} for s in v] for k, v in rows.items()}
+        self.add(
+            Started(
+                self.at, "m1", self.run, self.term, digest_of(now.values()), pods,
+                json.dumps(changes).encode(), self.state,
+            )
+        )  # fmt: skip
+
+    def end(self, state: bytes | None = b"1", *, ok: bool = True) -> None:
+        self.at += 1
+        self.add(Ended(self.at, self.run, ok, state if ok else None))
+
+    def acknowledge(self, state: bytes | None = b"1") -> None:
+        head = {
+            "run": self.run,
+            "digest": digest_of(self.listed()),
+            "fingerprint": self.fingerprint,
+        }
+        changes: list[tuple[str, bytes | None]] = [(KEYS.applied, canonical(head))]
+        if state is not None:
+            changes.append((KEYS.state, state))
+            self.state = state
+        self.commit(*changes, (KEYS.running, None))
+        self.before = {it.seq: it for it in self.listed()}
+
+    def go(self, state: bytes | None = b"1") -> None:
+        self.start()
+        self.end(state)
+        self.acknowledge(state)
+
+    def settle(self) -> None:
+        alive = tuple((it.id, it.key, json.dumps(it.payload)) for it in self.listed())
+        self.add(Settled(self.at, alive))
+
+    def complaints(self) -> list[str]:
+        return check(tuple(self.entries), TTL)
+
+
+A, B, C = pod("p1", 0), pod("p2", 1), pod("p3", 2)
+
+
+def good() -> Script:
+    """Two join, run; one changes, run fails and is repeated; one leaves, one is lost, run."""
+    script = Script()
+    script.join(A)
+    script.join(B)
+    script.go()
+    script.join(replace(A, n=1, payload="x"))
+    script.start()
+    script.end(ok=False)
+    script.book(ended=True)
+    script.go(None)
+    script.join(C)
+    script.go(b"2")
+    script.leave(B)
+    script.crash(C)
+    script.go()
+    return script
+
+
+def test_a_good_history_passes() -> None:
+    script = good()
+    script.settle()
+    assert script.complaints() == []
+
+
+def overlap(s: Script) -> None:
+    s.join(B)
+    s.start()
+    s.start()
+
+
+def unbooked(s: Script) -> None:
+    s.join(B)
+    s.start()
+    s.end()
+    s.acknowledge()
+    s.add(replace(next(e for e in s.entries[::-1] if isinstance(e, Started)), run=99))
+
+
+def forgotten_change(s: Script) -> None:
+    s.join(B)
+    s.settle()
+
+
+def pod_missing_at_the_end(s: Script) -> None:
+    s.settle()
+    end = s.entries.pop()
+    assert isinstance(end, Settled)
+    s.add(replace(end, alive=(*end.alive, ("p9", "kp9", '""'))))
+
+
+def unacknowledged_at_the_end(s: Script) -> None:
+    s.join(B)
+    s.start()
+    s.settle()
+
+
+def needless(s: Script) -> None:
+    s.go()
+
+
+def state_alone(s: Script) -> None:
+    s.commit((KEYS.state, b"3"))
+
+
+def state_of_another(s: Script) -> None:
+    s.join(B)
+    s.start()
+    s.end(b"7")
+    s.acknowledge(b"8")
+
+
+def stale_state_given(s: Script) -> None:
+    s.join(B)
+    s.state = b"old"
+    s.start()
+
+
+def acknowledged_though_failed(s: Script) -> None:
+    s.join(B)
+    s.start()
+    s.end(ok=False)
+    s.acknowledge(None)
+
+
+def acknowledged_twice(s: Script) -> None:
+    s.join(B)
+    s.go()
+    s.acknowledge()
+
+
+def number_reused(s: Script) -> None:
+    s.join(B)
+    s.run -= 1
+    s.start()
+
+
+def term_goes_back(s: Script) -> None:
+    s.join(B)
+    s.term -= 1
+    s.start()
+
+
+def shared_seq(s: Script) -> None:
+    s.join(replace(B, seq=A.seq))
+
+
+def other_seq(s: Script) -> None:
+    s.join(replace(A, seq=7, n=2))
+
+
+def inherited_seq(s: Script) -> None:
+    s.crash(A)
+    s.join(replace(B, seq=A.seq))
+
+
+def older_record(s: Script) -> None:
+    s.join(A)
+
+
+def dropped_though_acknowledged(s: Script) -> None:
+    s.add(Acknowledged(s.at, s.at, A.id, A.key, "1", 1, A.seq))
+    s.at += TTL - 3
+    s.commit((KEYS.pod(A.key), None))
+
+
+def dropped_though_in_reach(s: Script) -> None:
+    s.at += TTL + 3
+    s.commit((KEYS.pod(A.key), None))
+
+
+def told_lost_after_an_outage(s: Script) -> None:
+    s.add(Process(s.at, "m1", up=False))
+    s.at += 2 * TTL
+    s.commit((KEYS.pod(A.key), None))
+    del s.pods[A.key]
+    s.add(Process(s.at, "m1", up=True))
+    s.start()
+
+
+def told_nothing_joined(s: Script) -> None:
+    s.join(B)
+    s.start(joined=[])
+
+
+def told_a_change_that_was_none(s: Script) -> None:
+    s.join(B)
+    s.start(changed=[A.seq])
+
+
+def told_lost_who_left(s: Script) -> None:
+    s.leave(A)
+    s.start(left=[], lost=[A.seq])
+
+
+def told_left_who_was_lost(s: Script) -> None:
+    s.crash(A)
+    s.start(left=[A.seq], lost=[])
+
+
+def tombstone_of_the_living(s: Script) -> None:
+    s.commit((KEYS.pod(A.key), None), s.seat(A, left=True))
+
+
+def a_list_that_never_was(s: Script) -> None:
+    s.join(B)
+    s.pods.update({A.key: replace(A, payload="y"), C.key: C})
+    s.start()
+
+
+def an_older_list(s: Script) -> None:
+    s.pods[A.key] = A
+    s.pods[B.key] = B
+    s.start()
+
+
+def another_digest(s: Script) -> None:
+    s.join(B)
+    s.start()
+    run = s.entries.pop()
+    assert isinstance(run, Started)
+    s.add(replace(run, digest="00"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "invariant", "says"),
+    [
+        (overlap, "1", "is alive"),
+        (unbooked, "1", "the book has"),
+        (forgotten_change, "2", "applied is"),
+        (pod_missing_at_the_end, "2", "alive are"),
+        (unacknowledged_at_the_end, "2", "not acknowledged"),
+        (needless, "3", "nothing to do"),
+        (state_alone, "4", "without an acknowledgement"),
+        (state_of_another, "4", "returned"),
+        (stale_state_given, "4", "is given"),
+        (acknowledged_though_failed, "4", "it ended"),
+        (acknowledged_twice, "4", "is acknowledged"),
+        (number_reused, "4", "starts again"),
+        (term_goes_back, "4", "which is over"),
+        (shared_seq, "5", "goes to"),
+        (other_seq, "5", "becomes"),
+        (inherited_seq, "5", "goes to"),
+        (older_record, "5", "over"),
+        (dropped_though_acknowledged, "6", "after a keepalive"),
+        (dropped_though_in_reach, "6", "in reach"),
+        (told_lost_after_an_outage, "6 gap", "outage of the tier"),
+        (told_nothing_joined, "9", "told joined"),
+        (told_a_change_that_was_none, "9", "told changed"),
+        (told_lost_who_left, "9", "lost?"),
+        (told_left_who_was_lost, "9", "left?"),
+        (tombstone_of_the_living, "9", "it had not"),
+        (a_list_that_never_was, "9", "never was"),
+        (an_older_list, "9", "older"),
+        (another_digest, "9", "true is"),
+    ],
+)
+def test_a_bad_history_is_caught(
+    spoil: Callable[[Script], None], invariant: str, says: str
+) -> None:
+    script = good()
+    spoil(script)
+    found = script.complaints()
+    assert any(text.startswith(f"invariant {invariant}") and says in text for text in found), found
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        Process(0, "p1", up=False),
+        Fault(0, "paused", "p1"),
+        Fault(0, "cut", "p1", "m1"),
+        Fault(0, "lossy", "m1", "p1"),
+        Fault(0, "cut", "m1", STORE),
+        Fault(0, "paused", STORE),
+        Process(0, "m1", up=False),
+    ],
+)
+def test_one_that_cannot_report_may_expire(why: Entry) -> None:
+    script = good()
+    script.add(replace(why, at=script.at))
+    dropped_though_in_reach(script)
+    assert script.complaints() == []
+
+
+def test_a_pod_that_changes_its_address_leaves() -> None:
+    script = good()
+    old, moved = replace(A, n=1, payload="x"), pod("p1", 9, n=2, key="new")
+    del script.pods[A.key]
+    script.pods[moved.key] = moved
+    script.commit(
+        (KEYS.pod(A.key), None), script.seat(old, left=True),
+        (KEYS.pod(moved.key), moved.encode()), script.seat(moved),
+    )  # fmt: skip
+    script.start(left=[A.seq], lost=[])
+    assert script.complaints() == []
