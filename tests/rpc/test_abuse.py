@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgpack
 import pytest
-from tests.rpc.support import DEADLINE, RawPeer, line, peer, say
+from tests.rpc.support import DEADLINE, RawPeer, line, peer, say, until
 from tests.rpc.test_wire import HEADER, MALFORMED, event
 
 from kontrol.rpc.client import Client
@@ -38,8 +38,7 @@ async def bystander(port: int) -> AsyncIterator[list[float]]:
             yield took
         finally:
             before = len(took)
-            while len(took) < before + 20 and not task.done():
-                await asyncio.wait([task], timeout=0.01)
+            await until(lambda: len(took) > before + 20 or task.done())
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -122,9 +121,7 @@ async def test_junk_on_the_port_disturbs_nobody(what: str) -> None:
             stack.callback(writer.close)
             writer.write(junk()[what])
         seen = len(took)
-        async with asyncio.timeout(DEADLINE):
-            while len(took) < seen + 100:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(took) > seen + 100)
     undisturbed(took)
 
 

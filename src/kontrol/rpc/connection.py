@@ -91,7 +91,7 @@ class Connection:
         self._made = 0
         self._loop = asyncio.get_running_loop()
         self._channels: Channels[str, Calling] = Channels()
-        socket = context.socket(zmq.DEALER)
+        socket = self._socket = context.socket(zmq.DEALER)
         for option, value in self._options().items():
             socket.setsockopt(option, value)
         events = 0
@@ -142,6 +142,9 @@ class Connection:
             return
         self.ended = LostRemote(f"{self._where}: {reason}")
         self._pulse.stop()
+        # In this order: ZeroMQ's I/O thread, and every socket with it, would wait for ever to
+        # report an event to a monitor that is closed but not disabled.
+        self._socket.disable_monitor()
         self._monitor.close()
         self._transport.close()
         for channel in self._channels:
