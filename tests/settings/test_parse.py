@@ -210,14 +210,6 @@ def test_callback() -> None:
     assert shell.timeout == 0.5
 
 
-def test_no_callback_is_a_warning() -> None:
-    settings = parse({**BOTH, "KONTROL_CALLBACK": ""})
-    assert settings.callback is None
-    assert settings.notes == (
-        (logging.WARNING, "KONTROL_CALLBACK is not set: nothing will run on a change"),
-    )
-
-
 def test_the_longest_damper_has_the_longest_bound() -> None:
     assert parse({**AGENT, "KONTROL_DAMPER": "86400"}).damper_max == 86400
 

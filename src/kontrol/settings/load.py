@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kontrol.settings import variables as v
 from kontrol.settings.model import Settings
-from kontrol.settings.parse import judge, settings
+from kontrol.settings.parse import assemble, judge
 from kontrol.settings.resolve import Resolved
 
 # Addresses for documentation (RFC 5737, RFC 3849): any address beyond the link asks for the route.
@@ -26,7 +26,7 @@ def load(environ: Mapping[str, str], found: Mapping[str, str] | None = None) -> 
     `found` are facts by name of variable, from Kubernetes or a cloud; what they lack is found on
     this host. Raises `SettingsError` with every mistake, files that cannot be read included.
     """
-    return settings(examine(environ, found))
+    return assemble(examine(environ, found))
 
 
 def examine(environ: Mapping[str, str], found: Mapping[str, str] | None = None) -> Resolved:

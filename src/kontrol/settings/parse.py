@@ -41,7 +41,7 @@ def parse(environ: Mapping[str, str], found: Mapping[str, str] = _NOTHING) -> Se
     `found` holds texts for the variables named in `FACTS`, as discovered where the process runs;
     the environment goes before them. Raises `SettingsError` with every mistake.
     """
-    return settings(judge(environ, found))
+    return assemble(judge(environ, found))
 
 
 def judge(environ: Mapping[str, str], found: Mapping[str, str] = _NOTHING) -> Resolved:
@@ -58,14 +58,14 @@ def judge(environ: Mapping[str, str], found: Mapping[str, str] = _NOTHING) -> Re
     _check_ports(result)
     _check_damper(result)
     _check_invoke(result)
-    _check_callback(result, master="master" in mode)
+    _check_callback(result)
     _check_tiers(result, agent="agent" in mode)
     if "master" in mode:
         _check_etcd(result)
     return result
 
 
-def settings(resolved: Resolved) -> Settings:
+def assemble(resolved: Resolved) -> Settings:
     """Assemble the settings. Raises `SettingsError` if there are mistakes."""
     if resolved.mistakes:
         raise SettingsError(resolved.mistakes)
@@ -141,17 +141,13 @@ def _check_invoke(result: Resolved) -> None:
         result.refuse(v.INVOKE, f"nothing, or off, since {v.KEYS.name} is set")
 
 
-def _check_callback(result: Resolved, *, master: bool) -> None:
+def _check_callback(result: Resolved) -> None:
     command = result.get(v.CALLBACK)
     if command is not None and result.get(v.SHELL_CALLBACK) is False:
         try:
             values.words(command)
         except values.BadValue as error:
             result.refuse(v.CALLBACK, str(error))
-    if command is None and master and v.CALLBACK.name not in result.entries:
-        result.notes.append(
-            (logging.WARNING, f"{v.CALLBACK.name} is not set: nothing will run on a change")
-        )
 
 
 def _check_tiers(result: Resolved, *, agent: bool) -> None:
