@@ -81,3 +81,11 @@ def resident(pid: int) -> int:
     """Return a process's resident set in bytes."""
     pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def is_empty(folder: Path) -> bool:
+    return not list(folder.iterdir())
+
+
+def real_path(folder: Path) -> str:
+    return str(folder.resolve())

@@ -112,6 +112,6 @@ async def test_a_command_that_stops_its_parent_is_ended_all_the_same(pipe: Life)
     script = CROWD + "echo up >&9; kill -STOP $PPID; wait; sleep 600"
     async with daemon(script, pipe, seconds=0.5) as subject:
         await subject.told()
-        assert (await subject.told())["reason"] == "guard died"
+        assert (await subject.told())["reason"] == "fenced"
         assert pipe.is_gone()
         assert await subject.told() == {"children": []}

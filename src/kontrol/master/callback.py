@@ -148,8 +148,8 @@ def split_command(command: str, *, shell: bool) -> tuple[str, ...]:
             f"the callback {command!r} cannot be split into words ({error}): close its quotes, "
             f"or have a shell read it with KONTROL_SHELL_CALLBACK=TRUE"
         ) from None
-    if not words:
-        raise CallbackError("the callback is empty: name a program, or leave it out")
+    if not words or not words[0]:
+        raise CallbackError(f"the callback {command!r} names no program: name one, or leave it out")
     return words
 
 

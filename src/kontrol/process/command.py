@@ -41,8 +41,10 @@ class Command:
     scratch: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.argv:
-            raise ValueError("argv is empty: expected a program and its arguments")
+        if not self.argv or not self.argv[0]:
+            raise ValueError(
+                f"argv {self.argv!r} names no program: expected one, and its arguments"
+            )
 
     def spec(self) -> bytes:
         """Return what the guard needs for its start, as `kontrol.process.spawn` reads it."""

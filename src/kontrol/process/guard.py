@@ -118,7 +118,7 @@ class Guard:
             if self._keeper.ready.is_set() and not run.ended.done():
                 await self._conduct(run)
         finally:
-            if not run.sent:
+            if run.sent_at is None:
                 why = f"no guard process: {self._keeper.trouble}"
                 run.report({"reason": "not started", "why": why})
         self._run = None
@@ -142,14 +142,14 @@ class Guard:
         if run is None or run.stop_at is not None:
             return
         run.stop_at = asyncio.get_running_loop().time()
-        if run.sent:
+        if run.sent_at is not None:
             self._tell(run, {"op": "end", "reason": reason})
         else:
             run.report({"reason": reason})
 
     def _tell(self, run: Run, message: dict[str, Any]) -> None:
         """Pass on what changed for a run that the guard has."""
-        if run.ended.done() or not run.sent:
+        if run.ended.done() or run.sent_at is None:
             return
         self._keeper.send(message)
         if run.patience is not None and not run.patience.expired():
@@ -160,8 +160,8 @@ class Guard:
             self._run.report(message)
 
     def _fail(self) -> None:
-        if self._run is not None and self._run.sent:
-            self._run.report({"reason": "guard died"})
+        if self._run is not None and self._run.sent_at is not None:
+            self._run.guard_died()
 
     def _forget(self, ended: asyncio.Future[Any]) -> None:
         if self._run is not None and self._run.ended is ended:
@@ -184,7 +184,7 @@ class Guard:
             out, out_end = _pipe(stack)
             err, err_end = _pipe(stack)
             with _file(run.command.spec()) as spec, _file(run.command.stdin) as stdin:
-                run.sent = True
+                run.sent_at = asyncio.get_running_loop().time()
                 stdio = [stdin, out_end.fileno(), err_end.fileno()]
                 self._keeper.send(run.start_message(), [spec, *stdio])
             out_end.close()

@@ -13,6 +13,9 @@ from kontrol.process.command import Command, Outcome, Reason, explain
 from kontrol.process.pipes import Lines, Tail
 
 PATIENCE = 5.0  # seconds beyond the latest that a guard that works needs to end a command
+FENCE_PATIENCE = 0.5  # the same beyond the deadline: others may act soon after that
+
+GUARD_DIED: Mapping[str, Any] = {"reason": "guard died"}
 
 OnStderr = Callable[[str], None]
 OnStdout = Callable[[bytes], Awaitable[None] | None]
@@ -38,7 +41,7 @@ class Run:
         self.number = number
         self.command = command
         self.deadline = deadline  # seconds of `boottime`
-        self.sent = False  # to the guard
+        self.sent_at: float | None = None  # loop time at which the guard got it
         self.stop_at: float | None = None  # loop time of the first request to end
         self.ended: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
         self.patience: asyncio.Timeout | None = None  # while the report is awaited
@@ -90,20 +93,26 @@ class Run:
 
     def latest(self) -> float | None:
         """Return the loop time by which a guard that works has reported; None: no bound."""
-        grace = self.command.grace
+        most = self.command.grace + PATIENCE
         times = []
         if self.deadline is not None:
-            times.append(self._loop.time() + self.deadline - boottime())
+            deadline = self._loop.time() + self.deadline - boottime()
+            times.append(max(self.sent_at or 0.0, deadline) + FENCE_PATIENCE)
         if self.command.timeout is not None:
-            times.append(self._begun + self.command.timeout + grace)
+            times.append(self._begun + self.command.timeout + most)
         if self.stop_at is not None:
-            times.append(self.stop_at + grace)
-        return min(times) + PATIENCE if times else None
+            times.append(self.stop_at + most)
+        return min(times, default=None)
 
     def report(self, message: Mapping[str, Any]) -> None:
         """Note the guard's report, or what stands for it; the first counts."""
         if not self.ended.done():
             self.ended.set_result(message)
+
+    def guard_died(self) -> None:
+        """Note that the guard is gone, and the command with it."""
+        late = self.deadline is not None and boottime() >= self.deadline
+        self.report({"reason": "fenced", "signal": signal.SIGKILL} if late else GUARD_DIED)
 
     def outcome(self) -> Outcome:
         """Return how it ended; the report must be there."""
