@@ -90,7 +90,7 @@ def test_host(text: str, host: str | None) -> None:
         assert values.host(text) == host
 
 
-@pytest.mark.parametrize("text", ["a,b", "host:80", "http://host", "a b"])
+@pytest.mark.parametrize("text", ["a,b", "a|b", "host:80", "http://host", "a b"])
 def test_bad_host(text: str) -> None:
     with pytest.raises(values.BadValue, match="without a port"):
         values.host(text)
@@ -186,6 +186,7 @@ def test_endpoints(text: str, addresses: tuple[str, ...], tls: bool) -> None:
         ("http://user:hush@a", "KONTROL_ETCD_USER"),
         ("https://a,b", "all https"),
         ("embedded,a:x", "port 'x'"),
+        ("a|b", "parts the masters"),
     ],
 )
 def test_bad_endpoints(text: str, said: str) -> None:
@@ -197,8 +198,9 @@ def test_bad_endpoints(text: str, said: str) -> None:
 def test_statsd() -> None:
     assert values.statsd("h") == Tier("h", 8125)
     assert values.statsd("h:1") == Tier("h", 1)
-    with pytest.raises(values.BadValue):
-        values.statsd("a,b")
+    for text in ("a,b", "a|b"):
+        with pytest.raises(values.BadValue):
+            values.statsd(text)
 
 
 @given(st.text(min_size=1).map(str.strip).filter(bool))

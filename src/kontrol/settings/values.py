@@ -92,7 +92,7 @@ def bind_address(text: str) -> str:
 def host(text: str) -> str:
     """Return a DNS name in lower case, or an address."""
     try:
-        tiers = parse_tiers(f"[{text}]" if _bare_ipv6(text) else text, 1)
+        tiers = _places(f"[{text}]" if _bare_ipv6(text) else text, 1)
     except BadTiers:
         tiers = ()
     if len(tiers) != 1 or tiers[0].port != 1:
@@ -218,7 +218,7 @@ def invoke(text: str) -> Literal["off", "insecure"]:
 def statsd(text: str) -> Tier:
     """Return the host and port of a statsd server."""
     try:
-        tiers = parse_tiers(text, STATSD_PORT)
+        tiers = _places(text, STATSD_PORT)
     except BadTiers:
         tiers = ()
     if len(tiers) != 1:
@@ -259,12 +259,19 @@ def _endpoint(item: str) -> tuple[str, Tier]:
             raise BadValue(f"{_ENDPOINTS}; a URL ends after the port")
         rest = rest.rstrip("/")
     try:
-        tiers = parse_tiers(rest, ETCD_PORT)
+        tiers = _places(rest, ETCD_PORT)
     except BadTiers as error:
         raise BadValue(f"{_ENDPOINTS}; {str(error).split(';')[0]}") from None
     if len(tiers) != 1:
         raise BadValue(f"{_ENDPOINTS}; one of them is empty")
     return scheme.lower() or "http", tiers[0]
+
+
+def _places(text: str, port: int) -> tuple[Tier, ...]:
+    """Parse as tiers are, one host each. Raises `BadTiers`."""
+    if "|" in text:
+        raise BadTiers("'|' parts the masters of a tier, nothing else")
+    return parse_tiers(text, port)
 
 
 def _bare_ipv6(text: str) -> bool:

@@ -99,7 +99,8 @@ ANNOTATIONS = Variable[Mapping[str, str]](
     _POD,
     values.table,
     "The pod's annotations, a JSON object of strings. `kontrol.unity3d.com/master` is the comma "
-    "list of tiers that an agent reports to, each a DNS name or address with an optional port.",
+    "list of tiers that an agent reports to, each a DNS name or address with an optional port "
+    "(without DNS, `10.0.0.1|10.0.0.2:8000` lists one tier's masters).",
     otherwise="found: the pod's annotations in Kubernetes",
 )
 NAMESPACE = Variable[str](
