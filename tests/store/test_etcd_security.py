@@ -11,6 +11,7 @@ from tests.support.etcd import CERTS, EtcdCluster
 from tests.support.proxy import Proxy
 
 from kontrol.store.etcd import EtcdConfig, EtcdStore
+from kontrol.store.etcd.watch import EtcdWatch
 from kontrol.store.protocol import Denied, Range, Unavailable
 
 JWT = (
@@ -116,6 +117,32 @@ async def test_a_watch_resumed_on_an_expired_token_logs_in_again(password: Path)
                     proxy.heal()
                     await put(store, "/k/a", str(i).encode())
                     assert [e.kv.value for e in await take(batches, 1)] == [str(i).encode()]
+
+
+async def test_a_watch_whose_token_was_refused_logs_in_once_more(
+    password: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, tokens = EtcdWatch._look, ["expired.2", "expired.1"]
+
+    async def expire(watch: EtcdWatch) -> int:
+        revision = await look(watch)
+        if tokens:
+            watch._client.member._token = tokens.pop()
+        return revision
+
+    monkeypatch.setattr(EtcdWatch, "_look", expire)
+    async with EtcdCluster() as cluster:
+        await cluster.enable_auth("kontrol", "secret", "/k/")
+        config = EtcdConfig(tuple(cluster.endpoints), user="kontrol", password_file=password)
+        async with client(cluster.endpoints, config) as store:
+            start = await put(store, "/k/a") + 1
+            async with store.watch("/k/", prefix=True, start=start) as watch:
+                with pytest.raises(Denied):  # of two refusals in a row, the second counts
+                    await take(aiter(watch), 1)
+            tokens.append("expired.3")
+            async with store.watch("/k/", prefix=True, start=start) as watch:
+                await put(store, "/k/a")
+                await take(aiter(watch), 1)
 
 
 async def test_a_change_of_roles_makes_tokens_old_and_nobody_notices(password: Path) -> None:

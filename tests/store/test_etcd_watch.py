@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 from tests.store.etcd_helpers import (
+    DEADLINE,
     QUICK,
     at_most,
     client,
@@ -84,7 +85,12 @@ async def test_events_go_on_while_members_die_in_turn() -> None:
         assert revisions == list(range(start, start + len(revisions)))
 
 
-async def test_a_watch_leaves_a_stalled_member() -> None:
+@pytest.mark.parametrize("probe", ["quick", "default"])
+async def test_a_watch_leaves_a_stalled_member(probe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if probe == "quick":  # quicker than gRPC's own pings, which need 3 s after the last data
+        for name in ("PROBE", "PROBE_ATTEMPT", "STALL"):
+            monkeypatch.setattr(watch_module, name, 0.4)
+    bound = 2 if probe == "quick" else 4
     async with EtcdCluster(3) as cluster:
         follower = ((await cluster.leader()) + 1) % 3
         order = [cluster.endpoints[(follower + i) % 3] for i in range(3)]
@@ -96,7 +102,7 @@ async def test_a_watch_leaves_a_stalled_member() -> None:
                 assert values(await take(batches, 1)) == [1]
                 cluster.stop(follower)
                 await put(writer, "/k/a", b"2")
-                with at_most(4):
+                with at_most(bound):
                     assert values(await take(batches, 1)) == [2]
                 await put(writer, "/k/a", b"3")
                 assert values(await take(batches, 1)) == [3]
@@ -160,6 +166,26 @@ async def test_a_watch_behind_a_partition_is_not_confirmed_before_it_has_caught_
             assert not done
             proxy.heal()
             assert values(await answer) == [2]
+
+
+async def test_a_silent_stream_is_not_confirmed_by_a_member_that_answers() -> None:
+    async with (
+        EtcdCluster() as cluster,
+        Proxy(cluster.endpoints[0]) as proxy,
+        client([proxy.endpoint, *cluster.endpoints]) as store,
+        client(cluster.endpoints) as writer,
+    ):
+        start = (await now(store)).revision + 1
+        async with store.watch("/k/", prefix=True, start=start) as watch:
+            batches = aiter(watch)
+            await put(writer, "/k/a", b"1")
+            await take(batches, 1)
+            proxy.dead()
+            await put(writer, "/k/a", b"2")
+            asked = asyncio.get_running_loop().time()
+            await watch.confirm()
+            with at_most(4):
+                assert values(await confirmation(batches, asked)) == [2]
 
 
 async def test_a_watch_is_confirmed_though_only_other_keys_change() -> None:
@@ -277,10 +303,11 @@ async def test_a_big_revision_comes_in_one_batch() -> None:
         async with store.watch("/k/", prefix=True, start=start) as watch:
             batches = aiter(watch)
             seen: list[int] = []
-            while len(seen) < 70:
-                revisions = [e.kv.mod_revision for e in (await anext(batches)).events]
-                assert not set(revisions) & set(seen)
-                seen += revisions
+            async with asyncio.timeout(DEADLINE):
+                while len(seen) < 70:
+                    revisions = [e.kv.mod_revision for e in (await anext(batches)).events]
+                    assert not set(revisions) & set(seen)
+                    seen += revisions
         assert seen == [start + i for i in range(7) for _ in range(10)]
 
 
@@ -295,6 +322,7 @@ async def test_a_slow_consumer_holds_the_server_back_and_loses_nothing(
     ):
         start = (await now(store)).revision + 1
         async with store.watch("/k/", prefix=True, start=start) as watch:
+            assert isinstance(watch, watch_module.EtcdWatch)
             batches = aiter(watch)
             # Long enough that a probe finds the watch behind and silent, several times.
             loop = asyncio.get_running_loop()
@@ -302,8 +330,10 @@ async def test_a_slow_consumer_holds_the_server_back_and_loses_nothing(
             last = 0
             while loop.time() < until:
                 last = await put(writer, "/k/a")
+                assert len(watch._batches) <= 4  # the three, and an answer to a probe
             events = await take(batches, last - start + 1)
         assert [e.kv.mod_revision for e in events] == list(range(start, last + 1))
+        assert await cluster.metric(0, "grpc_server_started_total", '"Watch"') == 1
 
 
 async def test_an_iteration_cut_short_loses_nothing() -> None:

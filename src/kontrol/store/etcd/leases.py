@@ -8,6 +8,7 @@ which is harmless, since a refresh only ever lengthens.
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 
 from kontrol.store.etcd.errors import LoggedOut
 from kontrol.store.etcd.members import Client
@@ -36,12 +37,19 @@ class Keepalives:
             await lane.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Refresh:
+    lease: int
+    asked: float  # loop time
+    answer: asyncio.Future[int]
+
+
 class Lane:
     """One stream, opened at the first refresh, and what waits for its answers."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._pending: deque[tuple[int, asyncio.Future[int]]] = deque()
+        self._pending: deque[_Refresh] = deque()
         self._wanted = asyncio.Event()
         self._stream: Stream | None = None
         self._task: asyncio.Task[None] | None = None
@@ -54,8 +62,9 @@ class Lane:
             raise Unavailable("the store's client is closed")
         if len(self._pending) >= MAX_PENDING:
             raise Unavailable(f"{MAX_PENDING} refreshes wait for etcd already")
-        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._pending.append((lease, answer))
+        loop = asyncio.get_running_loop()
+        refresh = _Refresh(lease, loop.time(), loop.create_future())
+        self._pending.append(refresh)
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="etcd-keepalives")
         self._wanted.set()
@@ -63,7 +72,7 @@ class Lane:
             self._send(self._stream, lease)
         try:
             async with asyncio.timeout(self._client.config.timeout):
-                return await answer
+                return await refresh.answer
         except TimeoutError:
             raise Unavailable(f"no answer to the refresh of lease {lease} in time") from None
 
@@ -73,15 +82,15 @@ class Lane:
             self._watch(stream, STALL)
 
     def _watch(self, stream: Stream, delay: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._watchdog = loop.call_later(delay, self._check, stream, loop.time())
+        self._watchdog = asyncio.get_running_loop().call_later(delay, self._check, stream)
 
-    def _check(self, stream: Stream, since: float) -> None:
-        """Give the stream up if nothing came since `since`; look again while answers are due."""
+    def _check(self, stream: Stream) -> None:
+        """Give the stream up if it owes an answer and is silent; look again while it owes one."""
         self._watchdog = None
         if not self._pending:
             return
-        silent = asyncio.get_running_loop().time() - max(since, stream.received)
+        now = asyncio.get_running_loop().time()
+        silent = now - max(self._pending[0].asked, stream.received)
         if silent >= STALL:
             reason = f"etcd at {stream.endpoint} did not answer a refresh for {silent:.1f} s"
             stream.give_up(Unavailable(reason))
@@ -107,17 +116,17 @@ class Lane:
 
     async def _serve(self, stream: Stream) -> None:
         # Whoever gave up waiting is not asked for again.
-        self._pending = deque(entry for entry in self._pending if not entry[1].done())
+        self._pending = deque(entry for entry in self._pending if not entry.answer.done())
         self._stream = stream
-        for lease, _ in self._pending:
-            self._send(stream, lease)
+        for entry in self._pending:
+            self._send(stream, entry.lease)
         while True:
             self._answer(await stream.receive())
 
     def _answer(self, message: Wire) -> None:
-        if not self._pending or self._pending[0][0] != message.ID:
+        if not self._pending or self._pending[0].lease != message.ID:
             raise Unavailable(f"etcd answered for lease {message.ID}, which is not the next one")
-        _, answer = self._pending.popleft()
+        answer = self._pending.popleft().answer
         if not answer.done():
             answer.set_result(max(message.TTL, 0))
 
@@ -126,14 +135,14 @@ class Lane:
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
-        if not any(not answer.done() for _, answer in self._pending):
+        if all(entry.answer.done() for entry in self._pending):
             self._pending.clear()
             self._wanted.clear()
 
     def _fail(self, error: StoreError) -> None:
-        for _, answer in self._pending:
-            if not answer.done():
-                answer.set_exception(error)
+        for entry in self._pending:
+            if not entry.answer.done():
+                entry.answer.set_exception(error)
         self._pending.clear()
 
     async def close(self) -> None:

@@ -15,6 +15,19 @@ from kontrol.store.etcd.messages import Wire
 from kontrol.store.protocol import Unavailable
 
 
+class _Requests:
+    """What gRPC takes messages from: not a generator, which gRPC would leave unfinished."""
+
+    def __init__(self, queue: asyncio.Queue[Wire]) -> None:
+        self._queue = queue
+
+    def __aiter__(self) -> AsyncIterator[Wire]:
+        return self
+
+    async def __anext__(self) -> Wire:
+        return await self._queue.get()
+
+
 class Stream:
     """One open stream; `received` is the loop time of the last message, at first of the start."""
 
@@ -23,11 +36,7 @@ class Stream:
         self.received = asyncio.get_running_loop().time()
         self._outgoing: asyncio.Queue[Wire] = asyncio.Queue()
         self._reason: BaseException | None = None
-        self._call = make(self._requests(), metadata=metadata)
-
-    async def _requests(self) -> AsyncIterator[Wire]:
-        while True:
-            yield await self._outgoing.get()
+        self._call = make(_Requests(self._outgoing), metadata=metadata)
 
     def send(self, message: Wire) -> None:
         """Queue a message."""
