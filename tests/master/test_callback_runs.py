@@ -202,7 +202,9 @@ async def test_past_the_deadline_it_is_killed_or_not_started(build: Build, pipe:
 
 
 async def test_a_stop_ends_it(build: Build, pipe: Life) -> None:
-    subject = build("exec 9>\"$LIFE\"; trap 'exit 0' TERM; echo up >&9; while :; do sleep 0.01; done")
+    subject = build(
+        "exec 9>\"$LIFE\"; trap 'exit 0' TERM; echo up >&9; while :; do sleep 0.01; done"
+    )
     task = asyncio.ensure_future(subject.run(request(), soon()))
     assert await pipe.line() == "up"
     await subject.stop()

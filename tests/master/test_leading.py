@@ -281,7 +281,7 @@ async def test_without_a_callback_the_ensemble_is_kept_and_there_is_a_leader() -
 @virtual
 async def test_a_master_older_than_the_data_does_not_lead() -> None:
     cluster, callback = MemoryCluster(), Stub()
-    await MemoryStore(cluster).txn([], [Put(KEYS.meta, b"2")])
+    await MemoryStore(cluster).txn([], [Put(KEYS.meta, b'{"version":2,"floor":0}')])
     async with running(cluster, callback) as master, alive(master, 1):
         await asyncio.sleep(30)
         assert master.leader_id is None
@@ -303,3 +303,30 @@ async def test_old_states_and_entries_are_dropped() -> None:
     assert len(states.kvs) == 20
     chunks = await MemoryStore(cluster).range(Range(f"{KEYS.applied}/", prefix=True))
     assert len(chunks.kvs) == 1
+
+
+@virtual
+async def test_neither_term_nor_run_is_told_twice_when_the_store_goes_back() -> None:
+    cluster, callback = MemoryCluster(), Stub(seconds=0.01)
+    async with (
+        running(cluster, callback) as one,
+        running(cluster, callback, id="m2") as two,
+        alive(one, 1),
+    ):
+        await asyncio.sleep(3)
+        early = cluster.snapshot()
+        for n in range(5):
+            await two.ping(record(2, n=n, payload=n))
+            await asyncio.sleep(3)
+        before = list(callback.runs)
+        for cluster_id in (2, 3):
+            cluster.restore(early, cluster=cluster_id)
+            await asyncio.sleep(3)
+            await two.ping(record(3, nonce=f"b{cluster_id}"))
+            await asyncio.sleep(20)
+        assert len(callback.runs) > len(before)
+    terms = [run.request.term for run in callback.runs]
+    runs = [run.request.run for run in callback.runs]
+    assert terms == sorted(terms)
+    assert runs == sorted(set(runs))
+    assert callback.runs[len(before)].request.term > before[-1].request.term

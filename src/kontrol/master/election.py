@@ -12,12 +12,15 @@ after winning has acted.
 """
 
 import asyncio
+import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 
+from kontrol.ensemble.canonical import canonical
 from kontrol.master.follower import Follower
-from kontrol.master.keys import SCHEMA, Keys
+from kontrol.master.keys import Keys
+from kontrol.master.records import Meta, Outdated
 from kontrol.store.protocol import (
     Ambiguous,
     Compare,
@@ -42,21 +45,28 @@ class Deposed(Exception):
     """Leadership is lost; nothing more may be done under this term."""
 
 
-class Outdated(Exception):
-    """The store's data were written by a later version of Kontrol."""
-
-
 class Term:
     """One leadership: its number, its fence, and how long it is still proved.
 
+    `revision` is the candidacy's creation revision, which fences; `number` is what the outside is
+    told, the same plus a floor that the ledger keeps, so that it rises even if the store goes back.
     `deadline` is in seconds of the boot clock, which goes on while the machine sleeps.
     """
 
     def __init__(
-        self, store: Store, key: str, number: int, *, fover: float, clock: Callable[[], float]
+        self,
+        store: Store,
+        key: str,
+        lease: int,
+        revision: int,
+        *,
+        fover: float,
+        clock: Callable[[], float],
     ) -> None:
         self.key = key
-        self.number = number
+        self.lease = lease
+        self.revision = revision
+        self.number = revision
         self.deposed = False
         self._store = store
         self._span = fover * _DEADLINE
@@ -82,7 +92,7 @@ class Term:
     @property
     def fence(self) -> Compare:
         """The comparison that every write of this term must carry."""
-        return Compare(self.key, "create", "=", self.number)
+        return Compare(self.key, "create", "=", self.revision)
 
     async def write(self, compares: Sequence[Compare], then: Sequence[Op]) -> TxnResult:
         """Write under the fence. Raises `Deposed` if the term is over, and `StoreError`.
@@ -92,10 +102,22 @@ class Term:
         answer = await self._store.txn([self.fence, *compares], then, [Range(self.key)])
         if not answer.succeeded:
             key = answer.range(0).kvs
-            if not key or key[0].create_revision != self.number:
+            if not key or key[0].create_revision != self.revision:
                 self.deposed = True
                 raise Deposed(f"term {self.number} ended: its key is gone")
         return answer
+
+    async def insist(self, ops: Sequence[Op]) -> None:
+        """Write under the fence what may be written twice, until it is. Raises as `write`."""
+        delay = 0.0
+        while True:
+            try:
+                await self.write([], ops)
+                return
+            except (Ambiguous, Unavailable) as error:
+                log.warning("term %d waits for the store: %s", self.number, error)
+            delay = min(1.0, delay * 2 or 0.05)
+            await asyncio.sleep(delay)
 
     async def prove(self) -> None:
         """Ask the store whether this term stands. Raises `Deposed` and `StoreError`."""
@@ -123,13 +145,16 @@ class Election:
     ) -> None:
         """`fover` in seconds; `value` is what the candidacy says of us; `clock` the boot clock."""
         self.term: Term | None = None
+        self.known = 0  # the highest term that may have been, before a restore that we noticed
         self._store = store
         self._keys = keys
         self._fover = fover
         self._value = value
         self._clock = clock
         self._candidates = Follower(store, keys.candidates, silence=fover / 3)
-        self._candidates.listen(lambda _: self._moved.set(), self.restart)
+        self._candidates.listen(lambda _: self._moved.set())
+        self._candidates.on_restore(self.restart)
+        self._floor = 0
         self._moved = asyncio.Event()
         self._again = asyncio.Event()
 
@@ -142,9 +167,17 @@ class Election:
         """Call `listener` whenever the candidates change."""
         self._candidates.listen(lambda _: listener())
 
-    def restart(self) -> None:
-        """Give up candidacy or leadership, and campaign anew: the store is not what it was."""
+    def restart(self, revision: int) -> None:
+        """Give up what we are, and campaign anew: the store went back from `revision`."""
+        self.known = max(self.known, self._floor + revision)
         self._again.set()
+
+    async def announce(self, term: Term) -> None:
+        """Tell everybody, in the candidacy, that it leads and under which number."""
+        self.known = max(self.known, term.number)
+        self._floor = term.number - term.revision
+        value = canonical({**json.loads(self._value()), "term": term.number})
+        await term.insist([Put(term.key, value, term.lease)])
 
     async def follow(self) -> None:
         """Keep the list of candidates up to date, until cancelled."""
@@ -172,7 +205,8 @@ class Election:
             await asyncio.sleep(delay)
 
     async def _campaign(self, lead: Lead) -> None:
-        await self._check_schema()
+        meta = (await self._store.range(Range(self._keys.meta))).kvs
+        self._floor = Meta.decode(meta[0].value).floor if meta else 0
         lease = (await self._store.grant(math.ceil(self._fover))).id
         try:
             async with asyncio.TaskGroup() as group:
@@ -183,7 +217,6 @@ class Election:
                 await self._wait(term)
                 await term.prove()
                 proving = group.create_task(self._prove(term))
-                log.info("leader, in term %d", term.number)
                 self.term = term
                 try:
                     await lead(term)
@@ -193,15 +226,6 @@ class Election:
                         task.cancel()
         finally:
             await self._resign(lease)
-
-    async def _check_schema(self) -> None:
-        """Refuse to lead over data of a later version. Raises `Outdated`."""
-        meta = (await self._store.range(Range(self._keys.meta))).kvs
-        if meta and int(meta[0].value) > SCHEMA:
-            raise Outdated(
-                f"{self._keys.meta} is version {int(meta[0].value)}, and this master knows "
-                f"versions up to {SCHEMA}: upgrade it"
-            )
 
     async def _stand(self, lease: int) -> Term:
         """Put the candidacy down; the revision of its creation is the term, should it win."""
@@ -215,16 +239,16 @@ class Election:
             except Ambiguous:
                 continue  # a second put finds the first one's key, and asks for it
             if answer.succeeded:
-                number = answer.header.revision
+                revision = answer.header.revision
             else:
-                number = answer.range(0).kvs[0].create_revision
-            return Term(self._store, key, number, fover=self._fover, clock=self._clock)
+                revision = answer.range(0).kvs[0].create_revision
+            return Term(self._store, key, lease, revision, fover=self._fover, clock=self._clock)
 
     async def _wait(self, term: Term) -> None:
         """Wait until every older candidate is gone. Raises `Deposed` if we go first."""
         while True:
             self._moved.clear()
-            if self._candidates.revision >= term.number:
+            if self._candidates.revision >= term.revision:
                 candidates = self.candidates
                 if not any(kv.key == term.key for kv in candidates):
                     raise Deposed("the candidacy's key is gone")
@@ -239,8 +263,8 @@ class Election:
             try:
                 if await self._store.refresh(lease) <= 0:
                     raise self._deposed("the candidacy's lease expired")
-            except Unavailable as error:
-                log.debug("the lease was not refreshed: %s", error)
+            except StoreError as error:
+                log.warning("the candidacy's lease was not refreshed: %s", error)
 
     async def _prove(self, term: Term) -> None:
         """Prove the term again and again. Raises `Deposed` when it cannot be relied on."""

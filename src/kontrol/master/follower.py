@@ -28,6 +28,7 @@ from kontrol.store.protocol import (
 log = logging.getLogger(__name__)
 
 Listener = Callable[[Sequence[Event]], None]
+OnRestore = Callable[[int], None]
 
 
 class Follower:
@@ -45,14 +46,16 @@ class Follower:
         self._silence = silence
         self._heard = float("-inf")
         self._listeners: list[Listener] = []
-        self._restored: list[Callable[[], None]] = []
+        self._on_restore: list[OnRestore] = []
         self._cluster = 0
 
-    def listen(self, listener: Listener, restored: Callable[[], None] | None = None) -> None:
-        """Call `listener` after each change of `entries`, `restored` when the store went back."""
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` after each change of `entries`."""
         self._listeners.append(listener)
-        if restored is not None:
-            self._restored.append(restored)
+
+    def on_restore(self, listener: OnRestore) -> None:
+        """Call `listener` when the store went back, with the last revision known from before."""
+        self._on_restore.append(listener)
 
     async def run(self) -> None:
         """Follow until cancelled; an unreachable store is waited for."""
@@ -65,9 +68,7 @@ class Follower:
             except Compacted as error:
                 log.info("%s: %s", self._prefix, error)
             except Restored as error:
-                log.warning("%s: the store was restored: %s", self._prefix, error)
-                for restored in self._restored:
-                    restored()
+                self._went_back(str(error))
             except (Unavailable, Denied) as error:
                 log.warning("%s: no answer from the store: %s", self._prefix, error)
                 delay = min(1.0, delay * 2 or 0.05)
@@ -93,8 +94,7 @@ class Follower:
         if self._cluster and (
             read.header.cluster != self._cluster or read.header.revision < self.revision
         ):
-            for restored in self._restored:
-                restored()
+            self._went_back("another cluster, or a lower revision")
         self._cluster = read.header.cluster
         found = {kv.key: kv for kv in read.kvs}
         events = [
@@ -134,6 +134,13 @@ class Follower:
         while True:
             await asyncio.sleep(self._silence / 3)
             await watch.confirm()
+
+    def _went_back(self, why: str) -> None:
+        log.warning("%s: the store was restored (%s): reading everything again", self._prefix, why)
+        for listener in self._on_restore:
+            listener(self.revision)
+        self.revision = 0
+        self._cluster = 0
 
     def _take(self, batch: Batch) -> None:
         self._hear()

@@ -66,7 +66,7 @@ class Keys:
 
     @property
     def meta(self) -> str:
-        """The version of this layout."""
+        """The version of this layout, and the floor of terms."""
         return f"{self.root}meta"
 
     def pod(self, key: str) -> str:

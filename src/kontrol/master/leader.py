@@ -83,7 +83,9 @@ class Leader:
     async def lead(self, term: Term) -> None:
         """Lead until cancelled. Raises `Deposed`, `Outdated`, `StoreError`."""
         ledger = Ledger(self._store, self._keys, term)
-        await ledger.open()
+        await ledger.open(self._election.known)
+        await self._election.announce(term)
+        log.info("leader, in term %d", term.number)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._sweep(term))
             if self._runner is not None:

@@ -17,10 +17,10 @@ from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.difference import Changes, Member, missing
 from kontrol.ensemble.pod import Pod
 from kontrol.master.admission import Seat
-from kontrol.master.election import Outdated, Term
-from kontrol.master.keys import SCHEMA, Keys
+from kontrol.master.election import Term
+from kontrol.master.keys import Keys
 from kontrol.master.mirror import Mirror
-from kontrol.master.records import Applied, Ending, Running, encode_entry, encode_members
+from kontrol.master.records import Applied, Ending, Meta, Running, encode_entry, encode_members
 from kontrol.store.protocol import (
     Ambiguous,
     Compare,
@@ -52,8 +52,11 @@ class Ledger:
         self._term = term
         self._revision = 0  # of `running`; 0: absent
 
-    async def open(self) -> None:
-        """Read the book. Raises `Outdated`, `Deposed`, and `StoreError`."""
+    async def open(self, known: int) -> None:
+        """Read the book, and give the term its number, above `known`.
+
+        Raises `Outdated`, `Deposed`, and `StoreError`.
+        """
         keys = self._keys
         answer = await self._term.write(
             [],
@@ -67,10 +70,12 @@ class Ledger:
             ],
         )
         meta, applied, running, state, newest, chunks = (answer.range(i).kvs for i in range(6))
-        if meta and int(meta[0].value) > SCHEMA:
-            raise Outdated(f"{keys.meta} is version {int(meta[0].value)}: upgrade this master")
-        if not meta:
-            await self._term.write([], [Put(keys.meta, str(SCHEMA).encode())])
+        floor = Meta.decode(meta[0].value).floor if meta else 0
+        # Every run takes two writes or more, so the same step takes us past all numbers of runs.
+        step = max(0, known + 1 - (floor + self._term.revision))
+        if step or not meta:
+            await self._term.insist([Put(keys.meta, Meta(floor + step).encode())])
+        self._term.number = floor + step + self._term.revision
         if applied:
             head = json.loads(applied[0].value)
             mine = keys.members(head["run"])
@@ -87,7 +92,7 @@ class Ledger:
         self.state = state[0].value if state else None
         last = int(newest[0].key.removeprefix(keys.runs)) if newest else 0
         started = self.running.run if self.running else 0
-        self.next_run = 1 + max(last, started, self.applied.run)
+        self.next_run = 1 + max(last, started, self.applied.run) + step
 
     async def start(self, running: Running) -> None:
         """Write that a run begins; only then may its process start."""
@@ -103,7 +108,7 @@ class Ledger:
         members = tuple(Member.of(pod) for pod in pods)
         chunks = list(encode_members(members))
         for i, chunk in enumerate(chunks):
-            await self._write([Put(f"{self._keys.members(running.run)}{i:04d}", chunk)])
+            await self._term.insist([Put(f"{self._keys.members(running.run)}{i:04d}", chunk)])
         kept = self.state if state is None else state
         head: dict[str, JSON] = {
             "run": running.run,
@@ -152,7 +157,7 @@ class Ledger:
         old = [*states[:-_STATES], *runs[:-_RUNS]]
         old += [key for key in chunks if not key.startswith(mine)]
         for i in range(0, len(old), 100):
-            await self._write([Delete(key) for key in old[i : i + 100]])
+            await self._term.insist([Delete(key) for key in old[i : i + 100]])
 
     async def fates(self, pods: Iterable[Pod]) -> set[int] | None:
         """Tell which pods of the acknowledged list left, by `seq`; the other missing are lost.
@@ -212,15 +217,3 @@ class Ledger:
     async def _found(self) -> int:
         kvs = (await self._store.range(Range(self._keys.running))).kvs
         return kvs[0].mod_revision if kvs else 0
-
-    async def _write(self, ops: Sequence[Op]) -> None:
-        """Write, under the fence, what may as well be written twice."""
-        delay = 0.0
-        while True:
-            try:
-                await self._term.write([], ops)
-                return
-            except (Ambiguous, Unavailable) as error:
-                log.warning("the ledger waits for the store: %s", error)
-            delay = min(1.0, delay * 2 or 0.05)
-            await asyncio.sleep(delay)

@@ -98,12 +98,12 @@ class Master:
 
     @property
     def leader_record(self) -> dict[str, JSON] | None:
-        """The leader's candidacy: `id`, `address`, `fingerprint`, and its `term`."""
+        """The leader's candidacy: `id`, `address`, `fingerprint`, and `term` once it leads."""
         candidates = self.election.candidates
         if not candidates:
             return None
         record: dict[str, JSON] = json.loads(candidates[0].value)
-        return {**record, "term": candidates[0].create_revision}
+        return record
 
     def pods(self) -> list[dict[str, JSON]]:
         """The ordered pods, as the callback sees them."""

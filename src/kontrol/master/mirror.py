@@ -12,7 +12,7 @@ from kontrol.ensemble.damper import Damper
 from kontrol.ensemble.ensemble import Ensemble
 from kontrol.ensemble.pod import BadRecord, Keepalive, Pod
 from kontrol.master.admission import Live
-from kontrol.master.follower import Follower
+from kontrol.master.follower import Follower, OnRestore
 from kontrol.master.keys import Keys
 from kontrol.store.protocol import Event, KeyValue, RangeResult, Store
 
@@ -68,9 +68,9 @@ class Mirror:
         """Call `listener` after each change in the store, whether the callback could see it."""
         self._follower.listen(lambda _: listener())
 
-    def on_restore(self, restored: Callable[[], None]) -> None:
-        """Call `restored` when the store turns out to be another one, or went back."""
-        self._follower.listen(lambda _: None, restored)
+    def on_restore(self, listener: OnRestore) -> None:
+        """Call `listener` when the store went back, with the last revision known from before."""
+        self._follower.on_restore(listener)
 
     def live(self, key: str) -> Live | None:
         """Return the pod with this key, with its revision and lease."""

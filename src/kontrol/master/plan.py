@@ -68,6 +68,12 @@ class Plan:
             case Nothing() | Refuse():
                 return None
 
+    @property
+    def clashes(self) -> bool:
+        """Whether a key is written twice, which the store refuses."""
+        keys = [op.key for op in self.ops]
+        return len(keys) != len(set(keys))
+
     def close(self) -> None:
         """Raise the counter, if numbers were given."""
         if self.given:

@@ -4,6 +4,7 @@ The common keepalive says nothing new. It costs no write: decided on the mirror,
 refresh. Everything else goes through the one `Writer`.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -53,13 +54,19 @@ class Registry:
         except BadRecord as error:
             raise Refused("InvalidRecord", str(error)) from None
         try:
-            seq = await self._unchanged(record)
-            if seq is None:
-                seq = await self._writer.write(record, len(raw))
-        except StoreError as error:
-            message = f"this master has no answer from etcd ({error}); try another, or again"
+            async with asyncio.timeout(self._patience):
+                seq = await self._unchanged(record)
+                if seq is None:
+                    seq = await self._writer.write(record, len(raw))
+        except (StoreError, TimeoutError) as error:
+            message = f"this master has no answer from etcd ({error!r}); try another, or again"
             raise Refused("Unavailable", message) from None
         return {"seq": seq, "ttl": self._ttl, "leader": self._leader()}
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for the store to answer: less than an agent waits, little if it is silent."""
+        return min(4.0, self._ttl / 7) if self._mirror.current else min(1.0, self._ttl / 20)
 
     async def _unchanged(self, record: Keepalive) -> int | None:
         """Refresh a keepalive that the mirror knows; None if that cannot be decided there."""

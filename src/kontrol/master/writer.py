@@ -206,6 +206,8 @@ class Writer:
         plan = Plan(self._keys, counter)
         numbers = [plan.add(e.record, e.view, e.decision, e.lease) for e in batch]
         plan.close()
+        if plan.clashes:  # an id moved since the batch was made: each then goes alone
+            return False
         if plan.ops and not (await self._store.txn(plan.compares, plan.ops)).succeeded:
             return False
         await _all(
