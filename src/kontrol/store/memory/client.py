@@ -82,10 +82,11 @@ class MemoryCluster:
     """The server: all data, and the timer that expires leases."""
 
     def __init__(self, cluster: int = 1) -> None:
-        self.core = Core(cluster, self._publish)
+        self.core = Core(cluster, self.publish)
         self.watches: list[MemoryWatch] = []  # ordered: a simulation repeats exactly
         self._context = contextvars.copy_context()
         self._timer: asyncio.TimerHandle | None = None
+        self._halted = False
 
     def compact(self, revision: int = 0) -> None:
         """Forget the history before `revision`, by default the present one."""
@@ -102,13 +103,22 @@ class MemoryCluster:
             watch.disconnect()
         self.arm()
 
+    def halt(self) -> None:
+        """Lose the quorum: no lease expires until `change_leader`; networks fail the calls."""
+        self._halted = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def change_leader(self) -> None:
         """Elect another etcd leader: every lease gets its full time again."""
+        self._halted = False
         self.core.change_leader(asyncio.get_running_loop().time())
+        self.arm()
 
     def arm(self) -> None:
         """Set the timer to the look that will find the lease which expires first."""
-        if (expiry := self.core.next_expiry()) is None:
+        if self._halted or (expiry := self.core.next_expiry()) is None:
             return
         loop = asyncio.get_running_loop()
         look = math.ceil(max(expiry, loop.time()) / TICK) * TICK
@@ -125,7 +135,8 @@ class MemoryCluster:
         self.core.tick(asyncio.get_running_loop().time())
         self.arm()
 
-    def _publish(self, events: tuple[Event, ...]) -> None:
+    def publish(self, events: tuple[Event, ...]) -> None:
+        """Give the events of one revision to the open watches."""
         for watch in self.watches:
             watch.push(events)
 
