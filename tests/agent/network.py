@@ -47,18 +47,18 @@ SILENT = object()
 
 
 class Network:
-    """Names, addresses and the masters there; DNS fails by raising or, with None, by hanging."""
+    """Names, addresses and the masters there; a look-up fails by raising or by hanging."""
 
     def __init__(self, names: dict[str, list[str]], masters: dict[str, Master]) -> None:
         self.names = names
         self.masters = masters
         self.looked_up: list[str] = []
         self.dns: Callable[[], bool] = lambda: True
-        self.dns_hangs = False
+        self.hanging: set[str] = set()
 
     async def resolve(self, host: str, port: int) -> list[str]:
         self.looked_up.append(host)
-        if self.dns_hangs:
+        if host in self.hanging:
             await asyncio.Event().wait()
         if not self.dns():
             raise OSError("no such name")

@@ -319,7 +319,7 @@ async def test_an_empty_look_up_is_a_failure() -> None:
     agent = network.agent("masters")
     async with running(agent):
         await asyncio.sleep(TTL)
-        assert tier(agent).error == "the look-up of masters found no address"
+        assert tier(agent).error == "the look-up found no address"
 
 
 @pytest.mark.parametrize("hangs", [False, True])
@@ -330,7 +330,7 @@ def test_without_dns_the_addresses_last_found_serve(hangs: bool) -> None:
         network = Network({"masters": list(masters)}, masters)
         async with running(network.agent("masters")):
             await asyncio.sleep(TTL)
-            network.dns, network.dns_hangs = (lambda: False), hangs
+            network.dns, network.hanging = (lambda: False), {"masters"} if hangs else set()
             (current,) = [master for master in masters.values() if master.open]
             current.answer = silent
             await asyncio.sleep(TTL)
@@ -338,6 +338,32 @@ def test_without_dns_the_addresses_last_found_serve(hangs: bool) -> None:
         assert other.acknowledged[0] - current.times[-1] < TTL / 3 + TTL / 12
 
     check()
+
+
+@virtual
+async def test_a_name_that_hangs_hides_no_other_master_of_its_tier() -> None:
+    masters = {"10.0.0.1": Master()}
+    network = Network({}, masters)
+    network.hanging = {"masters"}
+    start = now()
+    async with running(network.agent("masters|10.0.0.1")):
+        await asyncio.sleep(TTL)
+    assert masters["10.0.0.1"].acknowledged[0] - start < TTL / 6
+
+
+@virtual
+async def test_a_name_that_is_lost_keeps_its_addresses_while_others_are_found() -> None:
+    masters = {"10.0.0.1": Master(), "10.0.0.2": Master()}
+    network = Network({"one": ["10.0.0.1"], "two": ["10.0.0.2"]}, masters)
+    async with running(network.agent("one|two")):
+        await asyncio.sleep(TTL)
+        (current,) = [name for name, master in masters.items() if master.open]
+        lost = "one" if current == "10.0.0.2" else "two"
+        network.dns = lambda: network.looked_up[-1] != lost
+        masters[current].answer = silent
+        await asyncio.sleep(TTL)
+    (other,) = [master for name, master in masters.items() if name != current]
+    assert other.acknowledged
 
 
 @given(st.data(), st.integers(0, 2**16))

@@ -19,6 +19,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
+from itertools import chain
 from typing import Never, Protocol, TypeGuard
 
 from kontrol.agent.addresses import Addresses
@@ -93,6 +94,7 @@ class Reporter:
         self._connect = connect
         self._resolve = resolve
         self._emitted = emitted
+        self._found: dict[str, list[str]] = {}  # of each name, when it was last found
         self._changed = asyncio.Event()
         self._address: str | None = None
         self._sent = False
@@ -145,29 +147,27 @@ class Reporter:
                     delay = await self._exchange(caller)
 
     async def _look_up(self, patience: float) -> None:
-        """Look the tier up; after `patience` seconds what is known will do, if anything is."""
-        try:
-            async with asyncio.timeout(patience if self._addresses else None):
-                self._addresses.learn(await self._addresses_of_all())
-        except OSError as error:
-            if not self._addresses:
-                raise
-            log.warning("tier %s: look-up failed: %s", self.tier, _reason(error))
-        if not self._addresses:
-            raise OSError(f"the look-up of {self.tier.host} found no address")
+        """Look up the names of the tier, all at once, for at most `patience` seconds.
 
-    async def _addresses_of_all(self) -> list[str]:
-        """Look up all names of the tier; one that is not found is no matter if another is."""
-        found: list[str] = []
-        failure: OSError | None = None
-        for host in self.tier.hosts:
-            try:
-                found += await self._resolve(host, self.tier.port)
-            except OSError as error:
-                failure = error
-        if failure is not None and not found:
-            raise failure
-        return found
+        For a name that is not found in time, the addresses found before serve. Raises `OSError` if
+        there is not one address.
+        """
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._find(host, patience)) for host in self.tier.hosts]
+        self._addresses.learn(chain.from_iterable(self._found.values()))
+        if not self._addresses:
+            failures = [failure for task in tasks if (failure := task.result()) is not None]
+            raise failures[0] if failures else OSError("the look-up found no address")
+
+    async def _find(self, host: str, patience: float) -> OSError | None:
+        """Look one name up; return what went wrong."""
+        try:
+            async with asyncio.timeout(patience):
+                self._found[host] = await self._resolve(host, self.tier.port)
+        except OSError as error:
+            log.warning("tier %s: look-up of %s failed: %s", self.tier, host, _reason(error))
+            return error
+        return None
 
     def _open(self) -> AbstractAsyncContextManager[Caller]:
         """Return a new connection, to the address whose turn it is."""
