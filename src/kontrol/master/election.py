@@ -246,6 +246,7 @@ class Election:
 
     async def _wait(self, term: Term) -> None:
         """Wait until every older candidate is gone. Raises `Deposed` if we go first."""
+        waiting_for = ""
         while True:
             self._moved.clear()
             if self._candidates.revision >= term.revision:
@@ -254,6 +255,10 @@ class Election:
                     raise Deposed("the candidacy's key is gone")
                 if candidates[0].key == term.key:
                     return
+                if candidates[0].key != waiting_for:
+                    waiting_for = candidates[0].key
+                    leader = json.loads(candidates[0].value)["id"]
+                    log.info("candidate, behind %s", leader)
             await self._moved.wait()
 
     async def _keep(self, lease: int) -> None:

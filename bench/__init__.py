@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench`. Each prints a table; none decides a test."""
