@@ -232,7 +232,7 @@ def _numbers(i: int) -> Callable[[Keepalive], object]:
     return lambda _: {"seq": i}
 
 
-@pytest.mark.parametrize("name", ["BadRecord", "Conflict", "Stale"])
+@pytest.mark.parametrize("name", ["InvalidRecord", "Conflict", "Stale"])
 def test_a_refusal_is_shown_and_tried_again_on_the_same_connection(name: str) -> None:
     @virtual
     async def check() -> None:
