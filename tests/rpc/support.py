@@ -26,6 +26,11 @@ BEAT = 0.3
 """Seconds between heartbeats in tests that do not use the default."""
 
 
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16) + b"\x00" + bytes(31)
+READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06"
+"""How a connection begins (ZMTP 3.0, without security); `ROUTER` or `DEALER` follows."""
+
+
 @contextlib.asynccontextmanager
 async def serving(
     methods: Mapping[str, Method],

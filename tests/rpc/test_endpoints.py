@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
-from tests.rpc.support import BEAT, DEADLINE, RawPeer, serving, until
+from tests.rpc.support import BEAT, DEADLINE, GREETING, READY, RawPeer, serving, until
 
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import (
@@ -251,6 +251,32 @@ async def test_a_client_finds_its_server_again() -> None:
         await pending
     task.cancel()
     await asyncio.wait([task])
+
+
+async def test_ends_that_meet_leave_zeromq_alive() -> None:
+    """Both close at once: the I/O thread must not report it to a monitor that is gone."""
+    for _ in range(200):
+        connected: asyncio.Future[asyncio.StreamWriter] = asyncio.Future()
+
+        async def accept(
+            reader: asyncio.StreamReader,
+            writer: asyncio.StreamWriter,
+            connected: asyncio.Future[asyncio.StreamWriter] = connected,
+        ) -> None:
+            writer.write(GREETING + READY + b"ROUTER")
+            await reader.readuntil(b"echo")
+            connected.set_result(writer)
+
+        async with await asyncio.start_server(accept, "127.0.0.1", 0) as fake:
+            client = Client("127.0.0.1", fake.sockets[0].getsockname()[1])
+            call = asyncio.create_task(client.call("echo", 1, timeout=DEADLINE))
+            writer = await connected
+            writer.transport.abort()
+            await client.__aexit__(None, None, None)
+            with pytest.raises(LostRemote):
+                await call
+    async with both() as (_, client):
+        assert await client.call("echo", 1, timeout=DEADLINE) == 1
 
 
 async def test_a_server_that_ends_awaits_its_handlers() -> None:
