@@ -1,0 +1,140 @@
+"""The agent as a process: `kontrol` in agent mode, signals, and `kontrol leave`."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from kontrol.ensemble.pod import Keepalive, parse_keepalive
+from kontrol.rpc.server import Call, Server
+
+DEADLINE = 30.0
+
+
+class Masters:
+    """A tier of one, that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.records: list[Keepalive] = []
+        self._told = asyncio.Event()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        server = Server({"ping": self._ping})
+        self.port = await server.bind("127.0.0.1", 0)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(server.serve())
+            yield
+            task.cancel()
+
+    async def _ping(self, call: Call, raw: str) -> object:
+        self.records.append(parse_keepalive(raw))
+        self._told.set()
+        return {"seq": 0, "ttl": 25, "leader": None}
+
+    async def hears(self, payload: object) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while not self.records or self.records[-1].payload != payload:
+                self._told.clear()
+                await self._told.wait()
+
+
+@asynccontextmanager
+async def agent(masters: Masters, folder: Path) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "kontrol",
+        env=environment(masters, folder),
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def environment(masters: Masters, folder: Path) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+        "KONTROL_MODE": "agent",
+        "KONTROL_ID": "pod-1",
+        "KONTROL_IP": "10.1.0.1",
+        "KONTROL_LABELS": json.dumps({"app": "test", "role": "test"}),
+        "KONTROL_ANNOTATIONS": json.dumps(
+            {"kontrol.unity3d.com/master": f"127.0.0.1:{masters.port}"}
+        ),
+        "KONTROL_PAYLOAD": os.fspath(folder / "payload.json"),
+        "KONTROL_CONTROL": os.fspath(folder / "control.sock"),
+        "KONTROL_HTTP_PORT": "0",
+    }
+
+
+def left_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+async def ended(process: Process) -> int:
+    async with asyncio.timeout(DEADLINE):
+        return await process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_after_its_farewell(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "payload.json").write_text('"ready"', encoding="utf-8")
+    masters = Masters()
+    async with masters.serving(), agent(masters, tmp_path) as process:
+        await masters.hears("ready")
+        process.send_signal(number)
+        assert await ended(process) == 0
+        assert [record.down for record in masters.records] == [False, True]
+    assert left_in(tmp_path) == ["payload.json"]
+
+
+async def test_with_no_master_to_hear_it_a_signal_ends_it_all_the_same(tmp_path: Path) -> None:
+    connected = asyncio.Event()
+
+    async def hole(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await connections.wait()
+        writer.close()
+
+    connections = asyncio.Event()
+    server = await asyncio.start_server(hole, "127.0.0.1", 0)
+    masters = Masters()
+    masters.port = server.sockets[0].getsockname()[1]
+    async with server, agent(masters, tmp_path) as process:
+        async with asyncio.timeout(DEADLINE):
+            await connected.wait()
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        process.terminate()
+        assert await ended(process) == 0
+        assert loop.time() - start < 2 + 3  # the farewell's two seconds, and a slow machine
+        connections.set()
+
+
+async def test_kontrol_leave_returns_when_the_masters_know(tmp_path: Path) -> None:
+    masters = Masters()
+    async with masters.serving(), agent(masters, tmp_path) as process:
+        await masters.hears("")
+        leave = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "kontrol", "leave", env=environment(masters, tmp_path)
+        )
+        assert await ended(leave) == 0
+        assert [record.down for record in masters.records] == [False, True]
+        assert process.returncode is None
+        process.terminate()
+        assert await ended(process) == 0
+        assert len(masters.records) == 2
