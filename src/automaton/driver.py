@@ -107,6 +107,7 @@ class Driver:
 
     async def obey(self, raw: bytes) -> str:
         """Take one command as it came; return the answer, one line without its end."""
+        _log.debug("command %.100r", raw)
         try:
             match parse(raw):
                 case Ask("STATE"):
@@ -114,7 +115,7 @@ class Driver:
                 case Ask("STATUS"):
                     return self._status()
                 case Ask():
-                    _log.info("DIE")
+                    _log.info("DIE: shutting down")
                     self._handle(Shutdown())
                     return OK
                 case Set() as command:
@@ -225,7 +226,6 @@ class Driver:
 
     def _entered(self, tag: str, cause: str) -> None:
         before = self._history[-1]["state"] if self._history else "(start)"
-        _log.info("%s -> %s (%s)", before, tag, cause)
         since = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._history.append({"state": tag, "since": since, "cause": cause, "outcome": None})
         if self._payload is not None:
@@ -233,6 +233,7 @@ class Driver:
                 self._payload.write(tag)
             except OSError as error:
                 _log.warning("payload: %s; the file keeps what it had", error)
+        _log.info("%s -> %s (%s)", before, tag, cause)
 
     # The process's own affairs.
 

@@ -138,7 +138,9 @@ class _Validator:
         return frozenset(reach)
 
     def _on(self, node: Node | None, tags: Iterable[str]) -> Mapping[Outcome, str]:
-        entries = self._map(node, "'on'", tuple(Outcome)) if node else {}
+        entries = (
+            self._map(node, "'on'", tuple(str(outcome) for outcome in Outcome)) if node else {}
+        )
         found = {
             Outcome(key): self._named(tag, f"'on: {key}'", tags) for key, tag in entries.items()
         }
@@ -165,7 +167,7 @@ class _Validator:
         states: Mapping[str, State],
         drafts: Mapping[str, tuple[Node, Mapping[str, Node]]],
     ) -> None:
-        seen, todo = {initial, terminal}, [initial]
+        seen, todo = {initial, terminal}, [initial] if initial != terminal else []
         while todo:
             state = states[todo.pop()]
             fresh = (state.reach | set(state.on.values())) - seen
