@@ -30,6 +30,7 @@ from kontrol.ensemble.ensemble import digest_of
 from kontrol.ensemble.pod import Pod
 
 EMPTY = digest_of(())
+STUCK = 7.0  # seconds; EtcdConfig.timeout is 6
 
 
 def check(history: History, ttl: float) -> list[str]:
@@ -192,7 +193,8 @@ def reporting_pods_stay(history: History, ttl: float) -> Iterator[str]:
     """6: an expiry never hits a pod acknowledged within TTL, or one that could report all along.
 
     Could: its process ran, unpaused, and one and the same master with the store was within its
-    reach for TTL + 1 s, without a lossy link between.
+    reach for a TTL, without a lossy link between; and for `STUCK` before, which a request that was
+    lost on the way to the store may hold others up.
     """
     book = Book()
     health = Health()
@@ -212,7 +214,7 @@ def reporting_pods_stay(history: History, ttl: float) -> Iterator[str]:
             if since < ttl:
                 yield f"{name} expires at {entry.at:.3f}, {since:.3f} s after a keepalive"
             reach = health.reach(name, entry.at)
-            if reach > ttl + 1:
+            if reach > ttl + STUCK:
                 yield f"{name} expires at {entry.at:.3f}, in reach of a master for {reach:.3f} s"
 
 

@@ -32,23 +32,24 @@ class Health:
             case _:
                 return
         masters = {node for node in self._up if not is_agent(node) and node != STORE}
-        working = {m for m in masters if self._works(m)} if self._works(STORE) else set()
-        able = {m for m in working if self._open(m, STORE)}
-        pairs = {
-            (p, m)
-            for p in self._up
-            if is_agent(p) and self._works(p)
-            for m in able
-            if self._open(p, m)
+        serving = {m for m in masters if self._works(m) and self._open(m, STORE)}
+        self._reach = {
+            (p, m): self._reach.get((p, m), at)
+            for p in sorted(self._up)
+            for m in sorted(serving)
+            if is_agent(p)
+            and self._works(p)
+            and self._open(p, m)
+            and not self._lossy(p, m)
+            and not self._lossy(m, STORE)
         }
-        self._reach = {pair: self._reach.get(pair, at) for pair in sorted(pairs)}
-        if bool(able) != self._serving:
-            if able:
+        if bool(serving) != self._serving:
+            if serving:
                 self._outages.append((self._changed, at))
-            self._serving, self._changed = bool(able), at
+            self._serving, self._changed = bool(serving), at
 
     def reach(self, agent: str, at: float) -> float:
-        """Return for how long `agent` has had one same serving master within reach."""
+        """Return for how long `agent` has had one same serving master within sound reach."""
         return max((at - since for (p, _), since in self._reach.items() if p == agent), default=0.0)
 
     def since_outage(self, length: float, at: float) -> float:
@@ -62,4 +63,8 @@ class Health:
         return node in self._up and ("paused", "", node) not in self._faults
 
     def _open(self, a: str, b: str) -> bool:
-        return not any((what, min(a, b), max(a, b)) in self._faults for what in ("cut", "lossy"))
+        cut = ("cut", min(a, b), max(a, b)) in self._faults
+        return not cut and (STORE not in (a, b) or self._works(STORE))
+
+    def _lossy(self, a: str, b: str) -> bool:
+        return ("lossy", min(a, b), max(a, b)) in self._faults

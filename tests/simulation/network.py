@@ -76,7 +76,7 @@ class Network:
             return
         twice = STORE not in (a, b) and self._rng.random() < (0.2 if bad else 0.02)
         for _ in range(2 if twice else 1):
-            late = self._rng.random() < (0.2 if bad else 0.005)
+            late = bad and self._rng.random() < 0.2
             delay = self._rng.uniform(0, LATE) if late else self._rng.uniform(0.0002, 0.02)
             self._loop.call_later(
                 delay, lambda: arrive() if self.open(a, b) else None, context=self._loop.context("")

@@ -76,9 +76,10 @@ class _Simulation:
         for master in masters.values():
             master.start()
         await self._settle(history)
-        for node in [*(m.node for m in masters.values()), *(a.node for a in self._agents.values())]:
-            loop.crash(node)
+        for agent in self._agents.values():
+            agent.crash()
         for master in masters.values():
+            master.crash()
             if master.failure is not None:
                 raise master.failure
 

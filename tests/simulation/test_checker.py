@@ -285,7 +285,7 @@ def dropped_though_acknowledged(s: Script) -> None:
 
 
 def dropped_though_in_reach(s: Script) -> None:
-    s.at += TTL + 3
+    s.at += TTL + 8
     s.commit((KEYS.pod(A.key), None))
 
 

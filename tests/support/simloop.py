@@ -96,6 +96,7 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def pause(self, node: str) -> None:
         """Run nothing of `node` until `resume`."""
+        assert node, "the simulation itself is the node without a name"
         self._paused.add(node)
 
     def resume(self, node: str) -> None:
@@ -104,6 +105,7 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def crash(self, node: str) -> None:
         """End `node`: nothing of it ever runs again."""
+        assert node, "the simulation itself is the node without a name"
         self._crashed.add(node)
         self._paused.discard(node)
         self._queues.pop(node, None)
@@ -241,16 +243,25 @@ class SimLoop(asyncio.BaseEventLoop):
             return
         super().close()
         for task in self._graveyard:
-            coro = task.get_coro()
-            for _ in range(PRUNE):
-                if getattr(coro, "cr_frame", None) is None:
-                    break
-                # A cleanup that awaits ignores GeneratorExit once per await.
-                with suppress(Exception, asyncio.CancelledError):
-                    coro.close()
+            _close(task.get_coro())
         self._graveyard.clear()
         self._tasks.clear()
         self._queues.clear()
+
+
+def _close(coro: object) -> None:
+    """Close a suspended coroutine from the inside out: its parts are never freed suspended."""
+    for _ in range(PRUNE):
+        inner = coro
+        while (awaited := getattr(inner, "cr_await", None)) is not None:
+            if getattr(awaited, "cr_frame", None) is None:
+                break
+            inner = awaited
+        if not isinstance(inner, Coroutine) or getattr(inner, "cr_frame", None) is None:
+            return
+        # A cleanup that awaits ignores GeneratorExit, once per await.
+        with suppress(Exception, asyncio.CancelledError):
+            inner.close()
 
 
 def _node(handle: asyncio.Handle) -> str:
