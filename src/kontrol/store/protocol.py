@@ -35,7 +35,7 @@ class Ambiguous(StoreError):
 
 
 class Compacted(StoreError):
-    """The revision asked for is compacted away; `revision` is the oldest that is left."""
+    """The revision asked for is compacted away; `revision` is the oldest left, 0 if unknown."""
 
     def __init__(self, revision: int) -> None:
         super().__init__(f"history before revision {revision} is compacted: read everything again")
@@ -173,8 +173,9 @@ class Event:
 class Batch:
     """All of the watched events of one or more whole revisions; none if it only confirms.
 
-    `confirmed` is the loop time, in seconds, at which a question was sent to the store whose
-    answer came after these events on the same stream: the watch was alive and not behind then.
+    `confirmed` is the loop time, in seconds, of the newest question to the store whose answer
+    showed that the watch was not behind when it was sent; minus infinity before the first. Every
+    event up to then is in this batch or an earlier one.
     """
 
     events: tuple[Event, ...]
@@ -202,7 +203,7 @@ class Store(Protocol):
     """A client of one store cluster. One instance serves any number of concurrent tasks."""
 
     async def range(self, request: Range) -> RangeResult:
-        """Read. Raises `Unavailable`, `Compacted`, `Denied`."""
+        """Read. Raises `Unavailable`, `Compacted`, `Denied`; `Restored` for a future revision."""
         ...
 
     async def txn(
@@ -211,7 +212,7 @@ class Store(Protocol):
         """Do `then` if all compares hold, else `otherwise`, atomically; at most 128 of each.
 
         Raises `Unavailable`, `Ambiguous` (only if a branch writes), `LeaseGone`, `TooLarge`,
-        `Denied`.
+        `Denied`; `ValueError` if a branch writes a key twice.
         """
         ...
 

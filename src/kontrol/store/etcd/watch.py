@@ -193,7 +193,6 @@ class EtcdWatch:
         while len(self._batches) >= MAX_QUEUED:
             self._room.clear()
             await self._room.wait()
-            stream.received = _now()
         last = events[-1].kv.mod_revision
         self._say(Batch(events, self._confirmed))
         self._start = last + 1
