@@ -261,6 +261,7 @@ async def keepalives() -> list[Row]:
             f"{rate / refreshes:.2f}",
             "308/s",
         ),
+        Row("   new pods per second", f"{sum(count['joined'] for count in counts):.0f}/s"),
         Row("   time to the acknowledgement, full load", milliseconds(times)),
         Row(f"   resident memory, master of {_LOADERS * _PODS_EACH} pods", f"{memory:.1f} MB"),
     ]
@@ -282,8 +283,11 @@ async def _load(port: int, number: int) -> None:
     ]
     times: list[float] = []
     async with Client("127.0.0.1", port) as client:
-        for record in records:
-            await client.call("ping", record, timeout=30)
+        begun = time.monotonic()
+        for first in range(0, _PODS_EACH, _AT_ONCE):
+            some = records[first : first + _AT_ONCE]
+            await asyncio.gather(*(client.call("ping", record, timeout=30) for record in some))
+        joined = _PODS_EACH / (time.monotonic() - begun)
         begun = time.monotonic()
         end = begun + _LOAD_SECONDS
         acknowledged = 0
@@ -305,7 +309,16 @@ async def _load(port: int, number: int) -> None:
             for first in range(_AT_ONCE):
                 group.create_task(one(first))
         seconds = time.monotonic() - begun
-    print(json.dumps({"acknowledged": acknowledged, "seconds": seconds, "times": times[::10]}))
+    print(
+        json.dumps(
+            {
+                "acknowledged": acknowledged,
+                "seconds": seconds,
+                "times": times[::10],
+                "joined": joined,
+            }
+        )
+    )
 
 
 async def _refreshes(etcd: str) -> float:

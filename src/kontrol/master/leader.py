@@ -106,6 +106,11 @@ class Leader:
         said: object = None
         while True:
             self._news.clear()
+            ripe = self._mirror.damper.ripe
+            if ripe is not None and ripe > loop.time():  # not worth a look, at any size
+                self.plan = policy.Wait("ensemble", ripe, "damper")
+                await self._news_or(ripe)
+                continue
             if snapshot is None or snapshot.version != self._mirror.version:
                 snapshot = await self._look(ledger)
                 if snapshot is None:
