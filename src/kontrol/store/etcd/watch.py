@@ -164,7 +164,7 @@ class EtcdWatch:
             if message.fragment:
                 continue
             if events:
-                await self._deliver(tuple(events), stream)
+                await self._deliver(tuple(events))
                 events = []
             elif not message.created:
                 self._advance(message.header.revision)
@@ -184,7 +184,7 @@ class EtcdWatch:
             self._created = True
             self._refused = False
 
-    async def _deliver(self, events: tuple[Event, ...], stream: Stream) -> None:
+    async def _deliver(self, events: tuple[Event, ...]) -> None:
         # Servers may repeat events from before a start that lay in their future (etcd #20221).
         events = tuple(e for e in events if e.kv.mod_revision >= self._start)
         self._progress = None
