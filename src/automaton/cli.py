@@ -101,6 +101,8 @@ def _ctl(words: list[str]) -> int:
     options = parser.parse_args(words)
     if not options.command:
         parser.error("a command is missing: STATE, STATUS, GOTO, WAIT, SET or DIE")
+    if options.command[0].startswith("-"):
+        parser.error(f"{options.command[0]} after the socket; options come before it")
     from automaton import client
 
     try:
