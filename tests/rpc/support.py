@@ -51,6 +51,22 @@ async def serving(
         server.close()  # a task cancelled before its first step ran nothing, not even `finally`
 
 
+async def shaken(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Return a TCP connection that has shaken hands as a dealer, free to send what it likes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(GREETING + READY + b"DEALER")
+    async with asyncio.timeout(DEADLINE):
+        await reader.readexactly(len(GREETING) + 1)
+        await reader.readexactly((await reader.readexactly(1))[0])
+    return reader, writer
+
+
+def framed(*parts: bytes) -> bytes:
+    """Return the parts of a short ZeroMQ message as its bytes on a connection."""
+    more = b"".join(b"\x01" + bytes([len(part)]) + part for part in parts[:-1])
+    return more + b"\x00" + bytes([len(parts[-1])]) + parts[-1]
+
+
 @contextlib.asynccontextmanager
 async def peer(script: str, *args: object) -> AsyncIterator[Process]:
     """Run one of the scripts in `peers`, and see it ended."""

@@ -5,6 +5,7 @@ The server runs in a process of its own, so that its memory and its delays are i
 
 import asyncio
 import contextlib
+import os
 import random
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
@@ -12,7 +13,18 @@ from pathlib import Path
 
 import msgpack
 import pytest
-from tests.rpc.support import DEADLINE, GREETING, READY, RawPeer, line, peer, say, until
+from tests.rpc.support import (
+    DEADLINE,
+    GREETING,
+    READY,
+    RawPeer,
+    framed,
+    line,
+    peer,
+    say,
+    shaken,
+    until,
+)
 from tests.rpc.test_wire import HEADER, MALFORMED, event
 
 from kontrol.rpc.client import Client
@@ -49,6 +61,11 @@ def undisturbed(took: list[float]) -> None:
     assert len(took) >= 20
     assert max(took) < 1.0
     assert sorted(took)[len(took) // 2] < 0.05
+
+
+def descriptors(process: Process) -> int:
+    """Return how many files and sockets a process has open."""
+    return len(os.listdir(f"/proc/{process.pid}/fd"))  # noqa: PTH208 - no paths needed
 
 
 def resident(process: Process) -> int:
@@ -92,23 +109,28 @@ async def test_every_impossible_call_gets_an_error(name: str, args: object, erro
     undisturbed(took)
 
 
-def junk() -> dict[str, bytes]:
-    """Return what does not speak ZeroMQ, or stops in the middle of it."""
+def junk() -> dict[str, tuple[bool, bytes]]:
+    """Return what does not speak ZeroMQ, or stops in the middle; and whether after a handshake."""
     chance = random.Random(8000)
-    shaken = GREETING + READY + b"DEALER"
-    whole = event(HEADER, "echo", ["x" * 100])
+    whole = framed(b"", event(HEADER, "echo", ["x" * 100]))
     return {
-        "nothing": b"",
-        "random": chance.randbytes(4096),
-        "random after a greeting": GREETING + chance.randbytes(4096),
-        "random after a handshake": shaken + chance.randbytes(4096),
-        "HTTP": b"GET / HTTP/1.1\r\nHost: kontrol\r\n\r\n",
-        "TLS": bytes.fromhex("16030100c8010000c40303") + chance.randbytes(200),
-        "half a greeting": GREETING[:20],
-        "half a handshake": GREETING + READY[:9],
-        "half an event": shaken + b"\x01\x00\x00" + bytes([len(whole)]) + whole[:40],
-        "a frame of 4 GiB": shaken + b"\x01\x00\x02" + (2**32).to_bytes(8) + bytes(99),
-        "a frame over the limit": shaken + b"\x02" + (2**21 + 1).to_bytes(8) + bytes(99),
+        "nothing": (False, b""),
+        "random": (False, chance.randbytes(4096)),
+        "random after a greeting": (False, GREETING + chance.randbytes(4096)),
+        "HTTP": (False, b"GET / HTTP/1.1\r\nHost: kontrol\r\n\r\n"),
+        "TLS": (False, bytes.fromhex("16030100c8010000c40303") + chance.randbytes(200)),
+        "half a greeting": (False, GREETING[:20]),
+        "half a handshake": (False, GREETING + READY[:9]),
+        "an event too early": (False, GREETING + READY + b"DEALER" + whole),
+        "nothing after a handshake": (True, b""),
+        "random after a handshake": (True, chance.randbytes(4096)),
+        "half an event": (True, whole[:-40]),
+        "a frame of 4 GiB": (True, b"\x02" + (2**32).to_bytes(8) + bytes(99)),
+        "a frame over the limit": (True, b"\x02" + (2**21 + 1).to_bytes(8) + bytes(99)),
+        "an answer to nothing": (
+            True,
+            framed(b"", event(HEADER | {"response_to": "?"}, "OK", [1])),
+        ),
     }
 
 
@@ -116,9 +138,11 @@ def junk() -> dict[str, bytes]:
 async def test_junk_on_the_port_disturbs_nobody(what: str) -> None:
     async with server() as (_, port), bystander(port) as took, contextlib.AsyncExitStack() as stack:
         for _ in range(TIMES):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            after, data = junk()[what]
+            open_one = shaken(port) if after else asyncio.open_connection("127.0.0.1", port)
+            _, writer = await open_one
             stack.callback(writer.close)
-            writer.write(junk()[what])
+            writer.write(data)
         seen = len(took)
         await until(lambda: len(took) > seen + 100)
     undisturbed(took)
@@ -149,17 +173,16 @@ async def test_five_thousand_connections() -> None:
         peer("crowd.py", port) as crowd,
         bystander(port) as took,
     ):
-        descriptors = Path(f"/proc/{process.pid}/fd")
-        idle = len(list(descriptors.iterdir()))
+        idle = descriptors(process)
         sizes = [resident(process)]
         for many in (5000, 500, 500, 500, 500, 500, 500):
             say(crowd, str(many))
             assert await line(crowd) == str(many)
-            await until(lambda: len(list(descriptors.iterdir())) >= idle + many)  # noqa: B023
+            await until(lambda: descriptors(process) >= idle + many)  # noqa: B023
             sizes.append(resident(process))
             say(crowd, "0")
             assert await line(crowd) == "0"
-            await until(lambda: len(list(descriptors.iterdir())) <= idle + 5)
+            await until(lambda: descriptors(process) <= idle + 5)
         assert sizes[1] - sizes[0] < 5000 * 32, f"KiB: {sizes}"
         assert sizes[-1] - sizes[-4] < 6 * 1024, f"KiB: {sizes}"  # a leak would be 13 MiB a time
     undisturbed(took)

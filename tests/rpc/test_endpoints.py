@@ -6,7 +6,18 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
-from tests.rpc.support import BEAT, DEADLINE, GREETING, READY, RawPeer, serving, until
+from msgpack import packb
+from tests.rpc.support import (
+    BEAT,
+    DEADLINE,
+    GREETING,
+    READY,
+    RawPeer,
+    framed,
+    serving,
+    shaken,
+    until,
+)
 
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import (
@@ -220,6 +231,41 @@ async def test_limits_on_calls_are_answered() -> None:
             assert await third.call("echo", 1, timeout=DEADLINE) == 1
 
 
+async def test_answers_wait_for_a_peer_that_is_slow_to_read() -> None:
+    async with both(Limits(unread=2, unhandled=2)) as (_, client):
+        fat = "x" * 500_000
+        calls = (client.call("echo", fat, timeout=DEADLINE) for _ in range(60))
+        assert await asyncio.gather(*calls) == [fat] * 60
+        stream = client.stream("count", 500)
+        assert [i async for i in stream] == list(range(500))
+
+
+async def test_a_peer_that_never_reads_keeps_its_handlers_waiting_and_nothing_else() -> None:
+    class Fat(Ours):
+        async def fat(self, _call: Call, n: int) -> AsyncIterator[object]:
+            self.running += 1
+            try:
+                while True:
+                    self.produced += 1
+                    yield "x" * n
+            finally:
+                self.running -= 1
+
+    ours = Fat()
+    async with serving(ours.methods(), limits=Limits(unread=10)) as port:
+        reader, deaf = await shaken(port)
+        deaf.write(framed(b"", packb([{"message_id": b"i", "v": 3}, "fat", [500_000]])))
+        header = {"message_id": b"j", "v": 3, "response_to": b"i"}
+        deaf.write(framed(b"", packb([header, "_zpc_more", [10**6]])))
+        await until(lambda: ours.produced > 10)
+        async with Client("127.0.0.1", port, heartbeat=BEAT) as client:
+            assert await client.call("echo", 1, timeout=DEADLINE) == 1
+        assert ours.produced < 100
+        await until(lambda: ours.running == 0, within=4 * BEAT + 1)  # lost: it never beats
+        deaf.transport.abort()
+        assert not reader.at_eof()
+
+
 async def test_no_server_and_no_such_host_are_lost_at_once() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -280,9 +326,10 @@ async def test_ends_that_meet_leave_zeromq_alive() -> None:
 
 
 async def test_a_server_that_ends_awaits_its_handlers() -> None:
-    ended = asyncio.Event()
+    started, ended = asyncio.Event(), asyncio.Event()
 
     async def stubborn(_call: Call) -> object:
+        started.set()
         try:
             return await asyncio.get_running_loop().create_future()
         finally:
@@ -290,10 +337,12 @@ async def test_a_server_that_ends_awaits_its_handlers() -> None:
             ended.set()
 
     async with serving({"stubborn": stubborn}) as port, Client("127.0.0.1", port) as client:
-        task = asyncio.create_task(client.call("stubborn", timeout=0.3))
-        with pytest.raises(CallTimeout):
-            await task
+        task = asyncio.create_task(client.call("stubborn", timeout=DEADLINE))
+        await started.wait()
+        assert not ended.is_set()
     assert ended.is_set()
+    with pytest.raises(LostRemote):
+        await task
 
 
 @pytest.mark.parametrize("host", ["", "*", "::1", "localhost"])
@@ -436,8 +485,6 @@ async def test_answers_to_calls_that_are_over_are_ignored() -> None:
 async def test_envelopes_of_routers_in_between_come_back() -> None:
     async with serving(Ours().methods()) as port:
         with RawPeer(port) as raw:
-            from msgpack import packb
-
             event = packb([{"message_id": b"i", "v": 3}, "echo", ["x"]])
             raw.send(event)  # no empty part, as the oldest peers
             assert (await raw.receive())[1] == "OK"

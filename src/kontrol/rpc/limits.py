@@ -35,7 +35,7 @@ class Limits:
     """Items of one stream sent ahead of its consumer (the reference library's number)."""
 
     unread: int = 1000
-    """Events that wait for a connection whose peer does not read; further answers are dropped."""
+    """Events sent that wait for a connection whose peer does not read; handlers wait with more."""
 
     unhandled: int = 64
     """Events read ahead from one connection while the process is busy; TCP holds back the rest."""

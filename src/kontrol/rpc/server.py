@@ -16,6 +16,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Mapping
+from functools import partial
 from typing import Any, cast
 
 import zmq
@@ -27,7 +28,7 @@ from kontrol.rpc.events import Beat, Done, Event, Item, Open, Reply, Result, fai
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.methods import Call, Catalog, Method, Signature
 from kontrol.rpc.pulse import Pulse
-from kontrol.rpc.transport import FULL_PAUSE, Transport
+from kontrol.rpc.transport import Transport, patiently
 from kontrol.rpc.wire import Codec, Id, Malformed, Message
 
 __all__ = ["Call", "Limits", "Method", "Server"]
@@ -197,9 +198,8 @@ class Server:
         answer = method.handler(call, *call.args)
         if method.streams:
             answer = self._stream(channel, cast("AsyncGenerator[object, None]", answer))
-        task = channel.task = loop.create_task(cast("Coroutine[Any, Any, object]", answer))
-        self._tasks.add(task)
-        task.add_done_callback(lambda task: self._ended(channel, method, task))
+        channel.task = self._own(cast("Coroutine[Any, Any, object]", answer))
+        channel.task.add_done_callback(lambda task: self._ended(channel, method, task))
         if self._pulse is not None:
             self._pulse.start()
 
@@ -208,6 +208,7 @@ class Server:
         channel = self._channels.get((envelope, cast("Id", message.to)))
         if channel is None:
             return
+        starved = not channel.credit
         try:
             channel.receive(message.event, asyncio.get_running_loop().time())
         except Illegal as illegal:
@@ -215,21 +216,26 @@ class Server:
             return
         if channel.closed:
             self._drop(channel, "the caller gave up")
-        elif channel.owed is not None:
+        elif starved and channel.owed is not None:
             self._end(channel, channel.owed)
-        elif channel.credit and channel.room is not None and not channel.room.done():
+        elif starved and channel.room is not None and not channel.room.done():
             channel.room.set_result(None)
 
     def _beat(self, channel: _Serving, verdict: Beat | Lost) -> None:
         """Send a channel's heartbeat, or end it because its peer is lost."""
         if isinstance(verdict, Lost):
             self._drop(channel, f"no heartbeat for {verdict.silence:.1f} s")
-        elif channel.owed is not None:
-            self._end(channel, channel.owed)
         else:
             self._emit(channel, verdict)
 
     # What handlers say.
+
+    def _own(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
+        """Run a task that `serve` awaits before it returns."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _stream(self, channel: _Serving, items: AsyncGenerator[object, None]) -> None:
         """Send the items as fast as the caller asks for them."""
@@ -238,12 +244,10 @@ class Server:
                 while not channel.credit:
                     channel.room = asyncio.get_running_loop().create_future()
                     await channel.room
-                while not self._emit(channel, Item(item)):  # noqa: ASYNC110 - see FULL_PAUSE
-                    await asyncio.sleep(FULL_PAUSE)
+                await patiently(partial(self._emit, channel, Item(item)))
 
     def _ended(self, channel: _Serving, method: Signature, task: asyncio.Task[object]) -> None:
         """Answer with what a handler came to, unless its caller is gone."""
-        self._tasks.discard(task)
         if task.cancelled():
             ending: Reply = failure("InternalError", f"{method.name} was cancelled")
         elif (error := task.exception()) is None:
@@ -265,19 +269,22 @@ class Server:
             self._drop(channel, reason)
 
     def _end(self, channel: _Serving, ending: Reply) -> None:
-        """Send the ending of an open channel and forget it, or owe it until it can be sent.
-
-        It is tried again when the caller asks for more, and at each heartbeat.
-        """
+        """End an open channel, now or when its caller has room for it."""
         channel.owed = ending
-        if not channel.credit or not self._open_still(channel):
-            return
+        if channel.credit and not self._settle(channel):
+            channel.task = self._own(patiently(lambda: self._settle(channel)))
+
+    def _settle(self, channel: _Serving) -> bool:
+        """Send the ending that a channel owes, if it is still open; False if it must wait."""
+        if not self._open_still(channel) or channel.owed is None:
+            return True
         try:
-            sent = self._emit(channel, ending)
+            sent = self._emit(channel, channel.owed)
         except Unsendable as error:
             sent = self._emit(channel, failure("Unsendable", str(error)))
         if sent:
             self._forget(channel)
+        return sent
 
     # What leaves.
 

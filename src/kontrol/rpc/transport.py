@@ -17,8 +17,17 @@ from kontrol.rpc.errors import LostRemote
 _BATCH = 64
 """Messages received in one turn of the loop, so that nothing else waits long."""
 
-FULL_PAUSE = 0.01
-"""Seconds between attempts at a full pipe: ZeroMQ does not tell when one of a router's has room."""
+
+async def patiently(send: Callable[[], bool]) -> None:
+    """Call `send` until it returns True.
+
+    In growing pauses, because ZeroMQ does not tell when the pipe to one of a router's peers has
+    room again. A pipe is full only for a moment, or because its peer does not read.
+    """
+    pause = 0.001
+    while not send():
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, 1.0)
 
 
 class Transport:
@@ -67,8 +76,7 @@ class Transport:
 
     async def deliver(self, parts: Sequence[bytes]) -> None:
         """Send as soon as the peer's queue has room. Raises `LostRemote`."""
-        while not self.send(parts):  # noqa: ASYNC110 - see FULL_PAUSE
-            await asyncio.sleep(FULL_PAUSE)
+        await patiently(lambda: self.send(parts))
 
     def drain(self) -> bool:
         """Receive what is there, up to one batch; return whether more may be left.
