@@ -305,3 +305,58 @@ def test_defaults_of_the_table_are_valid() -> None:
     for variable in VARIABLES:
         if variable.default is not None:
             variable.parse(variable.default)
+
+
+TLS = {"KONTROL_ETCD": "https://etcd"}
+ANOTHER: dict[str, tuple[str, dict[str, str]]] = {
+    "KONTROL_MODE": ("master", {}),
+    "KONTROL_PORT": ("9000", {}),
+    "KONTROL_BIND": ("::1", {}),
+    "KONTROL_HTTP_PORT": ("0", {}),
+    "KONTROL_HOST": ("node-1", {}),
+    "KONTROL_CONTROL": ("/run/k", {}),
+    "KONTROL_DATA": ("/data", {}),
+    "KONTROL_ID": ("redis-1", {}),
+    "KONTROL_IP": ("fd00::7", {}),
+    "KONTROL_LABELS": ('{"app": "a", "role": "b"}', {}),
+    "KONTROL_ANNOTATIONS": (json.dumps({MASTER: "elsewhere"}), {}),
+    "NAMESPACE": ("games", {}),
+    "KONTROL_POD_KEY": ("one", {}),
+    "KONTROL_PAYLOAD": ("/payload", {}),
+    "KONTROL_NODE_LABELS": ('{"zone": "a"}', {}),
+    "KONTROL_NODE_ANNOTATIONS": ('{"x": "y"}', {}),
+    "KONTROL_EIP": ("1.2.3.4", {}),
+    "KONTROL_ETCD": ("other", {}),
+    "KONTROL_ETCD_CA": ("/ca", TLS),
+    "KONTROL_ETCD_CERT": ("/cert", {**TLS, "KONTROL_ETCD_KEY": "/k"}),
+    "KONTROL_ETCD_KEY": ("/key", {**TLS, "KONTROL_ETCD_CERT": "/c"}),
+    "KONTROL_ETCD_USER": ("root", {"KONTROL_ETCD_PASSWORD_FILE": "/p"}),
+    "KONTROL_ETCD_PASSWORD_FILE": ("/password", {"KONTROL_ETCD_USER": "u"}),
+    "KONTROL_TTL": ("2.5", {}),
+    "KONTROL_DAMPER": ("0", {}),
+    "KONTROL_DAMPER_MAX": ("11", {}),
+    "KONTROL_FOVER": ("60", {}),
+    "KONTROL_CALLBACK": ("y", {}),
+    "KONTROL_SHELL_CALLBACK": ("TRUE", {}),
+    "KONTROL_CALLBACK_TIMEOUT": ("5", {}),
+    "KONTROL_BRAKE": ("0", {}),
+    "KONTROL_KEYS": ("/keys", {}),
+    "KONTROL_INVOKE": ("insecure", {}),
+    "KONTROL_INVOKE_ALLOW": ("/allow", {}),
+    "KONTROL_TOKEN_FILE": ("/token", {}),
+    "KONTROL_TLS_CERT": ("/cert", {"KONTROL_TLS_KEY": "/k"}),
+    "KONTROL_TLS_KEY": ("/key", {"KONTROL_TLS_CERT": "/c"}),
+    "KONTROL_LOG": ("json", {}),
+    "KONTROL_STATSD": ("stats", {}),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [variable.name for variable in VARIABLES if variable.secrecy != "value"]
+)
+def test_every_variable_makes_a_difference(name: str) -> None:
+    text, others = ANOTHER[name]
+    base = {**BOTH, **others}
+    if any(other != "KONTROL_ETCD" for other in others):  # one of a pair: it is never absent
+        base[name] = "/first"
+    assert parse({**base, name: text}) != parse(base)

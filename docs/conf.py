@@ -1,0 +1,52 @@
+"""Sphinx: pages in reStructuredText, decision records in Markdown, settings from the table."""
+
+import sys
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
+
+import settings_page  # noqa: E402 - found through the line above
+
+from kontrol import __version__  # noqa: E402
+from kontrol.settings import variables  # noqa: E402
+
+project = "Kontrol"
+author = "The Kontrol project"
+copyright = "The Kontrol project, Apache License 2.0"
+version = release = __version__
+
+extensions = ["myst_parser"]
+source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
+exclude_patterns = ["_build"]
+nitpicky = True  # a reference that leads nowhere is a warning, and warnings fail the build
+default_role = "literal"
+
+html_theme = "furo"
+html_title = f"Kontrol {version}"
+html_static_path = ["_static"]
+html_css_files = ["kontrol.css"]
+html_copy_source = False
+html_show_sphinx = False
+
+
+class Settings(SphinxDirective):
+    """`.. kontrol-settings::`: every variable, by group, from the table that parses them."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the sections."""
+        for module in (settings_page, variables):  # so that an edit of either builds the page anew
+            self.env.note_dependency(module.__file__)
+        return self.parse_text_to_nodes(
+            settings_page.render(variables.VARIABLES), allow_section_headings=True
+        )
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register what is ours."""
+    app.add_directive("kontrol-settings", Settings)
+    return {"parallel_read_safe": True}
