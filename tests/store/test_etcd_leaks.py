@@ -55,6 +55,20 @@ async def test_a_closed_store_leaves_nothing() -> None:
         assert descriptors() - opened < 10  # gRPC's threads may still be closing the last ones
 
 
+async def test_streams_that_a_member_ended_leave_no_task() -> None:
+    async with EtcdCluster() as cluster:
+        before = asyncio.all_tasks()
+        async with client(cluster.endpoints) as store:
+            start = await put(store, "/k/a") + 1
+            await store.refresh((await store.grant(10)).id)
+            async with store.watch("/k/a", start=start) as watch:
+                await cluster.kill(0)
+                await cluster.start(0)
+                await put(store, "/k/a")
+                await take(aiter(watch), 1)
+        await idle(before)
+
+
 async def test_closed_watches_leave_no_stream_at_etcd() -> None:
     async with EtcdCluster() as cluster, client(cluster.endpoints) as store:
         start = (await now(store)).revision + 1

@@ -16,16 +16,22 @@ from kontrol.store.protocol import Unavailable
 
 
 class _Requests:
-    """What gRPC takes messages from: not a generator, which gRPC would leave unfinished."""
+    """What gRPC takes messages from: not a generator, which gRPC would leave unfinished.
 
-    def __init__(self, queue: asyncio.Queue[Wire]) -> None:
+    It must end with the stream: of a stream that etcd ended, gRPC leaves its reader waiting here.
+    """
+
+    def __init__(self, queue: asyncio.Queue[Wire | None]) -> None:
         self._queue = queue
 
     def __aiter__(self) -> AsyncIterator[Wire]:
         return self
 
     async def __anext__(self) -> Wire:
-        return await self._queue.get()
+        message = await self._queue.get()
+        if message is None:
+            raise StopAsyncIteration
+        return message
 
 
 class Stream:
@@ -34,7 +40,7 @@ class Stream:
     def __init__(self, endpoint: str, make: Wire, metadata: tuple[tuple[str, str], ...]) -> None:
         self.endpoint = endpoint
         self.received = asyncio.get_running_loop().time()
-        self._outgoing: asyncio.Queue[Wire] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[Wire | None] = asyncio.Queue()
         self._reason: BaseException | None = None
         self._call = make(_Requests(self._outgoing), metadata=metadata)
 
@@ -65,3 +71,4 @@ class Stream:
     def close(self) -> None:
         """End the stream. An abandoned one would leak (grpc #43462)."""
         self._call.cancel()
+        self._outgoing.put_nowait(None)
