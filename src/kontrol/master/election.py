@@ -1,131 +1,35 @@
-"""Election: one leader, with a term that fences its writes and proofs that bound its belief.
+"""Election: candidates stand, the oldest leads, and keeps proving that it does.
 
 As in etcd's concurrency package: a candidate is a key under a lease, the oldest key leads, and its
-creation revision is the *term*. Every write of a leader compares that revision, so a deposed
-leader writes nothing. What it does outside the store is bounded by *proofs*: linearizable
-transactions that find the key in place. Two thirds of the fail-over time after the last proof was
-sent, the leader is none, whatever it believes. (A lease keepalive proves nothing: etcd's leader
-answers it alone, and may be none itself.)
-
-Invariant: between the sending of a proof and its deadline, nobody who waits one fail-over time
-after winning has acted.
+creation revision is the *term*. A candidate acts when its predecessor's key is gone, and gives up
+when its own is, when its lease expires, or when the store turns out to have gone back.
 """
 
 import asyncio
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from kontrol.ensemble.canonical import canonical
 from kontrol.master.follower import Follower
 from kontrol.master.keys import Keys
 from kontrol.master.records import Meta, Outdated
+from kontrol.master.term import Deposed, Term
 from kontrol.store.protocol import (
     Ambiguous,
     Compare,
     KeyValue,
-    Op,
     Put,
     Range,
     Store,
     StoreError,
-    TxnResult,
-    Unavailable,
 )
 
 log = logging.getLogger(__name__)
 
-# A proof every fifth of the fail-over time leaves two to be lost before the deadline at two thirds.
+# Of the fail-over time: that leaves two proofs to be lost before the deadline at two thirds.
 _PROOF_EVERY = 1 / 5
-_DEADLINE = 2 / 3
-
-
-class Deposed(Exception):
-    """Leadership is lost; nothing more may be done under this term."""
-
-
-class Term:
-    """One leadership: its number, its fence, and how long it is still proved.
-
-    `revision` is the candidacy's creation revision, which fences; `number` is what the outside is
-    told, the same plus a floor that the ledger keeps, so that it rises even if the store goes back.
-    `deadline` is in seconds of the boot clock, which goes on while the machine sleeps.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        key: str,
-        lease: int,
-        revision: int,
-        *,
-        fover: float,
-        clock: Callable[[], float],
-    ) -> None:
-        self.key = key
-        self.lease = lease
-        self.revision = revision
-        self.number = revision
-        self.deposed = False
-        self._store = store
-        self._span = fover * _DEADLINE
-        self._clock = clock
-        self._proved = float("-inf")
-        self._listeners: list[Callable[[float], None]] = []
-
-    @property
-    def deadline(self) -> float:
-        """The time, on the boot clock, until which the last proof lets the leader act."""
-        return self._proved + self._span
-
-    @property
-    def held(self) -> bool:
-        """Whether the leader may act now."""
-        return not self.deposed and self._clock() < self.deadline
-
-    def on_proof(self, listener: Callable[[float], None]) -> Callable[[], None]:
-        """Call `listener` with each new deadline; returns how to stop that."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
-
-    @property
-    def fence(self) -> Compare:
-        """The comparison that every write of this term must carry."""
-        return Compare(self.key, "create", "=", self.revision)
-
-    async def write(self, compares: Sequence[Compare], then: Sequence[Op]) -> TxnResult:
-        """Write under the fence. Raises `Deposed` if the term is over, and `StoreError`.
-
-        `succeeded` is False if another comparison failed.
-        """
-        answer = await self._store.txn([self.fence, *compares], then, [Range(self.key)])
-        if not answer.succeeded:
-            key = answer.range(0).kvs
-            if not key or key[0].create_revision != self.revision:
-                self.deposed = True
-                raise Deposed(f"term {self.number} ended: its key is gone")
-        return answer
-
-    async def insist(self, ops: Sequence[Op]) -> None:
-        """Write under the fence what may be written twice, until it is. Raises as `write`."""
-        delay = 0.0
-        while True:
-            try:
-                await self.write([], ops)
-                return
-            except (Ambiguous, Unavailable) as error:
-                log.warning("term %d waits for the store: %s", self.number, error)
-            delay = min(1.0, delay * 2 or 0.05)
-            await asyncio.sleep(delay)
-
-    async def prove(self) -> None:
-        """Ask the store whether this term stands. Raises `Deposed` and `StoreError`."""
-        sent = self._clock()
-        await self.write([], [Range(self.key, keys_only=True)])
-        self._proved = max(self._proved, sent)
-        for listener in self._listeners:
-            listener(self.deadline)
 
 
 Lead = Callable[[Term], Awaitable[None]]

@@ -15,9 +15,9 @@ from kontrol.ensemble.canonical import canonical
 from kontrol.ensemble.difference import Changes
 from kontrol.ensemble.pod import Pod
 from kontrol.master.callback import RunOutcome, RunRequest
-from kontrol.master.election import Term
 from kontrol.master.ledger import Ledger
 from kontrol.master.records import Ending, Running
+from kontrol.master.term import Term
 from kontrol.store.protocol import Ambiguous, StoreError, Unavailable
 
 log = logging.getLogger(__name__)

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from kontrol.ensemble.brake import Brake
 from kontrol.ensemble.difference import Changes, difference
 from kontrol.master import policy
-from kontrol.master.election import Election, Term
+from kontrol.master.election import Election
 from kontrol.master.execution import Execution, Runner, Snapshot
 from kontrol.master.keys import Keys
 from kontrol.master.ledger import Ledger
 from kontrol.master.mirror import Mirror
 from kontrol.master.records import Ending
 from kontrol.master.sweep import sweep
+from kontrol.master.term import Term
 from kontrol.store.protocol import Ambiguous, Range, Store, Unavailable
 
 log = logging.getLogger(__name__)

@@ -17,10 +17,10 @@ from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.difference import Changes, Member, missing
 from kontrol.ensemble.pod import Pod
 from kontrol.master.admission import Seat
-from kontrol.master.election import Term
 from kontrol.master.keys import Keys
 from kontrol.master.mirror import Mirror
 from kontrol.master.records import Applied, Ending, Meta, Running, encode_entry, encode_members
+from kontrol.master.term import Term
 from kontrol.store.protocol import (
     Ambiguous,
     Compare,

@@ -9,8 +9,8 @@ import time
 from dataclasses import replace
 
 from kontrol.master.admission import Seat
-from kontrol.master.election import Term
 from kontrol.master.keys import Keys
+from kontrol.master.term import Term
 from kontrol.store.protocol import Compare, Delete, Op, Put, Range, Store
 
 IDLE = 24 * 3600.0  # seconds
