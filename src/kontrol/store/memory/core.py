@@ -2,8 +2,9 @@
 
 The whole past is one log of events in order of revision, the present a dictionary beside it. A
 read of the past replays the log; a watch reads it from its start. Compaction at revision C drops
-every event up to C but the last put of each key that lived on, exactly as etcd does: so a read at
-C still works, and the deletions up to C are forgotten.
+every event before C but the last put of each key that lived on: so a read at C and a watch from C
+still work. (etcd before 3.4.34 and 3.5.16 drops deletions at C too, and a watch from C silently
+misses them: etcd #18089. The model is a later one.)
 
 Invariant: folding the log gives the present, and each live key with a lease is in the key set of
 that one lease.
@@ -312,7 +313,11 @@ class Core:
             raise Compacted(self.compacted)
         end = bisect.bisect_right(self._log, revision, key=_revision)
         alive = _fold(self._log[:end])
-        kept = [e for e in self._log[:end] if alive.get(e.kv.key) is e.kv]
+        kept = [
+            e
+            for e in self._log[:end]
+            if alive.get(e.kv.key) is e.kv or e.kv.mod_revision == revision
+        ]
         self._log[:end] = kept
         self.compacted = revision
 
