@@ -26,6 +26,10 @@ _LEAVE = (v.CONTROL.name, v.PORT.name)  # what tells where an agent is asked to 
 DONE, INTERNAL, USAGE, NOTHING, UNANSWERED = range(5)
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
+_EXAMPLE = """\
+example:
+  KONTROL_MODE=debug KONTROL_ETCD=embedded KONTROL_CALLBACK='sh -c "echo $PODS >&2"' kontrol
+"""
 _STATUSES = """\
 exit status:
   0  done
@@ -175,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
         description=(
             "Without a command: run the daemon (agent, master or both) as the environment says."
         ),
-        epilog=f"example:\n  KONTROL_MODE=debug KONTROL_CALLBACK=env kontrol -d\n\n{_STATUSES}",
+        epilog=f"{_EXAMPLE}\n{_STATUSES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
