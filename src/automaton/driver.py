@@ -43,7 +43,7 @@ from automaton.events import (
     Unstartable,
 )
 from automaton.machine import OK, Machine
-from automaton.manifest import Manifest
+from automaton.manifest import Manifest, Outcome, State
 from automaton.output import Output
 from automaton.payload import Payload
 from automaton.processes import (
@@ -132,7 +132,7 @@ class Driver:
         self._handle(transit)
         text = await answer
         if text != OK:
-            _log.warning("%s %s: %s", transit.verb, transit.tag, text)
+            _log.info("%s %s: %s", transit.verb, transit.tag, text)
         return text
 
     def _status(self) -> str:
@@ -205,7 +205,7 @@ class Driver:
         output.label = f"{state.tag}[{script.pid}]"
         self._outputs = {held for held in self._outputs if held.open} | {output}
         self._script = script
-        self._tasks.create_task(self._watch(script))
+        self._tasks.create_task(self._watch(state, script))
         self._handle(Started())
 
     def _unstartable(self, tag: str, error: OSError) -> None:
@@ -213,13 +213,14 @@ class Driver:
         _log.error("%s: its script could not be started: %s", tag, reason)
         self._handle(Unstartable(reason))
 
-    async def _watch(self, script: Script) -> None:
+    async def _watch(self, state: State, script: Script) -> None:
         status, seconds = await script.ended()
         self._script = None
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         if status and not script.interrupted:
             tail = script.output.tail.replace("\n", "\n  . ")
-            _log.warning("%s: %s after %.1f s\n  . %s", script.output.label, how, seconds, tail)
+            level = logging.INFO if state.follows(Outcome.FAILURE) else logging.WARNING
+            _log.log(level, "%s: %s after %.1f s\n  . %s", script.output.label, how, seconds, tail)
         else:
             _log.debug("%s: %s after %.1f s", script.output.label, how, seconds)
         self._handle(Ended(status == 0, seconds))

@@ -181,7 +181,8 @@ class _Validator:
                     f"state {tag!r} is unreachable from {initial!r}; name it in a 'next'",
                     "warning",
                 )
-            if tag != terminal and not states[tag].reach and not states[tag].on:
+            ways = [fields[key] for key in ("next", "on") if key in fields]
+            if tag != terminal and not any(way.items or way.entries for way in ways):
                 self._say(
                     where,
                     f"state {tag!r} is a dead end: only {terminal!r} can follow; give it a 'next'",
