@@ -63,6 +63,12 @@ def test_requests_have_the_bytes_that_etcd_documents() -> None:
     )
 
 
+@given(st.binary(min_size=1, max_size=8))
+def test_any_key_of_a_stranger_comes_and_goes(key: bytes) -> None:
+    read = event(CLASSES["Event"](kv={"key": key})).kv.key
+    assert range_request(Range(read)).key == key
+
+
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**63 - 1), st.binary(max_size=20), KEYS)
 def test_answers_come_back_as_values(cluster: int, revision: int, value: bytes, key: str) -> None:
     kv = {

@@ -29,14 +29,19 @@ _DESCEND, _BY_CREATION = 2, 2
 _DELETE = 1
 
 
+def encode(key: str) -> bytes:
+    """Return a key's bytes."""
+    return key.encode("utf-8", "surrogateescape")
+
+
 def span(key: str, *, prefix: bool) -> tuple[bytes, bytes]:
     """Return etcd's key and exclusive range end, empty for a single key."""
-    start = key.encode("utf-8")
+    start = encode(key)
     if not prefix:
         return start, b""
     if not start:
         return b"\0", b"\0"  # by etcd's convention, every key
-    # UTF-8 has no byte of 0xff, so that the last one can always be raised.
+    # UTF-8 has no byte of 0xff, so that the last one of a prefix of ours can always be raised.
     return start, start[:-1] + bytes((start[-1] + 1,))
 
 
@@ -66,7 +71,7 @@ def txn_request(compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequ
 def _compare(compare: Compare) -> Wire:
     target, field = _TARGETS[compare.target]
     return CLASSES["Compare"](
-        key=compare.key.encode("utf-8"),
+        key=encode(compare.key),
         result=_RESULTS[compare.op],
         target=target,
         **{field: compare.operand},
@@ -79,7 +84,7 @@ def _request_op(op: Op) -> Wire:
         case Range():
             return message(request_range=range_request(op))
         case Put():
-            put = {"key": op.key.encode("utf-8"), "value": op.value, "lease": op.lease}
+            put = {"key": encode(op.key), "value": op.value, "lease": op.lease}
             return message(request_put=put)
         case Delete():
             key, end = span(op.key, prefix=op.prefix)
@@ -92,9 +97,9 @@ def header(message: Wire) -> Header:
 
 
 def key_value(message: Wire) -> KeyValue:
-    """Return one `KeyValue`. Raises `UnicodeDecodeError` for a key that nobody of us wrote."""
+    """Return one `KeyValue`; a stranger's key that is no UTF-8 keeps its bytes as surrogates."""
     return KeyValue(
-        message.key.decode("utf-8"),
+        message.key.decode("utf-8", "surrogateescape"),
         message.value,
         message.create_revision,
         message.mod_revision,
