@@ -84,10 +84,16 @@ async def test_input_of_any_size_may_be_read_or_not(guard: Guard) -> None:
     assert (outcome.reason, outcome.status) == ("exited", 0)
 
 
-async def test_a_command_begins_with_default_signals_and_three_descriptors(guard: Guard) -> None:
-    script = "grep -E 'Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd"
+async def test_a_command_begins_with_a_session_default_signals_and_three_descriptors(
+    guard: Guard,
+) -> None:
+    script = (
+        "read -r _ _ _ _ group session _ < /proc/$$/stat; echo $group $session $$; "
+        "grep -E 'Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd"
+    )
     outcome = await guard.run(shell(script), deadline=None)
-    blocked, ignored, *fds = outcome.stdout.decode().splitlines()
+    ids, blocked, ignored, *fds = outcome.stdout.decode().splitlines()
+    assert len(set(ids.split())) == 1
     assert int(blocked.split()[1], 16) == int(ignored.split()[1], 16) == 0
     assert fds == ["0", "1", "2", "3"]  # 3 is the folder that `ls` reads
 

@@ -42,9 +42,7 @@ class Command:
 
     def __post_init__(self) -> None:
         if not self.argv or not self.argv[0]:
-            raise ValueError(
-                f"argv {self.argv!r} names no program: expected one, and its arguments"
-            )
+            raise ValueError(f"argv {self.argv!r} names no program: expected one and arguments")
 
     def spec(self) -> bytes:
         """Return what the guard needs for its start, as `kontrol.process.spawn` reads it."""

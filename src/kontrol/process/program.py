@@ -127,17 +127,17 @@ class Program:
         self._descriptors = []
         content = read_all(spec)
         now, deadline = boottime(), message["deadline"]
+        late = deadline is not None and now >= deadline
+        spawned, error = None, None
         try:
-            if deadline is not None and now >= deadline:
-                self._report(message["run"], "fenced")
-                return
-            spawned = spawn(content, stdio)
-        except OSError as error:  # no more processes, memory or descriptors
-            report = {"errno": error.errno, "path": "", "stage": "start"}
-            self._report(message["run"], "not started", error=report)
-            return
+            spawned = None if late else spawn(content, stdio)
+        except OSError as failed:  # no more processes, memory or descriptors
+            error = {"errno": failed.errno, "path": "", "stage": "start"}
         finally:
             close_all(stdio)
+        if spawned is None:
+            self._report(message["run"], "fenced" if late else "not started", error=error)
+            return
         expiry = None if message["timeout"] is None else now + message["timeout"]
         custody = Custody(deadline=deadline, expiry=expiry, grace=message["grace"])
         self._owned = _Owned(message, custody, spawned)

@@ -42,6 +42,9 @@ def spawn(spec: bytes, stdio: list[int]) -> tuple[int, int]:
         pid = os.fork()
         if pid == 0:
             _become(command, stdio, parent, writer)
+    except OSError:
+        os.close(reader)
+        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(writer)
