@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
-from msgpack import packb
+from msgpack import packb, unpackb
 from tests.rpc.support import (
     BEAT,
     DEADLINE,
@@ -149,7 +149,7 @@ async def test_a_consumer_slower_than_the_heartbeats_keeps_its_stream() -> None:
         stream = client.stream("count", 300)
         assert await anext(stream) == 0
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(BEAT * 5):
+            async with asyncio.timeout(BEAT * 4):
                 await ours.go.wait()
         assert [i async for i in stream] == list(range(1, 300))
 
@@ -323,6 +323,30 @@ async def test_ends_that_meet_leave_zeromq_alive() -> None:
                 await call
     async with both() as (_, client):
         assert await client.call("echo", 1, timeout=DEADLINE) == 1
+
+
+async def test_answers_that_come_with_the_end_of_their_connection_count() -> None:
+    """The news of the end must not overtake what was said before it, however much that is."""
+    many = 300
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING + READY + b"ROUTER")
+        replies = b""
+        for n in range(many):
+            await reader.readuntil(b"\x01\x00\x00")  # the empty part, and the flags of the next
+            header = unpackb(await reader.readexactly((await reader.readexactly(1))[0]))[0]
+            reply = {"message_id": b"m", "v": 3, "response_to": header["message_id"]}
+            replies += framed(b"", packb([reply, "OK", [n]]))
+        writer.write(replies)
+        await writer.drain()
+        writer.close()
+
+    async with (
+        await asyncio.start_server(answer, "127.0.0.1", 0) as fake,
+        Client("127.0.0.1", fake.sockets[0].getsockname()[1]) as client,
+    ):
+        calls = (client.call("echo", n, timeout=DEADLINE) for n in range(many))
+        assert sorted(map(str, await asyncio.gather(*calls))) == sorted(map(str, range(many)))
 
 
 async def test_a_server_that_ends_awaits_its_handlers() -> None:
