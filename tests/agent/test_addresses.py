@@ -31,15 +31,6 @@ def test_every_address_is_tried_before_one_is_tried_again(known: list[str]) -> N
     assert tried[: len(known)] == tried[len(known) :]
 
 
-def test_the_one_that_worked_is_preferred_until_it_fails() -> None:
-    addresses = Addresses(keep)
-    addresses.learn(["a", "b", "c"])
-    addresses.worked("b")
-    assert addresses.choose() == "b"
-    addresses.failed("b")
-    assert addresses.choose() == "a"
-
-
 def test_a_look_up_replaces_what_is_known_unless_it_finds_nothing() -> None:
     addresses = Addresses(keep)
     assert not addresses

@@ -55,6 +55,14 @@ async def test_it_reports_at_once_and_then_every_third_of_the_ttl() -> None:
 
 
 @virtual
+async def test_a_slow_tier_is_no_reason_to_report_less_often() -> None:
+    master = Master(delay=2.0)
+    async with running(one(master).agent("10.0.0.1")):
+        await asyncio.sleep(100 * TTL)
+    assert max(gaps(master.times)) <= TTL / 3 + 0.01
+
+
+@virtual
 async def test_the_acknowledgement_tells_ttl_seq_and_leader() -> None:
     master = Master(lambda _: {"seq": 7, "ttl": 6, "leader": "10.0.0.9", "beyond": [1]})
     agent = one(master).agent("10.0.0.1")

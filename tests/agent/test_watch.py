@@ -224,12 +224,32 @@ async def test_writes_from_another_process_without_a_pause(tmp_path: Path) -> No
 async def test_what_happens_beside_the_file_wakes_nobody(tmp_path: Path) -> None:
     path = tmp_path / "payload.json"
     put(path, 1)
-    async with following(path) as follower:
+    with Watch(path) as watch:
+        watch.arm()
         for i in range(100):
             put(tmp_path / f"other-{i}", i)
+        watch._readable()  # the events are there as soon as the change is
+        assert not watch._event.is_set()
         put(path, 2)
-        await follower.sees(2)
-        assert follower.looks <= 3
+        watch._readable()
+        assert watch._event.is_set()
+
+
+async def test_a_directory_that_goes_while_it_is_walked_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = Inotify.add
+
+    def gone(self: Inotify, path: str, mask: int) -> int:
+        if path.endswith("/folder"):
+            raise FileNotFoundError(2, "No such file or directory")
+        return add(self, path, mask)
+
+    (tmp_path / "folder").mkdir()
+    with monkeypatch.context() as patch, Watch(tmp_path / "folder" / "payload.json") as watch:
+        patch.setattr(Inotify, "add", gone)
+        watch.arm()
+        assert watch.sure
 
 
 async def test_a_file_that_may_be_read_later(tmp_path: Path) -> None:

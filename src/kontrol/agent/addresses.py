@@ -11,10 +11,9 @@ _FRESH = 10.0  # seconds for which an answer that nobody waited for is still tak
 
 
 class Addresses:
-    """Which address of a tier to use next.
+    """Which address of a tier to use next: one that has not failed, else whose failure is oldest.
 
-    The one that last worked, else one that has not failed, at random, else the one that failed
-    longest ago.
+    So an address that works is used until it fails.
     """
 
     def __init__(self, shuffle: Callable[[list[str]], None]) -> None:
@@ -36,10 +35,6 @@ class Addresses:
     def choose(self) -> str:
         """Return the address to use; there must be one."""
         return min(self._known, key=lambda address: self._failed.get(address, 0))
-
-    def worked(self, address: str) -> None:
-        """Prefer `address` from now on."""
-        self._failed[address] = -1
 
     def failed(self, address: str) -> None:
         """Use `address` after all others."""

@@ -151,12 +151,11 @@ class Agent:
         return self._farewells
 
     async def _report(self) -> None:
-        if self._file is not None:
-            self._file.refresh(self.update)  # else the first keepalive would soon be corrected
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(reporter.run()) for reporter in self._reporters]
-            if self._file is not None:
+            tasks = []
+            if self._file is not None:  # first, so that the first keepalive has its content
                 tasks.append(group.create_task(self._follow(self._file)))
+            tasks += [group.create_task(reporter.run()) for reporter in self._reporters]
             await self._leaving.wait()
             for task in tasks:
                 task.cancel()

@@ -15,8 +15,6 @@ MOVED_FROM = 0x040
 MOVED_TO = 0x080
 CREATE = 0x100
 DELETE = 0x200
-DELETE_SELF = 0x400
-MOVE_SELF = 0x800
 OVERFLOW = 0x4000  # in an event: some were lost
 
 _HEADER = struct.Struct("iIII")  # watch, mask, cookie, length of the name

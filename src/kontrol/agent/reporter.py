@@ -201,8 +201,6 @@ class Reporter:
         self._leader = told["leader"] if isinstance(told.get("leader"), str) else None
         self._error = None
         self._acknowledged = asyncio.get_running_loop().time()
-        if self._address is not None:
-            self._addresses.worked(self._address)
         if news:
             number = "" if self._seq is None else f" as #{self._seq}"
             log.info("tier %s: reporting to %s%s", self.tier, self._address, number)

@@ -30,15 +30,9 @@ _SETTLE = 0.02  # seconds for a burst of writes to end, so that it is one change
 _MAX_LINKS = 40  # as the kernel: path_resolution(7)
 
 _DIRECTORY = (
-    inotify.CREATE
-    | inotify.DELETE
-    | inotify.MOVED_FROM
-    | inotify.MOVED_TO
-    | inotify.ATTRIB
-    | inotify.DELETE_SELF
-    | inotify.MOVE_SELF
+    inotify.CREATE | inotify.DELETE | inotify.MOVED_FROM | inotify.MOVED_TO | inotify.ATTRIB
 )
-_FILE = inotify.MODIFY | inotify.ATTRIB | inotify.DELETE_SELF | inotify.MOVE_SELF
+_FILE = inotify.MODIFY  # its directory tells the rest
 
 
 class Watch:
