@@ -6,7 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -84,6 +84,14 @@ async def test_input_of_any_size_may_be_read_or_not(guard: Guard) -> None:
     assert (outcome.reason, outcome.status) == ("exited", 0)
 
 
+@pytest.fixture
+def background_job() -> Iterator[None]:
+    before = signal.signal(signal.SIGQUIT, signal.SIG_IGN)  # as a shell does for `daemon &`
+    yield
+    signal.signal(signal.SIGQUIT, before)
+
+
+@pytest.mark.usefixtures("background_job")
 async def test_a_command_begins_with_a_session_default_signals_and_three_descriptors(
     guard: Guard,
 ) -> None:

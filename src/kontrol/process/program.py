@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _DESCRIPTORS = 4
-_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)  # the daemon tells us when to end
+# The daemon tells us when to end; that it is gone must not end us before its command.
+_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
 
 
 class _Owned:
@@ -218,6 +219,9 @@ def _wake_on_child_exit() -> int:
 def main() -> None:
     """Run with the control socket's descriptor as the last argument."""
     become_subreaper()
+    for number in signal.valid_signals():  # a background job of a shell inherits ignored ones
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=int(sys.argv[-1])) as control:
