@@ -278,6 +278,8 @@ class Hub:
             self._tell()
             while beat := await reader.readline():
                 if isinstance(process, Run) and beat.endswith(b"\n"):
+                    if not process.beat:
+                        self._tell()
                     process.beat = json.loads(beat)["beat"]
         except ConnectionError:
             pass

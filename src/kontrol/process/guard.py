@@ -208,8 +208,9 @@ class Guard:
             async with asyncio.timeout_at(run.latest()) as run.patience:
                 await asyncio.wait({run.ended})
         except TimeoutError:
-            self._keeper.kill("it did not end its command in time")
-            await asyncio.wait({run.ended})
+            if not run.ended.done():  # it is, if we were stopped meanwhile and have just read it
+                self._keeper.kill("it did not end its command in time")
+                await asyncio.wait({run.ended})
         finally:
             run.patience = None
 
