@@ -13,11 +13,11 @@ from typing import Self
 
 import zmq
 
-from kontrol.rpc.address import endpoint
 from kontrol.rpc.connection import Calling, Connection
 from kontrol.rpc.errors import CallTimeout, LostRemote, ProtocolError, RemoteError
 from kontrol.rpc.events import Done, Event, Failure, Item, Open, Result
 from kontrol.rpc.limits import Limits
+from kontrol.rpc.sockets import Context, endpoint
 
 __all__ = ["Client", "Limits"]
 
@@ -37,7 +37,7 @@ class Client:
         *,
         heartbeat: float = 5.0,
         limits: Limits | None = None,
-        context: "zmq.Context[zmq.Socket[bytes]] | None" = None,
+        context: Context | None = None,
     ) -> None:
         self._host = host
         self._port = port

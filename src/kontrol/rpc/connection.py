@@ -18,6 +18,7 @@ from kontrol.rpc.errors import LostRemote, ProtocolError, RpcError
 from kontrol.rpc.events import Beat, Event, Failure, More, Open
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.pulse import Pulse
+from kontrol.rpc.sockets import Context, dealer
 from kontrol.rpc.transport import Transport
 from kontrol.rpc.wire import Codec, Malformed, Message
 
@@ -76,7 +77,7 @@ class Connection:
     def __init__(
         self,
         where: str,
-        context: "zmq.Context[zmq.Socket[bytes]]",
+        context: Context,
         *,
         heartbeat: float,
         limits: Limits,
@@ -91,9 +92,7 @@ class Connection:
         self._made = 0
         self._loop = asyncio.get_running_loop()
         self._channels: Channels[str, Calling] = Channels()
-        socket = self._socket = context.socket(zmq.DEALER)
-        for option, value in self._options().items():
-            socket.setsockopt(option, value)
+        socket = self._socket = dealer(context, where, limits)
         events = 0
         for event in _ENDINGS:
             events |= event
@@ -101,17 +100,6 @@ class Connection:
         self._transport = Transport(socket, self._receive, self._loop)
         self._pulse = Pulse(self._channels, self._beat, self._transport, self._loop)
         socket.connect(where)
-
-    def _options(self) -> dict[int, int]:
-        return {
-            zmq.IPV6: int("[" in self._where),
-            zmq.MAXMSGSIZE: self._limits.frame,
-            zmq.SNDHWM: self._limits.unread,
-            zmq.RCVHWM: self._limits.unhandled,
-            zmq.HANDSHAKE_IVL: int(self._limits.handshake * 1000),
-            zmq.TCP_KEEPALIVE: 1,
-            zmq.LINGER: 0,
-        }
 
     async def open(self, event: Open) -> Calling:
         """Open a channel. Raises `Unsendable`, `LostRemote`."""

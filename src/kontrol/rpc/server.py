@@ -13,7 +13,6 @@ it: its key is the routing envelope with the message id, so no peer can touch an
 import asyncio
 import contextlib
 import logging
-import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from functools import partial
@@ -21,13 +20,13 @@ from typing import Any, cast
 
 import zmq
 
-from kontrol.rpc.address import endpoint
 from kontrol.rpc.channel import Channel, Channels, Illegal, Lost, Side
 from kontrol.rpc.errors import BindError, LostRemote, Refused, Unsendable
 from kontrol.rpc.events import Beat, Done, Event, Item, Open, Reply, Result, failure
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.methods import Call, Catalog, Method, Signature
 from kontrol.rpc.pulse import Pulse
+from kontrol.rpc.sockets import Context, peer_name, router
 from kontrol.rpc.transport import Transport, patiently
 from kontrol.rpc.wire import Codec, Id, Malformed, Message
 
@@ -66,7 +65,7 @@ class Server:
         name: str = "kontrol",
         limits: Limits = Limits(),  # noqa: B008 - frozen
         heartbeat: float = 5.0,
-        context: "zmq.Context[zmq.Socket[bytes]] | None" = None,
+        context: Context | None = None,
     ) -> None:
         self._catalog = Catalog(name, methods)
         self._limits = limits
@@ -88,37 +87,8 @@ class Server:
         """
         if self._socket is not None:
             raise BindError("the server is bound already")
-        where = await endpoint(host or "*", port)
-        socket = self._context.socket(zmq.ROUTER)
-        for option, value in self._options(where).items():
-            socket.setsockopt(option, value)
-        try:
-            socket.bind(where)
-        except zmq.ZMQError as error:
-            socket.close(linger=0)
-            mend = " (another process listens there)" if error.errno == zmq.EADDRINUSE else ""
-            raise BindError(
-                f"cannot listen on {where}: {os.strerror(error.errno or 0)}{mend}"
-            ) from None
-        self._socket = socket
-        return int(str(socket.getsockopt_string(zmq.LAST_ENDPOINT)).rpartition(":")[2])
-
-    def _options(self, where: str) -> dict[int, int]:
-        """Return the router's options; docs/decisions/0013 gives the reasons."""
-        return {
-            zmq.IPV6: int("*" in where or "[" in where),
-            zmq.ROUTER_MANDATORY: 1,
-            zmq.MAXMSGSIZE: self._limits.frame,
-            zmq.SNDHWM: self._limits.unread,
-            zmq.RCVHWM: self._limits.unhandled,
-            zmq.BACKLOG: self._limits.backlog,
-            zmq.HANDSHAKE_IVL: int(self._limits.handshake * 1000),
-            zmq.TCP_KEEPALIVE: 1,
-            zmq.TCP_KEEPALIVE_IDLE: 30,
-            zmq.TCP_KEEPALIVE_INTVL: 10,
-            zmq.TCP_KEEPALIVE_CNT: 3,
-            zmq.LINGER: 0,
-        }
+        self._socket, bound = await router(self._context, host, port, self._limits)
+        return bound
 
     async def serve(self) -> None:
         """Serve until cancelled; then cancel the handlers, await them, and close the socket."""
@@ -194,7 +164,7 @@ class Server:
         channel.receive(event, loop.time())
         self._channels.add(key, channel)
         self._per_peer[envelope[0]] += 1
-        call = Call(event.name, event.args, _peer(envelope[0], frame))
+        call = Call(event.name, event.args, peer_name(envelope[0], frame))
         answer = method.handler(call, *call.args)
         if method.streams:
             answer = self._stream(channel, cast("AsyncGenerator[object, None]", answer))
@@ -336,9 +306,3 @@ class Server:
         if not self._per_peer[peer]:
             del self._per_peer[peer]
         return True
-
-
-def _peer(identity: bytes, frame: zmq.Frame) -> str:
-    """Return the name of a connection, for `Call.peer`."""
-    address = str(frame.get("Peer-Address")).removeprefix("::ffff:")
-    return f"{address}#{identity.hex()}"

@@ -1,0 +1,92 @@
+"""The two kinds of ZeroMQ sockets that the endpoints use, with their options.
+
+docs/decisions/0013 gives the reasons for the options. Names are resolved here, by the event loop:
+ZeroMQ would do it in its I/O thread, and a slow name server would hold up every socket.
+"""
+
+import asyncio
+import ipaddress
+import os
+import socket
+
+import zmq
+
+from kontrol.rpc.errors import BindError
+from kontrol.rpc.limits import Limits
+
+Context = zmq.Context[zmq.Socket[bytes]]
+"""A ZeroMQ context: an I/O thread, and the sockets that share it."""
+
+
+async def endpoint(host: str, port: int) -> str:
+    """Return `tcp://address:port`, the host's first address in it; "*" and port 0 are wildcards.
+
+    Raises `OSError` if the name cannot be resolved.
+    """
+    if host != "*":
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            loop = asyncio.get_running_loop()
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            host = str(found[0][4][0])
+        if ":" in host:
+            host = f"[{host}]"
+    return f"tcp://{host}:{port or '*'}"
+
+
+async def router(
+    context: Context, host: str, port: int, limits: Limits
+) -> tuple["zmq.Socket[bytes]", int]:
+    """Return a listening router and its port. Raises `BindError`."""
+    try:
+        where = await endpoint(host or "*", port)
+    except OSError as error:
+        raise BindError(f"cannot listen on {host}: {error}") from error
+    listening = context.socket(zmq.ROUTER)
+    _set(
+        listening,
+        limits,
+        {
+            zmq.IPV6: int("*:" in where or "[" in where),
+            zmq.ROUTER_MANDATORY: 1,
+            zmq.BACKLOG: limits.backlog,
+            zmq.TCP_KEEPALIVE_IDLE: 30,
+            zmq.TCP_KEEPALIVE_INTVL: 10,
+            zmq.TCP_KEEPALIVE_CNT: 3,
+        },
+    )
+    try:
+        listening.bind(where)
+    except zmq.ZMQError as error:
+        listening.close(linger=0)
+        mend = " (another process listens there)" if error.errno == zmq.EADDRINUSE else ""
+        reason = os.strerror(error.errno or 0)
+        raise BindError(f"cannot listen on {where}: {reason}{mend}") from None
+    return listening, int(listening.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+
+
+def dealer(context: Context, where: str, limits: Limits) -> "zmq.Socket[bytes]":
+    """Return a dealer that is to be connected to the endpoint `where`."""
+    calling = context.socket(zmq.DEALER)
+    _set(calling, limits, {zmq.IPV6: int("[" in where)})
+    return calling
+
+
+def peer_name(identity: bytes, frame: zmq.Frame) -> str:
+    """Return the name of the connection that a message came from: its IP address and identity."""
+    address = str(frame.get("Peer-Address")).removeprefix("::ffff:")
+    return f"{address}#{identity.hex()}"
+
+
+def _set(made: "zmq.Socket[bytes]", limits: Limits, options: dict[int, int]) -> None:
+    common = {
+        zmq.MAXMSGSIZE: limits.frame,
+        zmq.SNDHWM: limits.unread,
+        zmq.RCVHWM: limits.unhandled,
+        zmq.HANDSHAKE_IVL: int(limits.handshake * 1000),
+        zmq.TCP_KEEPALIVE: 1,
+        zmq.LINGER: 0,
+    }
+    for option, value in (common | options).items():
+        made.setsockopt(option, value)
