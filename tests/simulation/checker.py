@@ -1,4 +1,4 @@
-"""Judges a history by the invariants of the design (section 12): 1 to 6 and 9.
+"""Judges a history by the invariants of the design (section 12): 1 to 6, 8 in part, and 9.
 
 Each check is a pure function from a history to complaints; an empty list is a pass. They know the
 contract and the layout of the store, and share no logic with the masters: what changed is worked
@@ -15,6 +15,7 @@ from tests.simulation.history import (
     Book,
     Commit,
     Ended,
+    Failure,
     Farewell,
     History,
     Record,
@@ -43,6 +44,7 @@ def check(history: History, ttl: float) -> list[str]:
         "5 one seq, newest record": numbers_and_order,
         "6 no reporting pod dropped": lambda history: reporting_pods_stay(history, ttl),
         "6 gap": lambda history: silence_of_the_tier(history, ttl),
+        "8 masters live and end": no_failure,
         "9 true changes": true_changes,
         "9 true lists": true_lists,
     }
@@ -75,16 +77,21 @@ def nothing_lost(history: History) -> Iterator[str]:
         if isinstance(entry, Commit):
             book.apply(entry)
         if isinstance(entry, Settled):
-            held = {(p["id"], p["key"], json.dumps(p["payload"])) for p in book.listed}
-            if held != set(entry.alive):
-                yield f"the store has {sorted(held)}, alive are {sorted(entry.alive)}"
-            pods = sorted((Pod.decode(canonical(p)) for p in book.listed), key=lambda p: p.seq)
-            digest = digest_of(pods)
-            applied = book.applied["digest"] if book.applied else EMPTY
-            if applied != digest:
-                yield f"applied is {applied}, the live pods have {digest}"
-            if book.running is not None:
-                yield f"a run is not acknowledged: {book.running}"
+            yield from behind(book, entry)
+
+
+def behind(book: Book, settled: Settled) -> Iterator[str]:
+    """Say what the tier has not caught up with."""
+    listed = book.listed
+    held = {(p["id"], p["key"], json.dumps(p["payload"])) for p in listed}
+    if held != set(settled.alive):
+        yield f"the store has {sorted(held)}, alive are {sorted(settled.alive)}"
+    digest = digest_of(Pod.decode(canonical(p)) for p in listed)
+    applied = book.applied["digest"] if book.applied else EMPTY
+    if applied != digest:
+        yield f"applied is {applied}, the live pods have {digest}"
+    if book.running is not None:
+        yield f"a run is not acknowledged: {book.running}"
 
 
 def nothing_needless(history: History) -> Iterator[str]:
@@ -233,6 +240,13 @@ def silence_of_the_tier(history: History, ttl: float) -> Iterator[str]:
             over = health.since_outage(ttl / 3 + 1, entry.at)
             if lost and over < ttl:
                 yield f"run {entry.run} tells {lost} lost, {over:.3f} s after an outage of the tier"
+
+
+def no_failure(history: History) -> Iterator[str]:
+    """8: no master dies by itself, and each ends when it is told to."""
+    for entry in history:
+        if isinstance(entry, Failure):
+            yield f"{entry.node} at {entry.at:.3f}: {entry.why}"
 
 
 def true_changes(history: History) -> Iterator[str]:

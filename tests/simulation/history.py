@@ -82,6 +82,15 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A master died by itself, or would not end; or raised at a keepalive."""
+
+    at: float
+    node: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fault:
     """Something breaks or is mended: a node is `paused`, a link `cut` or `lossy`, the store out."""
 
@@ -100,7 +109,7 @@ class Settled:
     alive: tuple[tuple[str, str, str], ...]
 
 
-Entry = Commit | Started | Ended | Acknowledged | Farewell | Process | Fault | Settled
+Entry = Commit | Started | Ended | Acknowledged | Farewell | Process | Failure | Fault | Settled
 History = tuple[Entry, ...]
 
 Record = dict[str, Any]
@@ -203,6 +212,8 @@ def _line(entry: Entry) -> str:
             text = f"{entry.id} says farewell"
         case Process():
             text = f"{entry.node} {'starts' if entry.up else 'is gone'}"
+        case Failure():
+            text = f"{entry.node}: {entry.why}"
         case Fault():
             text = f"{entry.what} {entry.a} {entry.b} {'on' if entry.on else 'off'}"
         case _:

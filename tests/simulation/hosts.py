@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from tests.simulation.history import Ended, Entry, Process, Started
+from tests.simulation.history import Ended, Entry, Failure, Process, Started
 from tests.simulation.network import Network, StoreNetwork, Wire
 from tests.simulation.schedule import Schedule
 from tests.support.simloop import SimLoop
@@ -23,6 +23,8 @@ from kontrol.master.callback import RunOutcome, RunRequest
 from kontrol.master.master import Master, MasterConfig
 from kontrol.rpc.errors import Refused, RemoteError
 from kontrol.store.memory import MemoryCluster, MemoryStore
+
+GRACE = 30.0  # seconds for a master to end, as Kubernetes gives by default
 
 
 @dataclass
@@ -170,7 +172,6 @@ class MasterHost:
     def __init__(self, world: World, name: str) -> None:
         self.name = name
         self.fingerprint = "callback 1"
-        self.failure: BaseException | None = None
         self._world = world
         self._starts = 0
         self._clock = BootClock(world.loop, world.rng)
@@ -178,6 +179,7 @@ class MasterHost:
         self._master: Master | None = None
         self._runner: SimRunner | None = None
         self._task: asyncio.Task[None] | None = None
+        self._requests: set[asyncio.Task[None]] = set()
 
     @property
     def node(self) -> str:
@@ -213,9 +215,11 @@ class MasterHost:
             await master.run()
         except asyncio.CancelledError:
             await store.close()
-        except BaseException as error:
-            self.failure = error
-            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is to be complained of
+            self._failed(f"died: {error!r}")
+
+    def _failed(self, why: str) -> None:
+        self._world.record(Failure(self._world.loop.time(), self.name, why))
 
     def crash(self) -> None:
         """SIGKILL."""
@@ -233,11 +237,14 @@ class MasterHost:
         loop = self._world.loop
         self._gone()
         loop.call_soon(task.cancel, context=loop.context(node))
-        await asyncio.wait([task], timeout=20)
-        if not task.done():  # paused or cut off: as after terminationGracePeriodSeconds
-            loop.crash(node)
-            assert self._runner is not None
-            self._runner.kill()
+        await asyncio.wait([task], timeout=GRACE)
+        if not task.done() and not loop.paused(node):
+            await asyncio.wait([task], timeout=GRACE)
+            if not task.done() and not loop.paused(node):
+                self._failed(f"did not end within {2 * GRACE} s of SIGTERM")
+        loop.crash(node)  # as a supervisor does in the end
+        assert self._runner is not None
+        self._runner.kill()
 
     def _gone(self) -> None:
         self._node, self._master = "", None
@@ -255,12 +262,12 @@ class MasterHost:
                 reply(await master.ping(raw))
             except Refused as error:
                 reply(RemoteError(error.name, error.message))
-            except BaseException as error:
-                self.failure = error
-                raise
+            except Exception as error:  # noqa: BLE001 - as above
+                self._failed(f"a keepalive raised {error!r}")
 
-        self._requests = {t for t in getattr(self, "_requests", set()) if not t.done()}
-        self._requests.add(asyncio.get_running_loop().create_task(serve()))
+        request = asyncio.get_running_loop().create_task(serve())
+        self._requests.add(request)
+        request.add_done_callback(self._requests.discard)
 
 
 class AgentHost:

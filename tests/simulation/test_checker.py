@@ -13,6 +13,7 @@ from tests.simulation.history import (
     Commit,
     Ended,
     Entry,
+    Failure,
     Farewell,
     Fault,
     Process,
@@ -298,6 +299,10 @@ def told_lost_after_an_outage(s: Script) -> None:
     s.start()
 
 
+def a_master_dies(s: Script) -> None:
+    s.add(Failure(s.at, "m1", "died"))
+
+
 def told_nothing_joined(s: Script) -> None:
     s.join(B)
     s.start(joined=[])
@@ -365,6 +370,7 @@ def another_digest(s: Script) -> None:
         (dropped_though_acknowledged, "6", "after a keepalive"),
         (dropped_though_in_reach, "6", "in reach"),
         (told_lost_after_an_outage, "6 gap", "outage of the tier"),
+        (a_master_dies, "8", "died"),
         (told_nothing_joined, "9", "told joined"),
         (told_a_change_that_was_none, "9", "told changed"),
         (told_lost_who_left, "9", "lost?"),

@@ -99,6 +99,10 @@ class SimLoop(asyncio.BaseEventLoop):
         assert node, "the simulation itself is the node without a name"
         self._paused.add(node)
 
+    def paused(self, node: str) -> bool:
+        """Tell whether `node` is paused."""
+        return node in self._paused
+
     def resume(self, node: str) -> None:
         """Let `node` go on, late."""
         self._paused.discard(node)
