@@ -4,7 +4,7 @@ Connects to the unix socket `$E2E_SOCKET`, sends one JSON line (what it was give
 lines, each a list of steps `[name, argument]`:
 
     print TEXT    to standard output
-    stderr COUNT  that many bytes, in lines
+    stdout COUNT, stderr COUNT  that many bytes, in lines
     deaf -        ignore SIGTERM
     brood -       leave two generations that call setsid and are deaf
     orphan -      SIGKILL the parent
@@ -67,10 +67,10 @@ def perform(connection: socket.socket, name: str, argument: object) -> None:
         case "print", str(text):
             sys.stdout.write(text)
             sys.stdout.flush()
-        case "stderr", int(count):
-            line = b"x" * 99 + b"\n"
+        case "stdout" | "stderr", int(count):
+            lines = (b"x" * 99 + b"\n") * 600
             while count > 0:
-                count -= os.write(2, (line * 600)[: min(count, 60_000)])
+                count -= os.write(1 if name == "stdout" else 2, lines[:count])
         case "deaf", _:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         case "brood", _:
