@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +59,10 @@ class Cue:
 
 
 class Stage:
-    """Starts and ends daemons. `heard` is called with every line of their logs."""
+    """Starts and ends daemons. `heard` is called with every line of their logs; `last` has some."""
 
     def __init__(self, folder: Path, etcd: str, heard: Callable[[Line], None]) -> None:
+        self.last: deque[Line] = deque(maxlen=20)
         self._folder = folder
         self._etcd = etcd
         self._heard = heard
@@ -155,6 +157,7 @@ class Stage:
             except ValueError:
                 event = {"logger": "", "message": raw.decode("utf-8", "replace").rstrip()}
             line = Line(name, event["logger"], event["message"])
+            self.last.append(line)
             self._heard(line)
             for cue in self._cues:
                 cue.hear(line)

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 
 from kontrol.demo.screen import Screen
-from kontrol.demo.stage import TTL, Line, Stage
+from kontrol.demo.stage import TTL, Line, Stage, StageError
 from kontrol.store.embedded import embedded_etcd
 
 _PATIENCE = 30.0  # seconds for anything to happen
@@ -29,6 +29,11 @@ class Story:
             stage = Stage(folder, ",".join(endpoints), self._heard)
             try:
                 await self._acts(stage)
+            except StageError:
+                say.step("something went wrong; the last that the daemons said:")
+                for line in stage.last:
+                    say.note(f"{line.daemon}: {line.logger}: {line.message}")
+                raise
             finally:
                 say.step("the end: pods and masters are told to go")
                 await stage.close()
