@@ -72,13 +72,14 @@ def alive(pid: int) -> bool:
     return True
 
 
+@pytest.mark.timeout(240)
 async def test_a_gigabyte_of_output_delays_nobody(tmp_path: Path) -> None:
     script = f"{sys.executable} -c 'import os\nfor _ in range(1024): os.write(1, b\"x\" * 1048576)'"
     # In debug, the worst case: all of it goes to the log, which rotates.
     manifest = machine(f"echo begin >&2; {script}; echo finished > done")
     async with automaton(tmp_path, manifest, ready=False) as bot:
         await bot.says("idle")
-        wait = asyncio.create_task(bot.ask("WAIT work", 50.0))
+        wait = asyncio.create_task(bot.ask("WAIT work", 200.0))
         slowest = 0.0
         while not wait.done():
             began = time.monotonic()
