@@ -64,10 +64,12 @@ class Ours:
 
 
 @contextlib.asynccontextmanager
-async def both(limits: Limits | None = None) -> AsyncIterator[tuple[Ours, Client]]:
+async def both(
+    limits: Limits | None = None, heartbeat: float = BEAT
+) -> AsyncIterator[tuple[Ours, Client]]:
     ours = Ours()
     async with (
-        serving(ours.methods(), limits=limits) as port,
-        Client("localhost", port, heartbeat=BEAT) as client,
+        serving(ours.methods(), limits=limits, heartbeat=heartbeat) as port,
+        Client("localhost", port, heartbeat=heartbeat) as client,
     ):
         yield ours, client

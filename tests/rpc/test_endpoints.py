@@ -50,6 +50,7 @@ async def test_a_handler_is_told_who_calls() -> None:
 
 async def test_a_call_that_is_given_up_ends_its_handler_at_once() -> None:
     async with both() as (ours, client):
+        await client.call("echo", 1, timeout=DEADLINE)  # connects
         with pytest.raises(CallTimeout, match=r"no answer within 0\.05 s"):
             await client.call("wait", timeout=0.05)
         await until(lambda: ours.running == 0, within=BEAT)
@@ -168,7 +169,8 @@ async def test_limits_on_calls_are_answered() -> None:
 
 
 async def test_answers_wait_for_a_peer_that_is_slow_to_read() -> None:
-    async with both(Limits(unread=2, unhandled=2)) as (_, client):
+    # Beats wait with the answers: at the default interval, they have the time.
+    async with both(Limits(unread=2, unhandled=2), heartbeat=5.0) as (_, client):
         fat = "x" * 500_000
         calls = (client.call("echo", fat, timeout=DEADLINE) for _ in range(60))
         assert await asyncio.gather(*calls) == [fat] * 60
