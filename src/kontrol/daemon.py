@@ -25,6 +25,7 @@ from kontrol.agent import control
 from kontrol.agent.addresses import Resolver
 from kontrol.agent.agent import Agent, AgentSettings
 from kontrol.ensemble.canonical import JSON
+from kontrol.errors import leaves
 from kontrol.ensemble.pod import Keepalive, key_of
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import BindError, Refused
@@ -55,7 +56,7 @@ def run(settings: Settings, environ: Mapping[str, str] | None = None) -> int:
     try:
         asyncio.run(daemon.run())
     except* (Hopeless, BindError) as group:
-        for error in _leaves(group):
+        for error in leaves(group):
             log.error("%s", error)
         status = 2
     return status
@@ -72,6 +73,11 @@ class Daemon:
 
     async def run(self) -> None:
         """Run until a signal, `kontrol leave` on a mere agent, or an error."""
+        if self._settings.security.keys is not None:
+            raise Hopeless(
+                "KONTROL_KEYS is set, and this version cannot encrypt or authenticate port "
+                f"{self._settings.port}: unset it only if the network itself can be trusted"
+            )
         self._task = asyncio.current_task()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -267,10 +273,3 @@ def _raise_limits() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 20), hard))
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return leaves

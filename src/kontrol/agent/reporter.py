@@ -196,14 +196,17 @@ class Reporter:
         """Take an acknowledgement; the original's masters answer nothing. Returns the delay."""
         told = answer if isinstance(answer, dict) else {}
         seq = told["seq"] if isinstance(told.get("seq"), int) else None
-        news = self._acknowledged is None or self._error is not None or seq != self._seq
+        known, failures = self._acknowledged is not None, self._schedule.failures
+        news = not known or self._error is not None or seq != self._seq
         self._seq = seq
         self._leader = told["leader"] if isinstance(told.get("leader"), str) else None
         self._error = None
         self._acknowledged = asyncio.get_running_loop().time()
         if news:
             number = "" if self._seq is None else f" as #{self._seq}"
-            log.info("tier %s: reporting to %s%s", self.tier, self._address, number)
+            # A recovery says so: the same words as at the start would be taken for a repetition.
+            again = f" again; failed attempts: {failures}" if failures and known else ""
+            log.info("tier %s: reporting to %s%s%s", self.tier, self._address, number, again)
         return self._schedule.acknowledged(told.get("ttl"))
 
     def _refused(self, refusal: RemoteError) -> None:

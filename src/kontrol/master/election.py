@@ -12,6 +12,7 @@ import math
 from collections.abc import Awaitable, Callable
 
 from kontrol.ensemble.canonical import canonical
+from kontrol.errors import leaves
 from kontrol.master.follower import Follower
 from kontrol.master.keys import Keys
 from kontrol.master.records import Meta, Outdated
@@ -99,10 +100,10 @@ class Election:
                 await self._campaign(lead)
                 delay = 0.0
             except* (Deposed, StoreError) as group:
-                for error in _leaves(group):
+                for error in leaves(group):
                     log.warning("no candidate any more: %s", error)
             except* Outdated as group:
-                for error in _leaves(group):
+                for error in leaves(group):
                     log.error("no candidate: %s", error)
                 await asyncio.sleep(self._fover)
             delay = min(1.0, delay * 2 or 0.05)
@@ -209,10 +210,3 @@ class Election:
                 await self._store.revoke(lease)
         except (StoreError, TimeoutError) as error:
             log.info("the candidacy is left to expire: %s", error)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return leaves

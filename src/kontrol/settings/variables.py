@@ -46,7 +46,8 @@ HTTP_PORT = Variable[int](
     "KONTROL_HTTP_PORT",
     _PART,
     values.port_or_off,
-    "TCP port of the REST endpoint, 0 for none. A sidecar shares its pod's ports: hence not 8080.",
+    "TCP port of the REST endpoint, 0 for none. A sidecar shares its pod's ports: hence not 8080. "
+    "Reserved: this version serves none.",
     default="8001",
 )
 HOST = Variable[str | None](
@@ -172,7 +173,7 @@ ETCD_KEY = Variable[Path | None](
     "KONTROL_ETCD_KEY",
     _ETCD,
     values.path,
-    "PEM file with that certificate's private key.",
+    "PEM file with that certificate's private key. Reserved, as `KONTROL_HTTP_PORT`.",
     names="file",
     secrecy="path",
 )
@@ -265,7 +266,8 @@ KEYS = Variable[Path | None](
     _SECURITY,
     values.path,
     "Folder with CURVE key pairs, as `kontrol keys` makes them. The ZeroRPC port is then encrypted "
-    "and authenticated both ways. A callback may use it: `kontrol invoke` needs it.",
+    "and authenticated both ways. A callback may use it: `kontrol invoke` needs it. Reserved: this "
+    "version has no encryption, and does not start with it.",
     otherwise="none: the port is open to whoever reaches it",
     names="folder",
 )
@@ -273,21 +275,23 @@ INVOKE = Variable[Literal["off", "insecure"] | None](
     "KONTROL_INVOKE",
     _SECURITY,
     values.invoke,
-    "`insecure` lets whoever reaches the port run commands, `off` nobody.",
+    "`insecure` lets whoever reaches the port run commands, `off` nobody. Reserved: this version "
+    "runs none.",
     otherwise="on with `KONTROL_KEYS`, off without",
 )
 INVOKE_ALLOW = Variable[Path | None](
     "KONTROL_INVOKE_ALLOW",
     _SECURITY,
     values.path,
-    "File of named commands with patterns for their arguments; with it, nothing else runs.",
+    "File of named commands with patterns for their arguments; with it, nothing else runs. "
+    "Reserved, as `KONTROL_INVOKE`.",
     names="file",
 )
 TOKEN_FILE = Variable[Path | None](
     "KONTROL_TOKEN_FILE",
     _SECURITY,
     values.path,
-    "File with the token that the REST endpoint asks for.",
+    "File with the token that the REST endpoint asks for. Reserved, as `KONTROL_HTTP_PORT`.",
     otherwise="none: only health and metrics leave loopback",
     names="file",
     secrecy="path",
@@ -303,7 +307,8 @@ TLS_CERT = Variable[Path | None](
     "KONTROL_TLS_CERT",
     _SECURITY,
     values.path,
-    "PEM file with the REST endpoint's certificate. Goes with `KONTROL_TLS_KEY`.",
+    "PEM file with the REST endpoint's certificate. Goes with `KONTROL_TLS_KEY`. "
+    "Reserved, as `KONTROL_HTTP_PORT`.",
     otherwise="none: plain HTTP",
     names="file",
 )
@@ -311,7 +316,7 @@ TLS_KEY = Variable[Path | None](
     "KONTROL_TLS_KEY",
     _SECURITY,
     values.path,
-    "PEM file with that certificate's private key.",
+    "PEM file with that certificate's private key. Reserved, as `KONTROL_HTTP_PORT`.",
     names="file",
     secrecy="path",
 )
@@ -329,7 +334,8 @@ STATSD = Variable[Tier | None](
     _OUTPUT,
     values.statsd,
     "`host` or `host:port` (8125) to send the counters `keepalive_emitted`, `callback_invoked`, "
-    "`lock_obtained` and `md5_changed` to, each with `,tier=kontrol`.",
+    "`lock_obtained` and `md5_changed` to, each with `,tier=kontrol`. Reserved: this version sends "
+    "none.",
 )
 
 VARIABLES: tuple[Variable[object], ...] = tuple(

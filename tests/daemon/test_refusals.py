@@ -1,0 +1,48 @@
+"""What the daemon refuses to start with, as its user sees it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+AGENT = {
+    "KONTROL_IP": "127.0.0.1",
+    "KONTROL_LABELS": json.dumps({"app": "test", "role": "test"}),
+    "KONTROL_ANNOTATIONS": json.dumps({"kontrol.unity3d.com/master": "127.0.0.1:9"}),
+}
+
+
+def kontrol(**settings: str) -> "subprocess.CompletedProcess[str]":
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("KONTROL_")}
+    return subprocess.run(
+        [sys.executable, "-m", "kontrol"],
+        env={**inherited, **AGENT, **settings},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_keys_are_not_accepted_and_then_ignored(tmp_path: Path) -> None:
+    """To run in the clear what was meant to be encrypted would be worse than not to run."""
+    result = kontrol(KONTROL_KEYS=str(tmp_path))
+    assert result.returncode == 2
+    assert "KONTROL_KEYS is set, and this version cannot encrypt" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"KONTROL_CALLBACK": "echo 'open"}, "KONTROL_CALLBACK"),
+        ({"KONTROL_BIND": "192.0.2.1", "KONTROL_CALLBACK": "true"}, "cannot listen on"),
+    ],
+)
+def test_a_master_that_cannot_do_its_work_says_why(setting: dict[str, str], says: str) -> None:
+    result = kontrol(KONTROL_MODE="master", KONTROL_ETCD="127.0.0.1:9", **setting)
+    assert result.returncode == 2
+    assert says in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
