@@ -25,8 +25,8 @@ from kontrol.agent import control
 from kontrol.agent.addresses import Resolver
 from kontrol.agent.agent import Agent, AgentSettings
 from kontrol.ensemble.canonical import JSON
-from kontrol.errors import leaves
 from kontrol.ensemble.pod import Keepalive, key_of
+from kontrol.errors import leaves
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import BindError, Refused
 from kontrol.rpc.methods import Call, Method
