@@ -95,11 +95,16 @@ class Lab:
         """Return an address that nobody had before."""
         return f"{self._network}.{next(self._hosts)}"
 
-    async def tier(self, etcd: Sequence[str], *, masters: int = 1, **options: str) -> "Tier":
-        """Return a tier, with its hub and its first masters. `options` are `KONTROL_` variables."""
+    async def tier(
+        self, etcd: Sequence[str], *, masters: int = 1, seats: int = 0, **options: str
+    ) -> "Tier":
+        """Return a tier, with its hub, its first masters, and addresses for `seats` of them.
+
+        `options` are the masters' variables, without the `KONTROL_`.
+        """
         app = f"app{next(self._apps)}"
         hub = await self._stack.enter_async_context(Hub(self.folder / f"{app}.hub"))
-        tier = Tier(self, app, hub, etcd=etcd, options=options, masters=masters)
+        tier = Tier(self, app, hub, etcd=etcd, options=options, seats=seats or masters)
         await asyncio.gather(*(tier.master(i) for i in range(masters)))
         return tier
 
@@ -175,7 +180,7 @@ class Tier:
         *,
         etcd: Sequence[str],
         options: Mapping[str, str],
-        masters: int,
+        seats: int,
     ) -> None:
         self.lab = lab
         self.app = app
@@ -184,7 +189,7 @@ class Tier:
         self.port = free_port()
         self.masters: list[Daemon] = []
         self.agents: dict[str, Daemon] = {}
-        self.addresses = [lab.address() for _ in range(max(masters, 2))]
+        self.addresses = [lab.address() for _ in range(seats)]
         self.options = {
             "TTL": "5",
             "FOVER": "3",
@@ -196,7 +201,7 @@ class Tier:
     @property
     def name(self) -> str:
         """What an agent's annotation says of this tier."""
-        return f"{'|'.join(self.addresses[: max(1, len(self.masters))])}:{self.port}"
+        return f"{'|'.join(self.addresses)}:{self.port}"
 
     def _environ(
         self, mode: str, ident: str, address: str, more: Mapping[str, str]

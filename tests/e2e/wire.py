@@ -8,10 +8,7 @@ from typing import Self
 
 
 class Wire:
-    """Relays connections made to `host` and `port` (0: the system's choice) to `target`.
-
-    `answered` is set when bytes come back over a connection made after the last `lose`.
-    """
+    """Relays connections made to `host` and `port` (0: the system's choice) to `target`."""
 
     def __init__(self, target: str, host: str = "127.0.0.1", port: int = 0) -> None:
         self._target = target.rpartition(":")
@@ -22,7 +19,6 @@ class Wire:
         self._made = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        self.answered = asyncio.Event()
         self.endpoint = ""
 
     async def __aenter__(self) -> Self:
@@ -55,7 +51,6 @@ class Wire:
     def lose(self) -> None:
         """Turn the connections there are into black holes; new ones are good."""
         self._lost = self._made
-        self.answered.clear()
 
     def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
         number = self._made
@@ -75,23 +70,19 @@ class Wire:
             there, back = await asyncio.open_connection(host, int(port))
             ends.append(back)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._carry(number, reader, back, answers=False))
-                group.create_task(self._carry(number, there, writer, answers=True))
+                group.create_task(self._carry(number, reader, back))
+                group.create_task(self._carry(number, there, writer))
         except* OSError:
             pass  # one end has closed, or never was: so is the other closed
         finally:
             for end in ends:
                 end.transport.abort()
 
-    async def _carry(
-        self, number: int, source: StreamReader, sink: StreamWriter, *, answers: bool
-    ) -> None:
+    async def _carry(self, number: int, source: StreamReader, sink: StreamWriter) -> None:
         while data := await source.read(65536):
             await self._open.wait()
             if number < self._lost:
                 continue
             sink.write(data)
             await sink.drain()
-            if answers:
-                self.answered.set()
         raise ConnectionResetError
