@@ -419,6 +419,17 @@ def test_short_scripts_back_off_up_to_30_s_and_a_longer_one_resets() -> None:
     assert play.timer == pytest.approx(0.1)
 
 
+def test_a_command_resets_the_back_off() -> None:
+    play = world(state("a", "a", on={Outcome.SUCCESS: "a"}))
+    for _ in range(3):
+        play.end(seconds=0.5)
+        play.fire()
+    play.send("GOTO", "a")
+    play.end(seconds=0.5)
+    play.end(seconds=0.5)
+    assert play.timer == pytest.approx(0.1)
+
+
 def test_retry_runs_the_script_again_and_then_counts_the_failure() -> None:
     play = world(state("a", "b", argv=()), state("b", retry=2, on={Outcome.FAILURE: "a"}))
     ticket = play.send("WAIT", "b")
