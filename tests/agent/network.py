@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from random import Random
 
+import pytest
+
 from kontrol.agent.agent import Agent, AgentSettings
-from kontrol.agent.reporter import Caller
+from kontrol.agent.reporter import Caller, TierStatus
 from kontrol.ensemble.pod import Keepalive, parse_keepalive
 from kontrol.ensemble.tiers import parse_tiers
 from kontrol.rpc.errors import LostRemote
 
 IDENTITY = Keepalive(app="test", id="pod-1", ip="10.1.0.1", key="", role="test")
+TTL = 24.0
 CLOCK = 1_700_000_000_000_000_000
 
 
@@ -76,7 +79,7 @@ class Network:
         finally:
             master.open -= 1
 
-    def agent(self, tiers: str, *, ttl: float = 24.0, seed: int = 0) -> Agent:
+    def agent(self, tiers: str, *, ttl: float = TTL, seed: int = 0) -> Agent:
         return Agent(
             AgentSettings(named(IDENTITY), parse_tiers(tiers, 8000), ttl),
             connect=self.connect,
@@ -114,3 +117,25 @@ def named(record: Keepalive) -> Keepalive:
 
 def gaps(times: Sequence[float]) -> list[float]:
     return [later - earlier for earlier, later in pairwise(times)]
+
+
+@asynccontextmanager
+async def running(agent: Agent) -> AsyncIterator[None]:
+    """Run `agent`, and cancel it without a farewell."""
+    task = asyncio.create_task(agent.run())
+    yield
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def tier(agent: Agent) -> TierStatus:
+    return agent.status.tiers[0]
+
+
+def one(master: Master) -> Network:
+    return Network({}, {"10.0.0.1": master})

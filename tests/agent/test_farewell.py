@@ -4,18 +4,12 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import pytest
-from tests.agent.network import Master, Network, silent
+from tests.agent.network import TTL, Master, Network, now, silent
 from tests.support.simloop import virtual
 
 from kontrol.agent.agent import FAREWELL, Agent
 from kontrol.ensemble.pod import Keepalive
 from kontrol.rpc.errors import RemoteError
-
-TTL = 24.0
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def refuse(name: str) -> Callable[[Keepalive], object]:
