@@ -20,6 +20,7 @@ DONE = 0
 FAILED = 1
 USAGE = 2
 TIMED_OUT = 4
+INTERRUPTED = 130
 
 DEFAULT_SOCKET = "/var/run/automaton.sock"
 STATUSES = """
@@ -28,6 +29,7 @@ exit status:
   1  an internal error, or the initial state could not be entered; ctl: the answer is KO
   2  usage, a manifest that is wrong, a socket that cannot be had or reached
   4  ctl: no answer in time
+  130  interrupted from the keyboard (the machine itself ends with 0 then)
 """
 
 
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(USAGE)
     except BrokenPipeError:
         sys.exit(FAILED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -90,7 +94,7 @@ def _run(words: list[str]) -> int:
 def _ctl(words: list[str]) -> int:
     parser = _parser("automaton ctl", "Send a command to a running automaton; print its answer.")
     parser.add_argument(
-        "--timeout", type=float, help="seconds to wait; default: as long as it takes"
+        "--timeout", type=_seconds, help="seconds to wait; default: as long as it takes"
     )
     parser.add_argument("socket", help="the path of the socket")
     parser.add_argument(
@@ -145,9 +149,19 @@ def _graph(words: list[str]) -> int:
         except client.Unreachable as error:
             _say(f"automaton graph: {error}")
             return USAGE
+        except (ValueError, KeyError, TypeError):
+            _say(f"automaton graph: {options.socket}: what answers there is no automaton")
+            return USAGE
     draw = graph.dot if options.format == "dot" else graph.mermaid
     _print(draw(manifest, trace))
     return DONE
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of seconds above 0")
+    return value
 
 
 def _load(path: Path) -> Manifest:

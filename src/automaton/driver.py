@@ -103,6 +103,8 @@ class Driver:
                 await self._dismiss()
         finally:
             self._close()
+            for pid in await kill_orphans(lambda: ()):
+                _log.error("process %d could not be killed", pid)
         return not failed
 
     async def obey(self, raw: bytes) -> str:
@@ -268,7 +270,7 @@ class Driver:
             _log.warning("%s: %s", context["message"], error)
 
     async def _dismiss(self) -> None:
-        """End what scripts have left in the background."""
+        """Ask what scripts have left in the background to end."""
         me = os.getpid()
         if not self._hurry.done() and kill_descendants(me, signal.SIGTERM):
             with suppress(TimeoutError):
@@ -276,14 +278,11 @@ class Driver:
                     while not self._hurry.done() and (left := children(me)):
                         await first_exit(left, self._hurry)
                         self._reap()
-        for pid in await kill_orphans(lambda: ()):
-            _log.error("process %d could not be killed", pid)
 
     def _close(self) -> None:
         self._set_timer(None)
         for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             self._loop.remove_signal_handler(sig)
-        kill_descendants(os.getpid())
         for output in self._outputs:
             output.flush()
             output.close()

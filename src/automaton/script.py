@@ -40,6 +40,8 @@ class Script:
         loop = asyncio.get_running_loop()
         self.output = output
         self._name = f"{os.getpid()}.{name}".encode()
+        # Below another automaton's script, ours are its script's too: the names make a path.
+        mark = b"/".join(filter(None, (env.get(MARK), self._name)))
         self._before = frozenset(children(os.getpid()))
         self.interrupted = False
         self._stuck: asyncio.Future[None] = loop.create_future()
@@ -49,7 +51,7 @@ class Script:
             stdin=subprocess.DEVNULL,
             stdout=output.descriptor,
             stderr=subprocess.STDOUT,
-            env={**env, MARK: self._name},
+            env={**env, MARK: mark},
             start_new_session=True,
         )
         self.pid = self._process.pid
@@ -95,10 +97,11 @@ class Script:
         if pid == self.pid:
             return True
         with contextlib.suppress(OSError):  # gone, another user's, or no /proc here
-            for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                name, _, value = entry.partition(b"=")
-                if name == MARK:
-                    return value == self._name
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            marks = [entry for entry in environment if entry.startswith(MARK + b"=")]
+            names = b"/".join(marks).partition(b"=")[2].split(b"/")
+            if any(name.partition(b".")[0] == b"%d" % os.getpid() for name in names):
+                return self._name in names
         return pid not in self._before
 
 

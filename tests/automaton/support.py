@@ -154,7 +154,12 @@ async def run(
 
 @asynccontextmanager
 async def automaton(
-    folder: Path, manifest: str, *options: str, ready: bool = True, **environment: str
+    folder: Path,
+    manifest: str,
+    *options: str,
+    ready: bool = True,
+    command: tuple[str, ...] = AUTOMATON,
+    **environment: str,
 ) -> AsyncIterator[Automaton]:
     """Run a manifest in `folder`. A manifest with `States(` in it is Python."""
     name = "machine.py" if "States(" in manifest else "machine.yml"
@@ -162,7 +167,7 @@ async def automaton(
     socket = folder / "socket"
     mark = uuid.uuid4().hex
     process = await asyncio.create_subprocess_exec(
-        *AUTOMATON,
+        *command,
         name,
         "-d",
         *("-s", str(socket)),

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import stat
+import sys
 import time
 from pathlib import Path
 
@@ -189,6 +190,33 @@ async def test_idle_it_does_not_wake(tmp_path: Path) -> None:
 def switches(pid: int) -> int:
     text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return sum(int(line.split()[1]) for line in text.splitlines() if "ctxt_switches" in line)
+
+
+BUG = """
+import automaton.machine, sys
+def bug(*_):
+    raise RuntimeError("a bug")
+automaton.machine.Machine._TABLE[automaton.machine.Phase.RUNNING][automaton.machine.Transit] = bug
+from automaton.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("where", ["command", "callback"])
+async def test_an_internal_error_ends_it_with_status_1_and_leaves_nothing(
+    tmp_path: Path, where: str
+) -> None:
+    bug = BUG if where == "command" else BUG.replace("Transit] =", "Fired] =")
+    command = (sys.executable, "-c", bug)
+    manifest = BOT.replace("next: [B]", "next: [B], timeout: 0.5")
+    async with automaton(tmp_path, manifest, command=command) as bot:
+        await bot.says("up")
+        if where == "command":
+            with pytest.raises((ConnectionError, AssertionError)):
+                assert await bot.ask("GOTO B")
+        await bot.says("RuntimeError: a bug")
+        await bot.says("an internal error; please report it")
+        assert await bot.exit() == 1
 
 
 @pytest.mark.privileged

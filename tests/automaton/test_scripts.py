@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.automaton.support import Automaton, automaton
+from tests.automaton.support import AUTOMATON, Automaton, automaton
 
 # Forks twice, leaves the session, ignores SIGTERM, and says so in a file; then stays.
 DAEMON = """
@@ -166,6 +166,26 @@ async def test_an_interrupted_script_takes_no_earlier_background_process_along(
         assert alive(server)
         assert await bot.die() == 0
         assert not alive(server)
+
+
+async def test_an_automaton_below_another_leaves_nothing_when_it_is_killed(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "inner").mkdir()
+    inner = {
+        "initial": "on",
+        "terminal": "off",
+        "states": [{"tag": "on", "shell": daemon(tmp_path) + "; sleep 600"}, {"tag": "off"}],
+    }
+    (tmp_path / "inner.yml").write_text(json.dumps(inner))
+    script = f"{' '.join(AUTOMATON)} inner.yml -s inner.sock -d -l inner.log & wait"
+    async with automaton(tmp_path, machine(script)) as bot:
+        await bot.ask("GOTO work")
+        pid = await pid_of(bot)
+        await bot.ask("GOTO idle")
+        await bot.says("work -> idle")
+        assert not alive(pid)
+        assert await bot.die() == 0
 
 
 async def test_orphans_are_reaped_without_taking_a_scripts_status(tmp_path: Path) -> None:
