@@ -26,7 +26,7 @@ from kontrol.agent.inotify import Inotify
 log = logging.getLogger(__name__)
 
 _LOOK = 0.1  # seconds between looks without events
-_SETTLE = 0.02  # seconds for a burst of writes to end, so that it is one change
+_SETTLE = 0.02  # seconds for a burst of writes to end, so that it is one change; not for a rename
 _MAX_LINKS = 40  # as the kernel: path_resolution(7)
 
 _DIRECTORY = (
@@ -45,6 +45,7 @@ class Watch:
         self._path = path.absolute().as_posix()
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
+        self._whole = False  # whether what changed came by a rename, complete at once
         self._names: dict[int, set[str]] = {}  # of each watch; '' stands for the inode itself
         self._inotify: Inotify | None = None
         self.sure = True
@@ -79,8 +80,10 @@ class Watch:
         with suppress(TimeoutError):
             async with asyncio.timeout(None if self.sure else _LOOK):
                 await self._event.wait()
-                await asyncio.sleep(_SETTLE)
+                if not self._whole:
+                    await asyncio.sleep(_SETTLE)
         self._event.clear()
+        self._whole = False
 
     def _judge(self, doubt: str | None) -> None:
         if self.sure and doubt is not None:
@@ -91,6 +94,7 @@ class Watch:
         assert self._inotify is not None  # noqa: S101 - it is what became readable
         for watch, mask, name in self._inotify.read():
             if mask & inotify.OVERFLOW or name in self._names.get(watch, ()):
+                self._whole |= bool(mask & inotify.MOVED_TO)
                 self._event.set()
 
     def _walk(self, events: Inotify) -> str | None:
