@@ -26,7 +26,7 @@ from kontrol.agent.inotify import Inotify
 log = logging.getLogger(__name__)
 
 _LOOK = 0.1  # seconds between looks without events
-_SETTLE = 0.02  # seconds for a burst of writes to end, so that it is one change; not for a rename
+_SETTLE = 0.02  # seconds for a burst to end, so that it is one change; a lone rename needs none
 _MAX_LINKS = 40  # as the kernel: path_resolution(7)
 
 _DIRECTORY = (
@@ -46,6 +46,7 @@ class Watch:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         self._whole = False  # whether what changed came by a rename, complete at once
+        self._last = float("-inf")
         self._names: dict[int, set[str]] = {}  # of each watch; '' stands for the inode itself
         self._inotify: Inotify | None = None
         self.sure = True
@@ -80,10 +81,11 @@ class Watch:
         with suppress(TimeoutError):
             async with asyncio.timeout(None if self.sure else _LOOK):
                 await self._event.wait()
-                if not self._whole:
+                if not self._whole or self._loop.time() < self._last + _SETTLE:
                     await asyncio.sleep(_SETTLE)
         self._event.clear()
         self._whole = False
+        self._last = self._loop.time()
 
     def _judge(self, doubt: str | None) -> None:
         if self.sure and doubt is not None:
