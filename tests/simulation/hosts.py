@@ -1,169 +1,26 @@
-"""What runs on the hosts: the real agent, the real master, and a model of the callback's process.
+"""What runs on the hosts: the real agent and the real master, each a node of the loop.
 
-A host's process is a node of the loop, a new one after each restart. The callback's process and
-its guard are no part of the master's: they live in the world's own context, so that a paused
-master's guard kills on time, and a crashed one's at once.
+A restart is a new node.
 """
 
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 
-from tests.simulation.history import Ended, Entry, Failure, Process, Started
-from tests.simulation.network import Network, StoreNetwork, Wire
-from tests.simulation.schedule import Schedule
-from tests.support.simloop import SimLoop
+from tests.simulation.callback import BootClock, SimRunner
+from tests.simulation.history import Failure, Process
+from tests.simulation.network import StoreNetwork, Wire
+from tests.simulation.world import World
 
 from kontrol.agent.agent import Agent, AgentSettings
 from kontrol.ensemble.pod import Keepalive, key_of
 from kontrol.ensemble.tiers import Tier
-from kontrol.master.callback import RunOutcome, RunRequest
 from kontrol.master.master import Master, MasterConfig
 from kontrol.rpc.errors import Refused, RemoteError
-from kontrol.store.memory import MemoryCluster, MemoryStore
+from kontrol.store.memory import MemoryStore
 
 GRACE = 30.0  # seconds for a master to end, as Kubernetes gives by default
-
-
-@dataclass
-class World:
-    """What all hosts share."""
-
-    loop: SimLoop
-    schedule: Schedule
-    network: Network
-    cluster: MemoryCluster
-    record: Callable[[Entry], None]
-    rng: Random
-    masters: "dict[str, MasterHost]"
-    failing: int = 0  # how many reasons there are for callbacks to fail, or to be slow
-    slow: int = 0
-
-
-@dataclass
-class Child:
-    """A callback's process, as seen by its guard. `deadline` in loop time."""
-
-    run: int
-    deadline: float
-    outcome: "asyncio.Future[RunOutcome]"
-    end: asyncio.TimerHandle | None = None
-    guard: asyncio.TimerHandle | None = None
-
-
-class SimRunner:
-    """The callback of one master's process; implements `kontrol.master.execution.Runner`."""
-
-    def __init__(self, world: World, host: str, clock: "BootClock", fingerprint: str) -> None:
-        self._world = world
-        self._host = host
-        self._clock = clock
-        self._fingerprint = fingerprint
-        self._child: Child | None = None
-
-    def fingerprint(self) -> str:
-        """Return what tells this callback from another."""
-        return self._fingerprint
-
-    async def run(self, request: RunRequest, deadline: float) -> RunOutcome:
-        """Run it, or have it killed at the deadline or on cancellation."""
-        loop = self._world.loop
-        child = Child(request.run, self._clock.loop_time(deadline), loop.create_future())
-        self._child = child
-        delay = self._world.rng.uniform(0.001, 0.05)
-        child.end = self._later(delay, lambda: self._start(child, request))
-        try:
-            return await asyncio.shield(child.outcome)
-        except asyncio.CancelledError:
-            self._finish(child, ok=False, why="cancelled")
-            raise
-
-    def extend(self, deadline: float) -> None:
-        """Move the deadline of the run under way."""
-        child = self._child
-        if child is not None and not child.outcome.done():
-            child.deadline = max(child.deadline, self._clock.loop_time(deadline))
-            self._watch(child)
-
-    async def stop(self) -> None:
-        """Ask it to end; it takes up to 5 s."""
-        child = self._child
-        if child is not None and not child.outcome.done():
-            delay = self._world.rng.choice((0.01, 0.5, 5.0))
-            self._later(delay, lambda: self._finish(child, ok=False, why="stopped"))
-            await asyncio.wait([child.outcome])
-
-    def kill(self) -> None:
-        """What the guard does when its master is gone."""
-        child = self._child
-        if child is not None:
-            self._later(0.01, lambda: self._finish(child, ok=False, why="its master is gone"))
-
-    def _later(self, delay: float, what: Callable[[], None]) -> asyncio.TimerHandle:
-        loop = self._world.loop
-        return loop.call_later(delay, what, context=loop.context(""))
-
-    def _start(self, child: Child, request: RunRequest) -> None:
-        world, rng = self._world, self._world.rng
-        if child.outcome.done():
-            return
-        if child.deadline <= world.loop.time():
-            child.outcome.set_result(_outcome(ok=False, why="fenced before it started"))
-            return
-        world.record(
-            Started(
-                world.loop.time(), self._host, request.run, request.term, request.digest,
-                request.pods, request.changes, request.state,
-            )
-        )  # fmt: skip
-        child.guard = None
-        self._watch(child)
-        fover = world.schedule.fover
-        length = rng.choice((0.05, 0.5, fover / 2)) if not world.slow else rng.uniform(1, 4) * fover
-        ok = not world.failing
-        state = json.dumps({"run": request.run}).encode() if rng.random() < 0.7 else None
-        child.end = self._later(length, lambda: self._finish(child, ok=ok, state=state))
-
-    def _watch(self, child: Child) -> None:
-        """Set the guard's timer, once the process runs."""
-        if child.guard is not None:
-            child.guard.cancel()
-        left = max(0.0, child.deadline - self._world.loop.time())
-        child.guard = self._later(left, lambda: self._finish(child, ok=False, why="fenced"))
-
-    def _finish(self, child: Child, *, ok: bool, state: bytes | None = None, why: str = "") -> None:
-        if child.outcome.done():
-            return
-        for timer in (child.end, child.guard):
-            if timer is not None:
-                timer.cancel()
-        self._world.record(Ended(self._world.loop.time(), child.run, ok, state if ok else None))
-        child.outcome.set_result(_outcome(ok=ok, state=state, why=why or "as the schedule has it"))
-
-
-def _outcome(*, ok: bool, state: bytes | None = None, why: str = "") -> RunOutcome:
-    return RunOutcome(
-        ok=ok, state=state if ok else None, why=why, status=0 if ok else 1, signal=None,
-        stderr_tail="", seconds=0.0, fenced=why == "fenced",
-    )  # fmt: skip
-
-
-class BootClock:
-    """A host's clock: another zero, and up to 5 percent fast or slow."""
-
-    def __init__(self, loop: SimLoop, rng: Random) -> None:
-        self._loop = loop
-        self._rate = rng.uniform(0.95, 1.05)
-        self._offset = rng.uniform(0, 1e6)
-
-    def __call__(self) -> float:
-        return self._offset + self._rate * self._loop.time()
-
-    def loop_time(self, reading: float) -> float:
-        """Return when this clock shows `reading`."""
-        return (reading - self._offset) / self._rate
 
 
 class MasterHost:

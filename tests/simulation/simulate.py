@@ -9,9 +9,10 @@ from unittest.mock import patch
 
 from tests.simulation.checker import behind, check
 from tests.simulation.history import STORE, Book, Commit, Entry, History, Settled
-from tests.simulation.hosts import AgentHost, MasterHost, World
+from tests.simulation.hosts import AgentHost, MasterHost
 from tests.simulation.network import Network
 from tests.simulation.schedule import HORIZON, Schedule, Step
+from tests.simulation.world import World
 from tests.support.simloop import SimLoop, run
 
 from kontrol.store.memory import MemoryCluster
@@ -53,6 +54,7 @@ class _Simulation:
         self._schedule = schedule
         self._history = history
         self._book = Book()
+        self._masters: dict[str, MasterHost] = {}
         self._pauses: Counter[str] = Counter()
 
     def _record(self, entry: Entry) -> None:
@@ -66,7 +68,7 @@ class _Simulation:
         assert isinstance(loop, SimLoop)
         rng = Random(f"world {schedule.seed}")
         network = Network(loop, self._record, rng)
-        masters: dict[str, MasterHost] = {}
+        masters = self._masters
         cluster = RecordingCluster(self._record)
         self._world = World(loop, schedule, network, cluster, self._record, rng, masters)
         for i in range(1, schedule.masters + 1):
@@ -106,7 +108,7 @@ class _Simulation:
     async def _do(self, step: Step) -> None:
         world, network = self._world, self._world.network
         a, b, lasting = step.who, step.whom, step.lasting
-        everyone = (*world.masters, *self._agents, STORE)
+        everyone = (*self._masters, *self._agents, STORE)
         match step.do:
             case "start":
                 self._host(a).start()
@@ -119,7 +121,7 @@ class _Simulation:
             case "isolate":
                 await self._while([("cut", a, other) for other in everyone if other != a], lasting)
             case "storm":
-                pairs = [(x, y) for x in world.masters for y in (*self._agents, STORE)]
+                pairs = [(x, y) for x in self._masters for y in (*self._agents, STORE)]
                 await self._while([("lossy", x, y) for x, y in pairs], lasting)
             case "outage":
                 world.cluster.halt()
@@ -146,7 +148,7 @@ class _Simulation:
                 raise ValueError(f"no such step: {other}")
 
     def _host(self, name: str) -> MasterHost | AgentHost:
-        return self._world.masters.get(name) or self._agents[name]
+        return self._masters.get(name) or self._agents[name]
 
     async def _down(self, step: Step) -> None:
         """End a process, and start it again later."""

@@ -5,7 +5,7 @@ event loop, behind a network whose faults a simulation may choose.
 """
 
 from kontrol.store.memory.client import MemoryCluster, MemoryStore, Network, Reliable
-from kontrol.store.memory.core import Compact, Grant, Refresh, Remaining, Request, Revoke, Txn
+from kontrol.store.memory.requests import Compact, Grant, Refresh, Remaining, Request, Revoke, Txn
 
 __all__ = [
     "Compact",

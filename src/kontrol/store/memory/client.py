@@ -16,16 +16,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
 
-from kontrol.store.memory.core import (
-    TICK,
+from kontrol.store.memory.core import TICK, Core, Snapshot
+from kontrol.store.memory.requests import (
     Compact,
-    Core,
     Grant,
     Refresh,
     Remaining,
     Request,
     Revoke,
-    Snapshot,
     Txn,
 )
 from kontrol.store.protocol import (

@@ -19,6 +19,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from kontrol.store.memory.requests import Txn
 from kontrol.store.protocol import (
     Compacted,
     Compare,
@@ -49,58 +50,6 @@ _OPERATORS: dict[str, Callable[[int, int], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Txn:
-    """A transaction, as `Store.txn` takes it."""
-
-    compares: tuple[Compare, ...]
-    then: tuple[Op, ...]
-    otherwise: tuple[Op, ...] = ()
-
-    @property
-    def writes(self) -> bool:
-        """Whether either branch would write."""
-        return any(not isinstance(op, Range) for op in (*self.then, *self.otherwise))
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Create a lease of `ttl` seconds."""
-
-    ttl: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refresh:
-    """Start a lease's time anew."""
-
-    lease: int
-
-
-@dataclass(frozen=True, slots=True)
-class Remaining:
-    """Ask for a lease's time."""
-
-    lease: int
-
-
-@dataclass(frozen=True, slots=True)
-class Revoke:
-    """End a lease."""
-
-    lease: int
-
-
-@dataclass(frozen=True, slots=True)
-class Compact:
-    """Forget the history before `revision`."""
-
-    revision: int
-
-
-Request = Range | Txn | Grant | Refresh | Remaining | Revoke | Compact
 
 
 @dataclass(slots=True)
