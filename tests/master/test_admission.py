@@ -80,6 +80,11 @@ def test_without_a_counter_the_last_write_wins() -> None:
     assert isinstance(decide(plain, known(nonce="", n=None, payload="y")), Refresh)
 
 
+def test_a_nonce_without_a_counter_does_not_hide_a_change() -> None:
+    plain = replace(RECORD, n=None, payload="y")
+    assert decide(plain, known(n=None)) == Write(Pod.of(plain, 7), LIVE)
+
+
 def test_another_id_on_a_live_key_conflicts_and_both_are_named() -> None:
     other = replace(RECORD, id="p2", nonce="c")
     decision = decide(other, known())

@@ -158,7 +158,8 @@ def _update(record: Keepalive, live: Live, view: View, *, lease_gone: bool) -> D
     if view.elsewhere or lease_gone:
         return _join(record, view)
     pod = Pod.of(record, known.seq)
-    if (record.nonce and (record.nonce, record.n) == (known.nonce, known.n)) or pod == known:
+    counted = record.nonce and record.n is not None
+    if (counted and (record.nonce, record.n) == (known.nonce, known.n)) or pod == known:
         return Refresh(live)
     return Write(pod, live)
 
