@@ -99,12 +99,15 @@ class Election:
             try:
                 await self._campaign(lead)
                 delay = 0.0
-            except* (Deposed, StoreError) as group:
+            except* Deposed as group:
                 for error in leaves(group):
-                    log.warning("no candidate any more: %s", error)
+                    log.warning("%s; standing again", error)
+            except* StoreError as group:
+                for error in leaves(group):
+                    log.warning("cannot stand for leader while etcd fails: %s", error)
             except* Outdated as group:
                 for error in leaves(group):
-                    log.error("no candidate: %s", error)
+                    log.error("does not stand for leader: %s", error)
                 await asyncio.sleep(self._fover)
             delay = min(1.0, delay * 2 or 0.05)
             await asyncio.sleep(delay)
@@ -157,13 +160,13 @@ class Election:
             if self._candidates.revision >= term.revision:
                 candidates = self.candidates
                 if not any(kv.key == term.key for kv in candidates):
-                    raise Deposed("the candidacy's key is gone")
+                    raise Deposed("the candidacy ended: its key is gone")
                 if candidates[0].key == term.key:
                     return
                 if candidates[0].key != waiting_for:
                     waiting_for = candidates[0].key
                     leader = json.loads(candidates[0].value)["id"]
-                    log.info("candidate, behind %s", leader)
+                    log.info("candidate, behind %s (as number %d)", leader, term.revision)
             await self._moved.wait()
 
     async def _keep(self, lease: int) -> None:
@@ -172,7 +175,7 @@ class Election:
             await asyncio.sleep(self._fover / 5)
             try:
                 if await self._store.refresh(lease) <= 0:
-                    raise self._deposed("the candidacy's lease expired")
+                    raise self._deposed("its lease expired")
             except StoreError as error:
                 log.warning("the candidacy's lease was not refreshed: %s", error)
 
@@ -189,8 +192,9 @@ class Election:
                 raise
             except (StoreError, TimeoutError) as error:
                 if not term.held:
-                    raise self._deposed("the term could not be proved in time") from error
-                log.warning("term %d: proof failed: %r", term.number, error)
+                    raise self._deposed("etcd did not confirm it in time") from error
+                why = str(error) or "no answer in time"
+                log.warning("term %d is not confirmed by etcd: %s", term.number, why)
                 pause = self._fover / 30
 
     async def _leave_on_restore(self) -> None:
@@ -199,7 +203,7 @@ class Election:
 
     def _deposed(self, why: str) -> Deposed:
         if self.term is None:
-            return Deposed(why)
+            return Deposed(f"the candidacy ended: {why}")
         self.term.deposed = True
         return Deposed(f"term {self.term.number} ended: {why}")
 
@@ -209,4 +213,5 @@ class Election:
             async with asyncio.timeout(min(2.0, self._fover / 3)):
                 await self._store.revoke(lease)
         except (StoreError, TimeoutError) as error:
-            log.info("the candidacy is left to expire: %s", error)
+            why = str(error) or "no answer in time"
+            log.info("the candidacy is left to expire, within %g s: %s", self._fover, why)

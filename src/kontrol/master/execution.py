@@ -112,7 +112,8 @@ class Execution:
             async with asyncio.timeout(self._patience):
                 await self._book(snapshot, outcome)
         except (StoreError, TimeoutError) as error:
-            log.warning("run %d could not be booked: %r", running.run, error)
+            why = str(error) or "no answer in time"
+            log.warning("run %d could not be booked: %s; the next leader will", running.run, why)
         raise asyncio.CancelledError
 
     async def _call(self, request: RunRequest) -> tuple[RunOutcome, bool]:
@@ -128,6 +129,9 @@ class Execution:
             if self._term.deposed:
                 run.cancel()
                 await asyncio.wait([run])
+                log.warning(
+                    "run %d was killed with the term; the next leader books it", request.run
+                )
                 raise
             await self._runner.stop()
             return await run, True

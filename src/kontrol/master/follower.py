@@ -63,6 +63,8 @@ class Follower:
         while True:
             try:
                 await self._read()
+                if delay:
+                    log.info("%s: the store answers", self._prefix)
                 delay = 0.0
                 await self._watch()
             except Compacted as error:

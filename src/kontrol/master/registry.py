@@ -59,7 +59,8 @@ class Registry:
                 if seq is None:
                     seq = await self._writer.write(record, len(raw))
         except (StoreError, TimeoutError) as error:
-            message = f"this master has no answer from etcd ({error!r}); try another, or again"
+            why = str(error) or "not in time"
+            message = f"this master has no answer from etcd ({why}); try another, or again"
             raise Refused("Unavailable", message) from None
         return {"seq": seq, "ttl": self._ttl, "leader": self._leader()}
 
