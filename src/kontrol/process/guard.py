@@ -27,6 +27,7 @@ from kontrol.process.keeper import Keeper
 from kontrol.process.pipes import Drain
 from kontrol.process.run import PATIENCE, OnStderr, OnStdout, Run
 
+_LAST_LOOK = 0.1  # seconds
 _READY = 10.0  # seconds for an interpreter to start, on a machine that is very busy
 
 
@@ -208,7 +209,9 @@ class Guard:
             async with asyncio.timeout_at(run.latest()) as run.patience:
                 await asyncio.wait({run.ended})
         except TimeoutError:
-            if not run.ended.done():  # it is, if we were stopped meanwhile and have just read it
+            # If we were stopped ourselves, its report is there and has not been read yet.
+            _, late = await asyncio.wait({run.ended}, timeout=_LAST_LOOK)
+            if late:
                 self._keeper.kill("it did not end its command in time")
                 await asyncio.wait({run.ended})
         finally:
