@@ -330,3 +330,25 @@ async def test_neither_term_nor_run_is_told_twice_when_the_store_goes_back() -> 
     assert terms == sorted(terms)
     assert runs == sorted(set(runs))
     assert callback.runs[len(before)].request.term > before[-1].request.term
+
+
+@virtual
+async def test_runs_that_only_the_ledger_saw_are_not_told_twice_either() -> None:
+    cluster, callback = MemoryCluster(), Stub(seconds=0.01)
+    async with (
+        running(cluster, callback) as one,
+        running(cluster, callback, id="m2"),
+        alive(one, 1),
+    ):
+        await asyncio.sleep(3)
+        early = cluster.snapshot()
+        callback.outcome = lambda _: BAD
+        await one.ping(record(2))
+        await asyncio.sleep(100)  # tried again and again: nothing that a standby follows
+        callback.outcome = lambda _: GOOD
+        cluster.restore(early, cluster=2)
+        await one.ping(record(3))
+        await asyncio.sleep(60)
+    runs = [run.request.run for run in callback.runs]
+    assert callback.runs[-1].ids[-1] == "p3"
+    assert runs == sorted(set(runs))

@@ -11,7 +11,7 @@ from tests.support.simloop import virtual
 
 from kontrol.rpc.errors import Refused
 from kontrol.store.memory import MemoryCluster, MemoryStore
-from kontrol.store.memory.core import Refresh, Request, Txn
+from kontrol.store.memory.requests import Refresh, Request, Txn
 from kontrol.store.protocol import Ambiguous, Put, Range, Unavailable
 
 _Answer = TypeVar("_Answer")
