@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 # Of the fail-over time: that leaves two proofs to be lost before the deadline at two thirds.
 _PROOF_EVERY = 1 / 5
 
+# Revisions that a store may have had beyond the last that followers saw: they follow pods and
+# candidates, and a run that is tried again and again writes neither. Years of that are fewer.
+_UNSEEN = 1_000_000
 
 Lead = Callable[[Term], Awaitable[None]]
 
@@ -74,7 +77,7 @@ class Election:
 
     def restart(self, revision: int) -> None:
         """Give up what we are, and campaign anew: the store went back from `revision`."""
-        self.known = max(self.known, self._floor + revision)
+        self.known = max(self.known, self._floor + revision + _UNSEEN)
         self._again.set()
 
     async def announce(self, term: Term) -> None:
