@@ -132,6 +132,7 @@ class Hub:
         self.behave: Callable[[Run], list[Step]] = succeed
         self.violations: list[str] = []
         self._known: dict[int, Run] = {}
+        self._forgotten = 0  # runs before this one are of another history
         self._news = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -179,7 +180,7 @@ class Hub:
         floor = max(number, after.number + 1 if after else 0)
 
         def found() -> list[Run]:
-            return [run for run in self.runs if run.number >= floor]
+            return [run for run in self.runs[self._forgotten :] if run.number >= floor]
 
         await self.until(lambda: bool(found()), f"start of run {floor} or later")
         return found()[0]
@@ -198,7 +199,7 @@ class Hub:
         """Wait until the last run is acknowledged and was for the pods with these ids."""
 
         def there() -> bool:
-            last = self.runs[-1] if self.runs else None
+            last = self.runs[-1] if len(self.runs) > self._forgotten else None
             return (
                 last is not None
                 and last.number in self.acknowledged
@@ -230,10 +231,12 @@ class Hub:
     def forget(self) -> None:
         """Judge no longer by what was acknowledged: the store is not what it was."""
         self._known = {}
+        self.acknowledged = {}
+        self._forgotten = len(self.runs)
 
     def hear(self, number: int) -> None:
         """A master said that a run is acknowledged."""
-        for run in self.runs:
+        for run in self.runs[self._forgotten :]:
             if run.number == number:
                 self.acknowledged[number] = self._known[number] = run
         self._tell()
@@ -369,11 +372,15 @@ class Hub:
         may know that its run was acknowledged. None: nobody knows.
         """
         if not self._known:
-            return [] if self.acknowledged or run.state is not None else [[]]
+            return [] if self._forgotten or self.acknowledged or run.state is not None else [[]]
         state = run.document.get("state")
         named = state.get("run", 0) if isinstance(state, dict) else 0
         floor = max(named, *self._known)
-        found = [other for other in self.runs if other.number >= floor and not other.doomed]
+        found = [
+            other
+            for other in self.runs[self._forgotten :]
+            if other.number >= floor and not other.doomed
+        ]
         return [other.pods for other in reversed(found)]
 
     def _needless(self, run: Run) -> list[str]:

@@ -203,9 +203,10 @@ class Tier:
         """What an agent's annotation says of this tier."""
         return f"{'|'.join(self.addresses)}:{self.port}"
 
-    def _environ(
+    def environ(
         self, mode: str, ident: str, address: str, more: Mapping[str, str]
     ) -> dict[str, str]:
+        """Return the environment of a daemon; a variable that is empty in `more` is not set."""
         environ = {
             "KONTROL_MODE": mode,
             "KONTROL_ID": ident,
@@ -231,7 +232,7 @@ class Tier:
 
     async def master(self, i: int, *, mode: str = "master", **more: str) -> Daemon:
         """Start master `i`, from 0, and wait until it listens."""
-        environ = self._environ(mode, f"m{i}", self.addresses[i], more)
+        environ = self.environ(mode, f"m{i}", self.addresses[i], more)
         daemon = await self.lab.start(f"{self.app}/m{i}", environ, hub=self.hub)
         self.masters[i : i + 1] = [daemon]
         await daemon.logged("master on port")
@@ -239,7 +240,7 @@ class Tier:
 
     async def agent(self, ident: str, **more: str) -> Daemon:
         """Start an agent."""
-        environ = self._environ("agent", ident, self.lab.address(), more)
+        environ = self.environ("agent", ident, self.lab.address(), more)
         self.agents[ident] = await self.lab.start(f"{self.app}/{ident}", environ)
         return self.agents[ident]
 

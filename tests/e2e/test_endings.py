@@ -1,0 +1,84 @@
+"""How daemons end, and how pods leave: told from lost, in bounds, nothing left behind."""
+
+import asyncio
+import signal
+import time
+
+from tests.e2e.hub import Step, hold, succeed
+from tests.e2e.lab import Lab
+from tests.e2e.spy import entries
+from tests.support.etcd import EtcdCluster
+
+
+async def leaving_early(lab: Lab, etcd: EtcdCluster) -> None:
+    """`kontrol leave` says farewell; the daemon stays until it is stopped."""
+    tier = await lab.tier(etcd.endpoints)
+    for pod in "ab":
+        await tier.agent(pod)
+    run = await tier.hub.settled("ab")
+    environ = {"KONTROL_CONTROL": str(tier.control("a"))}
+    leave = await lab.start("leave", environ, command=("-m", "kontrol", "leave"))
+    assert await leave.ended() == 0, leave.lines
+    later = await tier.hub.settled("b")
+    assert tier.hub.since(run)["left"] == {"a"}
+    assert tier.agents["a"].process.returncode is None
+    again = await lab.start("leave", environ, command=("-m", "kontrol", "leave"))
+    assert await again.ended() == 0, again.lines
+    assert await tier.agents["a"].end(within=4) == 0
+    assert not tier.control("a").exists()
+    none = await lab.start("leave", environ, command=("-m", "kontrol", "leave"))
+    assert await none.ended() == 4
+    assert none.find(f"no agent answers at {tier.control('a')}")
+    # SIGINT is a farewell too, and a master ends while its pods stay.
+    tier.agents["b"].signal(signal.SIGINT)
+    assert await tier.agents["b"].ended(within=4) == 0
+    await tier.hub.settled(set())
+    assert tier.hub.since(later)["left"] == {"b"}
+    assert await tier.masters[0].end(within=4) == 0
+
+
+async def stopping_a_leader_at_work(lab: Lab, etcd: EtcdCluster) -> None:
+    """Its callback is ended and booked, so the successor need not wait to try again."""
+    tier = await lab.tier(etcd.endpoints, masters=2, FOVER="8")
+    tier.hub.behave = hold
+    await tier.agent("a")
+    run = await tier.hub.started()
+    tier.hub.behave = succeed
+    leader = await tier.leader(run.term)
+    began = time.monotonic()
+    assert await tier.masters[leader].end(within=4) == 0
+    assert run.gone.is_set()
+    later = await tier.hub.settled("a")
+    assert time.monotonic() - began < 6  # less than FOVER: it neither expired nor was waited out
+    assert later.term > run.term
+    assert (await entries(etcd.endpoints, tier.app))[run.number]["why"] == "stopped"
+
+
+async def stopping_twice(lab: Lab, etcd: EtcdCluster) -> None:
+    """A deaf callback has 5 s; a second signal does not wait for them."""
+    tier = await lab.tier(etcd.endpoints)
+
+    def stubborn(_: object) -> list[Step]:
+        return [("deaf", None), ("brood", None), ("hold", None)]
+
+    tier.hub.behave = stubborn
+    await tier.agent("a")
+    run = await tier.hub.started()
+    await tier.hub.until(lambda: run.beat > 0 and len(tier.hub.descendants) == 2, "descendants")
+    master = tier.masters[0]
+    began = time.monotonic()
+    master.signal(signal.SIGTERM)
+    await master.logged("SIGTERM: ending")
+    master.signal(signal.SIGTERM)
+    assert await master.ended() == 0
+    assert time.monotonic() - began < 3
+    await tier.hub.until(
+        lambda: all(p.gone.is_set() for p in (run, *tier.hub.descendants)), "end of the callback"
+    )
+
+
+async def test_endings() -> None:
+    async with EtcdCluster() as etcd, Lab() as lab, asyncio.TaskGroup() as group:
+        group.create_task(leaving_early(lab, etcd))
+        group.create_task(stopping_a_leader_at_work(lab, etcd))
+        group.create_task(stopping_twice(lab, etcd))
