@@ -1,13 +1,17 @@
 """Clients that do their worst, and who may have the socket."""
 
 import asyncio
+import fcntl
 import os
 import resource
 import socket
 import time
 from pathlib import Path
 
+import pytest
 from tests.automaton.support import AUTOMATON, DEADLINE, Automaton, automaton, run
+
+from automaton.server import Listener, SocketError
 
 BOT = """
 initial: A
@@ -85,19 +89,19 @@ async def test_input_over_96_kib_or_with_nul_is_refused(tmp_path: Path) -> None:
 
 async def test_a_command_of_100_mb_is_refused_and_costs_no_memory(tmp_path: Path) -> None:
     async with automaton(tmp_path, BOT) as bot:
-        before = resident(bot.pid)
+        before = peak(bot.pid)
         answer = await bot.ask(b"GOTO A " + b"x" * 100_000_000)
         assert answer.startswith("KO ")
         answers = await bot.ask(b"LINES\nGOTO A " + b"x" * 10_000_000 + b"\nSTATE\n")
         assert answers.split("\n")[0].startswith("KO ")
         assert answers.split("\n")[1:] == ["A"]
-        assert resident(bot.pid) - before < 8_000
+        assert peak(bot.pid) - before < 8_000
         assert await bot.die() == 0
 
 
 async def test_a_client_that_never_reads_is_dropped_and_delays_nobody(tmp_path: Path) -> None:
     async with automaton(tmp_path, BOT) as bot:
-        before = resident(bot.pid)
+        before = peak(bot.pid)
         deaf = socket.socket(socket.AF_UNIX)
         deaf.connect(bot.socket)
         deaf.settimeout(0)
@@ -111,7 +115,7 @@ async def test_a_client_that_never_reads_is_dropped_and_delays_nobody(tmp_path: 
                 with_room = False
             assert await bot.ask("STATE") == "A"
         assert await bot.ask("WAIT A") == "OK"
-        assert resident(bot.pid) - before < 8_000
+        assert peak(bot.pid) - before < 8_000
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(DEADLINE):
             while True:
@@ -194,7 +198,18 @@ async def test_what_is_no_socket_is_not_removed(tmp_path: Path) -> None:
     assert precious.read_text() == "data"
 
 
-def resident(pid: int) -> int:
-    """Return the resident memory of a process, in kB."""
+def peak(pid: int) -> int:
+    """Return the most memory that a process has ever had resident, in kB."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return int(status.partition("VmRSS:")[2].split()[0])
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
+def test_who_looks_for_a_stale_socket_holds_the_folders_lock(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    with pytest.raises(SocketError, match="temporarily unavailable"):
+        Listener(tmp_path / "socket")
+    os.close(folder)
+    listener = Listener(tmp_path / "socket")
+    listener.remove()
+    assert not list(tmp_path.iterdir())
