@@ -186,6 +186,14 @@ async def test_writes_of_a_transaction_share_its_revision(bed: Bed) -> None:
     assert {kv.mod_revision for kv in found.kvs} == {revision}
 
 
+async def test_a_read_that_fails_undoes_the_transaction(bed: Bed) -> None:
+    first = await put(bed, "a")
+    await bed.compact(await put(bed, "a"))
+    with pytest.raises(Compacted):
+        await bed.store.txn([], [Put(bed.key("b"), b""), Range(bed.key("a"), revision=first)])
+    assert await names(bed) == ["a"]
+
+
 @pytest.mark.parametrize(
     "twice", [(Put("a", b"1"), Put("a", b"2")), (Put("a", b"1"), Delete("", prefix=True))]
 )

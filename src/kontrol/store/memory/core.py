@@ -110,13 +110,7 @@ class Core:
 
     def range(self, request: Range) -> RangeResult:
         """Read the present or, with `revision`, the past."""
-        if request.revision > self.revision:
-            raise Restored(
-                f"revision {request.revision} is asked for and the store is at {self.revision}: "
-                "it went back; read everything again"
-            )
-        if 0 < request.revision < self.compacted:
-            raise Compacted(self.compacted)
+        self._check_revision(request)
         if request.revision:
             end = bisect.bisect_right(self._log, request.revision, key=_revision)
             keys = _fold(self._log[:end])
@@ -130,13 +124,24 @@ class Core:
             found = [replace(kv, value=b"") for kv in found]
         return RangeResult(self.header, tuple(found), len(found) < len(kvs), len(kvs))
 
+    def _check_revision(self, request: Range) -> None:
+        if request.revision > self.revision:
+            raise Restored(
+                f"revision {request.revision} is asked for and the store is at {self.revision}: "
+                "it went back; read everything again"
+            )
+        if 0 < request.revision < self.compacted:
+            raise Compacted(self.compacted)
+
     def txn(self, request: Txn) -> TxnResult:
         """Do one branch whole, or raise and do nothing."""
         _check(request)
         succeeded = all(self._holds(compare) for compare in request.compares)
         branch = request.then if succeeded else request.otherwise
-        for op in branch:
-            if isinstance(op, Put) and op.lease and op.lease not in self._leases:
+        for op in branch:  # before any of them is done
+            if isinstance(op, Range):
+                self._check_revision(op)
+            elif isinstance(op, Put) and op.lease and op.lease not in self._leases:
                 raise LeaseGone(f"lease {op.lease} of key {op.key!r} is gone: grant another")
         revision = self.revision + 1
         events: list[Event] = []
