@@ -43,9 +43,9 @@ def test_finds_descendants_that_left_group_and_session() -> None:
     out = run("""
         child = shell('(setsid sh -c "sleep 60 & echo; wait" &) & wait; sleep 60')
         below = descendants(os.getpid())
-        names = sorted(open(f'/proc/{p}/comm').read().strip() for p in below)
+        away = [pid for pid in below if os.getsid(pid) != os.getsid(0)]
         asyncio.run(kill_orphans(lambda: ()))
-        print(names.count('sleep') >= 1 and child.pid in below, children(os.getpid()))
+        print(bool(away) and child.pid in below, children(os.getpid()))
     """)
     assert out == "True []"
 
@@ -64,6 +64,21 @@ def test_spares_children_and_what_is_below_them() -> None:
         asyncio.run(kill_orphans(lambda: ()))
     """)
     assert out == "1 [] True"
+
+
+def test_spares_a_process_in_the_group_of_one_that_is_killed() -> None:
+    out = run("""
+        script = 'sleep 60 & echo $!; wait'
+        child = subprocess.Popen(
+            ['/bin/sh', '-c', script], stdout=subprocess.PIPE, start_new_session=True
+        )
+        spared = int(child.stdout.readline())
+        print(kill_descendants(os.getpid(), spare=[spared]) == [child.pid], child.wait(10))
+        asyncio.run(kill_orphans(lambda: [spared]))
+        print(descendants(os.getpid()) == [spared])
+        asyncio.run(kill_orphans(lambda: ()))
+    """)
+    assert out == "True -9\nTrue"
 
 
 def test_sends_a_gentle_signal_once_to_each() -> None:
@@ -207,6 +222,21 @@ def test_a_process_that_took_over_an_id_is_not_signalled(
     found.start += 1
     assert processes._send(found, signal.SIGKILL)
     assert sleeper.wait(10) == -signal.SIGKILL
+
+
+def test_a_group_dies_with_the_one_of_its_members_that_was_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = "sleep 60 & echo; wait"
+    with subprocess.Popen(
+        ["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True
+    ) as leader:
+        assert leader.stdout is not None
+        leader.stdout.readline()
+        seen = processes._look(leader.pid)
+        monkeypatch.setattr(processes, "_tree", lambda pid, spare: iter([seen]))
+        assert processes.kill_descendants(os.getpid()) == [leader.pid]
+        assert leader.stdout.read() == b""  # the other one held it too
 
 
 def test_loads_nothing_heavy() -> None:
