@@ -220,7 +220,9 @@ class Interpreter:
 
     def _compare(self, compare: Compare) -> Compare:
         operand = compare.operand
-        if compare.target == "lease":
+        if compare.target == "lease":  # ids are random: which is greater says nothing
+            equal = compare.op in ("=", "<")
+            compare = replace(compare, op="=" if equal else "!=")
             operand = self._lease(operand)
         elif compare.target in ("create", "mod") and operand:
             operand = self._back(operand - 1)
