@@ -8,6 +8,7 @@ the same twice as once. A transaction that writes may not.
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +22,7 @@ from kontrol.store.etcd.watch import EtcdWatch, compacted_revision
 from kontrol.store.protocol import (
     Compacted,
     Compare,
+    Delete,
     Lease,
     LeaseGone,
     Op,
@@ -67,9 +69,17 @@ class EtcdStore:
         self, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op] = ()
     ) -> TxnResult:
         """See `Store.txn`. Raises `ValueError` if a key is written twice."""
-        request = txn_request(compares, then, otherwise)
-        writes = any(not isinstance(op, Range) for op in (*then, *otherwise))
-        return txn_result(await self._client.call(TXN, request, writes=writes))
+        ops = (*then, *otherwise)
+        if any(not isinstance(op, Range) for op in ops):
+            request = txn_request(compares, then, otherwise)
+            return txn_result(await self._client.call(TXN, request, writes=True))
+        # etcd up to 3.5.5 crashes if its client goes away during a transaction that only reads:
+        # docs/decisions/0080. The deletion of a key that never is makes it another, and no more.
+        key = next((op.key for op in (*ops, *compares)), "")
+        request = txn_request(compares, then, [*otherwise, Delete(f"{key}\0")])
+        result = txn_result(await self._client.call(TXN, request))
+        asked = then if result.succeeded else otherwise
+        return replace(result, results=result.results[: len(asked)])
 
     async def grant(self, ttl: int) -> Lease:
         """See `Store.grant`."""
