@@ -121,7 +121,7 @@ class Server:
         self._obey = obey
         self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS
         self._clients: set[asyncio.Task[None]] = set()
-        self._answering: set[asyncio.Task[None]] = set()
+        self._idle: set[asyncio.Task[None]] = set()  # those that wait for what a client sends
         self._tasks = asyncio.TaskGroup()
 
     @asynccontextmanager
@@ -135,10 +135,10 @@ class Server:
                 yield
             finally:
                 server.close()
-                for task in self._clients - self._answering:
+                for task in self._idle:
                     task.cancel()
-                if self._answering:
-                    await asyncio.wait(self._answering, timeout=LAST_WORDS)
+                if self._clients:
+                    await asyncio.wait(self._clients, timeout=LAST_WORDS)
                 for task in self._clients:
                     task.cancel()
 
@@ -210,6 +210,10 @@ class Server:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: float | None
     ) -> bytes | None:
         """Return what comes next, nothing at the end, and None if nothing came in time."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a client is attended to in a task")
+        self._idle.add(task)
         try:
             async with asyncio.timeout(limit):
                 return await reader.read(MAX_COMMAND)
@@ -218,16 +222,11 @@ class Server:
                 writer, f"KO silent for {SILENCE:g} s in mid-command; close your side to end it"
             )
             return None
+        finally:
+            self._idle.discard(task)
 
     async def _answer(self, writer: asyncio.StreamWriter, command: bytes) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a client is attended to in a task")
-        self._answering.add(task)
-        try:
-            await self._say(writer, await self._obey(command))
-        finally:
-            self._answering.discard(task)
+        await self._say(writer, await self._obey(command))
 
     async def _say(self, writer: asyncio.StreamWriter, text: str) -> None:
         writer.write(encode(text) + b"\n")

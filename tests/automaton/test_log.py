@@ -8,6 +8,7 @@ import pytest
 
 from automaton import log as logs
 from automaton.log import FileLog
+from automaton.output import Output
 from automaton.payload import Payload
 
 
@@ -54,6 +55,15 @@ def test_bytes_that_are_no_text_do_not_stop_the_log(tmp_path: Path) -> None:
     handler.emit(record("a \udcff b"))
     handler.close()
     assert (tmp_path / "log").read_bytes() == b"a \\udcff b\n"
+
+
+async def test_last_words_are_there_when_the_script_has_ended() -> None:
+    output = Output("script")
+    os.write(output.descriptor, b"last words")
+    output.flush()
+    assert output.tail == "last words"
+    output.detach()
+    output.close()
 
 
 def test_the_payload_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import json
 import os
 import resource
 import socket
@@ -137,6 +138,22 @@ async def test_a_client_that_goes_away_has_its_transition_made_all_the_same(
         await bot.says("working")
         assert await bot.ask("STATE") == "B"
         assert await bot.die() == 0
+
+
+async def test_an_answer_under_way_is_delivered_although_the_machine_ends(tmp_path: Path) -> None:
+    async with automaton(tmp_path, BOT) as bot:
+        assert await bot.ask("WAIT A " + "x\n" * 48_000 + "end") == "OK"
+        reader, writer = await connect(bot)
+        writer.write(b"LINES\n" + b"STATUS\n" * 10)
+        writer.write_eof()  # and read nothing for now: more than the socket's buffer takes
+        await bot.says("command .*STATUS")
+        assert await bot.ask("DIE") == "OK"
+        answers = await asyncio.wait_for(reader.read(), DEADLINE)
+        states = [json.loads(line)["state"] for line in answers.splitlines()]
+        assert states[0] == "A"
+        assert len(states) == 10
+        assert await bot.exit() == 0
+        await hang_up(writer)
 
 
 async def test_the_65th_queued_transition_is_refused(tmp_path: Path) -> None:
