@@ -196,6 +196,20 @@ async def test_a_leader_whose_key_is_deleted_kills_its_callback_and_stands_again
 
 
 @virtual
+async def test_a_master_told_to_stop_ends_although_its_term_ends_as_well() -> None:
+    """A group of errors hid the cancellation: the master campaigned again, for ever."""
+    cluster, callback = MemoryCluster(), Stub(seconds=60)
+    loop = asyncio.get_running_loop()
+    async with running(cluster, callback) as master:
+        await master.ping(record(1))
+        await asyncio.sleep(3)
+        assert len(callback.runs) == 1
+        await MemoryStore(cluster).txn([], [Delete(KEYS.candidates, prefix=True)])
+        begun = loop.time()
+    assert loop.time() - begun < CONFIG.fover
+
+
+@virtual
 async def test_a_new_callback_waits_until_no_candidate_has_the_old_one() -> None:
     cluster, old, new = MemoryCluster(), Stub(), Stub(name="f2")
     async with running(cluster, old, id="m3") as three, alive(three, 1):

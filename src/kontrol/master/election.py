@@ -112,6 +112,10 @@ class Election:
                 for error in leaves(group):
                     log.error("does not stand for leader: %s", error)
                 await asyncio.sleep(self._fover)
+            # A group of errors hides that we were cancelled meanwhile (Python before 3.13).
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
             delay = min(1.0, delay * 2 or 0.05)
             await asyncio.sleep(delay)
 
@@ -207,8 +211,7 @@ class Election:
     def _deposed(self, why: str) -> Deposed:
         if self.term is None:
             return Deposed(f"the candidacy ended: {why}")
-        self.term.deposed = True
-        return Deposed(f"term {self.term.number} ended: {why}")
+        return self.term.depose(why)
 
     async def _resign(self, lease: int) -> None:
         """Give the candidacy up, so that a successor need not wait for the lease to expire."""
