@@ -3,14 +3,15 @@
 A run begins with `running`, written before its process starts, and ends with one transaction:
 either it is acknowledged (`state`, `applied`, its entry, and `running` removed) or it failed (its
 entry, and `running` marked as ended, which keeps it due). Everything is written under the fence of
-a term, and compares the revision of `running`; so, under one term, whoever finds `running` moved
-knows that the write whose answer was lost was done.
+a term, and compares the revisions of `running` and `applied`; so, under one term, whoever finds
+them moved to what he wrote knows that the write whose answer was lost was done, and whoever finds
+anything else knows that the store went back, and writes nothing more.
 """
 
 import asyncio
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from kontrol.ensemble.canonical import JSON, canonical
@@ -50,7 +51,8 @@ class Ledger:
         self._store = store
         self._keys = keys
         self._term = term
-        self._revision = 0  # of `running`; 0: absent
+        self._running_revision = 0  # 0: absent
+        self._applied_revision = 0
 
     async def open(self, known: int) -> None:
         """Read the book, and give the term its number, above `known`.
@@ -86,9 +88,10 @@ class Ledger:
                 for row in json.loads(kv.value)
             ]
             self.applied = Applied(head["run"], head["digest"], head["fingerprint"], tuple(members))
+            self._applied_revision = applied[0].mod_revision
         if running:
             self.running = Running(**json.loads(running[0].value))
-            self._revision = running[0].mod_revision
+            self._running_revision = running[0].mod_revision
         self.state = state[0].value if state else None
         last = int(newest[0].key.removeprefix(keys.runs)) if newest else 0
         started = self.running.run if self.running else 0
@@ -157,7 +160,7 @@ class Ledger:
         old = [*states[:-_STATES], *runs[:-_RUNS]]
         old += [key for key in chunks if not key.startswith(mine)]
         for i in range(0, len(old), 100):
-            await self._term.insist([Delete(key) for key in old[i : i + 100]])
+            await self._term.insist([Delete(key) for key in old[i : i + 100]], [self._as_applied()])
 
     async def fates(self, pods: Iterable[Pod]) -> set[int] | None:
         """Tell which pods of the acknowledged list left, by `seq`; the other missing are lost.
@@ -195,25 +198,47 @@ class Ledger:
         assert self.running is not None, "no run was started"  # noqa: S101
         return self.running
 
+    def _as_applied(self) -> Compare:
+        """Compare the last acknowledged run with ours: a store that went back has another.
+
+        The fence alone does not tell: the candidacy that it compares may be in a snapshot.
+        """
+        return Compare(self._keys.applied, "mod", "=", self._applied_revision)
+
     async def _move(self, ops: Sequence[Op]) -> None:
         """Write what moves `running`, once, whatever becomes of the answers."""
-        unmoved = Compare(self._keys.running, "mod", "=", self._revision)
+        keys = self._keys
+        unmoved = Compare(keys.running, "mod", "=", self._running_revision)
+        values = {op.key: op.value for op in ops if isinstance(op, Put)}
         delay = 0.0
         while True:
             try:
-                answer = await self._term.write([unmoved], ops)
-                # Under the fence nobody else moves it: if it moved, an earlier try of ours did.
-                self._revision = (
-                    await self._found()
-                    if not answer.succeeded
-                    else (0 if Delete(self._keys.running) in ops else answer.header.revision)
-                )
+                answer = await self._term.write([unmoved, self._as_applied()], ops)
+                if not answer.succeeded:
+                    await self._settle(values)
+                    return
+                revision = answer.header.revision
+                self._running_revision = revision if keys.running in values else 0
+                if keys.applied in values:
+                    self._applied_revision = revision
                 return
             except (Ambiguous, Unavailable) as error:
                 log.warning("the ledger waits for the store: %s", error)
             delay = min(1.0, delay * 2 or 0.05)
             await asyncio.sleep(delay)
 
-    async def _found(self) -> int:
-        kvs = (await self._store.range(Range(self._keys.running))).kvs
-        return kvs[0].mod_revision if kvs else 0
+    async def _settle(self, values: Mapping[str, bytes]) -> None:
+        """Make sure that it was an earlier try of ours that moved it. Raises `Deposed`."""
+        keys = self._keys
+        found = await self._store.txn([], [Range(keys.running), Range(keys.applied)])
+        running, applied = (found.range(i).kvs for i in range(2))
+        ours = (running[0].value if running else None) == values.get(keys.running)
+        revision = applied[0].mod_revision if applied else 0
+        if keys.applied in values:
+            ours = ours and bool(applied) and applied[0].value == values[keys.applied]
+        else:
+            ours = ours and revision == self._applied_revision
+        if not ours:
+            raise self._term.depose("the ledger is not as it was left: the store went back")
+        self._running_revision = running[0].mod_revision if running else 0
+        self._applied_revision = revision

@@ -91,16 +91,23 @@ class Term:
         if not answer.succeeded:
             key = answer.range(0).kvs
             if not key or key[0].create_revision != self.revision:
-                self.deposed = True
-                raise Deposed(f"term {self.number} ended: its key is gone")
+                raise self.depose("its key is gone")
         return answer
 
-    async def insist(self, ops: Sequence[Op]) -> None:
-        """Write under the fence what may be written twice, until it is. Raises as `write`."""
+    def depose(self, why: str) -> Deposed:
+        """End the term here; returns what to raise."""
+        self.deposed = True
+        return Deposed(f"term {self.number} ended: {why}")
+
+    async def insist(self, ops: Sequence[Op], compares: Sequence[Compare] = ()) -> None:
+        """Write under the fence what may be written twice, until the store has answered.
+
+        If one of `compares` fails nothing is written. Raises as `write`, but for outages.
+        """
         delay = 0.0
         while True:
             try:
-                await self.write([], ops)
+                await self.write(compares, ops)
                 return
             except (Ambiguous, Unavailable) as error:
                 log.warning("term %d waits for the store: %s", self.number, error)
