@@ -10,8 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-from tests.process.helpers import HOLD, WAIT, Life, life
+from tests.process.helpers import HOLD, WAIT, Life
 
 from automaton.processes import exited
 from kontrol.process import guard as guard_module
@@ -55,12 +54,6 @@ async def daemon(script: str, pipe: Life, **told: object) -> AsyncIterator[Daemo
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.communicate()
-
-
-@pytest.fixture
-async def pipe(tmp_path: Path) -> AsyncIterator[Life]:
-    async with life(tmp_path) as pipe:
-        yield pipe
 
 
 async def test_stopped_past_the_deadline_its_command_is_dead_before_it_goes_on(

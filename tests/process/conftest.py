@@ -1,0 +1,25 @@
+"""A guard, and a pipe that tells who lives."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.process.helpers import Life, life
+
+from automaton.processes import children
+from kontrol.process.guard import Guard
+
+
+@pytest.fixture
+async def guard() -> AsyncIterator[Guard]:
+    async with asyncio.timeout(50), Guard() as guard:
+        yield guard
+        if guard.pid is not None:
+            assert children(guard.pid) == []
+
+
+@pytest.fixture
+async def pipe(tmp_path: Path) -> AsyncIterator[Life]:
+    async with life(tmp_path) as pipe:
+        yield pipe
