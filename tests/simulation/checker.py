@@ -129,14 +129,17 @@ def state_moves_by_runs(history: History) -> Iterator[str]:
             case Ended(_, run):
                 ended[run] = entry
             case Commit(at):
+                told = [leader.get("term", 0) for _, leader in puts(entry, KEYS.candidates)]
+                term = max(term, *told, 0)
                 raw = written(entry, KEYS.running)
                 if raw is not None:
                     running = json.loads(raw)
-                    if running["term"] < term:
-                        yield f"term {running['term']} writes at {at:.3f} after term {term}"
-                    if not running["ended"] and running["run"] <= booked:
+                    begins = not running["ended"]  # a successor writes how its end was found
+                    if begins and running["term"] < term:
+                        yield f"term {running['term']} begins a run at {at:.3f} after term {term}"
+                    if begins and running["run"] <= booked:
                         yield f"run {running['run']} is booked at {at:.3f} after run {booked}"
-                    term, booked = running["term"], max(booked, running["run"])
+                    term, booked = max(term, running["term"]), max(booked, running["run"])
                 yield from _acknowledgement(entry, book, ended, acknowledged)
                 book.apply(entry)
                 if book.applied:

@@ -63,7 +63,8 @@ class Health:
         return node in self._up and ("paused", "", node) not in self._faults
 
     def _open(self, a: str, b: str) -> bool:
-        cut = ("cut", min(a, b), max(a, b)) in self._faults
+        ends = min(a, b), max(a, b)
+        cut = any((what, *ends) in self._faults for what in ("cut", "stall"))
         return not cut and (STORE not in (a, b) or self._works(STORE))
 
     def _lossy(self, a: str, b: str) -> bool:

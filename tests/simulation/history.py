@@ -92,10 +92,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something breaks or is mended: a node is `paused`, a link `cut` or `lossy`, the store out."""
+    """Something breaks or is mended: a node is `paused`, a link `cut`, `lossy` or in a `stall`."""
 
     at: float
-    what: str  # paused, cut, lossy
+    what: str  # paused, cut, lossy, stall
     a: str
     b: str = ""
     on: bool = True

@@ -37,6 +37,7 @@ class Network:
         self._rng = rng
         self._faults: Counter[tuple[str, str, str]] = Counter()
         self._waiters: list[asyncio.Future[None]] = []
+        self._held: dict[tuple[str, str], list[Callable[[], None]]] = {}
 
     def fault(self, what: str, a: str, b: str = "", *, on: bool) -> bool:
         """Begin or end a fault; faults may lie over each other. Return whether that tells."""
@@ -46,6 +47,9 @@ class Network:
         if bool(before) == bool(self._faults[fault]):
             return False
         self._record(Fault(self._loop.time(), what, a, b, on))
+        if what == "stall" and not on:
+            for message in self._held.pop((min(a, b), max(a, b)), []):
+                message()
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
@@ -60,17 +64,26 @@ class Network:
     def down(self, a: str) -> bool:
         return self._faults["paused", "", a] > 0
 
+    def stalled(self, a: str, b: str) -> bool:
+        """Whether messages wait on this link, and come when it goes on."""
+        return self._faults["stall", min(a, b), max(a, b)] > 0
+
     def lossy(self, a: str, b: str) -> bool:
         return self._faults["lossy", min(a, b), max(a, b)] > 0
 
-    async def until_open(self, a: str, b: str) -> None:
-        while not self.open(a, b):
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until the faults are such that `holds`."""
+        while not holds():
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._waiters.append(waiter)
             await waiter
 
     def send(self, a: str, b: str, arrive: Callable[[], None]) -> None:
         """Carry a message from `a` to `b`: once, later, twice (not to the store) or never."""
+        if self.stalled(a, b):
+            held = self._held.setdefault((min(a, b), max(a, b)), [])
+            held.append(lambda: self.send(a, b, arrive))
+            return
         bad = self.lossy(a, b)
         if bad and self._rng.random() < LOSS:
             return
@@ -103,7 +116,7 @@ class StoreNetwork:
         deadline = loop.time() + STORE_TIMEOUT
         try:
             async with asyncio.timeout_at(deadline):
-                await self._network.until_open(self._host, STORE)
+                await self._network.until(self._open)
         except TimeoutError:
             raise Unavailable(f"no connection to etcd for {type(request).__name__}") from None
         answer: asyncio.Future[_T] = loop.create_future()
@@ -123,14 +136,18 @@ class StoreNetwork:
             raise Ambiguous(f"no answer from etcd to {type(request).__name__}") from None
 
     async def deliver(self) -> bool:
-        """Wait out a cut; say whether the stream broke."""
+        """Wait out a cut or a stall; say whether the stream broke."""
         network = self._network
         for _ in range(2):  # a cut at the beginning, or meanwhile
-            if not network.open(self._host, STORE):
-                await network.until_open(self._host, STORE)
+            if not self._open():
+                await network.until(self._open)
                 return True
             await asyncio.sleep(network.latency())
+            await network.until(lambda: not network.stalled(self._host, STORE))
         return network.breaks(self._host, STORE)
+
+    def _open(self) -> bool:
+        return self._network.open(self._host, STORE)
 
 
 class Endpoint(Protocol):

@@ -81,7 +81,7 @@ def _steps(rng: Random, masters: int, pods: int, ttl: float, fover: float) -> It
         match rng.choice(_KINDS):
             case "crash" | "pause" | "stop" | "isolate" as do:
                 yield Step(at, do, m, lasting=long)
-            case "cut" | "lossy" as do:
+            case "cut" | "lossy" | "stall" as do:
                 pair = rng.choice(((m, "etcd"), (m, "etcd"), (p, m)))
                 yield Step(at, do, *pair, lasting=long)
             case "masters":  # all of them at once: what the gap is for
@@ -106,7 +106,7 @@ def _steps(rng: Random, masters: int, pods: int, ttl: float, fover: float) -> It
 
 
 _KINDS = (
-    *("crash", "pause", "stop", "isolate", "cut", "cut", "lossy", "masters", "deploy"),
+    *("crash", "pause", "stop", "isolate", "cut", "cut", "lossy", "stall", "masters", "deploy"),
     *("pod", "pod", "pod", "payload", "payload", "gone"),
     *("outage", "storm", "failing", "slow", "slow", "elect", "compact"),
 )

@@ -116,7 +116,7 @@ class _Simulation:
                 await self._down(step)
             case "pause":
                 await self._pause(a, lasting)
-            case "cut" | "lossy":
+            case "cut" | "lossy" | "stall":
                 await self._while([(step.do, a, b)], lasting)
             case "isolate":
                 await self._while([("cut", a, other) for other in everyone if other != a], lasting)

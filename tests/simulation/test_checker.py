@@ -238,6 +238,7 @@ def test_a_bad_history_is_caught(
         Fault(0, "cut", "p1", "m1"),
         Fault(0, "lossy", "m1", "p1"),
         Fault(0, "cut", "m1", STORE),
+        Fault(0, "stall", "m1", STORE),
         Fault(0, "paused", STORE),
         Process(0, "m1", up=False),
     ],
