@@ -283,7 +283,7 @@ def lol(levels: int) -> str:
 def test_hostile_files_are_refused_quickly(hostile: str | bytes) -> None:
     began = time.monotonic()
     said = complaints(hostile)
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 20.0  # a second or so; without bounds, for ever
     assert said
     assert all(line.startswith("bot.yml:") for line in said)
 

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 async def test_ten_thousand_pods_in_one_callback() -> None:
     async with EtcdCluster() as etcd, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, TTL="3600", DAMPER="2", DAMPER_MAX="600")
+        tier = await lab.tier(etcd.endpoints, TTL="3600", FOVER="15", DAMPER="2", DAMPER_MAX="600")
         names = iter([f"pod{i:05}" for i in range(PODS)])
         async with feeding(tier) as feeder:
 

@@ -253,6 +253,7 @@ async def test_our_client_notices_that_its_server_is_gone(blow: signal.Signals) 
             assert took < (1 if blow is signal.SIGKILL else 4 * BEAT + 1)
 
 
+@pytest.mark.timeout(90)
 async def test_calls_outlive_the_default_heartbeats_both_ways() -> None:
     """At 5 s a peer that never beats is lost at 15 s: one that does is still there after 30."""
     ours = Ours()
@@ -262,7 +263,7 @@ async def test_calls_outlive_the_default_heartbeats_both_ways() -> None:
         peer("reference_server.py", 5) as its_server,
     ):
         its_port = int(await line(its_server))
-        async with Client("127.0.0.1", its_port) as client, asyncio.timeout(30):
+        async with Client("127.0.0.1", its_port) as client, asyncio.timeout(50):
             say(its_client, "c.slow(30.0)")
             assert await client.call("slow", 30.0, timeout=40) == "slept"
             assert json.loads(await line(its_client)) == "slept"

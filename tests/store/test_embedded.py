@@ -24,11 +24,20 @@ async def http(address: str, path: str) -> str:
     return answer.decode()
 
 
+BEFORE: frozenset[int] = frozenset()  # children of this process that are other tests' business
+
+
+@pytest.fixture(autouse=True)
+def note_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "BEFORE", frozenset(children()))
+
+
 def children(of: int | str = "self") -> list[int]:
     return [
         int(pid)
         for tasks in Path(f"/proc/{of}/task").iterdir()
         for pid in (tasks / "children").read_text().split()
+        if int(pid) not in BEFORE
     ]
 
 
