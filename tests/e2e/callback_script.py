@@ -6,7 +6,7 @@ lines, each a list of steps `[name, argument]`:
     print TEXT    to standard output
     stdout COUNT, stderr COUNT  that many bytes, in lines
     deaf -        ignore SIGTERM
-    brood -       leave two generations that call setsid and are deaf
+    brood -       leave a child and its child, in sessions of their own, deaf
     orphan -      SIGKILL the parent
     hang -        stay for ever
     hold -        beat every 10 ms until more steps come
@@ -45,16 +45,19 @@ def read(variable: str) -> str | None:
         return file.read()
 
 
-def breed(generations: int) -> None:
-    """Fork a process in a session of its own, and that one another; all stay, deaf, with stdout."""
+def breed() -> None:
+    """Leave a process in a session of its own, and it another; both stay, deaf, with stdout."""
+    here, there = os.pipe()
     if os.fork() == 0:
+        os.fork()
         os.setsid()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if generations > 1:
-            breed(generations - 1)
         with connect({"kind": "descendant", "run": os.environ["RUN"]}):
+            os.write(there, b"x")
             while True:
                 signal.pause()
+    for _ in range(2):
+        os.read(here, 1)
 
 
 def beat_until_told(connection: socket.socket) -> None:
@@ -74,7 +77,7 @@ def perform(connection: socket.socket, name: str, argument: object) -> None:
         case "deaf", _:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         case "brood", _:
-            breed(2)
+            breed()
         case "orphan", _:
             os.kill(os.getppid(), signal.SIGKILL)
         case "hang", _:

@@ -8,8 +8,9 @@ import asyncio
 import json
 
 from tests.e2e.feed import Feeder, feeding
-from tests.e2e.hub import Run, Step, succeed
+from tests.e2e.hub import succeed
 from tests.e2e.lab import Lab, Tier
+from tests.e2e.observed import Run, Step
 from tests.e2e.spy import entries
 from tests.support.etcd import EtcdCluster
 

@@ -4,8 +4,9 @@ import asyncio
 import signal
 import time
 
-from tests.e2e.hub import Step, hold, succeed
+from tests.e2e.hub import hold, succeed
 from tests.e2e.lab import Lab
+from tests.e2e.observed import Step
 from tests.e2e.spy import entries
 from tests.support.etcd import EtcdCluster
 

@@ -12,8 +12,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from tests.e2e.hub import Run, hold, succeed
+from tests.e2e.hub import hold, succeed
 from tests.e2e.lab import Lab, Tier
+from tests.e2e.observed import Run
 from tests.e2e.spy import spying
 from tests.support.etcd import EtcdCluster
 
@@ -93,7 +94,7 @@ async def test_twenty_pods_through_everything() -> None:
         Lab() as lab,
         spying(etcd.endpoints, "app0") as store,
     ):
-        tier = await lab.tier(etcd.endpoints, masters=3)
+        tier = await lab.tier(etcd.endpoints, masters=3, TTL="4")
         ensemble = Ensemble(lab, tier)
         names = [f"pod{i:02}" for i in range(20)]
         await ensemble.join(*names)

@@ -9,8 +9,9 @@ import signal
 from collections.abc import Awaitable, Callable
 
 from tests.e2e.feed import feeding
-from tests.e2e.hub import Step, hold, succeed
+from tests.e2e.hub import hold, succeed
 from tests.e2e.lab import Lab, Tier
+from tests.e2e.observed import Step
 from tests.e2e.wire import Wire
 from tests.support.etcd import EtcdCluster
 
