@@ -2,6 +2,12 @@
 
 import asyncio
 
-from bench import control_loop
+from bench import automaton, control_loop
 
-asyncio.run(control_loop.run())
+
+async def _all() -> None:
+    await control_loop.run()
+    await automaton.run()
+
+
+asyncio.run(_all())
