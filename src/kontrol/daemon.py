@@ -108,7 +108,14 @@ class Daemon:
                 port = await server.bind(settings.bind, settings.port)
                 serving = group.create_task(server.serve())
                 master = group.create_task(kept.run())
-                log.info("kontrol %s: master on port %d", __version__, port)
+                log.info(
+                    "kontrol %s: master on port %d, of %s/%s, with etcd at %s",
+                    __version__,
+                    port,
+                    settings.pod.namespace,
+                    settings.pod.app,
+                    ", ".join(settings.etcd.endpoints) or "its own",
+                )
             if settings.agent:
                 await self._report(group)
             else:

@@ -98,3 +98,13 @@ def test_a_difference_turns_before_into_after(
     assert [m.seq for m in missing(members, after)] == sorted(
         m.seq for m in (*changes.left, *changes.lost)
     )
+
+
+def test_a_difference_is_told_in_a_line() -> None:
+    before = [Member.of(pod(seq)) for seq in range(8)]
+    after = [pod(7, payload="new"), pod(8, pod_id="late")]
+    assert str(difference(before, after, {0})) == (
+        "1 joined (#8 late), 1 left (#0 p0), 6 lost (#1 p1, #2 p2, #3 p3, #4 p4, #5 p5, ...), "
+        "1 changed (#7 p7)"
+    )
+    assert str(difference(before, [pod(seq) for seq in range(8)], set())) == "nothing changed"

@@ -3,7 +3,7 @@
 A pod is the same one while its `seq` is: a sequence number belongs to one identity for ever.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -50,6 +50,16 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.joined or self.left or self.lost or self.changed)
 
+    def __str__(self) -> str:
+        kinds = {
+            "joined": self.joined,
+            "left": self.left,
+            "lost": self.lost,
+            "changed": self.changed,
+        }
+        told = [f"{len(some)} {kind} ({names(some)})" for kind, some in kinds.items() if some]
+        return ", ".join(told) or "nothing changed"
+
     def public(self) -> dict[str, JSON]:
         """Return the JSON object that the callback gets as `CHANGES`."""
         return {
@@ -58,6 +68,12 @@ class Changes:
             "lost": [member.public() for member in self.lost],
             "changed": [member.public() for member in self.changed],
         }
+
+
+def names(members: Sequence[Member], most: int = 5) -> str:
+    """Return the numbers and ids of the first members, for a line of the log."""
+    told = ", ".join(f"#{member.seq} {member.id}" for member in members[:most])
+    return told if len(members) <= most else f"{told}, ..."
 
 
 def missing(applied: Iterable[Member], pods: Iterable[Pod]) -> list[Member]:

@@ -96,12 +96,12 @@ class Execution:
         )
         await self._ledger.start(running)
         log.info(
-            "run %d (attempt %d, %s): %d pods, %s",
+            "run %d (attempt %d, %s): %d pods; %s",
             running.run,
             attempt,
             reason,
             len(snapshot.pods),
-            _counts(snapshot.changes),
+            snapshot.changes,
         )
         outcome, stopped = await self._call(request)
         if not stopped:
@@ -159,10 +159,3 @@ class Execution:
             await self._ledger.trim()
         except (Unavailable, Ambiguous) as error:
             log.debug("old entries are left for the next run: %s", error)
-
-
-def _counts(changes: Changes) -> str:
-    return (
-        f"{len(changes.joined)} joined, {len(changes.left)} left, "
-        f"{len(changes.lost)} lost, {len(changes.changed)} changed"
-    )

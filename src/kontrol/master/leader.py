@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kontrol.ensemble.brake import Brake
-from kontrol.ensemble.difference import Changes, difference
+from kontrol.ensemble.difference import Changes, difference, names
 from kontrol.master import policy
 from kontrol.master.election import Election
 from kontrol.master.execution import Execution, Runner, Snapshot
@@ -220,20 +220,22 @@ class Leader:
     def _say_held(
         self, hold: policy.Hold, seconds: float, snapshot: Snapshot, ledger: Ledger
     ) -> None:
-        lost, of = len(snapshot.changes.lost), len(ledger.applied.members)
+        lost, of = snapshot.changes.lost, len(ledger.applied.members)
         if hold == "brake":
             log.error(
-                "BRAKE: %d of %d pods are lost; the callback is held for %.0f s more, until they "
-                "return, or until `kontrol release`",
-                lost,
+                "BRAKE: %d of %d pods are lost (%s); the callback is held for %.0f s more, until "
+                "they return, or until `kontrol release`",
+                len(lost),
                 of,
+                names(lost),
                 seconds,
             )
         else:
             log.warning(
-                "%d of %d pods are missing after a time without masters or store: waiting %.0f s "
-                "for them",
-                lost,
+                "%d of %d pods are missing (%s) after a time without masters or store: waiting "
+                "%.0f s for them",
+                len(lost),
                 of,
+                names(lost),
                 seconds,
             )
