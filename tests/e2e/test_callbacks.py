@@ -36,7 +36,7 @@ async def fail(tier: Tier, feeder: Feeder, *steps: Step, times: int = 1) -> tupl
 
 
 async def each_of_many(lab: Lab, etcd: EtcdCluster) -> None:
-    tier = await lab.tier(etcd.endpoints, TTL="60", LOG="json")
+    tier = await lab.tier(etcd.endpoints, TTL="60", FOVER="15", LOG="json")
     async with feeding(tier) as feeder:
         assert await feeder.ping("a")
         await tier.hub.settled({"a"})
@@ -83,7 +83,7 @@ async def each_of_many(lab: Lab, etcd: EtcdCluster) -> None:
 
 async def one_that_never_ends(lab: Lab, etcd: EtcdCluster) -> None:
     """It is deaf too, and so costs its time-out and 5 s of grace."""
-    tier = await lab.tier(etcd.endpoints, TTL="60", CALLBACK_TIMEOUT="1")
+    tier = await lab.tier(etcd.endpoints, TTL="60", FOVER="15", CALLBACK_TIMEOUT="1")
     async with feeding(tier) as feeder:
         stuck, _ = await fail(tier, feeder, ("deaf", None), ("brood", None), ("hang", None))
     assert all(process.gone.is_set() for process in tier.hub.descendants)
