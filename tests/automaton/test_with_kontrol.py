@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from tests.automaton.support import Automaton, automaton
-from tests.e2e.hub import Run
+from tests.e2e.observed import Run
 from tests.e2e.lab import Lab
 from tests.support.etcd import EtcdCluster
 
