@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 from tests.automaton.support import Automaton, automaton
-from tests.e2e.observed import Run
 from tests.e2e.lab import Lab
+from tests.e2e.observed import Run
 from tests.support.etcd import EtcdCluster
 
 BOT = """
