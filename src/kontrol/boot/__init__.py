@@ -1,0 +1,1 @@
+"""Facts of the pod and its node, and what is configured from them."""

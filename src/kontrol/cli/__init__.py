@@ -1,0 +1,112 @@
+"""The commands. Without one, the daemon runs as the environment says.
+
+Each command is one row of a table: what its parser takes, what it does, and an example for its
+help. What a command needs is imported when it runs, so that `kontrol config` is quick.
+"""
+
+import argparse
+import dataclasses
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import TracebackType
+
+from kontrol import __version__
+from kontrol.cli import boot, invoke, keys, local, operate
+from kontrol.cli.command import DONE, INTERRUPTED, STATUSES, Command, complain, say
+from kontrol.settings import assemble, examine
+from kontrol.settings import variables as v
+
+COMMANDS = (
+    *local.COMMANDS,
+    *operate.COMMANDS,
+    *invoke.COMMANDS,
+    *keys.COMMANDS,
+    *boot.COMMANDS,
+)
+
+_EXAMPLE = """\
+example:
+  KONTROL_MODE=debug KONTROL_ETCD=embedded KONTROL_CALLBACK='sh -c "echo $PODS >&2"' kontrol
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status. Leaves by `SystemExit` for help and bad usage."""
+    sys.excepthook = _internal_error
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    parser = _parser()
+    options, others = parser.parse_known_args(argv)
+    command: Command | None = options.command
+    if others and not (command and command.passes):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    try:
+        status = command.run(options, others) if command else _daemon(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # as in `kontrol config | head`: the reader has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    return status
+
+
+def _daemon(options: argparse.Namespace) -> int:
+    resolved = examine(os.environ)
+    if resolved.mistakes:
+        status = complain(resolved)
+        if v.MODE.name not in os.environ:
+            say("to try things out: `kontrol demo`, or KONTROL_MODE=debug with an etcd beside it")
+        return status
+    settings = assemble(resolved)
+    if options.debug:
+        settings = dataclasses.replace(settings, mode=settings.mode | {"verbose"})
+
+    from kontrol.daemon import run
+    from kontrol.logs import log_to
+
+    with log_to(sys.stdout, settings.log, debug=settings.verbose):
+        return run(settings)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kontrol",
+        description=(
+            "Without a command: run the daemon (agent, master or both) as the environment says."
+        ),
+        epilog=f"{_EXAMPLE}\n{STATUSES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"kontrol {__version__}")
+    parser.add_argument("-d", dest="debug", action="store_true", help="log debug lines")
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for command in COMMANDS:
+        sub = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
+            epilog=f"example:\n  {command.example}\n\n{STATUSES}{command.statuses}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            add_help=not command.passes,
+        )
+        command.configure(sub)
+        sub.set_defaults(command=command)
+    return parser
+
+
+def _internal_error(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print what nobody expected; the interpreter then ends with status 1."""
+    traceback.print_exception(kind, error, trace)
+    say(
+        f"internal error in version {__version__}. This is a fault of Kontrol: please report it"
+        " with the lines above."
+    )

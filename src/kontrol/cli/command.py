@@ -1,0 +1,65 @@
+"""What every command is made of: its row in the table, its exit status, and how it complains."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kontrol.settings import Mistake, SettingsError
+from kontrol.settings.resolve import Resolved
+
+DONE, INTERNAL, USAGE, NOTHING, UNANSWERED = range(5)
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+STATUSES = """\
+exit status:
+  0  done
+  1  internal error: a traceback, which we ask you to report
+  2  configuration or usage
+  3  nothing matched
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command. `statuses` are lines on exit statuses of its own.
+
+    `run` takes the options and, if `passes` (it parses them itself), all other words.
+    """
+
+    name: str
+    help: str
+    example: str
+    run: Callable[[argparse.Namespace, list[str]], int]
+    configure: Callable[[argparse.ArgumentParser], None] = lambda _parser: None
+    statuses: str = ""
+    passes: bool = False
+
+
+def seconds(text: str) -> float:
+    """A time limit, as argparse wants its parsers: `ValueError` becomes a usage error."""
+    number = float(text)
+    if not 0 < number <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, over 0 and up to 86400")
+    return number
+
+
+def complain(resolved: Resolved) -> int:
+    """Tell every mistake, and the remarks that may explain it; returns the status."""
+    for level, text in resolved.notes:
+        say(f"{logging.getLevelName(level).lower()}: {text}")
+    return refuse(resolved.mistakes)
+
+
+def refuse(mistakes: Sequence[Mistake]) -> int:
+    """Tell every mistake in the settings; returns the status."""
+    if not mistakes:
+        return DONE
+    say(str(SettingsError(mistakes)))
+    return USAGE
+
+
+def say(text: str) -> None:
+    """Tell a person, on standard error."""
+    print(f"kontrol: {text}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""The REST endpoint: health, metrics, and what operators see and ask for."""
