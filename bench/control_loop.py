@@ -153,6 +153,7 @@ async def change_and_leave(rounds: int) -> list[Row]:
         await master.until("acknowledged")
         changes = []
         for number in range(rounds):
+            await asyncio.sleep(0.1)  # changes that follow each other closely are one burst
             fresh = here.folder / "fresh"
             fresh.write_text(json.dumps(str(number + 1)), encoding="utf-8")
             begun = time.monotonic()

@@ -16,6 +16,7 @@ no pidfds.
 """
 
 import errno
+import functools
 import os
 import signal
 import sys
@@ -44,13 +45,21 @@ def die_with_parent() -> bool:
 def _prctl(option: int, value: int) -> bool:
     if not _LINUX:
         return False
-    import ctypes  # 5 ms and 0.5 MB that only a few processes need
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        number = ctypes.get_errno()
+    call, error = _loaded()
+    if call(option, value, 0, 0, 0) != 0:
+        number = error()
         raise OSError(number, f"prctl({option}, {value}): {os.strerror(number)}")
     return True
+
+
+@functools.cache  # a child that is to be executed soon finds it loaded
+def _loaded() -> "tuple[Callable[..., int], Callable[[], int]]":
+    """Return prctl(2), and what tells its error."""
+    import ctypes  # 5 ms and 0.5 MB that only a few processes need
+
+    call = ctypes.CDLL(None, use_errno=True).prctl
+    call.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+    return call, ctypes.get_errno
 
 
 class _Process:

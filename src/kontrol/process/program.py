@@ -20,6 +20,7 @@ everything that it awaits is a descriptor in one `poll`, so it costs nothing whi
 
 import array
 import contextlib
+import gc
 import json
 import os
 import select
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _DESCRIPTORS = 4
+_CLOSE_ON_EXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # 0 where there is no such flag
 # The daemon tells us when to end; that it is gone must not end us before its command.
 _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
 
@@ -90,7 +92,7 @@ class Program:
     def _receive(self) -> None:
         try:
             data, ancillary, _, _ = self._control.recvmsg(
-                65536, socket.CMSG_SPACE(_DESCRIPTORS * 4), getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+                65536, socket.CMSG_SPACE(_DESCRIPTORS * 4), _CLOSE_ON_EXEC
             )
         except ConnectionError:
             data, ancillary = b"", []
@@ -98,8 +100,9 @@ class Program:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors = array.array("i")
                 descriptors.frombytes(content)
-                for fd in descriptors:
-                    os.set_inheritable(fd, False)  # noqa: FBT003  # it takes no keywords
+                if not _CLOSE_ON_EXEC:
+                    for fd in descriptors:
+                        os.set_inheritable(fd, False)  # noqa: FBT003  # it takes no keywords
                 self._descriptors.extend(descriptors)
         if not data:
             self._connected = False
@@ -224,6 +227,7 @@ def main() -> None:
             signal.signal(number, signal.SIG_DFL)
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    gc.freeze()  # what a collection in a child would touch would be copied first
     with socket.socket(fileno=int(sys.argv[-1])) as control:
         control.set_inheritable(False)  # it takes no keywords
         Program(control).serve()
