@@ -38,11 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.excepthook = _internal_error
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-    parser = _parser()
-    options, others = parser.parse_known_args(argv)
+    root = parser()
+    options, others = root.parse_known_args(argv)
     command: Command | None = options.command
     if others and not (command and command.passes):
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
+        root.error(f"unrecognized arguments: {' '.join(others)}")
     try:
         status = command.run(options, others) if command else _daemon(options)
         sys.stdout.flush()
@@ -72,8 +72,9 @@ def _daemon(options: argparse.Namespace) -> int:
         return run(settings)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; completion and the documentation are made from it."""
+    root = argparse.ArgumentParser(
         prog="kontrol",
         description=(
             "Without a command: run the daemon (agent, master or both) as the environment says."
@@ -82,10 +83,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"kontrol {__version__}")
-    parser.add_argument("-d", dest="debug", action="store_true", help="log debug lines")
-    parser.set_defaults(command=None)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    root.add_argument("--version", action="version", version=f"kontrol {__version__}")
+    root.add_argument("-d", dest="debug", action="store_true", help="log debug lines")
+    root.set_defaults(command=None)
+    commands = root.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         sub = commands.add_parser(
             command.name,
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.configure(sub)
         sub.set_defaults(command=command)
-    return parser
+    return root
 
 
 def _internal_error(
