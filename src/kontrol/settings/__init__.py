@@ -7,6 +7,7 @@
 from kontrol.settings.errors import Mistake, SettingsError
 from kontrol.settings.load import examine, host_facts, load
 from kontrol.settings.model import (
+    BootSettings,
     CallbackSettings,
     EtcdSettings,
     NodeFacts,
@@ -20,6 +21,7 @@ from kontrol.settings.variables import FACTS, SECRETS
 __all__ = [
     "FACTS",
     "SECRETS",
+    "BootSettings",
     "CallbackSettings",
     "EtcdSettings",
     "Mistake",

@@ -36,12 +36,16 @@ class PodFacts:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """The node that the pod runs on: its name or address, and its external address."""
+    """The node that the pod runs on. `host` is its name or address, `eip` its external address."""
 
     host: str | None
     eip: str | None
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
+    hostname: str | None = None
+    zone: str | None = None
+    region: str | None = None
+    instance_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,14 @@ class SecuritySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BootSettings:
+    """Which cloud to ask (one of `values.CLOUDS`), and where telegraf's configuration goes."""
+
+    cloud: str
+    telegraf: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All that was configured. `mode` is expanded: with `debug` it holds every mode.
 
@@ -114,6 +126,7 @@ class Settings:
     statsd: Tier | None
     data: Path | None
     control: Path | None
+    boot: BootSettings
     notes: tuple[tuple[int, str], ...] = ()
 
     @property

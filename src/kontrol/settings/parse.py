@@ -13,6 +13,7 @@ from kontrol.settings import values
 from kontrol.settings import variables as v
 from kontrol.settings.errors import Mistake, SettingsError
 from kontrol.settings.model import (
+    BootSettings,
     CallbackSettings,
     EtcdSettings,
     NodeFacts,
@@ -90,6 +91,10 @@ def assemble(resolved: Resolved) -> Settings:
             eip=get(v.EIP),
             labels=require(v.NODE_LABELS),
             annotations=require(v.NODE_ANNOTATIONS),
+            hostname=get(v.HOSTNAME),
+            zone=get(v.ZONE),
+            region=get(v.REGION),
+            instance_type=get(v.INSTANCE_TYPE),
         ),
         tiers=_tiers(resolved) if "agent" in require(v.MODE) else (),
         etcd=EtcdSettings(
@@ -120,6 +125,7 @@ def assemble(resolved: Resolved) -> Settings:
         statsd=get(v.STATSD),
         data=get(v.DATA),
         control=get(v.CONTROL),
+        boot=BootSettings(cloud=require(v.CLOUD), telegraf=require(v.TELEGRAF_CONF)),
         notes=tuple(resolved.notes),
     )
 

@@ -21,6 +21,7 @@ from kontrol.ensemble.pod import KEY
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
 
 MODES = ("agent", "master", "debug", "verbose")
+CLOUDS = ("auto", "none", "aws", "aws-v1", "google", "azure")
 DAY = 86_400.0  # an upper bound that no duration here can mean to pass: it is milliseconds by slip
 ETCD_PORT = 2379
 STATSD_PORT = 8125
@@ -165,6 +166,13 @@ def truth(text: str) -> bool:
         return _TRUTH[text.lower()]
     except KeyError:
         raise BadValue("TRUE or FALSE") from None
+
+
+def cloud(text: str) -> str:
+    """Return one of `CLOUDS`."""
+    if text not in CLOUDS:
+        raise BadValue(f"one of {', '.join(CLOUDS)}")
+    return text
 
 
 def command(text: str) -> str:

@@ -73,6 +73,7 @@ DATA = Variable[Path | None](
 )
 
 _POD = "The pod and its node"
+_BY_BOOT = "found by `kontrol boot`, or none"
 ID = Variable[str](
     "KONTROL_ID",
     _POD,
@@ -142,6 +143,26 @@ EIP = Variable[str | None](
     values.host,
     "The node's external address.",
     otherwise="found, or none",
+)
+HOSTNAME = Variable[str | None](
+    "KONTROL_HOSTNAME", _POD, values.name, "The node's name.", otherwise=_BY_BOOT
+)
+ZONE = Variable[str | None](
+    "KONTROL_ZONE",
+    _POD,
+    values.name,
+    "The zone that the node is in. Keepalives carry it.",
+    otherwise=_BY_BOOT,
+)
+REGION = Variable[str | None](
+    "KONTROL_REGION", _POD, values.name, "The region that the node is in.", otherwise=_BY_BOOT
+)
+INSTANCE_TYPE = Variable[str | None](
+    "KONTROL_INSTANCE_TYPE",
+    _POD,
+    values.name,
+    "The kind of machine that the node is, as its cloud names it.",
+    otherwise=_BY_BOOT,
 )
 
 _ETCD = "etcd (masters only)"
@@ -338,13 +359,35 @@ STATSD = Variable[Tier | None](
     "none.",
 )
 
+_BOOT = "Boot (the image's entry point)"
+CLOUD = Variable[str](
+    "KONTROL_CLOUD",
+    _BOOT,
+    values.cloud,
+    "The cloud whose metadata service is asked for facts of the node: `auto` finds out, `none` "
+    "asks none; `aws`, `google` and `azure` ask that one; `aws-v1` asks AWS by version 1 of its "
+    "protocol, without a session token.",
+    default="auto",
+)
+TELEGRAF_CONF = Variable[Path](
+    "KONTROL_TELEGRAF_CONF",
+    _BOOT,
+    values.path,
+    "Where telegraf's configuration is written. Its folder must be writable.",
+    default="/etc/telegraf/telegraf.conf",
+)
+
 VARIABLES: tuple[Variable[object], ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Variable)
 )
 """Every variable above, in that order: a list by hand would be one more place to forget."""
 
 FACTS = frozenset(
-    variable.name for variable in (ID, IP, LABELS, ANNOTATIONS, NODE_LABELS, NODE_ANNOTATIONS, EIP)
+    variable.name
+    for variable in (
+        *(ID, IP, LABELS, ANNOTATIONS, NODE_LABELS, NODE_ANNOTATIONS),
+        *(EIP, HOSTNAME, ZONE, REGION, INSTANCE_TYPE),
+    )
 )
 """Names of the variables that can be found from where the process runs."""
 
