@@ -1,1 +1,0 @@
-"""The numbers that tell an operator how it goes, and how monitoring systems want them."""

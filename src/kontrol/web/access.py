@@ -1,0 +1,139 @@
+"""Who asks: by token, or from where.
+
+Tokens are kept and compared as SHA-256 digests, in constant time, so that neither their bytes nor
+their length can be guessed from how long a refusal takes. Without a token a client on loopback may
+read what names no secret: it is in the pod itself, or holds a port that Kubernetes forwarded for
+it. A request that a proxy passed on is not from there, wherever the proxy is.
+"""
+
+import enum
+import hashlib
+import hmac
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from kontrol.web.files import Fresh
+from kontrol.web.message import HttpError, Request
+
+_TOKEN = re.compile(r"[0-9A-Za-z._~+/-]{16,512}=*\Z")  # RFC 6750's b64token, not short
+_MOST = 4096  # bytes of a token file
+_MAKE = "make one with: head -c 32 /dev/urandom | base64"
+_CHALLENGE = (("WWW-Authenticate", 'Bearer realm="kontrol"'),)
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+
+
+class Access(enum.IntEnum):
+    """How much a client may do; who may do more may do less."""
+
+    STRANGER = 0
+    LOCAL = 1
+    READER = 2
+    WRITER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The digests of the tokens: of the one that may change things, and of one that may read."""
+
+    writer: bytes
+    reader: bytes | None = None
+
+    @classmethod
+    def parse(cls, raw: bytes) -> "Tokens":
+        """Read a token file: a token on its first line, and if wanted one on the second.
+
+        Raises `ValueError`, which names what is wrong but never a token.
+        """
+        if len(raw) > _MOST:
+            raise ValueError(
+                f"it is over {_MOST} bytes; expected one token, or two, on a line each"
+            )
+        lines = raw.decode("utf-8", "replace").strip("\r\n").splitlines() or [""]
+        if len(lines) > 2:
+            raise ValueError(f"it has {len(lines)} lines; expected one token, or two")
+        for number, line in enumerate(lines, 1):
+            if not _TOKEN.match(line):
+                raise ValueError(
+                    f"line {number} is no token; expected 16 to 512 of the characters "
+                    f"0-9 A-Z a-z . _ ~ + / - and = at its end ({_MAKE})"
+                )
+        writer, *reader = (_digest(line) for line in lines)
+        if reader == [writer]:
+            raise ValueError("both lines are the same token; expected another one for reading")
+        return cls(writer, reader[0] if reader else None)
+
+    def access(self, token: str) -> Access | None:
+        """Return what a token may do; None if it is not one of ours."""
+        digest = _digest(token)
+        writes = hmac.compare_digest(digest, self.writer)
+        reads = hmac.compare_digest(digest, self.reader or bytes(len(digest)))
+        if writes:
+            return Access.WRITER
+        return Access.READER if reads else None
+
+
+class Gate:
+    """Tells who asks. `path` is the token file, None if there is none; it may change.
+
+    Raises `OSError` and `ValueError` for a file that is not there, or holds no tokens.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._tokens = (
+            None
+            if path is None
+            else Fresh("KONTROL_TOKEN_FILE", [path], lambda: Tokens.parse(path.read_bytes()))
+        )
+
+    def judge(self, request: Request) -> Access:
+        """Return how much the client may do. Raises `HttpError` for a token that is not ours."""
+        given = request.headers.get("authorization")
+        if given is not None and self._tokens is not None:
+            scheme, _, token = given.partition(" ")
+            access = self._tokens.value.access(token.strip(" "))
+            if scheme.lower() != "bearer" or access is None:
+                raise HttpError(
+                    401,
+                    "BadToken",
+                    "the token is not one of this process; send `Authorization: Bearer` and a "
+                    "line of the file that its KONTROL_TOKEN_FILE names",
+                    _CHALLENGE,
+                )
+            return access
+        return Access.LOCAL if _is_local(request) else Access.STRANGER
+
+    def require(self, access: Access, least: Access) -> None:
+        """Refuse who may not do as much as `least`. Raises `HttpError`."""
+        if access >= least:
+            return
+        if access is Access.READER:
+            raise HttpError(
+                403,
+                "Forbidden",
+                "this token may only read; send the first line of the token file instead",
+            )
+        if self._tokens is None:
+            raise HttpError(
+                403,
+                "Forbidden",
+                "without a token file this is told on loopback at most, and changes nothing: set "
+                "KONTROL_TOKEN_FILE on the masters, and send its token as `Authorization: Bearer`",
+            )
+        raise HttpError(
+            401,
+            "TokenRequired",
+            "send a token of the masters' KONTROL_TOKEN_FILE as `Authorization: Bearer`",
+            _CHALLENGE,
+        )
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def _is_local(request: Request) -> bool:
+    return ipaddress.ip_address(request.peer).is_loopback and not any(
+        name in request.headers for name in _FORWARDED
+    )

@@ -1,0 +1,156 @@
+"""From a request to its answer: host, rate, route, access, and then the desk.
+
+Invariant: every request gets an answer within the limit, and no answer holds a traceback. What
+nobody expected is logged, counted, and answered with 500.
+"""
+
+import asyncio
+import logging
+import re
+from collections import Counter
+from urllib.parse import parse_qsl
+
+from kontrol.web import hosts
+from kontrol.web.access import Access, Gate
+from kontrol.web.desk import Ask, Desk
+from kontrol.web.limits import Limits
+from kontrol.web.message import Answer, HttpError, Request
+from kontrol.web.rate import Rate
+from kontrol.web.routes import Route, Router
+
+log = logging.getLogger(__name__)
+
+_SAY_EVERY = 60.0  # seconds between lines on tokens that are not ours
+_PATH = re.compile(r"/[!-~]*\Z")
+
+Outages = tuple[type[Exception], ...]
+
+
+class App:
+    """Answers requests. `answers` counts them by status, `failures` those that nobody expected."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        *,
+        names: frozenset[str],
+        gate: Gate,
+        limits: Limits,
+        outages: Outages = (),
+    ) -> None:
+        """`names` are those under which this process may be asked, in lower case.
+
+        `outages` are errors of the view that mean: etcd does not answer.
+        """
+        self.answers: Counter[int] = Counter()
+        self.failures = 0
+        self._desk = desk
+        self._names = names
+        self._gate = gate
+        self._limits = limits
+        self._outages: Outages = (TimeoutError, *outages)
+        self._router = Router()
+        self._rate = Rate(limits.rate, limits.burst)
+        self._wrong = 0  # tokens since the last line about them
+        self._said = float("-inf")
+
+    async def respond(self, request: Request) -> Answer:
+        """Answer a request; raises nothing but cancellation."""
+        task = asyncio.get_running_loop().create_task(self._handle(request))
+        try:
+            await asyncio.wait([task], timeout=self._limits.handling)
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+        answer = self._outcome(request, task)
+        self.answers[answer.status] += 1
+        return answer
+
+    def _outcome(self, request: Request, task: asyncio.Task[Answer]) -> Answer:
+        if task.cancelled():
+            seconds = self._limits.handling
+            return HttpError(503, "Timeout", f"no answer within {seconds:g} s; try again").answer
+        error = task.exception()
+        if error is None:
+            return task.result()
+        if isinstance(error, HttpError):
+            return error.answer
+        if isinstance(error, self._outages):
+            why = str(error) or "no answer in time"
+            return HttpError(503, "Unavailable", f"etcd does not answer this master: {why}").answer
+        self.failures += 1
+        log.error("%s %s failed", request.method, request.target[:200], exc_info=error)
+        return HttpError(
+            500, "InternalError", "this is a fault of Kontrol; its log has the details"
+        ).answer
+
+    async def _handle(self, request: Request) -> Answer:
+        hosts.check(request, self._names)
+        wrong: HttpError | None = None
+        access = Access.STRANGER
+        try:
+            access = self._gate.judge(request)
+        except HttpError as error:
+            wrong = error
+        now = asyncio.get_running_loop().time()
+        if access < Access.READER and not self._rate.allow(request.peer, now):
+            raise HttpError(
+                429,
+                "TooManyRequests",
+                f"more than {self._limits.rate:g} requests per second from {request.peer}; slow "
+                "down, or send a token",
+                (("Retry-After", "1"),),
+            )
+        path, query = _parts(request.target)
+        route, names, allow = self._router.find(request.method, path)
+        if route is None:
+            return Answer(204, headers=(("Allow", allow),))
+        if route.least > Access.STRANGER:
+            if wrong is not None:
+                self._say(request, now)
+                raise wrong
+            self._gate.require(access, route.least)
+        return await route.handle(self._desk, Ask(request, access, names, _query(query, route)))
+
+    def _say(self, request: Request, now: float) -> None:
+        """Log that tokens are wrong, now and then: they may come from anywhere, in any number."""
+        self._wrong += 1
+        if now - self._said >= _SAY_EVERY:
+            log.warning(
+                "REST: %d requests came with a token that is not in the token file, the last "
+                "from %s",
+                self._wrong,
+                request.peer,
+            )
+            self._wrong, self._said = 0, now
+
+
+def _parts(target: str) -> tuple[str, str]:
+    """Return the path and the query of a target, in any of the forms of RFC 9112, 3.2."""
+    _, separator, rest = target.partition("://")
+    if separator and not target.startswith("/"):
+        target = "/" + rest.partition("/")[2]
+    path, _, query = target.partition("?")
+    if not _PATH.match(path):
+        raise HttpError(400, "BadTarget", f"{target[:80]!r} is no target; expected a path, as /v1")
+    return path, query
+
+
+def _query(text: str, route: Route) -> dict[str, str]:
+    """Return the parameters of a query; only those of the route, each once."""
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, max_num_fields=16)
+    except ValueError as error:
+        if not text:
+            return {}
+        raise HttpError(400, "BadQuery", f"{text[:80]!r} is no query: {error}") from None
+    known = ", ".join(route.query) or "none"
+    for name, _ in pairs:
+        if name not in route.query:
+            raise HttpError(
+                400, "BadQuery", f"{name[:40]!r} is no parameter of {route.path}; expected {known}"
+            )
+    if len(dict(pairs)) < len(pairs):
+        raise HttpError(400, "BadQuery", f"a parameter comes twice in {text[:80]!r}; expected once")
+    return dict(pairs)

@@ -1,0 +1,221 @@
+"""One connection: requests in, answers out, in order, by HTTP/1.1.
+
+h11 knows the protocol and holds no socket; here is the glue to asyncio's streams, and the patience
+with a client: a bound on each wait, and on all that is kept of what it sends.
+
+Invariant: a request is answered once, and an answer is sent whole or the connection ends. While
+`waiting` is true nobody is owed anything, and the connection may be put out.
+"""
+
+import asyncio
+import contextlib
+import time
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Awaitable, Callable
+
+import h11
+
+from kontrol.web.limits import Limits
+from kontrol.web.message import Answer, HttpError, Request
+
+_CHUNK = 16 * 1024  # bytes read at once
+_LINGER_BYTES = 256 * 1024
+
+_ALWAYS = (
+    ("Server", "kontrol"),
+    ("Cache-Control", "no-store"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+)
+"""Headers of every answer: nothing is kept, framed, guessed at, or told to another site."""
+
+Respond = Callable[[Request], Awaitable[Answer]]
+
+_Sent = h11.InformationalResponse | h11.Response | h11.Data | h11.EndOfMessage
+
+
+class Connection:
+    """Serves one client until either side has enough."""
+
+    def __init__(
+        self,
+        reader: StreamReader,
+        writer: StreamWriter,
+        peer: str,
+        *,
+        respond: Respond,
+        limits: Limits,
+    ) -> None:
+        """`respond` answers a request, and raises nothing but cancellation."""
+        self.waiting = True
+        self._reader = reader
+        self._writer = writer
+        self._peer = peer
+        self._respond = respond
+        self._limits = limits
+        self._http = h11.Connection(h11.SERVER, limits.head)
+
+    async def run(self) -> None:
+        """Serve. A client that goes away, or is too slow, ends it without a word."""
+        try:
+            while await self._cycle():
+                self._http.start_next_cycle()
+            async with asyncio.timeout(self._limits.send):
+                self._writer.close()
+                await self._writer.wait_closed()
+        except OSError:  # time-outs and TLS's errors among them
+            pass
+        finally:
+            self._writer.transport.abort()
+
+    async def _cycle(self) -> bool:
+        """Take one request and answer it; returns whether another may follow."""
+        self.waiting = True
+        try:
+            request = await self._request()
+        except h11.RemoteProtocolError as error:
+            await self._refuse(self._judge(error))
+            return False
+        except HttpError as error:
+            await self._refuse(error)
+            return False
+        if request is None:
+            return False
+        self.waiting = False
+        await self._send(await self._respond(request), head=request.method == "HEAD")
+        return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+
+    async def _request(self) -> Request | None:
+        """Read one request; None if the client closes, or stays silent.
+
+        Raises `HttpError` and `h11.RemoteProtocolError`.
+        """
+        limits, loop = self._limits, asyncio.get_running_loop()
+        begun = bool(self._http.trailing_data[0])
+        head: h11.Request | None = None
+        body = bytearray()
+        try:
+            async with asyncio.timeout(limits.request if begun else limits.idle) as patience:
+                while True:
+                    event = self._http.next_event()
+                    if event is h11.NEED_DATA:
+                        await self._continue()
+                        self._http.receive_data(await self._reader.read(_CHUNK))
+                        if not begun:
+                            begun = True
+                            patience.reschedule(loop.time() + limits.request)
+                    elif isinstance(event, h11.Request):
+                        head = event
+                        self._examine(event)
+                    elif isinstance(event, h11.Data):
+                        body += event.data
+                        if len(body) > limits.body:
+                            raise self._too_large()
+                    elif isinstance(event, h11.EndOfMessage) and head is not None:
+                        return self._made(head, bytes(body))
+                    else:  # the client has closed its side
+                        return None
+        except TimeoutError:
+            if not begun:
+                return None
+            raise HttpError(
+                408, "Timeout", f"the request was not complete within {limits.request:g} s"
+            ) from None
+
+    async def _continue(self) -> None:
+        """Tell a client that asks first (`Expect: 100-continue`) to go on."""
+        if self._http.they_are_waiting_for_100_continue:
+            await self._write(h11.InformationalResponse(status_code=100, headers=[]))
+
+    def _examine(self, head: h11.Request) -> None:
+        """Judge what can be told before the body comes. Raises `HttpError`."""
+        limits = self._limits
+        if head.http_version not in (b"1.0", b"1.1"):
+            version = head.http_version.decode("latin-1")
+            raise HttpError(505, "BadVersion", f"HTTP/{version} is not spoken here; use HTTP/1.1")
+        if len(head.target) > limits.target:
+            raise self._too_long()
+        if len(head.headers) > limits.headers:
+            raise HttpError(
+                431,
+                "TooManyHeaders",
+                f"{len(head.headers)} headers; expected at most {limits.headers}",
+            )
+        for name, value in head.headers:
+            if name == b"content-length" and int(value) > limits.body:
+                raise self._too_large()
+
+    def _made(self, head: h11.Request, body: bytes) -> Request:
+        headers: dict[str, str] = {}
+        for name, value in head.headers:
+            key, text = name.decode("latin-1"), value.decode("latin-1")
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        return Request(
+            head.method.decode("latin-1"), head.target.decode("latin-1"), self._peer, headers, body
+        )
+
+    def _judge(self, error: h11.RemoteProtocolError) -> HttpError:
+        """Return the refusal of what is no HTTP, or too much of it."""
+        if error.error_status_hint != 431:
+            return HttpError(400, "BadRequest", f"this is no HTTP/1.1 request: {error}")
+        if b"\n" not in self._http.trailing_data[0]:
+            return self._too_long()
+        return HttpError(
+            431,
+            "HeadersTooLarge",
+            f"the request's line and headers are over {self._limits.head} bytes",
+        )
+
+    def _too_long(self) -> HttpError:
+        return HttpError(
+            414, "TargetTooLong", f"the request's target is over {self._limits.target} bytes"
+        )
+
+    def _too_large(self) -> HttpError:
+        return HttpError(
+            413, "BodyTooLarge", f"the request's body is over {self._limits.body} bytes"
+        )
+
+    async def _refuse(self, error: HttpError) -> None:
+        """Answer a request that was not read to its end, and give the client time to see it."""
+        await self._send(error.answer, close=True)
+        if self._writer.can_write_eof():
+            self._writer.write_eof()
+        left = _LINGER_BYTES
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.linger):
+                while left > 0 and (data := await self._reader.read(_CHUNK)):
+                    left -= len(data)
+
+    async def _send(self, answer: Answer, *, head: bool = False, close: bool = False) -> None:
+        """Send an answer; to a `HEAD` its headers alone."""
+        headers = [("Date", _date()), *_ALWAYS, *answer.headers]
+        body = answer.body
+        if answer.status != 204:
+            headers.append(("Content-Type", answer.type))
+            if isinstance(body, bytes):
+                headers.append(("Content-Length", str(len(body))))
+        if close:
+            headers.append(("Connection", "close"))
+        start = h11.Response(status_code=answer.status, headers=headers)
+        if head:
+            await self._write(start, h11.EndOfMessage())
+        elif isinstance(body, bytes):
+            await self._write(start, h11.Data(data=body), h11.EndOfMessage())
+        else:
+            await self._write(start)
+            for part in body:
+                await self._write(h11.Data(data=part))
+                await asyncio.sleep(0)  # the next part may take a while to make
+            await self._write(h11.EndOfMessage())
+
+    async def _write(self, *events: _Sent) -> None:
+        self._writer.write(b"".join(self._http.send(event) or b"" for event in events))
+        async with asyncio.timeout(self._limits.send):
+            await self._writer.drain()
+
+
+def _date() -> str:
+    """The date as HTTP wants it; nothing here sets a locale, so the names are English."""
+    return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())

@@ -1,0 +1,185 @@
+"""What answers: one method for each route, given who asks and what for."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from kontrol.ensemble.canonical import JSON, NotJSON, canonical, parse
+from kontrol.metrics.exposition import CONTENT_TYPE
+from kontrol.web import reduced
+from kontrol.web.access import Access
+from kontrol.web.message import Answer, HttpError, Request, document
+from kontrol.web.view import Document, View, Wish
+
+Checks = Callable[[], Sequence[Mapping[str, JSON]]]
+Metrics = Callable[[], str]
+
+_PART = 64 * 1024  # bytes of a long answer made and sent at once
+_RUNS = 20
+_MOST_RUNS = 200  # the ledger keeps no more
+_NUMBER = re.compile(r"[0-9]{1,18}\Z")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request, understood: who may do what, and what stands in its path and query."""
+
+    request: Request
+    access: Access
+    path: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether everything may be shown."""
+        return self.access >= Access.READER
+
+
+class Desk:
+    """Answers. `view` is None on a mere agent; `ready` and `metrics` are asked in turn."""
+
+    def __init__(
+        self, *, view: View | None, ready: Sequence[Checks], metrics: Sequence[Metrics]
+    ) -> None:
+        self._maybe = view
+        self._ready = ready
+        self._metrics = metrics
+
+    @property
+    def _view(self) -> View:
+        if self._maybe is None:
+            raise HttpError(
+                404, "NotAMaster", "this process is an agent only; ask a master of its tier"
+            )
+        return self._maybe
+
+    async def healthz(self, _: Ask) -> Answer:
+        """Say that the loop turns, which is all that this answer needs."""
+        return document({"ok": True})
+
+    async def readyz(self, ask: Ask) -> Answer:
+        """Tell every check; 503 if one fails."""
+        checks = [check for checks in self._ready for check in checks()]
+        ready = all(check["ok"] for check in checks)
+        shown = [
+            dict(check) if ask.access >= Access.LOCAL else reduced.check(check) for check in checks
+        ]
+        return document({"ready": ready, "checks": shown}, 200 if ready else 503)
+
+    async def metrics(self, _: Ask) -> Answer:
+        """Tell all numbers."""
+        text = "".join(render() for render in self._metrics)
+        return Answer(200, text.encode("utf-8"), CONTENT_TYPE)
+
+    async def status(self, ask: Ask) -> Answer:
+        """Tell the whole situation."""
+        whole = await self._view.status()
+        return document(whole if ask.trusted else reduced.status(whole))
+
+    async def pods(self, ask: Ask) -> Answer:
+        """Tell the ordered pods and their digest, in parts: there may be many."""
+        pods, digest = self._view.pods(), self._view.digest
+        return Answer(200, _parts(pods, digest, _whole if ask.trusted else reduced.pod))
+
+    async def pod(self, ask: Ask) -> Answer:
+        """Tell one pod."""
+        key = ask.path["key"]
+        for pod in self._view.pods():
+            if pod["key"] == key:
+                return document(pod if ask.trusted else reduced.pod(pod))
+        raise HttpError(404, "NoSuchPod", f"no live pod has the key {key!r}; see /v1/pods")
+
+    async def state(self, _: Ask) -> Answer:
+        """Tell the state, and which run gave it."""
+        return document(await self._view.state())
+
+    async def leader(self, _: Ask) -> Answer:
+        """Tell who leads."""
+        leader: JSON = self._view.leader()
+        return document({"leader": leader})
+
+    async def runs(self, ask: Ask) -> Answer:
+        """Tell the last entries of the ledger."""
+        limit = _number(ask.query.get("limit", str(_RUNS)), "limit", 1, _MOST_RUNS)
+        runs = await self._view.runs(limit)
+        return document({"runs": runs if ask.trusted else [reduced.entry(run) for run in runs]})
+
+    async def run(self, ask: Ask) -> Answer:
+        """Tell one entry of the ledger."""
+        number = _number(ask.path["run"], "the run", 1, 10**18)
+        run = await self._view.run(number)
+        if run is None:
+            raise HttpError(
+                404,
+                "NoSuchRun",
+                f"run {number} is not in the ledger, which keeps the last {_MOST_RUNS}; "
+                "see /v1/runs",
+            )
+        return document(run if ask.trusted else reduced.entry(run))
+
+    async def run_now(self, ask: Ask) -> Answer:
+        """Ask the leader to run the callback now."""
+        _body(ask.request, ())
+        return await self._wish(ask, "run")
+
+    async def release(self, ask: Ask) -> Answer:
+        """Ask the leader to let the brake go."""
+        _body(ask.request, ())
+        return await self._wish(ask, "release")
+
+    async def rollback(self, ask: Ask) -> Answer:
+        """Ask the leader to put the state of an earlier run back."""
+        run = _body(ask.request, ("run",)).get("run")
+        if not isinstance(run, int) or isinstance(run, bool) or not 1 <= run <= 10**18:
+            raise HttpError(400, "BadRun", f'run is {run!r}; expected a number, as {{"run": 7}}')
+        return await self._wish(ask, "rollback", run)
+
+    async def _wish(self, ask: Ask, kind: Wish, run: int | None = None) -> Answer:
+        by = f"REST from {ask.request.peer}"
+        answer = await self._view.ask(kind, by, run=run)
+        if answer.get("refused"):
+            raise HttpError(409, "Refused", str(answer.get("message", "the leader refused")))
+        return document(answer, 200 if answer.get("done") else 202)
+
+
+def _parts(
+    pods: Iterable[Document], digest: str, shown: Callable[[Document], Document]
+) -> Iterator[bytes]:
+    """Encode pods, a part at a time."""
+    part = bytearray(b'{"digest":' + canonical(digest) + b',"pods":[')
+    for i, pod in enumerate(pods):
+        part += (b",\n" if i else b"\n") + canonical(shown(pod))
+        if len(part) >= _PART:
+            yield bytes(part)
+            part.clear()
+    yield bytes(part + b"]}\n")
+
+
+def _whole(document: Document) -> Document:
+    return document
+
+
+def _number(text: str, name: str, least: int, most: int) -> int:
+    number = int(text) if _NUMBER.match(text) else -1
+    if not least <= number <= most:
+        raise HttpError(
+            400, "BadNumber", f"{name} is {text[:40]!r}; expected a number from {least} to {most}"
+        )
+    return number
+
+
+def _body(request: Request, names: tuple[str, ...]) -> Mapping[str, JSON]:
+    """Return the JSON object that a body is, empty if there is none; only `names` may be in it."""
+    if not request.body.strip():
+        return {}
+    expected = f"expected an object with {', '.join(names)}" if names else "expected none, or {}"
+    try:
+        value = parse(request.body, depth=4)
+    except NotJSON as error:
+        raise HttpError(400, "BadBody", f"the body is no JSON ({error}); {expected}") from None
+    if not isinstance(value, dict) or set(value) - set(names):
+        raise HttpError(400, "BadBody", f"the body is {request.body[:80]!r}; {expected}")
+    return value

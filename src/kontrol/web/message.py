@@ -1,0 +1,54 @@
+"""Requests and answers as values. Nothing here knows sockets, tokens, or what is asked for."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from kontrol.ensemble.canonical import canonical
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, whole. Names of headers are in lower case; repeated ones are joined by commas.
+
+    `peer` is the client's address. `target` is as it came.
+    """
+
+    method: str
+    target: str
+    peer: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer. A body in parts is made while it is sent, so that it is never held whole."""
+
+    status: int
+    body: bytes | Iterable[bytes] = b""
+    type: str = "application/json"
+    headers: Headers = ()
+
+
+class HttpError(Exception):
+    """A request that is not granted: status, a name for programs, a message with the mend."""
+
+    def __init__(self, status: int, name: str, message: str, headers: Headers = ()) -> None:
+        super().__init__(f"{status} {name}: {message}")
+        self.status = status
+        self.name = name
+        self.message = message
+        self.headers = headers
+
+    @property
+    def answer(self) -> Answer:
+        """The answer to send."""
+        body = {"error": {"name": self.name, "message": self.message}}
+        return Answer(self.status, canonical(body) + b"\n", headers=self.headers)
+
+
+def document(value: object, status: int = 200) -> Answer:
+    """Return an answer that is one JSON document."""
+    return Answer(status, canonical(value) + b"\n")

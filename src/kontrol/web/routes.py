@@ -1,0 +1,214 @@
+"""The table of routes: the one place that knows what can be asked for.
+
+Requests are matched with it, and the page of the documentation is made from it.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from kontrol.web.access import Access
+from kontrol.web.desk import Ask, Desk
+from kontrol.web.message import Answer, HttpError
+
+_OK = {200: "The document."}
+_READ = {
+    401: "The token is missing or wrong.",
+    403: "Not told to whoever asks.",
+    404: "The process is an agent only.",
+    503: "etcd does not answer.",
+}
+_CHANGE = {
+    200: "Done.",
+    202: "Asked for; the leader has not answered within 10 s. `kontrol status` tells what comes "
+    "of it.",
+    401: "The token is missing or wrong.",
+    403: "The token may only read, or the masters have no token file.",
+    404: "The process is an agent only.",
+    409: "The leader refused; the message says why.",
+    503: "etcd does not answer.",
+}
+_NO_BODY = {400: "There is a body, other than `{}`."}
+
+
+@dataclass(frozen=True)
+class Route:
+    """One thing to ask for. `least` is what a client must be allowed at least.
+
+    `reduced` says what is left out for who holds no token; `query` names its parameters.
+    """
+
+    method: str
+    path: str
+    least: Access
+    handle: Callable[[Desk, Ask], Awaitable[Answer]]
+    doc: str
+    statuses: Mapping[int, str]
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: str = ""
+    reduced: str = ""
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """What its paths match; names in braces stand for one segment each."""
+        return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(self.path)) + r"\Z")
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "GET",
+        "/healthz",
+        Access.STRANGER,
+        Desk.healthz,
+        "Whether the process is alive: its loop answers. For a liveness probe.",
+        {200: 'Always `{"ok": true}`.'},
+    ),
+    Route(
+        "GET",
+        "/readyz",
+        Access.STRANGER,
+        Desk.readyz,
+        "Whether the process does its work, check by check. A master is ready while etcd answers "
+        "and its mirror is current; an agent once every tier has acknowledged a keepalive within "
+        "the TTL, and until it says farewell. For a readiness probe.",
+        {200: "Every check is `ok`.", 503: "At least one is not; `detail` says why."},
+        reduced="what a tier's master answered",
+    ),
+    Route(
+        "GET",
+        "/metrics",
+        Access.STRANGER,
+        Desk.metrics,
+        "All numbers in Prometheus' text format; see :doc:`metrics`.",
+        {200: "The metrics."},
+    ),
+    Route(
+        "GET",
+        "/v1/status",
+        Access.LOCAL,
+        Desk.status,
+        "The whole situation: etcd, leader and candidates, ensemble, what is due and what holds "
+        "it, the run under way, the last runs, and what is wrong with its mend.",
+        _OK | _READ,
+        reduced="the standard error of runs",
+    ),
+    Route(
+        "GET",
+        "/v1/pods",
+        Access.LOCAL,
+        Desk.pods,
+        "The live pods in order, as the callback sees them, and the digest of that list.",
+        _OK | _READ,
+        reduced="payloads, and all fields that Kontrol does not know",
+    ),
+    Route(
+        "GET",
+        "/v1/pods/{key}",
+        Access.LOCAL,
+        Desk.pod,
+        "One live pod.",
+        _OK | _READ | {404: "No live pod has this key, or the process is an agent only."},
+        reduced="as above",
+    ),
+    Route(
+        "GET",
+        "/v1/state",
+        Access.READER,
+        Desk.state,
+        "The state that the callback returned last, and the run that gave it.",
+        _OK | _READ,
+    ),
+    Route(
+        "GET",
+        "/v1/leader",
+        Access.LOCAL,
+        Desk.leader,
+        "The leader's id, address, term and the fingerprint of its callback; null while there is "
+        "none.",
+        _OK | _READ,
+    ),
+    Route(
+        "GET",
+        "/v1/runs",
+        Access.LOCAL,
+        Desk.runs,
+        "The last entries of the ledger, the newest first.",
+        _OK | _READ | {400: "`limit` is no number from 1 to 200."},
+        query={"limit": "How many, from 1 to 200; 20 by default."},
+        reduced="standard error",
+    ),
+    Route(
+        "GET",
+        "/v1/runs/{run}",
+        Access.LOCAL,
+        Desk.run,
+        "One entry of the ledger; `state_kept` tells whether it can be rolled back to.",
+        _OK
+        | _READ
+        | {400: "No number.", 404: "The ledger has no such run, or the process is an agent only."},
+        reduced="standard error",
+    ),
+    Route(
+        "POST",
+        "/v1/runs",
+        Access.WRITER,
+        Desk.run_now,
+        "Run the callback now, though nothing is due; what holds it still does.",
+        _CHANGE | _NO_BODY,
+    ),
+    Route(
+        "POST",
+        "/v1/release",
+        Access.WRITER,
+        Desk.release,
+        "Let the brake go: the callback runs although too many pods are lost.",
+        _CHANGE | _NO_BODY,
+    ),
+    Route(
+        "POST",
+        "/v1/rollback",
+        Access.WRITER,
+        Desk.rollback,
+        "Put the state of an earlier run back, as a run of its own in the ledger.",
+        _CHANGE | {400: "The body names no run."},
+        body='{"run": 7}',
+    ),
+)
+
+
+class Router:
+    """Finds the route of a request."""
+
+    def __init__(self, routes: tuple[Route, ...] = ROUTES) -> None:
+        self._patterns: dict[str, tuple[re.Pattern[str], dict[str, Route]]] = {}
+        for route in routes:
+            _, methods = self._patterns.setdefault(route.path, (route.pattern, {}))
+            methods[route.method] = route
+            if route.method == "GET":
+                methods["HEAD"] = route
+
+    def find(self, method: str, path: str) -> tuple[Route | None, dict[str, str], str]:
+        """Return the route, what stands in the path for its names, and the methods to allow.
+
+        The route is None for `OPTIONS`. Raises `HttpError`: 404 and 405.
+        """
+        for pattern, methods in self._patterns.values():
+            match = pattern.match(path)
+            if match is None:
+                continue
+            allow = ", ".join([*methods, "OPTIONS"])
+            if method == "OPTIONS":
+                return None, {}, allow
+            if method not in methods:
+                raise HttpError(
+                    405,
+                    "MethodNotAllowed",
+                    f"{method[:20]} is not for {path}; expected {allow}",
+                    (("Allow", allow),),
+                )
+            return methods[method], match.groupdict(), allow
+        raise HttpError(
+            404,
+            "NoSuchPath",
+            f"{path[:80]!r} is nothing here; expected one of {', '.join(self._patterns)}",
+        )

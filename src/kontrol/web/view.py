@@ -1,0 +1,60 @@
+"""What the endpoint asks of a master: a protocol, so that neither knows the other."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+from kontrol.ensemble.canonical import JSON
+
+Document = dict[str, JSON]
+
+Wish = Literal["run", "release", "rollback"]
+
+
+class View(Protocol):
+    """A master as its operators see it: JSON values, whole; what strangers see is made of them.
+
+    A method that reads the store may raise what `Web` was told is an outage.
+    """
+
+    async def status(self) -> Document:
+        """Return the whole situation, as `kontrol status` shows it."""
+        ...
+
+    def pods(self) -> list[Document]:
+        """Return the ordered pods, as the callback sees them."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """The digest of those pods, in colon-separated hex pairs."""
+        ...
+
+    def leader(self) -> Document | None:
+        """Return the leader's id, address, term and fingerprint; None while there is none."""
+        ...
+
+    async def state(self) -> Document:
+        """Return `run`, the run that gave the state, and `state`."""
+        ...
+
+    async def runs(self, limit: int) -> list[Document]:
+        """Return the last entries of the ledger, the newest first."""
+        ...
+
+    async def run(self, number: int) -> Document | None:
+        """Return one entry, with `state_kept`; None if there is none."""
+        ...
+
+    async def ask(
+        self, kind: Wish, by: str, *, run: int | None = None, timeout: float = 10.0
+    ) -> Document:
+        """Ask the leader for something; return `request`, `done`, `message`.
+
+        `done` is false if the leader has not answered within `timeout` seconds; `refused` is true
+        if it will not.
+        """
+        ...
+
+    def ready(self) -> Sequence[Mapping[str, JSON]]:
+        """Return what this master needs in order to serve: `name`, `ok` and `detail` of each."""
+        ...

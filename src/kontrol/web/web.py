@@ -1,0 +1,103 @@
+"""The endpoint as one thing to run, and its own numbers."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Never
+
+from kontrol.metrics.exposition import Metric, render
+from kontrol.web.access import Gate
+from kontrol.web.app import App, Outages
+from kontrol.web.desk import Checks, Desk, Metrics
+from kontrol.web.limits import Limits
+from kontrol.web.server import Listener
+from kontrol.web.view import View
+
+
+class WebError(Exception):
+    """The endpoint cannot be had as it was configured; the message names the setting."""
+
+
+class Web:
+    """The REST endpoint. `bind`, then `serve`.
+
+    `names` are those under which this process may be asked (`hosts.names_of`); `ready` and
+    `metrics` are asked in turn for checks and for text; `view` is the master, None on a mere agent;
+    `outages` are its errors that mean: etcd does not answer. `tls` is the certificate's file and
+    its key's. Raises `WebError` for files that will not do.
+    """
+
+    def __init__(
+        self,
+        *,
+        names: Iterable[str],
+        ready: Sequence[Checks] = (),
+        metrics: Sequence[Metrics] = (),
+        view: View | None = None,
+        token_file: Path | None = None,
+        tls: tuple[Path, Path] | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        outages: Outages = (),
+    ) -> None:
+        try:
+            gate = Gate(token_file)
+        except (OSError, ValueError) as error:
+            raise WebError(f"KONTROL_TOKEN_FILE is {token_file}: {_reason(error)}") from None
+        certificate = None
+        if tls is not None:
+            from kontrol.web.tls import Certificate  # loads OpenSSL
+
+            try:
+                certificate = Certificate(*tls)
+            except OSError as error:
+                raise WebError(f"KONTROL_TLS_CERT: {error}") from None
+        checks = ready if view is None else (*ready, view.ready)
+        desk = Desk(view=view, ready=checks, metrics=(*metrics, lambda: render(WEB, self)))
+        self.app = App(desk, names=frozenset(names), gate=gate, limits=limits, outages=outages)
+        self.listener = Listener(self.app.respond, limits=limits, tls=certificate)
+
+    async def bind(self, host: str, port: int) -> int:
+        """Listen, and return the port; see `Listener.bind`. Raises `BindError`."""
+        return await self.listener.bind(host, port)
+
+    async def serve(self) -> Never:
+        """Serve until cancelled; then end what is under way."""
+        await self.listener.serve()
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+WEB: tuple[Metric[Web], ...] = (
+    Metric(
+        "kontrol_http_requests_total",
+        "counter",
+        "Requests to the REST endpoint, by the status of their answer.",
+        lambda web: [((str(code),), n) for code, n in sorted(web.app.answers.items())],
+        ("status",),
+    ),
+    Metric(
+        "kontrol_http_errors_total",
+        "counter",
+        "Requests and connections that failed for reasons that nobody expected; the log has them.",
+        lambda web: web.app.failures + web.listener.failed,
+    ),
+    Metric(
+        "kontrol_http_connections",
+        "gauge",
+        "Connections to the REST endpoint.",
+        lambda web: web.listener.connections,
+    ),
+    Metric(
+        "kontrol_http_connections_accepted_total",
+        "counter",
+        "Connections to the REST endpoint that were accepted.",
+        lambda web: web.listener.accepted,
+    ),
+    Metric(
+        "kontrol_http_connections_evicted_total",
+        "counter",
+        "Connections that were put out, while they waited for a request, to make room for others.",
+        lambda web: web.listener.evicted,
+    ),
+)
