@@ -1,0 +1,98 @@
+"""What all commands that ask masters share: their options, the client, and how they print."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from kontrol.cli.command import refuse, say, seconds
+from kontrol.settings import SettingsError
+
+if TYPE_CHECKING:  # these are imported when a command runs: `kontrol --help` needs none of them
+    from kontrol.cli.rest import Rest
+    from kontrol.cli.table import Paper
+    from kontrol.ensemble.canonical import JSON
+
+ASKING = """\
+  4  no master answered
+  5  refused: the token is missing or not good for it
+"""
+Work: TypeAlias = Callable[[argparse.Namespace, "Rest", "Paper"], int]
+
+
+def asking(work: Work) -> Callable[[argparse.Namespace, list[str]], int]:
+    """Make a command of what asks masters: the client is made, and its failures are told."""
+
+    def run(options: argparse.Namespace, _others: list[str]) -> int:
+        from kontrol.cli.rest import Rest, RestError, check_ca, read_token
+        from kontrol.cli.rest_address import find
+        from kontrol.cli.table import Paper
+
+        tell: Callable[[str], None] = say if options.verbose else lambda _text: None
+        try:
+            target = find(os.environ, options.master, tls=options.ca is not None)
+            token = read_token(target.token_file)
+            check_ca(options.ca)
+        except SettingsError as error:
+            return refuse(error.mistakes)
+        tell(f"asking {' or '.join(map(str, target.endpoints))}, named by {target.source}")
+        rest = Rest(
+            target.endpoints, token=token, ca=options.ca, timeout=options.timeout, tell=tell
+        )
+        try:
+            return work(options, rest, Paper.of(sys.stdout, os.environ))
+        except RestError as error:
+            say(str(error))
+            return error.exit_status
+
+    return run
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options that all of them take."""
+    parser.add_argument("--json", action="store_true", help="print the JSON document")
+    parser.add_argument(
+        "--master",
+        metavar="WHERE",
+        help="whom to ask: host, host|host, or http(s)://host:port (default: KONTROL_MASTER; else "
+        "this process's master, the tier that its agent reports to, or this host)",
+    )
+    parser.add_argument(
+        "--ca",
+        type=Path,
+        metavar="FILE",
+        help="PEM file with the authority that vouches for the master: ask by TLS",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long to wait for one master's answer (default: %(default)g)",
+    )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="tell which masters were asked, and how it went",
+    )
+
+
+def items(document: "dict[str, JSON]", name: str) -> "list[JSON]":
+    """Return a list of the document, empty if there is none."""
+    found = document.get(name)
+    return found if isinstance(found, list) else []
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print lines."""
+    print("\n".join(lines))
+
+
+def show_json(value: "JSON") -> None:
+    """Print a document."""
+    from kontrol.cli.table import pretty
+
+    print(pretty(value))

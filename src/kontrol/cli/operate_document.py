@@ -1,0 +1,91 @@
+"""What a master answers, read without trust: a field that is missing or odd is no traceback."""
+
+from datetime import datetime
+
+from kontrol.cli.table import tame
+from kontrol.ensemble.canonical import JSON
+
+
+class Doc:
+    """A JSON object whose strings are `tame`. Every look-up has an answer of the type asked for."""
+
+    def __init__(self, value: JSON) -> None:
+        self.fields = value if isinstance(value, dict) else {}
+
+    @classmethod
+    def of(cls, value: JSON) -> "Doc":
+        """Make a whole document harmless, and wrap it."""
+        return cls(tame(value))
+
+    def __bool__(self) -> bool:
+        return bool(self.fields)
+
+    def __contains__(self, name: str) -> bool:
+        return self.fields.get(name) is not None
+
+    def text(self, name: str, otherwise: str = "") -> str:
+        """Return a text or a number as text."""
+        value = self.fields.get(name)
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            return otherwise
+        return str(value) or otherwise
+
+    def number(self, name: str) -> float | None:
+        """Return a number, None if it is none."""
+        value = self.fields.get(name)
+        return None if isinstance(value, bool) or not isinstance(value, int | float) else value
+
+    def count(self, name: str) -> int:
+        """Return a whole number, 0 if it is none."""
+        return int(self.number(name) or 0)
+
+    def true(self, name: str) -> bool:
+        """Return whether it is true."""
+        return self.fields.get(name) is True
+
+    def doc(self, name: str) -> "Doc":
+        """Return an object, empty if it is none."""
+        return Doc(self.fields.get(name))
+
+    def docs(self, name: str) -> "list[Doc]":
+        """Return the objects of a list."""
+        return [Doc(item) for item in self._list(name) if isinstance(item, dict)]
+
+    def texts(self, name: str) -> list[str]:
+        """Return the texts of a list."""
+        return [item for item in self._list(name) if isinstance(item, str)]
+
+    def time(self, name: str) -> datetime | None:
+        """Return a date and time with its zone, None if it is none."""
+        try:
+            found = datetime.fromisoformat(self.text(name))
+        except ValueError:
+            return None
+        return found if found.tzinfo is not None else None
+
+    def _list(self, name: str) -> list[JSON]:
+        value = self.fields.get(name)
+        return value if isinstance(value, list) else []
+
+
+def lasting(seconds: float) -> str:
+    """Return a duration in the unit that suits it."""
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 172_800:
+        return f"{seconds / 3600:.0f} h"
+    return f"{seconds / 86_400:.0f} days"
+
+
+def ago(then: datetime | None, now: datetime | None) -> str:
+    """Return how long ago something was, by the masters' clocks."""
+    return f"{lasting((now - then).total_seconds())} ago" if then and now else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,189 @@
+"""Runs in words: the table of the ledger, one run explained, and why none is running now."""
+
+from datetime import datetime
+
+from kontrol.cli.operate_document import Doc, ago, counted, lasting
+from kontrol.cli.table import Cell, Paper
+
+_REASONS = {
+    "ensemble": ("change", "the ensemble changed"),
+    "callback": ("callback", "the callback changed: its command line, or a file that it names"),
+    "unacknowledged": ("again", "a run before it was not acknowledged"),
+    "asked": ("asked", "it was asked for"),
+    "rollback": ("rollback", "a state was put back"),
+}
+_KINDS = ("joined", "left", "lost", "changed")
+
+
+def reason(entry: Doc) -> str:
+    """Return in one word why it ran."""
+    name = entry.text("reason")
+    return _REASONS.get(name, (name, ""))[0]
+
+
+def changes(entry: Doc, *, names: bool = False) -> str:
+    """Return what changed, as `2 joined, 1 lost`, on demand with the first pods by name."""
+    told = []
+    for kind in _KINDS:
+        part = entry.doc("changes").doc(kind)
+        if count := part.count("count"):
+            first = part.texts("first")
+            more = ", ..." if count > len(first) else ""
+            named = f" ({', '.join(first)}{more})" if names and first else ""
+            told.append(f"{count} {kind}{named}")
+    return ", ".join(told) or "none"
+
+
+def result(entry: Doc) -> Cell:
+    """Return how it ended."""
+    if entry.true("ok"):
+        return Cell("ok", "good")
+    return Cell(f"failed: {entry.text('why', 'no reason is kept')}", "bad")
+
+
+def rows(entries: list[Doc], now: datetime | None) -> list[list[str | Cell]]:
+    """Return the rows of the short table of runs, under `HEAD`."""
+    return [
+        [
+            entry.text("run"),
+            ago(entry.time("started"), now),
+            _took(entry),
+            entry.text("pods"),
+            result(entry),
+            reason(entry),
+            changes(entry, names=True),
+        ]
+        for entry in entries
+    ]
+
+
+HEAD = ("RUN", "STARTED", "TOOK", "PODS", "RESULT", "WHY", "CHANGES")
+NUMBERS = ("RUN", "TOOK", "PODS", "TERM", "TRY")
+
+
+def ledger(entries: list[Doc], paper: Paper) -> list[str]:
+    """Return the table of `kontrol runs`."""
+    head = ("RUN", "TERM", "TRY", "STARTED", "TOOK", "PODS", "RESULT", "WHY", "CHANGES")
+    lines = [
+        [
+            entry.text("run"),
+            entry.text("term"),
+            entry.text("attempt"),
+            _date(entry.time("started")),
+            _took(entry),
+            entry.text("pods"),
+            result(entry),
+            reason(entry),
+            changes(entry, names=True),
+        ]
+        for entry in entries
+    ]
+    return paper.table(head, lines, NUMBERS)
+
+
+def explain(entry: Doc, paper: Paper) -> list[str]:
+    """Tell all that is known of one run."""
+    run, attempt, ok = entry.text("run"), entry.count("attempt"), entry.true("ok")
+    head = f"Run {run} " + ("was acknowledged." if ok else "failed: nothing of it was kept.")
+    why = _REASONS.get(entry.text("reason"), ("", "no reason is kept"))[1]
+    if by := entry.text("by"):
+        why += f", by {by}"
+    pairs: list[tuple[str, str | Cell]] = [("why", why)]
+    if attempt > 1:
+        earlier = entry.count("run") - 1
+        pairs.append(
+            ("attempt", f"{attempt}, after others failed; `kontrol explain {earlier}` tells of one")
+        )
+    pairs += [
+        ("started", f"{_date(entry.time('started'))} UTC, took {_took(entry)}"),
+        ("term", entry.text("term")),
+        ("pods", f"{entry.text('pods')}, digest {entry.text('digest', 'unknown')}"),
+        ("callback", f"fingerprint {entry.text('fingerprint')[:16] or 'unknown'}"),
+    ]
+    pairs += [(kind, text) for kind in _KINDS if (text := _kind(entry, kind))]
+    if changes(entry) == "none":
+        pairs.append(("changes", "none since the last acknowledged run"))
+    pairs.append(("ended", Cell(_ending(entry), "good" if ok else "bad")))
+    lines = [paper.paint(head, "good" if ok else "bad"), *paper.fields(pairs)]
+    stderr = entry.text("stderr").splitlines()
+    if stderr:
+        lines += [paper.paint("standard error, its end:", "dim")]
+        lines += [f"  | {line}" for line in stderr]
+    elif "stderr" in entry:
+        lines.append(paper.paint("nothing on standard error", "dim"))
+    return lines
+
+
+def now(status: Doc) -> str:
+    """Say what the leader is doing about the callback, or why it does nothing."""
+    running, plan = status.doc("running"), status.doc("plan")
+    if running and not running.true("ended"):
+        since = ago(running.time("started"), status.time("time"))
+        attempt = running.count("attempt")
+        again = f", attempt {attempt}" if attempt > 1 else ""
+        return f"run {running.text('run')} is under way{again}; it started {since or 'lately'}"
+    match plan.text("what"):
+        case "idle":
+            applied = status.doc("applied").text("run")
+            since = f", since run {applied} was for exactly these pods" if applied else ""
+            return f"idle: nothing is due{since}"
+        case "run":
+            return f"a run is starting: {_due(plan)}"
+        case "wait":
+            return _held(plan, running)
+        case _:
+            return "not known to the master that answers"
+
+
+def _held(plan: Doc, running: Doc) -> str:
+    """Say what a run that is due waits for."""
+    left = lasting(plan.number("seconds") or 0)
+    lost, many = plan.texts("lost"), len(plan.texts("lost")) > 5
+    who = (
+        f"{len(lost)} of {counted(plan.count('of'), 'pod')} "
+        f"({', '.join(lost[:5])}{', ...' if many else ''})"
+    )
+    why = running.text("why")
+    failed = f"run {running.text('run')} failed" + (f" ({why})" if why else "")
+    return {
+        "damper": f"held by the damper for {left} more: {_due(plan)}, and may change on",
+        "retry": f"{failed}: tried again in {left}, or at once on a change",
+        "gap": f"held for {left} more: {who} missing after a time without masters or etcd",
+        "brake": (
+            f"HELD BY THE BRAKE for {left} more: {who} are lost. It goes on when they return, or "
+            "after `kontrol release`"
+        ),
+    }.get(plan.text("hold"), f"held for {left} more")
+
+
+def _due(plan: Doc) -> str:
+    return _REASONS.get(plan.text("reason"), ("", "a run is due"))[1]
+
+
+def _kind(entry: Doc, kind: str) -> str:
+    part = entry.doc("changes").doc(kind)
+    count, first = part.count("count"), part.texts("first")
+    if not count:
+        return ""
+    more = f" and {count - len(first)} more" if count > len(first) else ""
+    return f"{count}: {', '.join(first)}{more}"
+
+
+def _ending(entry: Doc) -> str:
+    """Tell exit status and signal, beside the leader's own words where it failed."""
+    told = [] if entry.true("ok") else [entry.text("why", "no reason is kept")]
+    if "signal" in entry:
+        told.append(f"killed by signal {entry.text('signal')}")
+    elif "status" in entry:
+        told.append(f"exit status {entry.text('status')}")
+    unique = dict.fromkeys(told)
+    return "; ".join(unique) or "acknowledged"
+
+
+def _took(entry: Doc) -> str:
+    seconds = entry.number("seconds")
+    return "" if seconds is None else lasting(seconds)
+
+
+def _date(then: datetime | None) -> str:
+    return then.strftime("%Y-%m-%d %H:%M:%S") if then else "unknown"

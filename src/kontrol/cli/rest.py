@@ -1,0 +1,206 @@
+"""Ask masters over REST, one after the other, until one answers.
+
+The token goes to the masters that were named and nowhere else: redirects are not followed, and the
+environment's proxies are not asked. Something that changes the ensemble is sent once: where the
+answer to it is lost, no other master is asked to do it again.
+
+Whatever goes wrong is a `RestError` that says what was asked, what came, and the mend.
+"""
+
+import json
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+from kontrol.cli.command import NOTHING, UNANSWERED, USAGE
+from kontrol.cli.rest_address import VARIABLE, Endpoint
+from kontrol.cli.rest_exchange import LIMIT, PORTS, Request, Response, Silent, exchange, look_up
+from kontrol.cli.table import plain
+from kontrol.ensemble.canonical import JSON, NotJSON
+from kontrol.ensemble.canonical import parse as parse_json
+from kontrol.settings import Mistake, SettingsError
+from kontrol.settings import variables as v
+
+REFUSED = 5
+
+_DEPTH = 200  # twice what a state may have
+_TOKEN = 4096  # characters of a token
+_LONGEST = 1000  # characters that are shown of what a stranger says
+_NOBODY = (
+    f"A running master serves REST unless {v.HTTP_PORT.name} is 0. --master or {VARIABLE} says "
+    "whom to ask: host, or http(s)://host:port"
+)
+
+
+class RestError(Exception):
+    """No useful answer. `exit_status` is what a command that cannot go on ends with."""
+
+    def __init__(self, text: str, exit_status: int = UNANSWERED) -> None:
+        super().__init__(text)
+        self.exit_status = exit_status
+
+
+class Answer(NamedTuple):
+    """What a master said: its HTTP status (200 to 299), the document, and who said it."""
+
+    status: int
+    document: dict[str, JSON]
+    endpoint: Endpoint
+
+
+class _Unable(Silent):
+    """A master that answers that it cannot."""
+
+
+class Rest:
+    """A client of the masters at `endpoints`. The one that answered last is asked first."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        *,
+        token: str | None = None,
+        ca: Path | None = None,
+        timeout: float = 5.0,
+        tell: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        """`timeout` is in seconds, for one answer; `tell` is told of each try."""
+        self._endpoints = list(endpoints)
+        self._headers = {"Accept": "application/json", "Connection": "close"}
+        self._token = token
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._ca = ca
+        self._timeout = timeout
+        self._tell = tell
+
+    def get(self, path: str, **query: int | str) -> Answer:
+        """Read. Raises `RestError`."""
+        path = f"{path}?{urlencode(query)}" if query else path
+        return self._ask(Request("GET", path, headers=self._headers), self._timeout)
+
+    def post(self, path: str, body: Mapping[str, JSON], *, patience: float) -> Answer:
+        """Change something; `patience` is how long the master itself may wait.
+
+        Raises `RestError`.
+        """
+        headers = {**self._headers, "Content-Type": "application/json"}
+        request = Request("POST", path, json.dumps(body).encode("ascii"), headers)
+        return self._ask(request, self._timeout + patience)
+
+    def _ask(self, request: Request, seconds: float) -> Answer:
+        failures: list[Silent] = []
+        for endpoint in tuple(self._endpoints):
+            try:
+                answer = self._ask_all(endpoint, request, seconds, failures)
+            except Silent as error:
+                self._note(f"{endpoint}{request.path}", error, failures)
+                continue
+            if answer is not None:
+                self._endpoints.remove(endpoint)
+                self._endpoints.insert(0, endpoint)
+                return answer
+        mend = "" if any(isinstance(error, _Unable) for error in failures) else f"\n{_NOBODY}"
+        told = "\n  ".join(map(str, failures))
+        raise RestError(f"no master answered:\n  {told}{mend}")
+
+    def _ask_all(
+        self, endpoint: Endpoint, request: Request, seconds: float, failures: list[Silent]
+    ) -> Answer | None:
+        """Ask each address behind one name. Raises `Silent` if the name has none, `RestError`."""
+        for address in look_up(endpoint):
+            host = address[1][0]
+            url = f"{endpoint}{request.path}" + ("" if host == endpoint.host else f" at {host}")
+            try:
+                response = exchange(endpoint, address, request, seconds, self._ca)
+                answer = _judge(f"{request.method} {url}", endpoint, response, self._token)
+            except Silent as error:
+                self._note(url, error, failures)
+                if error.sent and request.method == "POST":
+                    raise RestError(
+                        f"{request.method} {failures[-1]}. It may have been done all the same: "
+                        "look at `kontrol status` before you ask again"
+                    ) from None
+                continue
+            self._tell(f"{url} answered")
+            return answer
+        return None
+
+    def _note(self, url: str, error: Silent, failures: list[Silent]) -> None:
+        failures.append(type(error)(f"{url}: {error}", sent=error.sent))
+        self._tell(str(failures[-1]))
+
+
+def read_token(path: Path | None) -> str | None:
+    """Return the first line of a token file. Raises `SettingsError`."""
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            raw = file.readline(_TOKEN + 1)
+    except OSError as error:
+        raise _wrong_token(path, f"a file that can be read: {_reason(error)}") from None
+    text = raw.strip().decode("latin-1")
+    if not (text.isascii() and text.isprintable()) or " " in text or not text:
+        raise _wrong_token(path, "a file whose first line is a token of printable ASCII")
+    if len(raw) > _TOKEN:
+        raise _wrong_token(path, f"a token of at most {_TOKEN} characters")
+    return text
+
+
+def check_ca(path: Path | None) -> None:
+    """Raise `SettingsError` if the file holds no certificates."""
+    try:
+        if path is not None:
+            ssl.create_default_context(cafile=path)
+    except OSError as error:
+        expected = f"a PEM file with certificates: {_reason(error)}"
+        raise SettingsError([Mistake("--ca", str(path), expected)]) from None
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _wrong_token(path: Path, expected: str) -> SettingsError:
+    return SettingsError([Mistake(v.TOKEN_FILE.name, str(path), expected)])
+
+
+def _judge(asked: str, endpoint: Endpoint, response: Response, token: str | None) -> Answer:
+    """Make an `Answer` of what came. Raises `RestError`, or `Silent` if another may do better."""
+    status = response.status
+    if 300 <= status < 400:
+        to = plain(response.location[:_LONGEST])
+        raise RestError(f"{asked}: redirected to {to!r}, which is not followed: name it yourself")
+    if len(response.body) > LIMIT:
+        raise RestError(f"{asked}: the answer is over {LIMIT} bytes, the most that is read")
+    what = "JSON of another kind"
+    try:
+        document = parse_json(response.body, depth=_DEPTH)
+    except NotJSON as error:
+        document, what = None, f"no JSON: {plain(str(error)[:80])}"
+    if not isinstance(document, dict):
+        kind = plain(response.kind[:80]) or "no content type"
+        raise RestError(
+            f"{asked}: status {status} and {kind}, {what}. That is no Kontrol master: {PORTS}, "
+            "unless a proxy stands before it"
+        )
+    if 200 <= status < 300:
+        return Answer(status, document, endpoint)
+    told = _told(document)
+    if status >= 500:
+        raise _Unable(f"status {status}: {told}", sent=status != 503)
+    if status == 401 and token is None:
+        told += f" ({v.TOKEN_FILE.name} is not set here)"
+    raise RestError(
+        f"{asked}: status {status}: {told}", {400: USAGE, 404: NOTHING}.get(status, REFUSED)
+    )
+
+
+def _told(document: Mapping[str, JSON]) -> str:
+    """Return what the master says, harmless and of a bounded length."""
+    error = document.get("error")
+    text = error.get("message") if isinstance(error, dict) else document.get("message")
+    return plain(str(text)[:_LONGEST]) if text else "it does not say why"

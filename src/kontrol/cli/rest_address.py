@@ -1,0 +1,132 @@
+"""Where to ask: from `--master`, the environment, or what an agent reports to, to URLs.
+
+Pure. A tier is written as everywhere else, `masters` or `10.0.0.1|10.0.0.2:8000`: its port is that
+of ZeroRPC, and REST is on the same hosts, on `KONTROL_HTTP_PORT`. Or as URLs, which say it all.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from kontrol.ensemble.tiers import BadTiers, parse_tiers
+from kontrol.settings import Mistake, SettingsError
+from kontrol.settings import variables as v
+from kontrol.settings.resolve import LOOPBACK, MASTER, Resolved, resolve
+
+VARIABLE = "KONTROL_MASTER"
+_EXPECTED = "a tier, as masters, masters:8000 or 10.0.0.1|10.0.0.2, or URLs parted by |"
+_SCHEMES = {"http": 80, "https": 443}
+
+
+class Endpoint(NamedTuple):
+    """Where a REST endpoint is: `http` or `https`, a name or an address without brackets, a port.
+
+    A name stands for every master behind it.
+    """
+
+    scheme: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom to ask, in this order; `source` says who named them. `token_file` may be None."""
+
+    endpoints: tuple[Endpoint, ...]
+    source: str
+    token_file: Path | None
+
+
+def find(environ: Mapping[str, str], master: str | None, *, tls: bool) -> Target:
+    """Find the masters: `--master`, `KONTROL_MASTER`, this one, the annotation's first tier.
+
+    `tls` says that hosts without a scheme speak TLS; so do they where the environment has a
+    certificate for REST. Raises `SettingsError`, for what is needed of the environment alone.
+    """
+    resolved = resolve(environ, {})
+    scheme = "https" if tls or v.TLS_CERT.name in resolved.entries else "http"
+    token_file = _need(resolved, v.TOKEN_FILE.name) and resolved.get(v.TOKEN_FILE)
+    given = master or environ.get(VARIABLE, "").strip()
+    if given:
+        source = "--master" if master else VARIABLE
+        return Target(_parse(given, source, scheme, resolved), source, token_file)
+    endpoints: tuple[Endpoint, ...] = ()
+    own = Endpoint(scheme, _own(resolved), _http_port(resolved))
+    sources = []
+    if "master" in (resolved.get(v.MODE) or ()):
+        endpoints, sources = (own,), ["this master"]
+    annotations = resolved.get(v.ANNOTATIONS) or {}
+    if first := annotations.get(MASTER, "").partition(",")[0].strip():
+        endpoints += _parse(first, MASTER, scheme, resolved)
+        sources.append(f"the annotation {MASTER}")
+    if not endpoints:
+        endpoints, sources = (own,), ["nothing names a master: this host"]
+    return Target(tuple(dict.fromkeys(endpoints)), ", ".join(sources), token_file)
+
+
+def _parse(text: str, source: str, scheme: str, resolved: Resolved) -> tuple[Endpoint, ...]:
+    if "://" in text:
+        return tuple(_url(part.strip(), source) for part in text.split("|"))
+    if "," in text:
+        raise _refuse(source, text, f"{_EXPECTED}; a comma would begin another tier")
+    try:
+        tiers = parse_tiers(text, 1)
+    except BadTiers as error:
+        raise _refuse(source, text, f"{_EXPECTED}; {error}") from None
+    port = _http_port(resolved)
+    return tuple(Endpoint(scheme, host, port) for tier in tiers for host in tier.hosts)
+
+
+def _url(text: str, source: str) -> Endpoint:
+    expected = "a URL as http://masters:8001 or https://10.0.0.1:8001"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise _refuse(source, text, f"{expected}; {error}") from None
+    if "@" in parts.netloc:
+        raise _refuse(source, None, f"{expected}, without a password: {v.TOKEN_FILE.name} has it")
+    if parts.scheme not in _SCHEMES or not parts.hostname:
+        raise _refuse(source, text, expected)
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise _refuse(source, text, f"{expected}, without a path")
+    try:
+        host = parts.hostname
+        [tier] = parse_tiers(f"[{host}]" if ":" in host else host, 1)
+    except ValueError as error:
+        raise _refuse(source, text, f"{expected}; {error}") from None
+    return Endpoint(parts.scheme, tier.host, port or _SCHEMES[parts.scheme])
+
+
+def _http_port(resolved: Resolved) -> int:
+    _need(resolved, v.HTTP_PORT.name)
+    port = resolved.require(v.HTTP_PORT)
+    if not port:
+        expected = f"a port, or a URL with one in --master or {VARIABLE}: 0 turns REST off here"
+        raise _refuse(v.HTTP_PORT.name, "0", expected)
+    return port
+
+
+def _own(resolved: Resolved) -> str:
+    """Return the address at which this host's own endpoint is."""
+    bind = resolved.get(v.BIND) or "*"
+    return LOOPBACK if bind in ("*", "0.0.0.0", "::") else bind  # noqa: S104  # compared, not bound
+
+
+def _need(resolved: Resolved, name: str) -> bool:
+    """Refuse a variable that is needed and wrong; the others are none of our business."""
+    wrong = [mistake for mistake in resolved.mistakes if mistake.name == name]
+    if wrong:
+        raise SettingsError(wrong)
+    return True
+
+
+def _refuse(name: str, text: str | None, expected: str) -> SettingsError:
+    return SettingsError([Mistake(name, text, expected)])

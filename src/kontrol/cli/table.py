@@ -1,0 +1,165 @@
+"""Text for people: tables and sentences that fit the terminal, and cannot steer it.
+
+What a master answers holds words of strangers: a pod's id, its payload, a callback's standard
+error. `tame` makes a whole document harmless before any of it is laid out, so that no later line
+of code has to remember to. Widths are columns of the terminal, not characters.
+"""
+
+import json
+import os
+import re
+import textwrap
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TextIO
+
+from kontrol.ensemble.canonical import JSON
+
+_LINES = frozenset({"stderr"})  # what is shown line by line
+_LEAST = 6  # columns to which a column of text may shrink
+_COLOURS = {"good": "32", "bad": "1;31", "warn": "33", "head": "1", "dim": "2"}
+# Control characters beyond those that JSON escapes anyway, and those that turn the direction.
+_STEERS = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+
+
+class Cell(NamedTuple):
+    """A text of the table in a colour."""
+
+    text: str
+    colour: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """What is written on. `width` and `height` are None if it is no terminal: nothing is cut."""
+
+    width: int | None = None
+    height: int | None = None
+    colours: bool = False
+
+    @classmethod
+    def of(cls, stream: TextIO, environ: Mapping[str, str]) -> "Paper":
+        """Look at a stream. Colours as https://no-color.org has it, and on no dumb terminal."""
+        try:
+            width, height = os.get_terminal_size(stream.fileno())
+        except (OSError, ValueError):
+            return cls()
+        colours = not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+        return cls(width or 80, height or 24, colours)
+
+    def paint(self, text: str, colour: str) -> str:
+        """Colour a text that is already padded."""
+        return f"\x1b[{_COLOURS[colour]}m{text}\x1b[m" if self.colours and colour else text
+
+    def wrap(self, text: str, indent: str = "") -> list[str]:
+        """Break a sentence into lines; all but the first are indented."""
+        if self.width is None:
+            return [text]
+        return textwrap.wrap(
+            text, max(20, self.width), subsequent_indent=indent, break_on_hyphens=False
+        )
+
+    def fields(self, pairs: Iterable[tuple[str, str | Cell]]) -> list[str]:
+        """Lay out names with a sentence each."""
+        lines: list[str] = []
+        rows = [(name, Cell(text) if isinstance(text, str) else text) for name, text in pairs]
+        wide = max((len(name) for name, _ in rows), default=0)
+        for name, cell in rows:
+            first, *more = self.wrap(f"{name:<{wide}}  {cell.text}", " " * (wide + 2)) or [name]
+            head, rest = first[: wide + 2], first[wide + 2 :]
+            lines.append(self.paint(head, "dim") + self.paint(rest, cell.colour))
+            lines += [self.paint(line, cell.colour) for line in more]
+        return lines
+
+    def table(
+        self,
+        head: Sequence[str],
+        rows: Iterable[Sequence[str | Cell]],
+        right: Collection[str] = (),
+    ) -> list[str]:
+        """Lay out rows under a head; columns named in `right` hold numbers, and are never cut.
+
+        On a terminal the widest columns give way first, and the last ones go if that is too little.
+        """
+        cells = [[Cell(c) if isinstance(c, str) else c for c in row] for row in rows]
+        lines = [[Cell(name, "dim") for name in head], *cells]
+        wide = [max(width(line[i].text) for line in lines) for i in range(len(head))]
+        if self.width is not None:
+            wide = _shrink(wide, [name in right for name in head], self.width)
+        shown: list[str] = []
+        for line in lines:
+            parts = []
+            for i, columns in enumerate(wide):
+                text = fit(line[i].text, columns)
+                pad = " " * (columns - width(text))
+                last = i == len(wide) - 1
+                text = pad + text if head[i] in right else text if last else text + pad
+                parts.append(self.paint(text, line[i].colour))
+            shown.append("  ".join(parts).rstrip(" "))
+        return shown
+
+
+def plain(text: str) -> str:
+    """Escape what is not printable: control characters, ends of lines, changes of direction."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def tame(value: JSON, name: str = "") -> JSON:
+    """Make every string of a document `plain`; those shown line by line keep their lines."""
+    if isinstance(value, str):
+        if name in _LINES:
+            return "\n".join(plain(line.expandtabs()) for line in value.splitlines())
+        return plain(value)
+    if isinstance(value, list):
+        return [tame(item, name) for item in value]
+    if isinstance(value, dict):
+        return {plain(key): tame(item, key) for key, item in value.items()}
+    return value
+
+
+def pretty(value: JSON, *, indent: int | None = 2) -> str:
+    """Return JSON that is fit for a terminal too: what could steer one is escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _STEERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def width(text: str) -> int:
+    """Return the columns that a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(_columns(char) for char in text)
+
+
+def fit(text: str, columns: int) -> str:
+    """Cut a text to so many columns, with an ellipsis for what is missing."""
+    if width(text) <= columns:
+        return text
+    taken, room = 0, columns - 1
+    for i, char in enumerate(text):
+        taken += _columns(char)
+        if taken > room:
+            return f"{text[:i]}…"
+    return text
+
+
+def _columns(char: str) -> int:
+    if unicodedata.category(char) in ("Mn", "Me"):  # an accent that goes upon the one before
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def _shrink(wide: Sequence[int], numbers: Sequence[bool], columns: int) -> list[int]:
+    """Return the widths that fit into so many columns, two between each."""
+    wide = list(wide)
+    least = [w if n else min(w, _LEAST) for w, n in zip(wide, numbers, strict=True)]
+    while len(wide) > 1 and sum(least[: len(wide)]) + 2 * (len(wide) - 1) > columns:
+        wide.pop()
+    while sum(wide) + 2 * (len(wide) - 1) > columns:
+        able = [i for i, w in enumerate(wide) if w > least[i]]
+        if not able:
+            break
+        wide[max(able, key=wide.__getitem__)] -= 1
+    return wide
