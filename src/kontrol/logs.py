@@ -20,7 +20,8 @@ from typing import Literal, NamedTuple, TextIO
 PERIOD = 60.0  # seconds
 _MOST_KEYS = 1024  # different lines that are remembered at once
 _LONGEST = 16_384  # characters of one event
-_VERBATIM = frozenset({"kontrol.callback"})  # another's words, bounded where they are read
+# Another's words, and what others had run: never held back; bounded where they are made.
+_VERBATIM = frozenset({"kontrol.callback", "kontrol.audit"})
 _CHATTY = ("asyncio", "grpc", "concurrent")  # libraries whose debug lines tell a user nothing
 
 

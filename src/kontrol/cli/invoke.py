@@ -1,5 +1,224 @@
-"""The commands that run commands on pods."""
+"""The command that runs commands on pods: `kontrol invoke SELECTOR... -- COMMAND`.
 
-from kontrol.cli.command import Command
+Its words are parted here, at the first `--`: what follows is the command, whatever it looks like.
+"""
 
-COMMANDS: tuple[Command, ...] = ()
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from kontrol.cli.command import (
+    DONE,
+    INTERRUPTED,
+    NOTHING,
+    STATUSES,
+    UNANSWERED,
+    USAGE,
+    Command,
+    say,
+    seconds,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kontrol.cli.invoke_fanout import FanOut, Result, Target
+    from kontrol.cli.invoke_output import JsonReport, TextReport
+    from kontrol.cli.invoke_pods import Place
+    from kontrol.cli.invoke_select import Record, Selection
+
+FAILED = 5
+_MOST = 256  # at once: each is a connection, of which one ZeroMQ context takes 1023 / 3
+
+_NAME = "invoke"
+_HELP = "run a command on pods, and show what it writes as it comes"
+_EXAMPLE = "kontrol invoke --role redis -- redis-cli ping"
+_OWN = f"""\
+  {UNANSWERED}  no master told of the pods
+  {FAILED}  some pods failed: they are named at the end, with the reason
+  {INTERRUPTED}  interrupted from the keyboard, or by SIGTERM; the commands were ended
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of what comes before `--`."""
+    made = argparse.ArgumentParser(
+        prog=f"kontrol {_NAME}",
+        usage=f"kontrol {_NAME} [options] [SELECTOR ...] -- COMMAND [ARGUMENT ...]",
+        description=f"{_HELP[0].upper()}{_HELP[1:]}.",
+        epilog=f"example:\n  {_EXAMPLE}\n\n{STATUSES}{_OWN}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "selectors",
+        nargs="*",
+        metavar="SELECTOR",
+        help="a pod's id, its key, '#' and its number, or a glob of ids; several are a union",
+    )
+    made.add_argument("--all", action="store_true", help="every pod")
+    made.add_argument(
+        "--role", action="append", default=[], metavar="ROLE", help="only pods of this role"
+    )
+    made.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="only pods whose record has this value, as payload.state=READY",
+    )
+    made.add_argument(
+        "--shell", action="store_true", help="COMMAND is one word, a line for the pod's /bin/sh"
+    )
+    made.add_argument(
+        "--parallel",
+        type=_parallel,
+        default=100,
+        metavar="N",
+        help=f"how many pods at once, up to {_MOST} (default: %(default)s)",
+    )
+    made.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="how long the command may take on each pod (default: no limit)",
+    )
+    made.add_argument(
+        "--json", action="store_true", help="print one JSON object per line for all that happens"
+    )
+    made.add_argument(
+        "--master",
+        metavar="TIER",
+        help="the masters to ask for the pods, as host[:port] (default: $KONTROL_MASTER, the "
+        "annotation's first tier, this host; within a callback, its $PODS_FILE)",
+    )
+    return made
+
+
+def _parallel(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= _MOST:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1 to {_MOST}")
+    return number
+
+
+def _run(_options: argparse.Namespace, others: list[str]) -> int:
+    cut = others.index("--") if "--" in others else len(others)
+    before, words = others[:cut], others[cut + 1 :]
+    made = parser()
+    options = made.parse_intermixed_args(before)
+    if not words or not words[0]:
+        made.error("expected a command after --, as in: -- redis-cli ping")
+    if options.shell and len(words) > 1:
+        made.error(f"--shell takes one word, got {len(words)}: quote the line")
+    if not (options.all or options.selectors or options.role or options.where):
+        made.error("expected a selector, --role or --where; --all means every pod")
+    if options.all and options.selectors:
+        made.error("--all means every pod: leave the selectors out")
+    return _invoke(options, words, made)
+
+
+def _invoke(options: argparse.Namespace, words: list[str], made: argparse.ArgumentParser) -> int:
+    import asyncio
+
+    from kontrol.cli.invoke_pods import NoMaster, find
+    from kontrol.cli.invoke_select import BadSelection, NoMatch, Selection, condition
+    from kontrol.errors import leaves
+    from kontrol.rpc.keys import KeysError
+    from kontrol.settings import SettingsError
+
+    try:
+        where = tuple(condition(text) for text in options.where)
+        place = find(os.environ, options.master)
+    except BadSelection as error:
+        made.error(f"--where {error}")
+    except (SettingsError, KeysError) as error:
+        say(str(error))
+        return USAGE
+    selection = Selection(tuple(options.selectors), tuple(options.role), where)
+    request = {"cmd": words[0]} if options.shell else {"argv": words}
+    try:
+        return asyncio.run(_fan_out(options, place, selection, {**request, **place.mandate}))
+    except NoMatch as error:
+        say(str(error))
+        return NOTHING
+    except NoMaster as error:
+        say(str(error))
+        return UNANSWERED
+    except ExceptionGroup as group:
+        for leaf in leaves(group):
+            if isinstance(leaf, BrokenPipeError):
+                raise leaf from None
+        raise
+
+
+async def _fan_out(
+    options: argparse.Namespace,
+    place: "Place",
+    selection: "Selection",
+    request: "dict[str, object]",
+) -> int:
+    from kontrol.cli.invoke_fanout import FanOut
+    from kontrol.cli.invoke_output import JsonReport, Printer, TextReport, is_terminal
+
+    pods = await place.pods()
+    targets = [_target(pod) for pod in selection.choose(pods)]
+    out, err = sys.stdout.buffer, sys.stderr.buffer
+    tty_out, tty_err = is_terminal(out), is_terminal(err)
+    printer = Printer(out, err, tty_out=tty_out, tty_err=tty_err)
+    report: JsonReport | TextReport
+    if options.json:
+        report = JsonReport(printer)
+    else:
+        report = TextReport(printer, targets, colour=not os.environ.get("NO_COLOR"))
+    fan = FanOut(
+        request,
+        connect=lambda target: place.asker.client(target.host, target.port, "agent", "master"),
+        report=report,
+        parallel=options.parallel,
+        timeout=options.timeout,
+    )
+    return await _watched(fan, report, targets)
+
+
+async def _watched(
+    fan: "FanOut", report: "JsonReport | TextReport", targets: "Sequence[Target]"
+) -> int:
+    """Run, with signals: the first ends the commands, a second leaves at once."""
+    import asyncio
+    import signal
+
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        if stopped:
+            os._exit(INTERRUPTED)
+        stopped = True
+        fan.stop()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    await report.begin()
+    results: Sequence[Result] = await fan.run(targets)
+    await report.finish(results)
+    if stopped:
+        return INTERRUPTED
+    return DONE if all(result.ok for result in results) else FAILED
+
+
+def _target(pod: "Record") -> "Target":
+    from kontrol.cli.invoke_fanout import Target
+
+    port = pod.get("port")
+    return Target(
+        name=str(pod.get("id")),
+        key=str(pod.get("key")),
+        host=str(pod.get("ip")),
+        port=port if isinstance(port, int) and 0 < port < 65536 else 0,
+    )
+
+
+COMMANDS: tuple[Command, ...] = (Command(_NAME, _HELP, _EXAMPLE, _run, statuses=_OWN, passes=True),)

@@ -27,7 +27,7 @@ from kontrol.process.guard import Guard, GuardError
 
 STRING_LIMIT = 128 * 1024  # NAME=value and its NUL: MAX_ARG_STRLEN, include/uapi/linux/binfmts.h
 
-_VARIABLES = ("HASH", "MD5", "PODS", "STATE", "CHANGES", "TERM_ID", "RUN")
+_VARIABLES = ("HASH", "MD5", "PODS", "STATE", "CHANGES", "TIER", "TERM_ID", "RUN")
 _FILES = {"PODS": "PODS_FILE", "STATE": "STATE_FILE", "CHANGES": "CHANGES_FILE"}
 
 
@@ -83,15 +83,19 @@ class Callback:
         secrets: Collection[str],
         guard: Guard,
         on_stderr: Callable[[str], None],
+        tier: str = "",
     ) -> None:
         """`timeout` is seconds; `secrets` names the variables of `environ` that it must not see.
 
+        `tier` is "namespace/app": with the term, agents fence by it what the callback has run.
         Raises CallbackError if `command` cannot be split into words.
         """
         self._argv = split_command(command, shell=shell)
         self._timeout = timeout
         own = {*secrets, *_VARIABLES, *_FILES.values()}
         self._environ = {name: value for name, value in environ.items() if name not in own}
+        if tier:
+            self._environ["TIER"] = tier
         self._guard = guard
         self._on_stderr = on_stderr
         self._fingerprint = Fingerprint(command)

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Self
 from kontrol.process.command import Command, Outcome, Reason
 from kontrol.process.keeper import Keeper
 from kontrol.process.pipes import Drain
-from kontrol.process.run import PATIENCE, OnStderr, OnStdout, Run
+from kontrol.process.run import PATIENCE, OnChunk, OnStderr, Run
 
 _LAST_LOOK = 0.1  # seconds
 _READY = 10.0  # seconds for an interpreter to start, on a machine that is very busy
@@ -53,6 +53,11 @@ class Guard:
     def pid(self) -> int | None:
         """The guard process's id; None while there is none."""
         return self._keeper.pid
+
+    @property
+    def busy(self) -> bool:
+        """Whether a command runs, or is still being killed."""
+        return self._run is not None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -90,14 +95,16 @@ class Guard:
         *,
         deadline: float | None,
         on_stderr: OnStderr | None = None,
-        on_stdout: OnStdout | None = None,
+        on_stdout: OnChunk | None = None,
+        on_stderr_chunk: OnChunk | None = None,
     ) -> Outcome:
         """Run the command to its end, or until `deadline` (seconds of `boottime`), and report.
 
         `on_stderr` is called with each line, within the bounds of `pipes.Lines`; `on_stdout` with
         each chunk, which is then not collected: the next is read when it, or the awaitable that it
-        returned, is done. Cancellation kills the command before it propagates. Raises GuardError
-        if a command runs already, or this guard is closed.
+        returned, is done; `on_stderr_chunk` is the same for stderr, all of it. Cancellation kills
+        the command before it propagates. Raises GuardError if a command runs already, or this
+        guard is closed.
         """
         if self._keeping is None or self._keeper.closing:
             raise GuardError("this guard does not run: start it first")
@@ -110,6 +117,7 @@ class Guard:
             deadline,
             on_stderr=on_stderr,
             on_stdout=on_stdout,
+            on_stderr_chunk=on_stderr_chunk,
             over_limit=lambda: self._end("too much output"),
         )
         # Not when this returns: cancelled twice, it does so while the guard still kills.

@@ -18,7 +18,7 @@ FENCE_PATIENCE = 0.5  # the same beyond the deadline: others may act soon after 
 GUARD_DIED: Mapping[str, Any] = {"reason": "guard died"}
 
 OnStderr = Callable[[str], None]
-OnStdout = Callable[[bytes], Awaitable[None] | None]
+OnChunk = Callable[[bytes], Awaitable[None] | None]
 
 
 class Run:
@@ -34,7 +34,8 @@ class Run:
         deadline: float | None,
         *,
         on_stderr: OnStderr | None,
-        on_stdout: OnStdout | None,
+        on_stdout: OnChunk | None,
+        on_stderr_chunk: OnChunk | None = None,
         over_limit: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -47,6 +48,7 @@ class Run:
         self.patience: asyncio.Timeout | None = None  # while the report is awaited
         self._on_stderr = on_stderr
         self._on_stdout = on_stdout
+        self._on_stderr_chunk = on_stderr_chunk
         self._over_limit = over_limit
         self._begun = self._loop.time()
         self._stdout = bytearray()
@@ -67,12 +69,13 @@ class Run:
         self._stdout += chunk
         return None
 
-    def take_stderr(self, chunk: bytes) -> None:
-        """Keep the tail, and pass lines on."""
+    def take_stderr(self, chunk: bytes) -> Awaitable[None] | None:
+        """Keep the tail, and pass lines on, or all of it as it came."""
         self._tail.add(chunk)
         if self._on_stderr is not None:
             for line in self._lines.feed(chunk, self._loop.time()):
                 self._on_stderr(line)
+        return None if self._on_stderr_chunk is None else self._on_stderr_chunk(chunk)
 
     def finish_stderr(self) -> None:
         """Pass on a last line without its end."""

@@ -1,0 +1,164 @@
+"""What a caller asks to be run: the JSON text of `invoke` and `exec`, as values. Pure.
+
+`exec` is strict: what it does not know, it refuses by name. `invoke` takes what the original took:
+any object with `cmd`, whose other members are the command's own business, since it finds the whole
+text in `$INPUT`; only a complete `tier`, `term` and `run` mean what they mean for `exec`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kontrol.ensemble.canonical import JSON, NotJSON, parse
+
+MAX_LINE = 128 * 1024
+"""Bytes of `cmd`: the kernel takes no longer argument (MAX_ARG_STRLEN)."""
+
+MAX_SECONDS = 86_400.0
+
+_DEPTH = 32
+_MAX_TIER = 512  # a namespace and an app, each up to 253
+_LAST = 2**63 - 1  # the greatest revision of etcd, which terms are
+_MEMBERS = ("argv", "cmd", "env", "stdin", "timeout", "tier", "term", "run")
+
+
+class BadRequest(ValueError):
+    """What is asked makes no sense; the message says what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mandate:
+    """In whose name a callback asks: its tier ("namespace/app"), its term, its run."""
+
+    tier: str
+    term: int
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`argv`, or `cmd`, a line for the shell. `timeout` is seconds; None: no limit."""
+
+    argv: tuple[str, ...] = ()
+    cmd: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    stdin: str = ""
+    timeout: float | None = None
+    mandate: Mandate | None = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What to execute."""
+        return self.argv if self.cmd is None else ("/bin/sh", "-c", self.cmd)
+
+
+def read_invoke(raw: object) -> Request | None:
+    """Return what the argument of `invoke` asks for; None if it is no JSON object with `cmd`."""
+    if not isinstance(raw, str | bytes):
+        return None
+    try:
+        value = parse(raw, depth=_DEPTH)
+    except NotJSON:
+        return None
+    cmd = value.get("cmd") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(cmd, str):
+        return None
+    text = raw if isinstance(raw, str) else raw.decode("utf-8")  # `parse` has seen to that
+    try:
+        mandate = _mandate(value)
+    except BadRequest:
+        mandate = None
+    return Request(cmd=cmd, env={"INPUT": text}, mandate=mandate)
+
+
+def read_exec(raw: object) -> Request:
+    """Return what the argument of `exec` asks for. Raises `BadRequest`."""
+    if not isinstance(raw, str | bytes):
+        raise BadRequest(
+            f"the argument is {type(raw).__name__}; expected the text of a JSON object"
+        )
+    try:
+        value = parse(raw, depth=_DEPTH)
+    except NotJSON as error:
+        raise BadRequest(f"the argument is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BadRequest(f"the argument is {_shown(value)}; expected a JSON object")
+    for name in value:
+        if name not in _MEMBERS:
+            raise BadRequest(f"unknown member {name!r:.80}; known are {', '.join(_MEMBERS)}")
+    argv, cmd = _argv(value.get("argv")), _cmd(value.get("cmd"))
+    if (cmd is None) == (not argv):
+        raise BadRequest("expected one of `argv`, a list of words, and `cmd`, a line for the shell")
+    return Request(
+        argv,
+        cmd,
+        _env(value.get("env")),
+        _stdin(value.get("stdin")),
+        _timeout(value.get("timeout")),
+        _mandate(value),
+    )
+
+
+def _argv(value: JSON) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    words = value if isinstance(value, list) else []
+    argv = tuple(word for word in words if isinstance(word, str))
+    if not argv or len(argv) != len(words) or not argv[0]:
+        raise BadRequest(f"argv is {_shown(value)}; expected a list of strings, the program first")
+    return argv
+
+
+def _cmd(value: JSON) -> str | None:
+    if value is None or (isinstance(value, str) and value.strip()):
+        return value
+    raise BadRequest(f"cmd is {_shown(value)}; expected a line for the shell")
+
+
+def _env(value: JSON) -> Mapping[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadRequest(f"env is {_shown(value)}; expected an object of strings")
+    env: dict[str, str] = {}
+    for name, text in value.items():
+        if not name or "=" in name or "\0" in name or not isinstance(text, str) or "\0" in text:
+            raise BadRequest(f"env has {name!r:.80}: {_shown(text)}; expected a name and a string")
+        env[name] = text
+    return env
+
+
+def _stdin(value: JSON) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise BadRequest(f"stdin is {_shown(value)}; expected a string")
+
+
+def _timeout(value: JSON) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_SECONDS:
+        return float(value)
+    raise BadRequest(
+        f"timeout is {_shown(value)}; expected seconds, over 0 and up to {MAX_SECONDS:g}"
+    )
+
+
+def _mandate(value: Mapping[str, JSON]) -> Mandate | None:
+    tier, term, run = (value.get(name) for name in ("tier", "term", "run"))
+    if tier is None and term is None and run is None:
+        return None
+    if not isinstance(tier, str) or not 0 < len(tier) <= _MAX_TIER or not tier.isprintable():
+        raise BadRequest(f"tier is {_shown(tier)}; expected namespace/app, with a term and a run")
+    return Mandate(tier, _number("term", term), _number("run", run))
+
+
+def _number(name: str, value: JSON) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LAST:
+        return value
+    raise BadRequest(f"{name} is {_shown(value)}; expected a whole number, with a tier beside it")
+
+
+def _shown(value: JSON) -> str:
+    if value is None:
+        return "missing"
+    return f"{value!r:.80}"

@@ -1,0 +1,205 @@
+"""One command on many pods: at once but for a bound, each pod by itself.
+
+A pod is asked whether it is there before it is told what to run. So one that is dead or hung is
+known as such soon, and is certain not to have been told. What comes of each pod is a `Result`,
+never an exception; none holds up another.
+
+`stop` ends what runs. A caller that goes away ends its command, but nobody would know whether the
+word got through; so each pod is asked once more, on the same connection: its answer comes after it
+has heard that it is to end its command.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from kontrol.rpc.client import Client
+from kontrol.rpc.errors import CallTimeout, LostRemote, RemoteError, RpcError
+
+PATIENCE = 5.0  # seconds for a pod that is there to say so
+GRACE = 10.0  # seconds for a pod to end a command that is out of time: SIGTERM, 5 s, SIGKILL
+FAREWELL = 2.0  # seconds for pods to hear that they are to end their commands
+
+Kind = Literal["done", "dead", "hung", "lost", "refused", "exit", "ended", "interrupted", "closed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A pod: `name` for people, and where its agent listens; port 0 takes no commands."""
+
+    name: str
+    key: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a pod; `why` is for people. `final` is what `exec` told at last."""
+
+    target: Target
+    kind: Kind
+    why: str
+    final: Mapping[str, object] | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the command ran and exited with status 0."""
+        return self.kind == "done"
+
+
+class Report(Protocol):
+    """Takes what happens, as it happens."""
+
+    async def output(self, target: Target, stream: str, data: str | bytes) -> None:
+        """Take what a command wrote to `stream`; the pod waits until this returns."""
+
+    async def ended(self, result: Result) -> None:
+        """Take what came of a pod."""
+
+
+class FanOut:
+    """Runs `request`, as `exec` takes it, on pods, `parallel` at a time."""
+
+    def __init__(
+        self,
+        request: Mapping[str, object],
+        *,
+        connect: Callable[[Target], Client],
+        report: Report,
+        parallel: int,
+        timeout: float | None = None,
+    ) -> None:
+        """`timeout` is seconds for each command; the pods end those that take longer."""
+        timed = request if timeout is None else {**request, "timeout": timeout}
+        self._request = json.dumps(timed)
+        self._limit = None if timeout is None else timeout + GRACE
+        self._connect = connect
+        self._report = report
+        self._room = asyncio.Semaphore(parallel)
+        self._stopping = False
+        self._running: set[asyncio.Task[Result]] = set()
+
+    async def run(self, targets: Sequence[Target]) -> list[Result]:
+        """Run it everywhere; return what came of each, in the order of `targets`."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._one(target)) for target in targets]
+        return [task.result() for task in tasks]
+
+    def stop(self) -> None:
+        """End what runs, and start nothing more; `run` then returns."""
+        self._stopping = True
+        for task in self._running:
+            task.cancel()
+
+    async def _one(self, target: Target) -> Result:
+        async with self._room:
+            result = await self._attempt(target)
+        await self._report.ended(result)
+        return result
+
+    async def _attempt(self, target: Target) -> Result:
+        if self._stopping:
+            return Result(target, "interrupted", "not started: interrupted before its turn")
+        if not target.port:
+            return Result(
+                target,
+                "closed",
+                "takes no commands: set KONTROL_KEYS, or KONTROL_INVOKE=insecure, for its agent",
+            )
+        task = asyncio.create_task(self._speak(target))
+        self._running.add(task)
+        try:
+            await asyncio.wait({task})
+        finally:
+            self._running.discard(task)
+            if not task.done():  # we are cancelled ourselves: another pod's output met an error
+                task.cancel()
+                await asyncio.wait({task})
+        if task.cancelled():  # before its first step
+            return Result(target, "interrupted", "not started: interrupted before its turn")
+        return task.result()
+
+    async def _speak(self, target: Target) -> Result:
+        try:
+            async with self._connect(target) as client:
+                if (silent := await _greet(client, target)) is not None:
+                    return silent
+                try:
+                    return await self._execute(client, target)
+                except (asyncio.CancelledError, TimeoutError) as error:
+                    heard = await _confirm(client)
+                    if isinstance(error, asyncio.CancelledError) and not self._stopping:
+                        raise
+                    return _given_up(target, heard=heard, late=isinstance(error, TimeoutError))
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            return Result(target, "interrupted", "interrupted before it was told what to run")
+        except RpcError as error:  # its keys, say: nothing was sent
+            return Result(target, "refused", str(error))
+
+    async def _execute(self, client: Client, target: Target) -> Result:
+        final: Mapping[str, object] | None = None
+        items = client.stream("exec", self._request)
+        try:
+            async with asyncio.timeout(self._limit), contextlib.aclosing(items):
+                async for item in items:
+                    if not isinstance(item, dict):
+                        continue
+                    if "exit" in item:
+                        final = item
+                    for stream in ("stdout", "stderr"):
+                        if isinstance(data := item.get(stream), str | bytes):
+                            await self._report.output(target, stream, data)
+        except RemoteError as error:
+            return Result(target, "refused", str(error))
+        except RpcError as error:
+            return Result(target, "lost", f"lost while its command ran: {error}")
+        return judge(target, final)
+
+
+async def _greet(client: Client, target: Target) -> Result | None:
+    """Ask a pod whether it is there: None if it is."""
+    try:
+        await client.call("_zerorpc_ping", timeout=PATIENCE)
+    except CallTimeout:
+        return Result(target, "hung", f"hung: no answer within {PATIENCE:g} s; it was told nothing")
+    except LostRemote as error:
+        return Result(target, "dead", f"dead: {error}")
+    except RemoteError as error:
+        return Result(target, "refused", str(error))
+    return None
+
+
+async def _confirm(client: Client) -> bool:
+    """Tell whether a pod has heard that it is to end its command."""
+    try:
+        await client.call("_zerorpc_ping", timeout=FAREWELL)
+    except RpcError:
+        return False
+    return True
+
+
+def _given_up(target: Target, *, heard: bool, late: bool) -> Result:
+    told = "its command was ended" if heard else "it does not answer, and may still run its command"
+    if late:
+        return Result(target, "hung", f"hung: its command was not over in time; {told}")
+    return Result(target, "interrupted", f"interrupted: {told}")
+
+
+def judge(target: Target, final: Mapping[str, object] | None) -> Result:
+    """Judge what `exec` told at last."""
+    if final is None:
+        return Result(target, "lost", "its answer ended without the exit status")
+    status, signal, why = (final.get(name) for name in ("exit", "signal", "why"))
+    if why is not None:
+        return Result(target, "ended", str(why), final)
+    if signal is not None:
+        return Result(target, "ended", f"ended by signal {signal}", final)
+    if status != 0:
+        return Result(target, "exit", f"exit status {status}", final)
+    return Result(target, "done", "exit status 0", final)

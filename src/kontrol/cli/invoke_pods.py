@@ -1,0 +1,165 @@
+"""Where `kontrol invoke` learns of the pods, and in whose name it asks.
+
+Within a callback: from `$PODS_FILE`, the ensemble that the run is for, in the name of its tier,
+term and run. Elsewhere: from a master, by ZeroRPC. With `KONTROL_KEYS`, as an operator if the
+folder has that key, else as a master.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from kontrol.agent.addresses import Resolver
+from kontrol.cli.invoke_select import Record
+from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
+from kontrol.rpc.client import Client
+from kontrol.rpc.errors import RemoteError, RpcError
+from kontrol.rpc.keys import Keyring, KeysError, Kind
+from kontrol.rpc.limits import Limits
+from kontrol.settings import Mistake, SettingsError
+from kontrol.settings import variables as v
+from kontrol.settings.resolve import LOOPBACK, MASTER, Resolved, resolve
+
+VARIABLE = "KONTROL_MASTER"
+_CALLBACK = ("TIER", "TERM_ID", "RUN", "PODS_FILE")
+_PATIENCE = 5.0  # seconds for one master
+_NEEDED = (v.PORT.name, v.ANNOTATIONS.name, v.KEYS.name)
+
+LIMITS = Limits(values=1_000_000, window=8)
+"""Few pieces ahead: of each of a hundred pods at once, what is not printed yet is kept here."""
+
+
+class NoMaster(Exception):
+    """No master told of the pods; the message says which were asked, and why not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Makes clients, with keys if there are any; `kind` is that of our own key."""
+
+    keys: Keyring | None = None
+    kind: Kind = "operator"
+
+    def client(self, host: str, port: int, *to: Kind) -> Client:
+        """Return a client for a server of one of these kinds. Raises `KeysError`."""
+        return Client(host, port, limits=LIMITS, keys=self.keys, as_=self.kind, to=to)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the environment says: who we are, which tier to ask, and the callback that runs us.
+
+    `mandate` has the members of a request that the fence wants; it is empty outside a callback.
+    """
+
+    asker: Asker
+    tier: Tier
+    pods_file: Path | None
+    mandate: Mapping[str, str | int]
+
+    async def pods(self) -> Sequence[Record]:
+        """Return the pods, ordered by number. Raises `NoMaster`."""
+        if self.pods_file is not None:
+            return _records(_load(self.pods_file), str(self.pods_file))
+        failures = []
+        for host in await _hosts(self.tier):
+            try:
+                async with self.asker.client(host, self.tier.port, "master") as client:
+                    return _records(await client.call("pods", timeout=_PATIENCE), host)
+            except RemoteError as error:
+                failures.append(f"{host}: {error}")
+            except RpcError as error:
+                failures.append(str(error))
+        raise NoMaster(
+            f"no master told of the pods: {'; '.join(failures)}: name one by --master or {VARIABLE}"
+        )
+
+
+def find(environ: Mapping[str, str], master: str | None) -> Place:
+    """Read the environment. Raises `SettingsError` and `KeysError`."""
+    resolved = resolve(environ, {})
+    wrong = [mistake for mistake in resolved.mistakes if mistake.name in _NEEDED]
+    if wrong:
+        raise SettingsError(wrong)
+    within = master is None and all(environ.get(name) for name in _CALLBACK)
+    return Place(
+        _asker(resolved.get(v.KEYS)),
+        _tier(resolved, environ, master),
+        Path(environ["PODS_FILE"]) if within else None,
+        _mandate(environ) if within else {},
+    )
+
+
+def _mandate(environ: Mapping[str, str]) -> Mapping[str, str | int]:
+    numbers = {}
+    for name in ("TERM_ID", "RUN"):
+        text = environ[name]
+        if not (text.isascii() and text.isdecimal()):
+            raise SettingsError([Mistake(name, text, "a number, as a callback is given")])
+        numbers[name] = int(text)
+    return {"tier": environ["TIER"], "term": numbers["TERM_ID"], "run": numbers["RUN"]}
+
+
+def _asker(folder: Path | None) -> Asker:
+    if folder is None:
+        return Asker()
+    keys = Keyring.load(folder)
+    try:
+        keys.own("operator")
+    except KeysError:
+        keys.own("master")
+        return Asker(keys, "master")
+    return Asker(keys)
+
+
+def _tier(resolved: Resolved, environ: Mapping[str, str], master: str | None) -> Tier:
+    """Return the tier to ask: `--master`, `KONTROL_MASTER`, the annotation's first, loopback."""
+    port = resolved.require(v.PORT)
+    annotations = resolved.get(v.ANNOTATIONS) or {}
+    for source, text in (
+        ("--master", master or ""),
+        (VARIABLE, environ.get(VARIABLE, "").strip()),
+        (MASTER, annotations.get(MASTER, "").strip()),
+    ):
+        if text:
+            try:
+                if "://" in text:  # of REST, on the same hosts
+                    names = [urlsplit(url).hostname or "" for url in text.split("|")]
+                    text = "|".join(f"[{name}]" if ":" in name else name for name in names)
+                return parse_tiers(text, port)[0]
+            except (BadTiers, ValueError) as error:
+                raise SettingsError(
+                    [Mistake(source, text, f"a tier of masters; {error}")]
+                ) from None
+    return Tier(LOOPBACK, port)
+
+
+async def _hosts(tier: Tier) -> Sequence[str]:
+    """Return every address of the tier. Raises `NoMaster`."""
+    resolve_name = Resolver()
+    found: list[str] = []
+    for host in tier.hosts:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                found += await resolve_name(host, tier.port)
+        except (OSError, TimeoutError) as error:
+            if len(tier.hosts) == 1:
+                why = str(error) or "its name is not resolved in time"
+                raise NoMaster(f"{host}: {why}: name a master by --master") from None
+    return list(dict.fromkeys(found))
+
+
+def _load(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NoMaster(f"PODS_FILE {path}: {error}") from None
+
+
+def _records(answer: object, source: str) -> Sequence[Record]:
+    if isinstance(answer, list) and all(isinstance(one, dict) and "id" in one for one in answer):
+        return answer
+    raise NoMaster(f"{source} did not answer with pods, but {answer!r:.80}")
