@@ -315,6 +315,7 @@ ANOTHER: dict[str, tuple[str, dict[str, str]]] = {
     "KONTROL_HTTP_PORT": ("0", {}),
     "KONTROL_HOST": ("node-1", {}),
     "KONTROL_CONTROL": ("/run/k", {}),
+    "KONTROL_MASTER": ("masters", {}),
     "KONTROL_DATA": ("/data", {}),
     "KONTROL_ID": ("redis-1", {}),
     "KONTROL_IP": ("fd00::7", {}),

@@ -103,7 +103,8 @@ class Settings:
     """All that was configured. `mode` is expanded: with `debug` it holds every mode.
 
     `bind` is an address or `*`; `http_port` is 0 for none; `tiers` are those to report to (none on
-    a mere master); `brake` is a percentage; `callback` is None without one; `notes` are lines to
+    a mere master); `brake` is a percentage; `callback` is None without one; `ask` is whom commands
+    ask, as text; `notes` are lines to
     log once at the start, as (level, text) of `logging`.
     """
 
@@ -127,6 +128,7 @@ class Settings:
     data: Path | None
     control: Path | None
     boot: BootSettings
+    ask: str | None = None
     notes: tuple[tuple[int, str], ...] = ()
 
     @property

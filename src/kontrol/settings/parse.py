@@ -126,6 +126,7 @@ def assemble(resolved: Resolved) -> Settings:
         data=get(v.DATA),
         control=get(v.CONTROL),
         boot=BootSettings(cloud=require(v.CLOUD), telegraf=require(v.TELEGRAF_CONF)),
+        ask=get(v.MASTER),
         notes=tuple(resolved.notes),
     )
 

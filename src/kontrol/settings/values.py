@@ -108,6 +108,13 @@ def name(text: str) -> str:
     return text
 
 
+def line(text: str) -> str:
+    """Return one line of printable text."""
+    if not text.isprintable():
+        raise BadValue("one line of printable characters")
+    return text
+
+
 def namespace(text: str) -> str:
     """Return the name of a Kubernetes namespace."""
     if not _DNS_LABEL.match(text):

@@ -72,6 +72,15 @@ DATA = Variable[Path | None](
     otherwise="`$XDG_DATA_HOME/kontrol`, else `~/.local/share/kontrol`",
 )
 
+MASTER = Variable[str | None](
+    "KONTROL_MASTER",
+    _PART,
+    values.line,
+    "Whom the commands ask that look at the ensemble or steer it: a tier, as in the annotation, or "
+    "`http://masters:8001`. The daemon does not use it; a callback may.",
+    otherwise="the master in this process, else the annotation's first tier, else this host",
+)
+
 _POD = "The pod and its node"
 _BY_BOOT = "found by `kontrol boot`, or none"
 ID = Variable[str](
