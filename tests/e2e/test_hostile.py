@@ -10,6 +10,7 @@ import pytest
 from tests.e2e.feed import Feeder, feeding, keepalive
 from tests.e2e.hub import DEADLINE
 from tests.e2e.lab import Lab, Tier
+from tests.support.descriptors import connections
 from tests.support.etcd import EtcdCluster
 
 from kontrol.rpc.client import Client
@@ -162,7 +163,7 @@ async def crowd(tier: Tier) -> None:
     """Open very many connections, and leave them open; a newcomer is served all the same."""
     writers: list[asyncio.StreamWriter] = []
     try:
-        for _ in range(CROWD // 100):
+        for _ in range(connections(CROWD) // 100):
             opened = await asyncio.gather(
                 *(asyncio.open_connection(tier.addresses[0], tier.port) for _ in range(100))
             )

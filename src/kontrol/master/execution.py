@@ -7,7 +7,7 @@ unended.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from kontrol.ensemble.canonical import canonical
 from kontrol.ensemble.difference import Changes
 from kontrol.ensemble.pod import Pod
 from kontrol.master.callback import RunOutcome, RunRequest
+from kontrol.master.counts import Counts
 from kontrol.master.ledger import Ledger
 from kontrol.master.records import Ending, Running
 from kontrol.master.term import Term
@@ -53,6 +54,14 @@ class Snapshot:
     changes: Changes
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An operator's request for a run: who asked, and how to tell what came of it."""
+
+    by: str
+    answer: Callable[[str, int], Awaitable[None]]
+
+
 class Execution:
     """Runs the callback under one term."""
 
@@ -64,15 +73,29 @@ class Execution:
         wall: Callable[[], str],
         *,
         patience: float,
+        counts: Counts,
+        emit: Callable[[str], None],
     ) -> None:
-        """`patience` is how many seconds the store gets to book a run while shutting down."""
+        """`patience` is how many seconds the store gets to book a run while shutting down.
+
+        `emit` hears of each start, as `callback_invoked`.
+        """
         self._term = term
         self._ledger = ledger
         self._runner = runner
         self._wall = wall
         self._patience = patience
+        self._counts = counts
+        self._emit = emit
 
-    async def run(self, snapshot: Snapshot, fingerprint: str, attempt: int, reason: str) -> None:
+    async def run(
+        self,
+        snapshot: Snapshot,
+        fingerprint: str,
+        attempt: int,
+        reason: str,
+        asked: Asked | None = None,
+    ) -> None:
         """Run the callback once for `snapshot`, and book how it ended.
 
         Raises `Deposed` and `StoreError`; on cancellation the callback is ended first.
@@ -84,6 +107,8 @@ class Execution:
             digest=snapshot.digest,
             fingerprint=fingerprint,
             started=self._wall(),
+            reason=reason,
+            by=asked.by if asked else "",
         )
         request = RunRequest(
             run=running.run,
@@ -103,6 +128,10 @@ class Execution:
             len(snapshot.pods),
             snapshot.changes,
         )
+        self._counts.started()
+        self._emit("callback_invoked")
+        if asked is not None:
+            await asked.answer(f"run {running.run} has started", running.run)
         outcome, stopped = await self._call(request)
         if not stopped:
             await self._book(snapshot, outcome)
@@ -151,9 +180,11 @@ class Execution:
         )
         if not ending.ok:
             await self._ledger.fail(len(snapshot.pods), snapshot.changes, ending)
+            self._counts.ended(ok=False, seconds=ending.seconds)
             log.warning("run %d failed after %.3g s: %s", number, ending.seconds, ending.why)
             return
         await self._ledger.commit(snapshot.pods, snapshot.changes, ending, outcome.state)
+        self._counts.ended(ok=True, seconds=ending.seconds)
         log.info("run %d acknowledged after %.3g s", number, ending.seconds)
         try:
             await self._ledger.trim()

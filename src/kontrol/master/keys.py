@@ -65,6 +65,16 @@ class Keys:
         return f"{self.root}runs/"
 
     @property
+    def requests(self) -> str:
+        """Prefix of what operators ask of the leader, each under its own lease."""
+        return f"{self.root}requests/"
+
+    @property
+    def plan(self) -> str:
+        """What the leader is about to do, under its lease."""
+        return f"{self.root}plan"
+
+    @property
     def meta(self) -> str:
         """The version of this layout, and the floor of terms."""
         return f"{self.root}meta"

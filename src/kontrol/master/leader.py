@@ -14,14 +14,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kontrol.ensemble.brake import Brake
-from kontrol.ensemble.difference import Changes, difference, names
+from kontrol.ensemble.difference import Changes, difference
 from kontrol.master import policy
+from kontrol.master.counts import Counts
 from kontrol.master.election import Election
-from kontrol.master.execution import Execution, Runner, Snapshot
+from kontrol.master.execution import Asked, Execution, Runner, Snapshot
 from kontrol.master.keys import Keys
 from kontrol.master.ledger import Ledger
 from kontrol.master.mirror import Mirror
+from kontrol.master.notice import Notice
 from kontrol.master.records import Ending
+from kontrol.master.requests import Answer, Request, Requests
 from kontrol.master.sweep import sweep
 from kontrol.master.term import Term
 from kontrol.store.protocol import Ambiguous, Range, Store, Unavailable
@@ -41,7 +44,7 @@ class LeaderConfig:
 
 
 class Leader:
-    """Leads while `lead` runs; `plan` tells what it is doing, for people."""
+    """Leads while `lead` runs; `notice` tells what it is about to do, for people."""
 
     def __init__(
         self,
@@ -49,37 +52,42 @@ class Leader:
         keys: Keys,
         mirror: Mirror,
         election: Election,
+        requests: Requests,
         *,
         runner: Runner | None,
         config: LeaderConfig,
+        counts: Counts,
+        emit: Callable[[str], None],
         wall: Callable[[], str],
         rng: random.Random,
     ) -> None:
-        """Without a `runner` nothing is ever run. `wall` tells the date and time, RFC 3339."""
-        self.plan: policy.Idle | policy.Wait | policy.Run = policy.Idle()
+        """Without a `runner` nothing is ever run. `wall` tells the date and time, RFC 3339.
+
+        `emit` hears of `lock_obtained`, `md5_changed` and `callback_invoked`.
+        """
+        self.notice = Notice(keys, wall)
         self._store = store
         self._keys = keys
         self._mirror = mirror
         self._election = election
+        self._requests = requests
         self._runner = runner
         self._config = config
+        self._counts = counts
+        self._emit = emit
         self._wall = wall
         self._rng = rng
         self._brake = Brake(config.brake, 2 * config.ttl)
         self._news = asyncio.Event()
         self._fingerprint = ""
+        self._digest = ""
         election.on_change(self.wake)
         mirror.on_change(self.wake)
+        requests.on_change(self.wake)
 
     def wake(self) -> None:
         """Tell that something changed that may change the decision."""
         self._news.set()
-
-    def release(self) -> bool:
-        """Let the brake go; returns whether it was engaged."""
-        released = self._brake.release()
-        self.wake()
-        return released
 
     async def lead(self, term: Term) -> None:
         """Lead until cancelled. Raises `Deposed`, `Outdated`, `StoreError`."""
@@ -87,54 +95,103 @@ class Leader:
         await ledger.open(self._election.known)
         await self._election.announce(term)
         log.info("leader, in term %d", term.number)
+        self._counts.terms += 1
+        self._emit("lock_obtained")
         async with asyncio.TaskGroup() as group:
             group.create_task(self._sweep(term))
-            if self._runner is not None:
+            group.create_task(self.notice.publish(term))
+            if self._runner is None:
+                await self._decline(term, ledger)
+            else:
                 self._fingerprint = self._runner.fingerprint()
                 await self._catch_up()
                 await self._bury(ledger)
                 execution = Execution(
-                    term, ledger, self._runner, self._wall, patience=self._config.fover / 3
+                    term,
+                    ledger,
+                    self._runner,
+                    self._wall,
+                    patience=self._config.fover / 3,
+                    counts=self._counts,
+                    emit=self._emit,
                 )
-                await self._loop(ledger, execution)
+                await self._loop(term, ledger, execution)
 
-    async def _loop(self, ledger: Ledger, execution: Execution) -> None:
+    async def _decline(self, term: Term, ledger: Ledger) -> None:
+        """Answer operators, without a callback."""
+        why = "KONTROL_CALLBACK is not set on the leader: there is nothing to run"
+        while True:
+            self._news.clear()
+            await self._serve(term, ledger)
+            for request in self._requests.pending("run"):
+                await self._requests.answer(term, request, Answer(why, refused=True))
+            await self._news.wait()
+
+    async def _loop(self, term: Term, ledger: Ledger, execution: Execution) -> None:
         loop = asyncio.get_running_loop()
         snapshot: Snapshot | None = None
         retry_at = loop.time()
         if ledger.running is not None:
             retry_at += policy.backoff(ledger.running.attempt, self._rng.random())
-        said: object = None
         while True:
             self._news.clear()
+            await self._serve(term, ledger)
+            asked = next(iter(self._requests.pending("run")), None)
             ripe = self._mirror.damper.ripe
-            if ripe is not None and ripe > loop.time():  # not worth a look, at any size
-                self.plan = policy.Wait("ensemble", ripe, "damper")
-                await self._news_or(ripe)
+            if asked is None and ripe is not None and ripe > loop.time():
+                self.notice.tell(policy.Wait("ensemble", ripe, "damper"))
+                await self._news_or(ripe)  # not worth a look, at any size
                 continue
             if snapshot is None or snapshot.version != self._mirror.version:
                 snapshot = await self._look(ledger)
                 if snapshot is None:
                     await self._news.wait()
                     continue
-            self.plan = plan = policy.decide(
-                loop.time(), self._situation(snapshot, ledger, retry_at)
-            )
+            situation = self._situation(snapshot, ledger, retry_at, asked=asked is not None)
+            plan = policy.decide(loop.time(), situation)
+            lost, of = snapshot.changes.lost, len(ledger.applied.members)
+            self.notice.tell(plan, lost, of)
             match plan:
                 case policy.Idle():
                     await self._news.wait()
-                case policy.Wait(reason, until, hold):
-                    if (reason, hold) != said and hold in ("gap", "brake"):
-                        self._say_held(hold, until - loop.time(), snapshot, ledger)
-                    said = (reason, hold)
+                case policy.Wait(_, until, hold) if asked is not None:
+                    why = f"held by the {hold} for {until - loop.time():.0f} s more: {len(lost)} "
+                    why += f"of {of} pods are lost"
+                    why += "; if they are gone for good, `kontrol release`" * (hold == "brake")
+                    await self._requests.answer(term, asked, Answer(why, refused=True))
+                case policy.Wait(_, until, _):
                     await self._news_or(until)
                 case policy.Run(reason, again):
-                    said = None
                     attempt = ledger.running.attempt + 1 if again and ledger.running else 1
                     self._mirror.damper.taken()
-                    await execution.run(snapshot, self._fingerprint, attempt, reason)
+                    operator = None if asked is None else self._asked(term, asked)
+                    await execution.run(snapshot, self._fingerprint, attempt, reason, operator)
                     snapshot = None
                     retry_at = loop.time() + policy.backoff(attempt, self._rng.random())
+
+    async def _serve(self, term: Term, ledger: Ledger) -> None:
+        """Do what operators ask for besides runs."""
+        for request in self._requests.pending("release", "rollback"):
+            if request.kind == "release":
+                released = self._brake.release()
+                answer = Answer("the brake lets go" if released else "the brake holds nothing")
+            else:
+                answer = await self._roll_back(ledger, request)
+            await self._requests.answer(term, request, answer)
+
+    async def _roll_back(self, ledger: Ledger, request: Request) -> Answer:
+        number = request.run or 0
+        run = await ledger.put_back(number, self._wall(), request.by)
+        if run is None:
+            why = f"the state of run {number} is not kept: the last 20 are, see `kontrol runs`"
+            return Answer(why, refused=True)
+        return Answer(f"run {run} put the state of run {number} back", run=run)
+
+    def _asked(self, term: Term, request: Request) -> Asked:
+        async def answer(message: str, run: int) -> None:
+            await self._requests.answer(term, request, Answer(message, run=run))
+
+        return Asked(request.by, answer)
 
     async def _catch_up(self) -> None:
         """Wait until the mirror shows at least what the store holds now."""
@@ -166,6 +223,10 @@ class Leader:
         """Take a snapshot, with what became of the missing; None if the mirror lags behind."""
         version, pods = self._mirror.version, tuple(self._mirror.ensemble)
         digest = self._mirror.ensemble.digest
+        if digest != self._digest:
+            self._digest = digest
+            self._counts.digests += 1
+            self._emit("md5_changed")
         left: set[int] | None = None
         try:
             left = await ledger.fates(pods)
@@ -177,7 +238,9 @@ class Leader:
             return None
         return Snapshot(version, pods, digest, difference(ledger.applied.members, pods, left))
 
-    def _situation(self, snapshot: Snapshot, ledger: Ledger, retry_at: float) -> policy.Situation:
+    def _situation(
+        self, snapshot: Snapshot, ledger: Ledger, retry_at: float, *, asked: bool
+    ) -> policy.Situation:
         now = asyncio.get_running_loop().time()
         applied, running = ledger.applied, ledger.running
         lost = len(snapshot.changes.lost)
@@ -191,6 +254,7 @@ class Leader:
             ripe=self._mirror.damper.ripe,
             gap=self._mirror.recovered + self._config.ttl if lost else None,
             brake=self._brake.consider(now, lost, len(applied.members)),
+            asked=asked,
         )
 
     def _peers_have(self, fingerprint: str | None) -> bool:
@@ -216,26 +280,3 @@ class Leader:
             except (Unavailable, Ambiguous) as error:
                 log.debug("the seats are swept later: %s", error)
             await asyncio.sleep(_SWEEP_EVERY)
-
-    def _say_held(
-        self, hold: policy.Hold, seconds: float, snapshot: Snapshot, ledger: Ledger
-    ) -> None:
-        lost, of = snapshot.changes.lost, len(ledger.applied.members)
-        if hold == "brake":
-            log.error(
-                "BRAKE: %d of %d pods are lost (%s); the callback is held for %.0f s more, until "
-                "they return, or until `kontrol release`",
-                len(lost),
-                of,
-                names(lost),
-                seconds,
-            )
-        else:
-            log.warning(
-                "%d of %d pods are missing (%s) after a time without masters or store: waiting "
-                "%.0f s for them",
-                len(lost),
-                of,
-                names(lost),
-                seconds,
-            )

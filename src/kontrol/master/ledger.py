@@ -144,6 +144,40 @@ class Ledger:
         )
         self.running = ended
 
+    async def put_back(self, number: int, started: str, by: str) -> int | None:
+        """Make the state that run `number` left the state again; returns the run that this is.
+
+        None if that state is not kept. It is a run of its own in the book, though nothing ran: the
+        state moves only with a number that is never used again.
+        """
+        kept = (await self._store.range(Range(self._keys.state_of(number)))).kvs
+        if not kept:
+            return None
+        state = kept[0].value
+        booked = Running(
+            run=self.next_run,
+            term=self._term.number,
+            attempt=1,
+            digest=self.applied.digest,
+            fingerprint=self.applied.fingerprint or "",
+            started=started,
+            reason="rollback",
+            by=by,
+        )
+        ending = Ending(ok=True, why=f"the state of run {number} was put back")
+        entry = encode_entry(booked, len(self.applied.members), Changes(), ending)
+        ops: list[Op] = [
+            Put(self._keys.state, state),
+            Put(self._keys.state_of(booked.run), state),
+            Put(self._keys.run(booked.run), entry),
+        ]
+        if self.running is not None:  # a failed one, which stays due
+            ops.append(Put(self._keys.running, self.running.encode()))
+        await self._move(ops)
+        self.state = state
+        self.next_run = booked.run + 1
+        return booked.run
+
     async def trim(self) -> None:
         """Drop what is beyond the last 20 states, 200 entries, and the last run's pods."""
         keys = self._keys

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.damper import Damper
+from kontrol.master.counts import Counts
 from kontrol.master.election import Election
 from kontrol.master.execution import Runner
 from kontrol.master.keys import Keys
 from kontrol.master.leader import Leader, LeaderConfig
 from kontrol.master.mirror import Mirror
 from kontrol.master.registry import Registry
+from kontrol.master.requests import Requests
 from kontrol.store.protocol import Range, Store
 
 
@@ -48,15 +50,18 @@ class Master:
         boot_clock: Callable[[], float],
         wall: Callable[[], str],
         rng: random.Random,
+        emit: Callable[[str], None] = lambda _name: None,
     ) -> None:
         """Without a `runner` the ensemble is kept and nothing is run.
 
         `boot_clock` tells seconds that go on while the machine sleeps, `wall` the date and time
-        as RFC 3339; `rng` is for jitter.
+        as RFC 3339; `rng` is for jitter. `emit` hears of what the original counted:
+        `lock_obtained`, `md5_changed`, `callback_invoked`.
         """
         self.config = config
+        self.counts = Counts()
         self._store = store
-        self._keys = keys = Keys.of(config.namespace, config.app)
+        self.keys = keys = Keys.of(config.namespace, config.app)
         self._runner = runner
         damper = Damper(config.damper, config.damper_max)
         self.mirror = Mirror(store, keys, ttl=config.ttl, damper=damper)
@@ -66,13 +71,17 @@ class Master:
         self.registry = Registry(
             store, keys, self.mirror, ttl=config.ttl, leader=lambda: self.leader_id
         )
+        self.requests = Requests(store, keys, silence=config.fover / 3, wall=wall)
         self.leader = Leader(
             store,
             keys,
             self.mirror,
             self.election,
+            self.requests,
             runner=runner,
             config=LeaderConfig(config.ttl, config.fover, config.brake),
+            counts=self.counts,
+            emit=emit,
             wall=wall,
             rng=rng,
         )
@@ -84,6 +93,7 @@ class Master:
             group.create_task(self.mirror.run())
             group.create_task(self.election.follow())
             group.create_task(self.registry.run())
+            group.create_task(self.requests.run())
             await self.election.run(self.leader.lead)
 
     async def ping(self, raw: str | bytes) -> dict[str, JSON]:
@@ -111,7 +121,7 @@ class Master:
 
     async def state(self) -> JSON:
         """The state that the callback returned last. Raises `StoreError`."""
-        kvs = (await self._store.range(Range(self._keys.state))).kvs
+        kvs = (await self._store.range(Range(self.keys.state))).kvs
         state: JSON = json.loads(kvs[0].value) if kvs else None
         return state
 

@@ -47,13 +47,22 @@ class Mirror:
     @property
     def current(self) -> bool:
         """Whether the store confirmed within TTL/3 that nothing is missing here."""
-        now = asyncio.get_running_loop().time()
-        return self.complete.is_set() and now - self._follower.confirmed <= self._ttl / 3
+        return self.complete.is_set() and self.age <= self._ttl / 3
+
+    @property
+    def age(self) -> float:
+        """Seconds since the store last confirmed that nothing is missing; at first infinite."""
+        return asyncio.get_running_loop().time() - self._follower.confirmed
 
     @property
     def revision(self) -> int:
         """The store's revision that this shows."""
         return self._follower.revision
+
+    @property
+    def restores(self) -> int:
+        """How often the store was seen to go back."""
+        return self._follower.restores
 
     @property
     def recovered(self) -> float:

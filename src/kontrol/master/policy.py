@@ -3,12 +3,13 @@
 Why it may be due: the ensemble or the callback differ from what was last acknowledged, or a run
 was started and not acknowledged. What may hold it, each until a time of its own: the damper, the
 back-off after a failure, the gap (time without masters or store is nobody's silence), the brake.
+An operator who asks for a run gets it at once, due or not, unless the gap or the brake hold it.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-Reason = Literal["ensemble", "callback", "unacknowledged"]
+Reason = Literal["ensemble", "callback", "unacknowledged", "asked"]
 Hold = Literal["damper", "retry", "gap", "brake"]
 
 _BACKOFF = 1.0  # seconds before the second attempt
@@ -20,7 +21,8 @@ class Situation:
     """What the leader knows. Times are seconds of the loop's clock; None: not held by that.
 
     `failed` is (digest, fingerprint, the time to retry at) of the run that is not acknowledged.
-    `peers` says that a live candidate still has the acknowledged callback.
+    `peers` says that a live candidate still has the acknowledged callback, `asked` that an operator
+    wants a run.
     """
 
     digest: str
@@ -32,6 +34,7 @@ class Situation:
     ripe: float | None
     gap: float | None
     brake: float | None
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +61,14 @@ class Run:
 
 def decide(now: float, s: Situation) -> Idle | Wait | Run:
     """Judge the situation at the time `now`."""
-    reason = _due(s)
+    reason: Reason | None = "asked" if s.asked else _due(s)
     if reason is None:
         return Idle()
     again = s.failed is not None and s.failed[:2] == (s.digest, s.fingerprint)
     holds: list[tuple[float, Hold]] = []
-    if again and s.failed is not None:
+    if s.asked:
+        pass
+    elif again and s.failed is not None:
         holds.append((s.failed[2], "retry"))
     elif s.ripe is not None:
         holds.append((s.ripe, "damper"))

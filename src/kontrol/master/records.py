@@ -46,7 +46,10 @@ class Meta:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A run that is not acknowledged. `ended` with `why` if it failed, else it may be under way."""
+    """A run that is not acknowledged. `ended` with `why` if it failed, else it may be under way.
+
+    `reason` is why it was due; `by` is who asked for it, if somebody did.
+    """
 
     run: int
     term: int
@@ -56,6 +59,8 @@ class Running:
     started: str
     ended: bool = False
     why: str = ""
+    reason: str = ""
+    by: str = ""
 
     def encode(self) -> bytes:
         """Return the record as the store keeps it."""
@@ -104,6 +109,8 @@ def encode_entry(running: Running, pods: int, changes: Changes, ending: Ending) 
         "run": running.run,
         "term": running.term,
         "attempt": running.attempt,
+        "reason": running.reason,
+        "by": running.by,
         "digest": running.digest,
         "fingerprint": running.fingerprint,
         "started": running.started,

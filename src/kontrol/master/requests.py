@@ -1,0 +1,155 @@
+"""What operators ask of the leader, by way of the store: any master takes it, the leader answers.
+
+A request is a key under a lease of its own, so it can be put down at whichever master one reaches,
+outlives a change of leader, and goes by itself if nobody answers. The leader writes its answer
+into the same key, under its fence. A leader that dies between doing and answering leaves a request
+that its successor does again: what is asked for is done at least once.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from kontrol.ensemble.canonical import JSON, canonical
+from kontrol.master.follower import Follower
+from kontrol.master.keys import Keys
+from kontrol.master.term import Term
+from kontrol.store.protocol import (
+    Ambiguous,
+    Compare,
+    Event,
+    KeyValue,
+    LeaseGone,
+    Put,
+    Store,
+)
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["run", "release", "rollback"]
+
+_LEASE = 60  # seconds for which an unanswered request stands
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: `by` says who asked, `at` when (RFC 3339), `run` which run it is about."""
+
+    id: str
+    kind: Kind
+    by: str
+    at: str
+    run: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a request: a line for people, and the run that it concerns."""
+
+    message: str
+    refused: bool = False
+    run: int | None = None
+
+    def public(self) -> dict[str, JSON]:
+        """Return it as JSON."""
+        return {"message": self.message, "refused": self.refused, "run": self.run}
+
+
+class Requests:
+    """The requests of one tier, on every master; `run` must be running."""
+
+    def __init__(
+        self, store: Store, keys: Keys, *, silence: float, wall: Callable[[], str]
+    ) -> None:
+        """`silence` as for a `Follower`; `wall` tells the date and time, RFC 3339."""
+        self._store = store
+        self._keys = keys
+        self._wall = wall
+        self._follower = Follower(store, keys.requests, silence=silence)
+        self._follower.listen(self._take)
+        self._waiting: dict[str, asyncio.Future[Answer]] = {}
+        self._answered: set[str] = set()
+
+    async def run(self) -> None:
+        """Follow the requests until cancelled."""
+        await self._follower.run()
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when a request came, was answered, or went."""
+        self._follower.listen(lambda _: listener())
+
+    def pending(self, *kinds: Kind) -> list[Request]:
+        """Return the requests of these kinds that nobody answered, the oldest first."""
+        entries = sorted(self._follower.entries.values(), key=lambda kv: kv.create_revision)
+        found = (_decode(kv) for kv in entries if kv.key not in self._answered)
+        return [request for request, answer in found if answer is None and request.kind in kinds]
+
+    async def ask(
+        self, kind: Kind, by: str, *, run: int | None = None, timeout: float
+    ) -> dict[str, JSON]:
+        """Ask the leader, and wait at most `timeout` seconds for its answer.
+
+        Returns `request` (its id), `done` (whether the leader answered), `message`, `refused`, and
+        the `run` that it concerns. Raises `StoreError`.
+        """
+        lease = (await self._store.grant(_LEASE)).id
+        name = f"{lease:016x}"
+        key = self._keys.requests + name
+        value = canonical({"kind": kind, "by": by, "at": self._wall(), "run": run})
+        waiting = self._waiting[key] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._put_down(key, value, lease)
+                answer = await waiting
+        except TimeoutError:
+            late = "the leader has not answered yet, and may still do it within a minute"
+            return {"request": name, "done": False, **Answer(late, run=run).public()}
+        finally:
+            del self._waiting[key]
+        return {"request": name, "done": True, **answer.public()}
+
+    async def answer(self, term: Term, request: Request, answer: Answer) -> None:
+        """Answer under the fence of `term`. Raises `Deposed` and `StoreError`."""
+        key = self._keys.requests + request.id
+        entry = self._follower.entries.get(key)
+        self._answered.add(key)  # before the store tells it
+        if entry is None:
+            return  # nobody waits any more
+        log.info("request of %s (%s): %s", request.by, request.kind, answer.message)
+        value = canonical({**json.loads(entry.value), "answer": answer.public()})
+        with contextlib.suppress(LeaseGone):
+            unmoved = Compare(key, "mod", "=", entry.mod_revision)
+            await term.insist([Put(key, value, entry.lease)], [unmoved])
+
+    async def _put_down(self, key: str, value: bytes, lease: int) -> None:
+        absent = Compare(key, "create", "=", 0)
+        while True:
+            try:
+                await self._store.txn([absent], [Put(key, value, lease)])
+                return
+            except Ambiguous:
+                continue  # a second put finds the first, or is it
+
+    def _take(self, events: Sequence[Event]) -> None:
+        for event in events:
+            key = event.kv.key
+            waiting = self._waiting.get(key)
+            if event.type == "delete":
+                self._answered.discard(key)
+                answer: Answer | None = Answer("the request expired unanswered", refused=True)
+            else:
+                _, answer = _decode(event.kv)
+            if waiting is not None and answer is not None and not waiting.done():
+                waiting.set_result(answer)
+
+
+def _decode(kv: KeyValue) -> tuple[Request, Answer | None]:
+    found = json.loads(kv.value)
+    answer = found.get("answer")
+    name = kv.key.rpartition("/")[2]
+    request = Request(name, found["kind"], found["by"], found["at"], found["run"])
+    return request, None if answer is None else Answer(**answer)

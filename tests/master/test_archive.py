@@ -1,0 +1,87 @@
+"""What is exported of one tier, and imported into another, is the same tier to whoever looks."""
+
+import asyncio
+import json
+from dataclasses import replace
+
+import pytest
+from tests.master.support import GOOD, KEYS, Stub, alive, record, running
+from tests.support.simloop import virtual
+
+from kontrol.ensemble.canonical import JSON
+from kontrol.master.archive import ArchiveError, export, restore
+from kontrol.store.memory import MemoryCluster, MemoryStore
+
+SAVED = replace(GOOD, state=b'{"x":1}')
+
+
+async def lived(cluster: MemoryCluster, callback: Stub) -> dict[str, JSON]:
+    """The export of a tier in which two pods lived and one of them left."""
+    async with running(cluster, callback) as master, alive(master, 1):
+        async with alive(master, 2):
+            await asyncio.sleep(5)
+        await master.ping(record(2, n=1, down=True))
+        await asyncio.sleep(5)
+    return json.loads(json.dumps(await export(MemoryStore(cluster), KEYS)))  # type: ignore[no-any-return]
+
+
+@virtual
+async def test_a_tier_goes_on_in_another_store() -> None:
+    old, new = MemoryCluster(), MemoryCluster()
+    callback = Stub(outcome=lambda _: SAVED)
+    document = await lived(old, callback)
+    before = [run.request for run in callback.runs]
+    said = await restore(MemoryStore(new), KEYS, document)
+    assert "2 entries" in said
+    async with running(new, callback) as master, alive(master, 1):
+        await asyncio.sleep(30)
+        assert [request.run for request in before] == [1, 2]
+        assert len(callback.runs) == 2, "what was acknowledged is not run again"
+        assert await master.ping(record(3)) == {"seq": 2, "ttl": 9.0, "leader": "m1"}
+        await asyncio.sleep(5)
+        last = callback.runs[-1]
+        assert (last.changes, last.request.run, last.request.state) == (
+            {"joined": ["p3"]},
+            3,
+            b'{"x":1}',
+        )
+        assert last.request.term > before[-1].term
+
+
+@virtual
+async def test_an_export_of_nothing_can_be_imported() -> None:
+    store = MemoryStore(MemoryCluster())
+    document = await export(store, KEYS)
+    await restore(store, KEYS, document)
+
+
+@virtual
+async def test_a_tier_that_is_used_is_not_replaced() -> None:
+    callback = Stub(outcome=lambda _: SAVED)
+    document = await lived(MemoryCluster(), callback)
+    used = MemoryCluster()
+    await lived(used, callback)
+    with pytest.raises(ArchiveError, match=r"in use.*etcdctl del"):
+        await restore(MemoryStore(used), KEYS, document)
+    fresh = MemoryCluster()
+    async with running(fresh, callback):
+        await asyncio.sleep(1)
+        with pytest.raises(ArchiveError, match=r"masters are at work \(m1\): stop"):
+            await restore(MemoryStore(fresh), KEYS, document)
+
+
+@virtual
+async def test_a_damaged_document_changes_nothing() -> None:
+    document = await lived(MemoryCluster(), Stub(outcome=lambda _: SAVED))
+    cluster = MemoryCluster()
+    bad: list[JSON] = [None, [], {}, {"kontrol": 2}, {"kontrol": 1}]
+    for name in ("term", "seq", "seats", "runs"):
+        wrong: list[JSON] = [None, "x", [1]]
+        bad += [{**document, name: value} for value in wrong]
+    bad.append({**document, "seats": {"k": {"id": 1}}})
+    bad.append({**document, "runs": {"x": {}}})
+    bad.append({**document, "applied": {"run": 1, "members": [[1]]}})
+    for one in bad:
+        with pytest.raises(ArchiveError):
+            await restore(MemoryStore(cluster), KEYS, one)
+    await restore(MemoryStore(cluster), KEYS, document)

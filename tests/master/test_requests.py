@@ -1,0 +1,239 @@
+"""What operators ask of the leader, on the store model and virtual time."""
+
+import asyncio
+import json
+from dataclasses import replace
+from typing import Never
+
+from tests.master.support import BAD, CONFIG, GOOD, Stub, alive, running
+from tests.support.simloop import virtual
+
+from kontrol.master.callback import RunOutcome, RunRequest
+from kontrol.master.master import Master
+from kontrol.master.view import View
+from kontrol.store.memory import MemoryCluster, MemoryStore
+from kontrol.store.memory.client import Reliable
+from kontrol.store.memory.requests import Request
+
+
+def view(master: Master, cluster: MemoryCluster) -> View:
+    return View(master, MemoryStore(cluster), wall=lambda: "2026-01-01T00:00:00.000+00:00")
+
+
+@virtual
+async def test_a_run_that_is_asked_for_starts_at_once_and_says_who_asked() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(5)
+        assert len(callback.runs) == 1
+        answer = await master.requests.ask("run", "ann", timeout=5)
+        assert (answer["done"], answer["refused"], answer["run"]) == (True, False, 2)
+        await asyncio.sleep(1)
+        assert len(callback.runs) == 2
+        entry = await view(master, cluster).run(2)
+        assert entry is not None
+        assert (entry["reason"], entry["by"], entry["ok"]) == ("asked", "ann", True)
+        await asyncio.sleep(60)
+        assert len(callback.runs) == 2
+
+
+@virtual
+async def test_a_run_that_is_asked_for_does_not_wait_for_the_damper() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    async with running(cluster, callback, damper=30, damper_max=300) as master, alive(master, 1):
+        await asyncio.sleep(1)
+        assert not callback.runs
+        await master.requests.ask("run", "ann", timeout=5)
+        assert callback.runs[-1].changes == {"joined": ["p1"]}
+
+
+@virtual
+async def test_a_run_that_is_asked_for_does_not_wait_for_the_next_attempt() -> None:
+    cluster, callback = MemoryCluster(), Stub(outcome=lambda _: BAD)
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(60)
+        before = len(callback.runs)
+        callback.outcome = lambda _: GOOD
+        await master.requests.ask("run", "ann", timeout=5)
+        assert len(callback.runs) == before + 1
+        assert callback.runs[-1].request.attempt == before + 1
+
+
+@virtual
+async def test_any_master_takes_a_request() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    async with running(cluster, callback) as first, alive(first, 1):
+        await asyncio.sleep(5)
+        async with running(cluster, callback, id="m2") as second:
+            answer = await second.requests.ask("run", "ann", timeout=5)
+            assert (answer["done"], answer["run"]) == (True, 2)
+
+
+@virtual
+async def test_the_brake_holds_what_is_asked_for_until_it_is_released() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    async with running(cluster, callback) as master, alive(master, 1, 2):
+        assert "nothing" in str((await master.requests.ask("release", "a", timeout=5))["message"])
+        async with alive(master, 3, 4, 5):
+            await asyncio.sleep(10)
+        await asyncio.sleep(CONFIG.ttl + 3)
+        shown = await view(master, cluster).status()
+        assert isinstance(shown["plan"], dict)
+        assert (shown["plan"]["hold"], shown["plan"]["of"]) == ("brake", 5)
+        assert "kontrol release" in json.dumps(shown["problems"])
+        answer = await master.requests.ask("run", "ann", timeout=5)
+        assert answer["refused"] is True
+        assert "kontrol release" in str(answer["message"])
+        assert len(callback.runs) == 1
+        await master.requests.ask("release", "ann", timeout=5)
+        await asyncio.sleep(0.1)
+        assert callback.runs[-1].changes == {"lost": ["p3", "p4", "p5"]}
+
+
+@virtual
+async def test_a_request_during_a_run_is_done_after_it() -> None:
+    cluster, callback = MemoryCluster(), Stub(seconds=20)
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(5)
+        answer = await master.requests.ask("run", "ann", timeout=5)
+        assert (answer["done"], len(callback.runs)) == (False, 1)
+        assert "not answered yet" in str(answer["message"])
+        await asyncio.sleep(20)
+        assert len(callback.runs) == 2
+
+
+@virtual
+async def test_a_request_that_nobody_answers_goes_away() -> None:
+    cluster, callback = MemoryCluster(), Stub(seconds=200)
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(5)
+        await master.requests.ask("run", "ann", timeout=5)
+        await asyncio.sleep(300)
+        assert len(callback.runs) == 1
+        assert not master.requests.pending("run")
+
+
+@virtual
+async def test_a_successor_answers_what_its_predecessor_did_not() -> None:
+    cluster, callback = MemoryCluster(), Stub(seconds=20)
+    async with running(cluster, callback) as first, alive(first, 1):
+        await asyncio.sleep(5)
+        async with running(cluster, callback, id="m2") as second:
+            asking = asyncio.create_task(second.requests.ask("run", "ann", timeout=50))
+            await asyncio.sleep(1)
+            first.election.restart(0)
+            answer = await asking
+            assert (answer["done"], answer["refused"]) == (True, False)
+
+
+@virtual
+async def test_without_a_callback_a_run_is_refused() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster, None) as master:
+        answer = await master.requests.ask("run", "ann", timeout=15)
+        assert answer["refused"] is True
+        assert "KONTROL_CALLBACK" in str(answer["message"])
+        answer = await master.requests.ask("rollback", "ann", run=7, timeout=15)
+        assert answer["refused"] is True
+
+
+def counted(request: RunRequest) -> RunOutcome:
+    """A good end of a run whose state counts the runs."""
+    return replace(GOOD, state=json.dumps(json.loads(request.state or b"0") + 1).encode())
+
+
+def bad(_request: RunRequest) -> RunOutcome:
+    return BAD
+
+
+@virtual
+async def test_a_state_is_put_back_with_a_number_of_its_own() -> None:
+    callback = Stub(outcome=counted)
+    cluster = MemoryCluster()
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(5)
+        async with alive(master, 2):
+            await asyncio.sleep(5)
+            shown = view(master, cluster)
+            assert await shown.state() == {"run": 2, "state": 2}
+            answer = await master.requests.ask("rollback", "ann", run=1, timeout=5)
+            assert (answer["refused"], answer["run"]) == (False, 3)
+            assert await shown.state() == {"run": 3, "state": 1}
+            entry = await shown.run(3)
+            assert entry is not None
+            assert (entry["reason"], entry["by"], entry["state_kept"]) == ("rollback", "ann", True)
+            assert len(callback.runs) == 2
+            refused = await master.requests.ask("rollback", "ann", run=77, timeout=5)
+            assert refused["refused"] is True
+            await master.requests.ask("run", "ann", timeout=5)
+            await asyncio.sleep(1)
+            assert callback.runs[-1].request.run == 4
+            assert await shown.state() == {"run": 4, "state": 2}
+
+
+@virtual
+async def test_a_failed_run_stays_due_over_a_rollback() -> None:
+    outcomes = [counted, bad, bad]
+    cluster, callback = MemoryCluster(), Stub()
+
+    def next_outcome(request: RunRequest) -> RunOutcome:
+        return (outcomes.pop(0) if outcomes else counted)(request)
+
+    callback.outcome = next_outcome
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(5)
+        async with alive(master, 2):
+            await asyncio.sleep(1.2)
+            answer = await master.requests.ask("rollback", "ann", run=1, timeout=5)
+            assert answer["refused"] is False
+            await asyncio.sleep(30)
+            shown = await view(master, cluster).status()
+            assert shown["running"] is None
+            assert shown["current"] is True
+            runs = [run.request.run for run in callback.runs]
+            assert runs == sorted(set(runs))
+
+
+@virtual
+async def test_the_status_tells_the_whole_situation() -> None:
+    cluster, callback = MemoryCluster(), Stub(seconds=3)
+    async with running(cluster, callback) as master, alive(master, 1, 2):
+        shown = view(master, cluster)
+        first = await shown.status()
+        assert (first["current"], first["applied"]) == (False, None)
+        await asyncio.sleep(3)
+        during = await shown.status()
+        assert isinstance(during["running"], dict)
+        assert isinstance(during["plan"], dict)
+        assert (during["running"]["run"], during["plan"]["what"]) == (1, "run")
+        await asyncio.sleep(10)
+        after = await shown.status()
+        assert after["problems"] == []
+        assert (after["current"], after["running"]) == (True, None)
+        assert isinstance(after["ensemble"], dict)
+        assert after["ensemble"]["roles"] == {"r": 2}
+        assert len(await shown.runs(10)) == 1
+        assert json.dumps(after)
+        counts = shown.counts
+        assert (counts.runs_started, counts.runs_acknowledged, counts.terms) == (1, 1, 1)
+        assert all(check["ok"] for check in shown.ready())
+
+
+class Silent(Reliable):
+    """A network over which no answer comes."""
+
+    async def call(self, request: Request, do: object) -> Never:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+
+@virtual
+async def test_the_status_without_a_store_says_so() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(5)
+        silent = MemoryStore(cluster, Silent())
+        shown = await View(master, silent, wall=lambda: "2026-01-01T00:00:00Z").status()
+        assert "etcd" in json.dumps(shown["problems"])
+        assert isinstance(shown["ensemble"], dict)
+        assert shown["ensemble"]["pods"] == 1
