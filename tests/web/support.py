@@ -139,7 +139,7 @@ class Response:
     body: bytes
 
     @property
-    def json(self) -> Any:
+    def json(self) -> Any:  # noqa: ANN401 - as json.loads
         return json.loads(self.body)
 
     @property

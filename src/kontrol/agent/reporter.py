@@ -58,7 +58,12 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 @dataclass(frozen=True, slots=True)
 class TierStatus:
-    """How one tier is doing. `acknowledged` is the seconds since the last acknowledgement."""
+    """How one tier is doing. `acknowledged` is the seconds since the last acknowledgement.
+
+    `failures` are those in a row. Of all keepalives since the start, `sent` counts those sent,
+    `taken` those acknowledged, `refused` those that the tier answered with a refusal, and `failed`
+    the attempts that came to no answer; `round_trips` is the sum of seconds of those taken.
+    """
 
     tier: str
     address: str | None
@@ -68,6 +73,11 @@ class TierStatus:
     acknowledged: float | None
     failures: int
     error: str | None
+    sent: int = 0
+    taken: int = 0
+    refused: int = 0
+    failed: int = 0
+    round_trips: float = 0.0
 
 
 class Reporter:
@@ -97,7 +107,8 @@ class Reporter:
         self._found: dict[str, list[str]] = {}  # of each name, when it was last found
         self._changed = asyncio.Event()
         self._address: str | None = None
-        self._sent = False
+        self._sent = self._taken = self._refusals = self._failures = 0
+        self._round_trips = 0.0
         self._acknowledged: float | None = None  # loop time
         self._leap = 0
         self._seq: int | None = None
@@ -121,6 +132,11 @@ class Reporter:
             acknowledged=None if at is None else asyncio.get_running_loop().time() - at,
             failures=self._schedule.failures,
             error=self._error,
+            sent=self._sent,
+            taken=self._taken,
+            refused=self._refusals,
+            failed=self._failures,
+            round_trips=self._round_trips,
         )
 
     async def run(self) -> Never:
@@ -180,7 +196,7 @@ class Reporter:
         self._changed.clear()
         raw = self._record(leap=self._leap)
         started = loop.time()
-        self._sent = True
+        self._sent += 1
         self._emitted()
         try:
             answer = await caller.call("ping", raw, timeout=self._schedule.attempt)
@@ -189,6 +205,8 @@ class Reporter:
                 raise
             self._refused(refusal)
             return self._schedule.failed()
+        self._taken += 1
+        self._round_trips += loop.time() - started
         delay = self._take(answer)
         return max(0.0, started + delay - loop.time())
 
@@ -210,6 +228,7 @@ class Reporter:
         return self._schedule.acknowledged(told.get("ttl"))
 
     def _refused(self, refusal: RemoteError) -> None:
+        self._refusals += 1
         self._error = _reason(refusal)
         log.warning("tier %s refuses our keepalive: %s", self.tier, self._error)
         # Stale before any acknowledgement: no newer process has replaced this one, but the clock
@@ -219,6 +238,7 @@ class Reporter:
             self._leap = min(2 * self._leap or 2, _LONGEST_LEAP)
 
     def _failed(self, reason: str) -> None:
+        self._failures += 1
         self._error = reason
         if self._address is None:
             log.warning("tier %s: keepalive failed: %s", self.tier, reason)
@@ -252,6 +272,7 @@ class Reporter:
                 if self._address is None:
                     await self._look_up(_FAREWELL_ATTEMPT / 4)
                 async with self._open() as caller:
+                    self._sent += 1
                     self._emitted()
                     await caller.call("ping", raw, timeout=_FAREWELL_ATTEMPT)
             self._error = None

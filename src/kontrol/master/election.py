@@ -53,6 +53,7 @@ class Election:
     ) -> None:
         """`fover` in seconds; `value` is what the candidacy says of us; `clock` the boot clock."""
         self.term: Term | None = None
+        self.proofs = 0
         self.known = 0  # the highest term that may have been, before a restore that we noticed
         self._store = store
         self._keys = keys
@@ -70,6 +71,11 @@ class Election:
     def candidates(self) -> list[KeyValue]:
         """The candidates that live, the leader first."""
         return sorted(self._candidates.entries.values(), key=lambda kv: kv.create_revision)
+
+    @property
+    def margin(self) -> float | None:
+        """Seconds for which the last proof still lets us act; None while we do not lead."""
+        return None if self.term is None else self.term.deadline - self._clock()
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever the candidates change."""
@@ -131,6 +137,7 @@ class Election:
                 term = await self._stand(lease)
                 await self._wait(term)
                 await term.prove()
+                self.proofs += 1
                 proving = group.create_task(self._prove(term))
                 self.term = term
                 try:
@@ -195,6 +202,7 @@ class Election:
             try:
                 async with asyncio.timeout(max(0.0, term.deadline - self._clock())):
                     await term.prove()
+                self.proofs += 1
             except Deposed:
                 raise
             except (StoreError, TimeoutError) as error:

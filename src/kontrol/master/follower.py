@@ -38,6 +38,7 @@ class Follower:
         """`silence` is the time in seconds without a sign of life that counts as an outage."""
         self.entries: dict[str, KeyValue] = {}
         self.revision = 0
+        self.restores = 0  # of the store, that were noticed
         self.confirmed = float("-inf")
         self.recovered = float("-inf")
         self.complete = asyncio.Event()
@@ -141,6 +142,7 @@ class Follower:
         log.warning("%s: the store was restored (%s): reading everything again", self._prefix, why)
         for listener in self._on_restore:
             listener(self.revision)
+        self.restores += 1
         self.revision = 0
         self._cluster = 0
 

@@ -6,6 +6,7 @@ refresh. Everything else goes through the one `Writer`.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 
 from kontrol.ensemble.canonical import JSON
@@ -21,7 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class Registry:
-    """Takes keepalives. `run` must be running for those that change something."""
+    """Takes keepalives. `run` must be running for those that change something.
+
+    `outcomes` counts them: `refreshed`, `written`, or the name of the refusal.
+    """
 
     def __init__(
         self,
@@ -37,11 +41,12 @@ class Registry:
         self._mirror = mirror
         self._ttl = ttl
         self._leader = leader
-        self._writer = Writer(store, keys, mirror, ttl=ttl)
+        self.outcomes: Counter[str] = Counter()
+        self.writer = Writer(store, keys, mirror, ttl=ttl)
 
     async def run(self) -> None:
         """Write what changes, until cancelled."""
-        await self._writer.run()
+        await self.writer.run()
 
     async def ping(self, raw: str | bytes) -> dict[str, JSON]:
         """Take one keepalive, the JSON text; returns the acknowledgement, once the store has it.
@@ -50,19 +55,29 @@ class Registry:
         Raises `Refused`: `InvalidRecord`, `Conflict`, `Stale`, `Gone`, or `Unavailable`.
         """
         try:
+            seq, outcome = await self._take(raw)
+        except Refused as refused:
+            self.outcomes[refused.name] += 1
+            raise
+        self.outcomes[outcome] += 1
+        return {"seq": seq, "ttl": self._ttl, "leader": self._leader()}
+
+    async def _take(self, raw: str | bytes) -> tuple[int | None, str]:
+        """Take one keepalive; returns its `seq` and how it was taken. Raises `Refused`."""
+        try:
             record = parse_keepalive(raw)
         except BadRecord as error:
             raise Refused("InvalidRecord", str(error)) from None
         try:
             async with asyncio.timeout(self._patience):
                 seq = await self._unchanged(record)
-                if seq is None:
-                    seq = await self._writer.write(record, len(raw))
+                if seq is not None:
+                    return seq, "refreshed"
+                return await self.writer.write(record, len(raw)), "written"
         except (StoreError, TimeoutError) as error:
             why = str(error) or "not in time"
             message = f"this master has no answer from etcd ({why}); try another, or again"
             raise Refused("Unavailable", message) from None
-        return {"seq": seq, "ttl": self._ttl, "leader": self._leader()}
 
     @property
     def _patience(self) -> float:

@@ -53,10 +53,16 @@ class _Entry:
 
 
 class Writer:
-    """Writes keepalives while `run` is running."""
+    """Writes keepalives while `run` is running.
+
+    `batches` counts batches, `batched` the keepalives in them, `seconds` what they took in all.
+    """
 
     def __init__(self, store: Store, keys: Keys, mirror: Mirror, *, ttl: float) -> None:
         """`ttl` in seconds is the time of the leases that it grants."""
+        self.batches = 0
+        self.batched = 0
+        self.seconds = 0.0
         self._store = store
         self._keys = keys
         self._mirror = mirror
@@ -64,6 +70,11 @@ class Writer:
         self._queue: deque[_Entry] = deque()
         self._work = asyncio.Event()
         self._asked: dict[tuple[str, str], float] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many keepalives wait to be written."""
+        return len(self._queue)
 
     async def write(self, record: Keepalive, size: int) -> int | None:
         """Write one keepalive of `size` bytes; returns its `seq`, None if it has none.
@@ -79,12 +90,17 @@ class Writer:
 
     async def run(self) -> None:
         """Write what waits, until cancelled; then refuse the rest."""
+        loop = asyncio.get_running_loop()
         batch: list[_Entry] = []
         try:
             while True:
                 await self._work.wait()
+                started = loop.time()
                 batch = self._next()
                 await self._settle(batch)
+                self.batches += 1
+                self.batched += len(batch)
+                self.seconds += loop.time() - started
         finally:
             for entry in (*batch, *self._queue):
                 entry.refuse("Unavailable", "this master is shutting down; try another")
