@@ -1,5 +1,115 @@
-"""The commands that make, print and rotate the keys."""
+"""The commands that make, print and rotate the keys. No secret is ever an argument."""
 
-from kontrol.cli.command import Command
+import argparse
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 
-COMMANDS: tuple[Command, ...] = ()
+from kontrol.cli.command import DONE, USAGE, Command, say
+
+Action = Callable[[argparse.Namespace], int]
+
+
+def _make(options: argparse.Namespace) -> int:
+    from kontrol.rpc.keyfolder import make
+
+    names = make(options.folder, _today())
+    say(f"made {', '.join(names)} in {options.folder}")
+    say("keep this folder where only you can read it: it can do everything that the cluster can")
+    return DONE
+
+
+def _secret(options: argparse.Namespace) -> int:
+    from kontrol.rpc.keyfolder import manifest
+
+    kinds = sorted(set(options.kind))
+    name = options.name or f"kontrol-keys-{'-'.join(kinds)}"
+    text = manifest(options.folder, kinds, name, options.namespace)
+    if sys.stdout.isatty():
+        say("this is secret: rather pipe it into `kubectl apply -f -`")
+    print(text, end="")
+    return DONE
+
+
+def _rotate(options: argparse.Namespace) -> int:
+    from kontrol.rpc.keyfolder import rotate
+
+    step = rotate(options.folder, options.kind, _today())
+    say(f"step {step.number} of 3: {step.done}")
+    say(f"next: {step.next}")
+    return DONE
+
+
+def _show(options: argparse.Namespace) -> int:
+    from kontrol.rpc.keys import KINDS, assemble, fingerprint, list_file, parse_list, read
+
+    folder: Path = options.folder
+    texts = read(folder)
+    keys = assemble(texts, folder)
+    own = {pair.public: kind for kind, pair in keys.own.items()}
+    rows = [("KIND", "IN LOGS", "PUBLIC KEY", "SECRET", "REMARK")]
+    for kind in KINDS:
+        name = list_file(kind)
+        for key, remark in parse_list(texts.get(name, ""), str(folder / name)).items():
+            rows.append((kind, fingerprint(key), key, "here" if key in own else "-", remark))
+    rows += [
+        (kind, fingerprint(key), key, "here", "not accepted: it is in no list")
+        for key, kind in own.items()
+        if key not in keys.accepted
+    ]
+    for row in rows:
+        print(f"{row[0]:<9} {row[1]:<9} {row[2]:<41} {row[3]:<7} {row[4]}".rstrip())
+    return DONE
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+def _run(options: argparse.Namespace, _others: list[str]) -> int:
+    from kontrol.rpc.keys import KeysError
+
+    action: Action = options.action
+    try:
+        return action(options)
+    except KeysError as error:
+        say(str(error))
+        return USAGE
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    kinds = ("master", "agent", "operator")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    def add(name: str, action: Action, text: str) -> argparse.ArgumentParser:
+        sub = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        sub.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of keys")
+        sub.set_defaults(action=action)
+        return sub
+
+    add("make", _make, "make a folder with keys of all kinds; nothing is overwritten")
+    secret = add("secret", _secret, "print a Kubernetes Secret with what such a process needs")
+    secret.add_argument(
+        "--kind",
+        action="append",
+        required=True,
+        choices=kinds,
+        help="whose; twice, master and agent, for pods that are both",
+    )
+    secret.add_argument("--name", help="of the Secret (default: kontrol-keys-KIND)")
+    secret.add_argument("--namespace", help="of the Secret (default: kubectl's)")
+    rotate = add("rotate", _rotate, "take the next of three steps of replacing a key")
+    rotate.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
+    add("show", _show, "list the public keys, and which secret keys are here")
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command(
+        "keys",
+        "make, print and rotate the keys that KONTROL_KEYS names",
+        "kontrol keys make keys && kontrol keys secret keys --kind agent | kubectl apply -f -",
+        _run,
+        _configure,
+    ),
+)

@@ -16,8 +16,9 @@ import zmq
 from kontrol.rpc.connection import Calling, Connection
 from kontrol.rpc.errors import CallTimeout, LostRemote, ProtocolError, RemoteError
 from kontrol.rpc.events import Done, Event, Failure, Item, Open, Result
+from kontrol.rpc.keys import Keyring, Kind, list_file
 from kontrol.rpc.limits import Limits
-from kontrol.rpc.sockets import Context, endpoint
+from kontrol.rpc.sockets import Context, Credentials, endpoint
 
 __all__ = ["Client", "Limits"]
 
@@ -28,6 +29,10 @@ class Client:
     `heartbeat` is in seconds and should be the server's (ZeroRPC's default is 5): a peer silent for
     two to three of them is lost. `context` is the ZeroMQ context, with its I/O thread; by default
     all of the process share one. An asynchronous context manager; it connects when first used.
+
+    With `keys` it proves its own key of the kind `as_`, and answers only count from a server that
+    proves to have the key of one of the kinds in `to`, which are tried in turn. Raises `KeysError`
+    if `keys` have none of these.
     """
 
     def __init__(
@@ -38,6 +43,9 @@ class Client:
         heartbeat: float = 5.0,
         limits: Limits | None = None,
         context: Context | None = None,
+        keys: Keyring | None = None,
+        as_: Kind = "agent",
+        to: tuple[Kind, ...] = ("master",),
     ) -> None:
         self._host = host
         self._port = port
@@ -45,6 +53,11 @@ class Client:
         # We chose this peer: its answers may hold what strangers' questions may not.
         self._limits = limits or replace(Limits(), values=1_000_000)
         self._context = context or zmq.Context.instance()
+        self._keys = keys
+        self._as: Kind = as_
+        self._to = to
+        if keys is not None:
+            self._credentials(keys)
         self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
 
@@ -121,10 +134,45 @@ class Client:
                     where = await endpoint(self._host, self._port)
                 except OSError as error:
                     raise LostRemote(f"{self._host}: {error}") from error
-                self._connection = Connection(
-                    where, self._context, heartbeat=self._heartbeat, limits=self._limits
-                )
+                if self._keys is None:
+                    self._connection = self._connect(where)
+                else:
+                    self._connection = await self._trusted(where, self._keys)
             return self._connection
+
+    def _connect(self, where: str, credentials: Credentials | None = None) -> Connection:
+        return Connection(
+            where,
+            self._context,
+            heartbeat=self._heartbeat,
+            limits=self._limits,
+            credentials=credentials,
+        )
+
+    async def _trusted(self, where: str, keys: Keyring) -> Connection:
+        """Return a connection to a server that has proved its key. Raises `LostRemote`."""
+        keys.refresh()
+        for credentials in self._credentials(keys):
+            connection = self._connect(where, credentials)
+            try:
+                await connection.shaken()
+            except asyncio.CancelledError:
+                connection.close("nobody waits for it any more")
+                raise
+            if connection.ended is None:
+                return connection
+            if not connection.mistaken:
+                raise LostRemote(str(connection.ended))
+        lists = " or ".join(list_file(kind) for kind in self._to)
+        raise LostRemote(
+            f"{where}: it uses no keys, or none that is listed in {lists}: it is of another"
+            " cluster, or the lists here are old"
+        )
+
+    def _credentials(self, keys: Keyring) -> list[Credentials]:
+        """Return what to try, in order. Raises `KeysError`."""
+        pair = keys.own(self._as)
+        return [Credentials(pair, server) for server in keys.accepted(*self._to)]
 
     def _unexpected(
         self, event: Event | None, method: str, timeout: float | None, mend: str

@@ -18,16 +18,25 @@ from kontrol.rpc.errors import LostRemote, ProtocolError, RpcError
 from kontrol.rpc.events import Beat, Event, Failure, More, Open
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.pulse import Pulse
-from kontrol.rpc.sockets import Context, dealer
+from kontrol.rpc.sockets import Context, Credentials, dealer
 from kontrol.rpc.transport import Transport
 from kontrol.rpc.wire import Codec, Malformed, Message
+
+_KEYS_ONLY = "not without keys (KONTROL_KEYS)"
+_NO_KEYS = int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
 
 _ENDINGS = {
     int(zmq.EVENT_CLOSED): "the connection was refused",
     int(zmq.EVENT_DISCONNECTED): "the connection was closed",
-    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "it does not speak ZeroMQ",
+    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): f"it speaks no ZeroMQ, or {_KEYS_ONLY}",
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "it does not speak ZeroMQ as we do",
-    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "it does not accept our keys",
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "it does not accept our key",
+}
+# A server says no word to who expects another key of it, and closes.
+_MISTAKES = {
+    int(zmq.EVENT_DISCONNECTED),
+    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL),
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL),
 }
 
 
@@ -81,9 +90,12 @@ class Connection:
         *,
         heartbeat: float,
         limits: Limits,
+        credentials: Credentials | None = None,
     ) -> None:
         self.ended: LostRemote | None = None
         """Why the connection is over, once it is."""
+        self.mistaken = False
+        """Whether it ended because, as far as we can tell, the peer has not the expected key."""
         self._where = where
         self._heartbeat = heartbeat
         self._limits = limits
@@ -92,14 +104,20 @@ class Connection:
         self._made = 0
         self._loop = asyncio.get_running_loop()
         self._channels: Channels[str, Calling] = Channels()
-        socket = self._socket = dealer(context, where, limits)
-        events = 0
+        self._keyed = credentials is not None
+        self._shaken: asyncio.Future[None] = self._loop.create_future()
+        socket = self._socket = dealer(context, where, limits, credentials)
+        events = int(zmq.EVENT_HANDSHAKE_SUCCEEDED) if credentials else 0
         for event in _ENDINGS:
             events |= event
         self._monitor = Transport(socket.get_monitor_socket(events), self._noticed, self._loop)
         self._transport = Transport(socket, self._receive, self._loop)
         self._pulse = Pulse(self._channels, self._beat, self._transport, self._loop)
         socket.connect(where)
+
+    async def shaken(self) -> None:
+        """Wait until both ends have proved their keys, or the connection `ended`."""
+        await self._shaken
 
     async def open(self, event: Open) -> Calling:
         """Open a channel. Raises `Unsendable`, `LostRemote`."""
@@ -129,6 +147,8 @@ class Connection:
         if self.ended is not None:
             return
         self.ended = LostRemote(f"{self._where}: {reason}")
+        if not self._shaken.done():
+            self._shaken.set_result(None)
         self._pulse.stop()
         # In this order: ZeroMQ's I/O thread, and every socket with it, would wait for ever to
         # report an event to a monitor that is closed but not disabled.
@@ -176,7 +196,17 @@ class Connection:
 
     def _noticed(self, frames: list[zmq.Frame]) -> None:
         """End with the connection: ZeroMQ's monitor says that it is over."""
-        event = int(parse_monitor_message([frame.bytes for frame in frames])["event"])
+        message = parse_monitor_message([frame.bytes for frame in frames])
+        event, value = int(message["event"]), int(message["value"])
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._shaken.set_result(None)
+            return
         while self._transport.drain():
             pass  # what arrived before the end still counts
-        self.close(_ENDINGS.get(event, "the connection ended"))
+        reason = _ENDINGS.get(event, "the connection ended")
+        if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == _NO_KEYS:
+            reason = "it uses no keys" if self._keyed else f"it speaks {_KEYS_ONLY}"
+        elif self._keyed and not self._shaken.done() and event in _MISTAKES:
+            self.mistaken = True
+            reason = "it has not the key that we expect of it"
+        self.close(reason)

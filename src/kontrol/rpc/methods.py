@@ -10,23 +10,51 @@ from dataclasses import dataclass
 from typing import Any
 
 from kontrol.rpc.errors import Refused
+from kontrol.rpc.keys import Kind
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call: the `method`'s name, its `args`, and `peer`, the caller.
+    """One call: the `method`'s name, its `args`, and who calls.
 
     `peer` is for logs and for telling connections apart: the caller's IP address, `#`, and
-    the connection's identity in hex. It proves nothing.
+    the connection's identity in hex. It proves nothing. `caller` is proved: the kind of the
+    caller's key, None where no keys are used; `key` is how that public key begins, for logs.
     """
 
     method: str
     args: tuple[object, ...]
     peer: str
+    caller: Kind | None = None
+    key: str = ""
 
 
 Method = Callable[..., Coroutine[Any, Any, object] | AsyncIterator[object]]
 """`async def method(call: Call, ...) -> object`, or an async generator function."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restricted:
+    """A method for some callers only; see `restricted`."""
+
+    method: Method
+    kinds: tuple[Kind, ...]
+    insecure: bool
+    mend: str
+
+    def __call__(self, *args: object) -> Coroutine[Any, Any, object] | AsyncIterator[object]:
+        """Call the method itself: who may is the server's business."""
+        return self.method(*args)
+
+
+def restricted(
+    method: Method, *kinds: Kind, insecure: bool = False, mend: str = "set KONTROL_KEYS"
+) -> Method:
+    """Return `method` for callers with a key of these kinds; others get `Forbidden` in its place.
+
+    Where no keys are used it is refused too, with the `mend`, unless `insecure` allows everybody.
+    """
+    return Restricted(method, kinds, insecure, mend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +66,14 @@ class Signature:
     streams: bool
     parameters: tuple[inspect.Parameter, ...]
     doc: str | None
+    restriction: Restricted | None = None
 
     @classmethod
     def of(cls, name: str, handler: Method) -> "Signature":
         """Inspect `handler`. Raises `TypeError` if it cannot serve as a method."""
+        restriction = handler if isinstance(handler, Restricted) else None
+        if restriction is not None:
+            handler = restriction.method
         streams = inspect.isasyncgenfunction(handler)
         if not streams and not inspect.iscoroutinefunction(handler):
             raise TypeError(f"method {name!r} must be an `async def`, got {handler!r}")
@@ -54,7 +86,17 @@ class Signature:
                 )
         if not parameters or parameters[0].kind is parameters[0].VAR_POSITIONAL:
             raise TypeError(f"method {name!r} must take the Call as its first parameter")
-        return cls(name, handler, streams, parameters[1:], inspect.getdoc(handler))
+        doc = inspect.getdoc(handler)
+        return cls(name, handler, streams, parameters[1:], doc, restriction)
+
+    def permit(self, caller: Kind | None) -> None:
+        """Raise `Refused` unless holders of such a key (None: no keys are used) may call."""
+        rule = self.restriction
+        if rule is None or caller in rule.kinds or (caller is None and rule.insecure):
+            return
+        whose = f"{self.name} is for holders of {' and '.join(rule.kinds)} keys only"
+        how = rule.mend if caller is None else f"this connection's is of the kind {caller}"
+        raise Refused("Forbidden", f"{whose}: {how}")
 
     def check(self, count: int) -> None:
         """Raise `Refused` unless `count` arguments fit."""

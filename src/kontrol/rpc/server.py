@@ -8,6 +8,7 @@ its message id can be told (callers ignore that one, a person with a packet dump
 Invariants: every open channel has exactly one handler task, and its caller gets at most one ending.
 `serve` returns only when all handlers have ended. A channel belongs to the connection that opened
 it: its key is the routing envelope with the message id, so no peer can touch another's calls.
+With keys, nothing is started for a message whose key is not accepted at that moment.
 """
 
 import asyncio
@@ -23,14 +24,16 @@ import zmq
 from kontrol.rpc.channel import Channel, Channels, Illegal, Lost, Side
 from kontrol.rpc.errors import BindError, LostRemote, Refused, Unsendable
 from kontrol.rpc.events import Beat, Done, Event, Item, Open, Reply, Result, failure
+from kontrol.rpc.gate import Gate
+from kontrol.rpc.keys import Keyring, Kind, fingerprint
 from kontrol.rpc.limits import Limits
-from kontrol.rpc.methods import Call, Catalog, Method, Signature
+from kontrol.rpc.methods import Call, Catalog, Method, Signature, restricted
 from kontrol.rpc.pulse import Pulse
 from kontrol.rpc.sockets import Context, peer_name, router
 from kontrol.rpc.transport import Transport, patiently
 from kontrol.rpc.wire import Codec, Id, Malformed, Message
 
-__all__ = ["Call", "Limits", "Method", "Server"]
+__all__ = ["Call", "Limits", "Method", "Server", "restricted"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,12 +43,20 @@ Envelope = tuple[bytes, ...]
 class _Serving(Channel):
     """An open channel of the server, with its handler's task."""
 
-    __slots__ = ("envelope", "id", "owed", "room", "task")
+    __slots__ = ("envelope", "id", "owed", "public", "room", "task")
 
-    def __init__(self, envelope: Envelope, id: Id, now: float, heartbeat: float) -> None:  # noqa: A002 - the wire's word
+    def __init__(
+        self,
+        envelope: Envelope,
+        id: Id,  # noqa: A002 - the wire's word
+        public: str,
+        now: float,
+        heartbeat: float,
+    ) -> None:
         super().__init__(Side.ANSWERER, now, heartbeat=heartbeat)
         self.envelope = envelope
         self.id = id
+        self.public = public
         self.task: asyncio.Task[object] | None = None
         self.owed: Reply | None = None
         self.room: asyncio.Future[None] | None = None
@@ -55,7 +66,9 @@ class Server:
     """Serves `methods` to any number of peers. `bind`, then `serve`.
 
     `heartbeat` is in seconds and should be that of the callers (ZeroRPC's default is 5). `context`
-    is the ZeroMQ context, with its I/O thread; by default all of the process share one.
+    is the ZeroMQ context, with its I/O thread; by default all of the process share one. With
+    `keys`, peers must prove theirs, and the server proves that it is of the kind `own`; a context
+    has room for one such server. Raises `KeysError` if `keys` lack that secret key.
     """
 
     def __init__(
@@ -66,11 +79,14 @@ class Server:
         limits: Limits = Limits(),  # noqa: B008 - frozen
         heartbeat: float = 5.0,
         context: Context | None = None,
+        keys: Keyring | None = None,
+        own: Kind = "master",
     ) -> None:
         self._catalog = Catalog(name, methods)
         self._limits = limits
         self._heartbeat = heartbeat
         self._context = context or zmq.Context.instance()
+        self._gate = None if keys is None else Gate(keys, own)
         self._codec = Codec(limits)
         self._channels: Channels[tuple[Envelope, Id], _Serving] = Channels()
         self._per_peer: Counter[bytes] = Counter()
@@ -87,18 +103,36 @@ class Server:
         """
         if self._socket is not None:
             raise BindError("the server is bound already")
-        self._socket, bound = await router(self._context, host, port, self._limits)
+        gate = self._gate
+        if gate is None:
+            self._socket, bound = await router(self._context, host, port, self._limits)
+            return bound
+        gate.open(self._context)
+        try:
+            self._socket, bound = await router(
+                self._context, host, port, self._limits, prepare=gate.secure
+            )
+        except BaseException:
+            gate.close()
+            raise
         return bound
 
     async def serve(self) -> None:
-        """Serve until cancelled; then cancel the handlers, await them, and close the socket."""
+        """Serve until cancelled; then cancel the handlers, await them, and close the socket.
+
+        Raises `BindError` if keys have changed and the address has been taken meanwhile.
+        """
         if self._socket is None:
             raise BindError("serve() was called before bind()")
         loop = asyncio.get_running_loop()
         self._transport = Transport(self._socket, self._receive, loop)
         self._pulse = Pulse(self._channels, self._beat, self._transport, loop)
+        broken: asyncio.Future[None] = loop.create_future()
+        if self._gate is not None:
+            fail = broken.set_exception
+            self._gate.start(self._socket, loop, revoke=self._revoke, fail=fail)
         try:
-            await loop.create_future()
+            await broken
         finally:
             self.close()
             for task in self._tasks:
@@ -110,15 +144,21 @@ class Server:
         """Close the socket. `serve` does so itself, if it came to run at all."""
         if self._pulse is not None:
             self._pulse.stop()
+        if self._gate is not None:
+            self._gate.stop()
         if self._transport is not None:
             self._transport.close()
         elif self._socket is not None:
             self._socket.close(linger=0)
+        if self._gate is not None:
+            self._gate.close()
 
     # What arrives.
 
     def _receive(self, frames: list[zmq.Frame]) -> None:
         """Take one message: a routing envelope, an empty part (or none), and an event."""
+        if self._gate is not None:
+            self._gate.look(asyncio.get_running_loop().time())
         envelope = tuple(part.bytes for part in frames[: max(1, len(frames) - 2)])
         if len(frames) > self._limits.parts:
             reason = f"{len(frames)} parts are over the limit of {self._limits.parts}"
@@ -145,8 +185,14 @@ class Server:
         assert message.id is not None  # noqa: S101 - the codec's promise
         key = (envelope, message.id)
         limits = self._limits
+        loop = asyncio.get_running_loop()
+        caller: Kind | None = None
+        public = ""
         try:
+            if self._gate is not None:
+                caller, public = self._gate.admit(frame)
             method = self._catalog.find(event.name, event.args)
+            method.permit(caller)
             if key in self._channels:
                 raise Refused("ProtocolError", f"message_id {message.id!r} is that of an open call")
             if len(self._channels) >= limits.calls:
@@ -159,12 +205,12 @@ class Server:
         except Refused as refused:
             self._refuse(envelope, message.id, refused.name, refused.message)
             return
-        loop = asyncio.get_running_loop()
-        channel = _Serving(envelope, message.id, loop.time(), self._heartbeat)
+        channel = _Serving(envelope, message.id, public, loop.time(), self._heartbeat)
         channel.receive(event, loop.time())
         self._channels.add(key, channel)
         self._per_peer[envelope[0]] += 1
-        call = Call(event.name, event.args, peer_name(envelope[0], frame))
+        peer = peer_name(envelope[0], frame)
+        call = Call(event.name, event.args, peer, caller, fingerprint(public))
         answer = method.handler(call, *call.args)
         if method.streams:
             answer = self._stream(channel, cast("AsyncGenerator[object, None]", answer))
@@ -190,6 +236,14 @@ class Server:
             self._end(channel, channel.owed)
         elif starved and channel.room is not None and not channel.room.done():
             channel.room.set_result(None)
+
+    def _revoke(self) -> None:
+        """End the calls of keys that are not accepted any more."""
+        for channel in self._channels:
+            if self._gate is not None and self._gate.kind(channel.public) is None:
+                reason = "the key of this connection is not accepted any more"
+                self._refuse(channel.envelope, channel.id, "Forbidden", reason)
+                self._drop(channel, reason)
 
     def _beat(self, channel: _Serving, verdict: Beat | Lost) -> None:
         """Send a channel's heartbeat, or end it because its peer is lost."""

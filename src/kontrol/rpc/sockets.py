@@ -8,14 +8,25 @@ import asyncio
 import ipaddress
 import os
 import socket
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import zmq
 
 from kontrol.rpc.errors import BindError
+from kontrol.rpc.keys import Pair
 from kontrol.rpc.limits import Limits
 
 Context = zmq.Context[zmq.Socket[bytes]]
 """A ZeroMQ context: an I/O thread, and the sockets that share it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a caller proves, its own `pair`, and what it wants proved: the `server`'s public key."""
+
+    pair: Pair
+    server: str
 
 
 async def endpoint(host: str, port: int) -> str:
@@ -36,9 +47,16 @@ async def endpoint(host: str, port: int) -> str:
 
 
 async def router(
-    context: Context, host: str, port: int, limits: Limits
+    context: Context,
+    host: str,
+    port: int,
+    limits: Limits,
+    prepare: Callable[["zmq.Socket[bytes]"], None] = lambda _: None,
 ) -> tuple["zmq.Socket[bytes]", int]:
-    """Return a listening router and its port. Raises `BindError`."""
+    """Return a listening router and its port; `prepare` sets options of its own before.
+
+    Raises `BindError`.
+    """
     try:
         where = await endpoint(host or "*", port)
     except OSError as error:
@@ -56,6 +74,7 @@ async def router(
             zmq.TCP_KEEPALIVE_CNT: 3,
         },
     )
+    prepare(listening)
     try:
         listening.bind(where)
     except zmq.ZMQError as error:
@@ -66,17 +85,27 @@ async def router(
     return listening, int(listening.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
 
 
-def dealer(context: Context, where: str, limits: Limits) -> "zmq.Socket[bytes]":
+def dealer(
+    context: Context, where: str, limits: Limits, credentials: Credentials | None = None
+) -> "zmq.Socket[bytes]":
     """Return a dealer that is to be connected to the endpoint `where`."""
     calling = context.socket(zmq.DEALER)
     _set(calling, limits, {zmq.IPV6: int("[" in where)})
+    if credentials is not None:
+        calling.setsockopt(zmq.CURVE_PUBLICKEY, credentials.pair.public.encode("ascii"))
+        calling.setsockopt(zmq.CURVE_SECRETKEY, credentials.pair.secret.encode("ascii"))
+        calling.setsockopt(zmq.CURVE_SERVERKEY, credentials.server.encode("ascii"))
     return calling
 
 
 def peer_name(identity: bytes, frame: zmq.Frame) -> str:
     """Return the name of the connection that a message came from: its IP address and identity."""
-    address = str(frame.get("Peer-Address")).removeprefix("::ffff:")
-    return f"{address}#{identity.hex()}"
+    return f"{plain_address(str(frame.get('Peer-Address')))}#{identity.hex()}"
+
+
+def plain_address(address: str) -> str:
+    """Return an address as people write it: IPv4 without its disguise as IPv6."""
+    return address.removeprefix("::ffff:")
 
 
 def _set(made: "zmq.Socket[bytes]", limits: Limits, options: dict[int, int]) -> None:

@@ -1,0 +1,278 @@
+"""The gate of a listening socket with keys: who may connect, and which key a message came with.
+
+Theory of operation. ZeroMQ's CURVE encrypts, and proves to each end that the other has the secret
+key of its public one. A peer that does not use CURVE, or expects another key of this server, fails
+before it is asked for its own; so a stranger learns nothing, not even whether a key would be
+accepted. Then ZeroMQ asks, through its authentication protocol (ZAP, RFC 27 of ZeroMQ), whether the
+peer's public key is welcome. The gate answers from the keyring, on the event loop like every other
+socket here. ZeroMQ marks each message of the connection with the key, as `User-Id`.
+
+Without somebody to ask, ZeroMQ would let every key in: the domain is enforced, the gate is open
+before the socket is bound, and each call's key is looked up again. That look-up is also what
+revokes: a connection outlives its handshake, and a key that is no longer listed must not.
+
+When the keyring has another secret key for this server, the socket is bound anew with it. ZeroMQ
+closes the connections with the listener; their owners connect again, to either key
+(docs/decisions/0091).
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+
+import zmq
+from zmq.utils import z85
+from zmq.utils.monitor import parse_monitor_message
+
+from kontrol.rpc.errors import BindError, Refused
+from kontrol.rpc.keys import Keyring, KeysError, Kind, fingerprint, list_file
+from kontrol.rpc.sockets import Context, plain_address
+from kontrol.rpc.transport import Transport
+
+_log = logging.getLogger(__name__)
+_INFO, _WARNING = logging.INFO, logging.WARNING
+
+_ZAP = "inproc://zeromq.zap.01"  # where ZeroMQ asks, in each context
+_DOMAIN = b"kontrol"
+_LOOK = 1.0  # seconds between looks at the keys while messages come
+
+_SERVES: Mapping[Kind, tuple[Kind, ...]] = {
+    "master": ("master", "agent", "operator"),
+    "agent": ("master", "operator"),
+}
+"""Whose calls a server of each kind takes at all."""
+
+_REASONS = {
+    int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH): "it does not use keys",
+    int(zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC): (
+        "it expects another public key here: it is of another cluster, or has not heard of ours"
+    ),
+}
+_EVENTS = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+_UNFINISHED = "it ended before it had proved a key: it may have none, or just see whether we listen"
+
+
+class Ration:
+    """Lets through `most` events in `period` seconds, and counts those that it holds back."""
+
+    def __init__(self, most: int, period: float) -> None:
+        self._most = most
+        self._period = period
+        self._since = float("-inf")
+        self._passed = 0
+        self._held = 0
+
+    def admit(self, now: float) -> int | None:
+        """Return how many were held back since the last that passed; None holds this one back."""
+        if now - self._since >= self._period:
+            self._since, self._passed = now, 0
+        if self._passed >= self._most:
+            self._held += 1
+            return None
+        self._passed += 1
+        held, self._held = self._held, 0
+        return held
+
+
+class Gate:
+    """Guards a router that serves as `own`. `open`, `secure` the router, bind it, `start`.
+
+    Raises `KeysError` if `keys` lack the secret key of that kind.
+    """
+
+    def __init__(self, keys: Keyring, own: Kind) -> None:
+        self._keys = keys
+        self._taken = keys.refresh()
+        self._own: Kind = own
+        self._serves = _SERVES[own]
+        self._pair = keys.own(own)
+        self._zap: zmq.Socket[bytes] | None = None
+        self._asked: Transport | None = None
+        self._monitor: Transport | None = None
+        self._router: zmq.Socket[bytes] | None = None
+        self._where = ""
+        self._looked = 0.0
+        self._ration = Ration(10, 60.0)
+        self._probes = Ration(1, 60.0)  # so that they do not use up the other
+        self._addresses: dict[int, str] = {}
+        self._failure: str | None = None
+        self._revoke: Callable[[], None] = lambda: None
+        self._fail: Callable[[BindError], None] = lambda _: None
+
+    def open(self, context: Context) -> None:
+        """Be there to be asked, before anybody can connect. Raises `BindError`."""
+        self._zap = context.socket(zmq.REP)
+        self._zap.setsockopt(zmq.LINGER, 0)
+        try:
+            self._zap.bind(_ZAP)
+        except zmq.ZMQError as error:
+            self.close()
+            reason = os.strerror(error.errno or 0)
+            raise BindError(
+                f"cannot authenticate peers: {reason}: one ZeroMQ context serves one endpoint"
+                " with keys; give the other a context of its own"
+            ) from None
+
+    def secure(self, router: "zmq.Socket[bytes]") -> None:
+        """Set the options of a router that is yet to be bound."""
+        router.setsockopt(zmq.CURVE_SERVER, 1)
+        router.setsockopt(zmq.CURVE_SECRETKEY, self._pair.secret.encode("ascii"))
+        router.setsockopt(zmq.ZAP_DOMAIN, _DOMAIN)
+        router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+
+    def start(
+        self,
+        router: "zmq.Socket[bytes]",
+        loop: asyncio.AbstractEventLoop,
+        *,
+        revoke: Callable[[], None],
+        fail: Callable[[BindError], None],
+    ) -> None:
+        """Answer ZeroMQ's questions.
+
+        `revoke` is called when other keys are in force, `fail` when the router cannot listen again.
+        """
+        assert self._zap is not None  # noqa: S101 - as the class says
+        self._revoke, self._fail = revoke, fail
+        self._router = router
+        self._where = router.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._monitor = Transport(router.get_monitor_socket(_EVENTS), self._noticed, loop)
+        self._asked = Transport(self._zap, self._answer, loop)
+        self._look()
+
+    def stop(self) -> None:
+        """Watch the router no more; to be called before it is closed."""
+        if self._router is not None and self._monitor is not None:
+            # In this order: see `Connection.close`.
+            self._router.disable_monitor()
+            self._monitor.close()
+            self._router = self._monitor = None
+
+    def close(self) -> None:
+        """Answer no more; to be called when the router is closed."""
+        if self._zap is not None and not self._zap.closed:
+            with contextlib.suppress(zmq.ZMQError):  # it is not bound if that has failed
+                self._zap.unbind(_ZAP)  # at once: closing does so some time later
+        if self._asked is not None:
+            self._asked.close()
+        elif self._zap is not None:
+            self._zap.close(linger=0)
+
+    def look(self, now: float) -> None:
+        """Take up what has changed of the keys; to be called often, at the loop time `now`."""
+        if now - self._looked >= _LOOK:
+            self._looked = now
+            self._look()
+
+    def admit(self, frame: zmq.Frame) -> tuple[Kind, str]:
+        """Return the kind and the key that a message came with. Raises `Refused`."""
+        public = str(frame.get("User-Id"))
+        kind = self.kind(public)
+        if kind is None:
+            raise Refused(
+                "Forbidden",
+                f"the key {fingerprint(public)} is not accepted any more: connect with another",
+            )
+        return kind, public
+
+    def kind(self, public: str) -> Kind | None:
+        """Return the kind of a key, if its holder may call."""
+        kind = self._keys.kind(public)
+        return kind if kind in self._serves else None
+
+    def refused(self, address: str, reason: str) -> None:
+        """Log that a peer was refused, unless there are too many such lines."""
+        probe = reason is _UNFINISHED
+        ration, level = (self._probes, _INFO) if probe else (self._ration, _WARNING)
+        held = ration.admit(asyncio.get_running_loop().time())
+        if held is not None:
+            more = f" ({held} more refused before)" if held else ""
+            _log.log(level, "refused %s: %s%s", address, reason, more)
+
+    def _answer(self, frames: list[zmq.Frame]) -> None:
+        """Answer whether a peer's public key is welcome."""
+        version, request, _, address, _, mechanism, *credentials = (one.bytes for one in frames)
+        self._look()
+        public, kind = "", None
+        if mechanism == b"CURVE" and len(credentials) == 1:
+            public = z85.encode(credentials[0]).decode("ascii")
+            kind = self._keys.kind(public)
+        welcome = kind in self._serves
+        if not welcome:
+            lists = ", ".join(list_file(one) for one in self._serves)
+            its = f"is of the {list_file(kind)}" if kind else "is unknown"
+            reason = f"its key {fingerprint(public)} {its}; accepted here are {lists}"
+            self.refused(plain_address(address.decode("ascii", "replace")), reason)
+        status, text = (b"200", b"welcome") if welcome else (b"400", b"not welcome")
+        user = public.encode("ascii") if welcome else b""
+        if self._asked is not None:
+            self._asked.send((version, request, status, text, user, b""))
+
+    def _noticed(self, frames: list[zmq.Frame]) -> None:
+        """Take an event of the router's: for the log, and to see in time that keys have changed.
+
+        What failed is told without its address, but the end of that connection follows at once.
+        """
+        message = parse_monitor_message([frame.bytes for frame in frames])
+        event, value = int(message["event"]), int(message["value"])
+        if event == zmq.EVENT_ACCEPTED:
+            self._addresses[value] = _address(value)
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            self._failure = _REASONS.get(value, f"it breaks the protocol (error 0x{value:x})")
+            self._look()
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            self._failure = _UNFINISHED
+        elif event == zmq.EVENT_DISCONNECTED:
+            address = self._addresses.pop(value, "a peer")
+            if self._failure is not None:
+                self.refused(address, self._failure)
+                self._failure = None
+        elif event == zmq.EVENT_CLOSED:
+            self._listen()
+
+    def _look(self) -> None:
+        keys = self._keys.refresh()
+        if keys is self._taken:
+            return
+        self._taken = keys
+        self._revoke()
+        try:
+            pair = self._keys.own(self._own)
+        except KeysError as error:
+            _log.error("the key of this endpoint stays as it was: %s", error)
+            return
+        if pair != self._pair and self._router is not None:
+            self._pair = pair
+            with contextlib.suppress(zmq.ZMQError):  # it is between two listeners already
+                self._router.unbind(self._where)
+
+    def _listen(self) -> None:
+        """Listen with the new key, now that the old listener is closed."""
+        if self._router is None:
+            return
+        self.secure(self._router)
+        try:
+            self._router.bind(self._where)
+        except zmq.ZMQError as error:
+            reason = os.strerror(error.errno or 0)
+            self._fail(BindError(f"cannot listen on {self._where} again: {reason}"))
+        else:
+            _log.info("listening with the key %s now", fingerprint(self._pair.public))
+
+
+def _address(descriptor: int) -> str:
+    """Return the address of the peer of a TCP socket that is ZeroMQ's, if it is still there."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as peer:
+            return plain_address(str(peer.getpeername()[0]))
+    except (OSError, IndexError):
+        return "a peer"

@@ -1,0 +1,267 @@
+"""The keys of a cluster: a folder of CURVE keys of three kinds, as `KONTROL_KEYS` names it.
+
+`master.secret`, `agent.secret` and `operator.secret` hold one's own secret key, each only where it
+is needed. `masters`, `agents` and `operators` list the public keys that are accepted, so that there
+can be several while keys are being rotated. All are UTF-8 text: one key of 40 characters (Z85) per
+line, with any remark after a space; empty lines and lines that begin with `#` say nothing (keys
+made here never begin with one). A public key has one kind, which is what its holder may do.
+
+A folder changes while it is used: mounted Secrets are replaced as a whole, behind symbolic links.
+`Keyring.refresh` looks at the files' metadata and reads them again if need be: it is called when a
+peer appears, so that nothing has to poll. Invariant: what is in force is always one whole valid
+state of the folder, the last good one if what is there now is none. Secrets are in no error, log
+or representation.
+"""
+
+import logging
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Self
+
+import zmq
+from zmq.utils import z85
+
+from kontrol.rpc.errors import RpcError
+
+_log = logging.getLogger(__name__)
+
+Kind = Literal["master", "agent", "operator"]
+
+KINDS: tuple[Kind, ...] = ("master", "agent", "operator")
+
+_KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")  # Z85 of 32 bytes, RFC 32 of ZeroMQ
+_SHOWN = 8
+
+
+class KeysError(RpcError):
+    """A key that is missing or none; the message names the file and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A key pair, both as 40 characters of Z85."""
+
+    public: str
+    secret: str = field(repr=False)
+
+    @classmethod
+    def make(cls) -> Self:
+        """Return a new one, neither of whose keys begins like a comment."""
+        while True:
+            public, secret = (key.decode("ascii") for key in zmq.curve_keypair())
+            if not (public.startswith("#") or secret.startswith("#")):
+                return cls(public, secret)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a folder says: `own` pairs, and the kinds of the `accepted` public keys, in order."""
+
+    own: Mapping[Kind, Pair]
+    accepted: Mapping[str, Kind]
+
+
+def secret_file(kind: Kind) -> str:
+    """Return the name of the file of one's own secret key of that kind."""
+    return f"{kind}.secret"
+
+
+def list_file(kind: Kind) -> str:
+    """Return the name of the list of accepted public keys of that kind."""
+    return f"{kind}s"
+
+
+FILES: tuple[str, ...] = (*map(secret_file, KINDS), *map(list_file, KINDS))
+
+
+def fingerprint(public: str) -> str:
+    """Return what logs show of a public key."""
+    return public[:_SHOWN]
+
+
+def parse_list(text: str, where: str) -> dict[str, str]:
+    """Return the public keys in `text` with their remarks, in order. Raises `KeysError`."""
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split(None, 1)
+        if not words or line.lstrip().startswith("#"):
+            continue
+        key = words[0]
+        if not _is_key(key):
+            raise KeysError(
+                f"{where}, line {number}: {key!r:.60} is no public key; expected 40 characters of"
+                " Z85, as `kontrol keys show` prints them"
+            )
+        found[key] = words[1].strip() if len(words) > 1 else ""
+    return found
+
+
+def parse_secret(text: str, where: str) -> Pair:
+    """Return the pair of the one secret key in `text`.
+
+    Raises `KeysError`, which does not tell the text.
+    """
+    lines = [line.split() for line in text.splitlines() if not line.lstrip().startswith("#")]
+    keys = [words[0] for words in lines if words]
+    if len(keys) != 1 or not _is_key(keys[0]):
+        raise KeysError(
+            f"{where}: expected one secret key, 40 characters of Z85, and found "
+            f"{len(keys) if len(keys) != 1 else 'something else'}; `kontrol keys make` makes one"
+        )
+    return Pair(zmq.curve_public(keys[0].encode("ascii")).decode("ascii"), keys[0])
+
+
+def assemble(texts: Mapping[str, str], folder: Path) -> Keys:
+    """Return what the files' `texts`, by name, say together. Raises `KeysError`."""
+    own: dict[Kind, Pair] = {}
+    accepted: dict[str, Kind] = {}
+    for kind in KINDS:
+        name = secret_file(kind)
+        if name in texts:
+            own[kind] = parse_secret(texts[name], str(folder / name))
+        name = list_file(kind)
+        for key in parse_list(texts.get(name, ""), str(folder / name)):
+            if key in accepted:
+                raise KeysError(
+                    f"{folder / name}: {key} is in `{list_file(accepted[key])}` too: a key has one"
+                    " kind; make another with `kontrol keys rotate`"
+                )
+            accepted[key] = kind
+    return Keys(own, accepted)
+
+
+class Keyring:
+    """The keys in a folder, as they are now. Make it with `load`."""
+
+    def __init__(self, folder: Path, seen: object, keys: Keys) -> None:
+        self._folder = folder
+        self._seen = seen
+        self._keys = keys
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Read the folder; log a warning if others on this host can read a secret.
+
+        Raises `KeysError`.
+        """
+        folder = Path(folder)
+        if not zmq.has("curve"):
+            raise KeysError(f"{folder}: the ZeroMQ library here knows no CURVE: install pyzmq anew")
+        seen = _look(folder)
+        keys = assemble(read(folder), folder)
+        _warn(folder)
+        return cls(folder, seen, keys)
+
+    def refresh(self) -> Keys:
+        """Read the folder again if it has changed; return the keys in force, new ones if others.
+
+        What cannot be used is logged, once, and changes nothing.
+        """
+        seen = _look(self._folder)
+        if seen == self._seen:
+            return self._keys
+        self._seen = seen
+        try:
+            keys = assemble(read(self._folder), self._folder)
+        except KeysError as error:
+            _log.error("the keys stay as they were: %s", error)
+            return self._keys
+        if keys != self._keys:
+            self._keys = keys
+            _log.info("the keys in %s have changed: %s", self._folder, self.summary())
+        return self._keys
+
+    def own(self, kind: Kind) -> Pair:
+        """Return one's own pair of that kind. Raises `KeysError`."""
+        pair = self._keys.own.get(kind)
+        if pair is None:
+            raise KeysError(
+                f"{self._folder / secret_file(kind)}: there is no such file, and this process needs"
+                f" the secret key of {_a(kind)}; `kontrol keys secret --kind {kind}` prints the"
+                " Kubernetes Secret that has it"
+            )
+        return pair
+
+    def accepted(self, *kinds: Kind) -> tuple[str, ...]:
+        """Return the public keys of these kinds, kind by kind. Raises `KeysError` if none."""
+        keys = self._keys.accepted
+        found = tuple(key for kind in kinds for key in keys if keys[key] == kind)
+        if not found:
+            names = " or ".join(str(self._folder / list_file(kind)) for kind in kinds)
+            raise KeysError(f"{names}: expected at least one public key, and found none")
+        return found
+
+    def kind(self, public: str) -> Kind | None:
+        """Return the kind of an accepted public key."""
+        return self._keys.accepted.get(public)
+
+    def summary(self) -> str:
+        """Return for a log which public keys there are, and which are one's own."""
+        own = ", ".join(f"{kind} {fingerprint(one.public)}" for kind, one in self._keys.own.items())
+        lists: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
+        for key, kind in self._keys.accepted.items():
+            lists[kind].append(fingerprint(key))
+        accepted = (f"{list_file(kind)} {' '.join(keys) or '-'}" for kind, keys in lists.items())
+        return f"own {own or '-'}; accepted {', '.join(accepted)}"
+
+
+def _is_key(text: str) -> bool:
+    if not _KEY.fullmatch(text):
+        return False
+    try:
+        z85.decode(text)
+    except struct.error:  # five characters can say more than 32 bits hold
+        return False
+    return True
+
+
+def _a(kind: Kind) -> str:
+    return f"an {kind}" if kind[0] in "ao" else f"a {kind}"
+
+
+def _look(folder: Path) -> object:
+    """Return what changes when a file does, be it written, replaced, or behind another link."""
+    found: list[tuple[int, ...] | None] = []
+    for name in FILES:
+        try:
+            stat = (folder / name).stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return found
+
+
+def read(folder: Path) -> dict[str, str]:
+    """Return the texts of the files that there are. Raises `KeysError`."""
+    if not folder.is_dir():
+        raise KeysError(f"{folder}: expected a folder of keys; `kontrol keys make` makes one")
+    texts: dict[str, str] = {}
+    for name in FILES:
+        try:
+            texts[name] = (folder / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise KeysError(f"{folder / name} cannot be read: {reason}") from None
+    return texts
+
+
+def _warn(folder: Path) -> None:
+    """Warn of secrets that others on this host can read."""
+    for name in map(secret_file, KINDS):
+        try:
+            mode = (folder / name).stat().st_mode & 0o777
+        except OSError:
+            continue
+        if mode & 0o077:
+            _log.warning(
+                "%s can be read by more than its owner (mode %03o): expected 600, or in Kubernetes"
+                " `defaultMode: 0400`",
+                folder / name,
+                mode,
+            )
