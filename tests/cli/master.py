@@ -154,8 +154,8 @@ class Master:
             "GET /v1/pods/2Ky07": Reply(PODS[1]),
             "GET /v1/state": Reply({"run": 42, "state": {"primary": "redis-7"}}),
             "GET /v1/runs": Reply({"runs": [entry(42), FAILED]}),
-            "GET /v1/runs/42": Reply({**entry(42), "state": {"primary": "redis-7"}}),
-            "GET /v1/runs/41": Reply(FAILED),
+            "GET /v1/runs/42": Reply(entry(42, state_kept=True)),
+            "GET /v1/runs/41": Reply({**FAILED, "state_kept": False}),
             "POST /v1/runs": Reply({"request": "1", "done": True, "message": "run 43 starts"}),
             "POST /v1/release": Reply({"request": "2", "done": True, "message": "released"}),
             "POST /v1/rollback": Reply({"request": "3", "done": True, "message": "put back"}),
@@ -191,7 +191,8 @@ class Master:
         known = self.replies.get(f"{asked.method} {asked.path.partition('?')[0]}")
         if known:
             return known
-        error = {"name": "NotFound", "message": f"there is no {asked.path}"}
+        name = "NoSuchRun" if "runs/" in asked.path else "NoSuchPod"
+        error = {"name": name, "message": f"there is no {asked.path}"}
         return Reply({"error": error}, status=404)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

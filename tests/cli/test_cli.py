@@ -10,27 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tests.cli.conftest import Run
 
 from kontrol import __version__, cli
 from kontrol.settings import Settings
 
 DEBUG = {"KONTROL_MODE": "debug"}
-Run = Callable[..., int]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command in this process, with an environment that holds nothing else of ours."""
-    for name in [name for name in os.environ if name.startswith("KONTROL_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-
-    def run(*words: str, **environ: str) -> int:
-        for name, text in environ.items():
-            monkeypatch.setenv(name, text)
-        return cli.main(words)
-
-    return run
 
 
 def exits(run: Run, *words: str) -> object:

@@ -6,30 +6,22 @@ from kontrol.cli.operate_document import Doc
 from kontrol.cli.table import Cell, Paper, pretty
 from kontrol.ensemble.canonical import JSON
 
-_SHOWN = ("seq", "id", "role", "ip", "key", "node", "zone", "payload")  # first, in this order
+_RARE = ("node", "zone", "payload")
+_FIRST = ("seq", "id", "role", "ip", "key", *_RARE)
 
 
 def table(pods: Sequence[Doc], paper: Paper) -> list[str]:
-    """Return the table of pods, in the ensemble's order."""
-    rows: list[list[str | Cell]] = [
-        [
-            f"#{pod.text('seq', '?')}",
-            pod.text("id", "?"),
-            pod.text("role"),
-            pod.text("ip"),
-            pod.text("key"),
-            pod.text("node"),
-            _payload(pod),
-        ]
-        for pod in pods
-    ]
-    return paper.table(("SEQ", "ID", "ROLE", "ADDRESS", "KEY", "NODE", "PAYLOAD"), rows, ("SEQ",))
+    """Return the table of pods, in the ensemble's order; what none of them has is left out."""
+    columns = [("SEQ", "seq"), ("ID", "id"), ("ROLE", "role"), ("ADDRESS", "ip"), ("KEY", "key")]
+    columns += [(name.upper(), name) for name in _RARE if any(pod.fields.get(name) for pod in pods)]
+    rows: list[list[str | Cell]] = [[_shown(pod, name) for _, name in columns] for pod in pods]
+    return paper.table([head for head, _ in columns], rows, ("SEQ",))
 
 
 def one(pod: Doc, paper: Paper) -> list[str]:
     """Return all that is known of one pod; a payload that is large goes below."""
-    names = [name for name in _SHOWN if name in pod]
-    names += sorted(name for name in pod.fields if name not in _SHOWN)
+    names = [name for name in _FIRST if name in pod]
+    names += sorted(name for name in pod.fields if name not in _FIRST)
     lines: list[str] = []
     pairs: list[tuple[str, str | Cell]] = []
     for name in names:
@@ -51,16 +43,16 @@ def matching(pods: list[JSON], roles: Collection[str]) -> list[JSON]:
 
 def named(pods: list[JSON], name: str) -> JSON:
     """Return the pod with this id or key, else with this number, as `7` or `#7`; None if none."""
-    for fields in (("id", "key"), ("seq",)):
-        wanted = name if fields[0] == "id" else name.removeprefix("#")
-        for pod in pods:
-            if isinstance(pod, dict) and wanted in [str(pod.get(field)) for field in fields]:
-                return pod
-    return None
+    records = [pod for pod in pods if isinstance(pod, dict)]
+    for pod in records:
+        if name in (pod.get("id"), pod.get("key")):
+            return pod
+    number = name.removeprefix("#")
+    return next((pod for pod in records if str(pod.get("seq")) == number), None)
 
 
-def _payload(pod: Doc) -> str:
-    if "payload" not in pod:
-        return ""
-    value = pod.fields["payload"]
+def _shown(pod: Doc, name: str) -> str:
+    value = pod.fields.get(name, "")
+    if name == "seq":
+        return f"#{pod.text('seq', '?')}"
     return value if isinstance(value, str) else pretty(value, indent=None)

@@ -12,6 +12,7 @@ _REASONS = {
     "asked": ("asked", "it was asked for"),
     "rollback": ("rollback", "a state was put back"),
 }
+_WITHHELD = "standard error is told to holders of a token alone: KONTROL_TOKEN_FILE"
 _KINDS = ("joined", "left", "lost", "changed")
 
 
@@ -104,13 +105,18 @@ def explain(entry: Doc, paper: Paper) -> list[str]:
     if changes(entry) == "none":
         pairs.append(("changes", "none since the last acknowledged run"))
     pairs.append(("ended", Cell(_ending(entry), "good" if ok else "bad")))
+    if entry.true("state_kept"):
+        pairs.append(("state", f"kept: `kontrol rollback {run}` puts it back"))
+    elif ok and "state_kept" in entry:
+        pairs.append(("state", "no longer kept, or there was none"))
     lines = [paper.paint(head, "good" if ok else "bad"), *paper.fields(pairs)]
     stderr = entry.text("stderr").splitlines()
     if stderr:
         lines += [paper.paint("standard error, its end:", "dim")]
         lines += [f"  | {line}" for line in stderr]
-    elif "stderr" in entry:
-        lines.append(paper.paint("nothing on standard error", "dim"))
+    else:
+        none = "nothing on standard error" if "stderr" in entry else _WITHHELD
+        lines.append(paper.paint(none, "dim"))
     return lines
 
 

@@ -55,7 +55,7 @@ def _doing(status: Doc) -> str:
     left = lasting(plan.number("seconds") or 0)
     return {
         "idle": "nothing is due",
-        "wait": f"a run is due, in {left} at the latest",
+        "wait": f"a run is due in {left}",
         "run": "a run is starting",
     }.get(plan.text("what"), "what is due is not known to this master")
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import urlencode
 
 from kontrol.cli.command import NOTHING, UNANSWERED, USAGE
-from kontrol.cli.rest_address import VARIABLE, Endpoint
+from kontrol.cli.rest_address import Endpoint
 from kontrol.cli.rest_exchange import LIMIT, PORTS, Request, Response, Silent, exchange, look_up
 from kontrol.cli.table import plain
 from kontrol.ensemble.canonical import JSON, NotJSON
@@ -28,9 +28,10 @@ REFUSED = 5
 _DEPTH = 200  # twice what a state may have
 _TOKEN = 4096  # characters of a token
 _LONGEST = 1000  # characters that are shown of what a stranger says
+_NOTHING = ("NoSuchPod", "NoSuchRun")  # errors of REST that mean: nothing matched
 _NOBODY = (
-    f"A running master serves REST unless {v.HTTP_PORT.name} is 0. --master or {VARIABLE} says "
-    "whom to ask: host, or http(s)://host:port"
+    f"A running master serves REST unless {v.HTTP_PORT.name} is 0. --master or {v.MASTER.name} "
+    "says whom to ask: host, or http(s)://host:port"
 )
 
 
@@ -189,18 +190,25 @@ def _judge(asked: str, endpoint: Endpoint, response: Response, token: str | None
         )
     if 200 <= status < 300:
         return Answer(status, document, endpoint)
-    told = _told(document)
+    name, told = _told(document)
     if status >= 500:
         raise _Unable(f"status {status}: {told}", sent=status != 503)
     if status == 401 and token is None:
         told += f" ({v.TOKEN_FILE.name} is not set here)"
-    raise RestError(
-        f"{asked}: status {status}: {told}", {400: USAGE, 404: NOTHING}.get(status, REFUSED)
-    )
+    raise RestError(f"{asked}: status {status}: {told}", _exit_status(status, name))
 
 
-def _told(document: Mapping[str, JSON]) -> str:
-    """Return what the master says, harmless and of a bounded length."""
+def _exit_status(status: int, name: str) -> int:
+    """Return what a command ends with when a master says no."""
+    if name in _NOTHING:
+        return NOTHING
+    return {400: USAGE, 404: UNANSWERED}.get(status, REFUSED)  # 404 is who is no master, or older
+
+
+def _told(document: Mapping[str, JSON]) -> tuple[str, str]:
+    """Return the error's name and what the master says, harmless and of a bounded length."""
     error = document.get("error")
-    text = error.get("message") if isinstance(error, dict) else document.get("message")
-    return plain(str(text)[:_LONGEST]) if text else "it does not say why"
+    if not isinstance(error, dict):
+        return "", "it does not say why"
+    text = plain(str(error.get("message", ""))[:_LONGEST])
+    return str(error.get("name")), text or "it does not say why"

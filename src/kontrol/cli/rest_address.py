@@ -15,7 +15,6 @@ from kontrol.settings import Mistake, SettingsError
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import LOOPBACK, MASTER, Resolved, resolve
 
-VARIABLE = "KONTROL_MASTER"
 _EXPECTED = "a tier, as masters, masters:8000 or 10.0.0.1|10.0.0.2, or URLs parted by |"
 _SCHEMES = {"http": 80, "https": 443}
 
@@ -53,9 +52,10 @@ def find(environ: Mapping[str, str], master: str | None, *, tls: bool) -> Target
     resolved = resolve(environ, {})
     scheme = "https" if tls or v.TLS_CERT.name in resolved.entries else "http"
     token_file = _need(resolved, v.TOKEN_FILE.name) and resolved.get(v.TOKEN_FILE)
-    given = master or environ.get(VARIABLE, "").strip()
+    _need(resolved, v.MASTER.name)
+    given = master or resolved.get(v.MASTER)
     if given:
-        source = "--master" if master else VARIABLE
+        source = "--master" if master else v.MASTER.name
         return Target(_parse(given, source, scheme, resolved), source, token_file)
     endpoints: tuple[Endpoint, ...] = ()
     own = Endpoint(scheme, _own(resolved), _http_port(resolved))
@@ -109,7 +109,9 @@ def _http_port(resolved: Resolved) -> int:
     _need(resolved, v.HTTP_PORT.name)
     port = resolved.require(v.HTTP_PORT)
     if not port:
-        expected = f"a port, or a URL with one in --master or {VARIABLE}: 0 turns REST off here"
+        expected = (
+            f"a port, or a URL with one in --master or {v.MASTER.name}: 0 turns REST off here"
+        )
         raise _refuse(v.HTTP_PORT.name, "0", expected)
     return port
 

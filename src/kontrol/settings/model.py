@@ -104,8 +104,7 @@ class Settings:
 
     `bind` is an address or `*`; `http_port` is 0 for none; `tiers` are those to report to (none on
     a mere master); `brake` is a percentage; `callback` is None without one; `ask` is whom commands
-    ask, as text; `notes` are lines to
-    log once at the start, as (level, text) of `logging`.
+    ask, as text; `notes` are lines to log once at the start, as (level, text) of `logging`.
     """
 
     mode: frozenset[str]

@@ -1,0 +1,316 @@
+"""Each command against a master that answers as it is told."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.cli.conftest import Run
+from tests.cli.master import DIGEST, FAILED, PODS, Master, Reply, entry, held, pod, status
+
+from kontrol.cli.operate_document import Doc
+from kontrol.cli.operate_runs import explain, now
+from kontrol.cli.operate_status import screen
+from kontrol.cli.table import Paper
+
+Read = Callable[[], tuple[str, str]]
+
+WELL = f"""\
+All is well: 3 pods; nothing is due.
+
+tier      default/redis
+asked     redis-m-1 at URL, version 1.0.0
+leader    redis-m-0 at 10.0.0.5:8000, term 318
+masters   2: redis-m-0, redis-m-1
+etcd      answers, mirror confirmed 0.4 s ago
+pods      3: 2 cache, 1 proxy
+digest    {DIGEST}
+callback  idle: nothing is due, since run 42 was for exactly these pods
+
+RUN  STARTED     TOOK  PODS  RESULT                 WHY     CHANGES
+ 42  5 min ago  1.2 s     3  ok                     change  2 joined (#7 redis-7, #8 redis-8)
+ 41  5 min ago  1.2 s     3  failed: exit status 3  again   2 joined (#7 redis-7, #8 redis-8)
+"""
+BRAKE = {
+    "what": "BRAKE: 2 of 3 pods are lost, and the callback is held for 37 s more",
+    "mend": "see where they are; `kontrol release` runs the callback without them",
+}
+NARROW = """\
+1 thing is wrong:
+- BRAKE: 2 of 3 pods are lost, and the
+  callback is held for 37 s more
+  see where they are; `kontrol release`
+  runs the callback without them
+
+tier      default/redis
+asked     redis-m-1 at http://m:8001,
+          version 1.0.0
+leader    redis-m-0 at 10.0.0.5:8000,
+          term 318
+masters   2: redis-m-0, redis-m-1
+etcd      answers, mirror confirmed 0.4
+          s ago
+pods      3: 2 cache, 1 proxy
+digest    1f:00:ad:3c:77:80:4e:91:b2:0d:
+          5c:66:e8:19:fa:2b
+callback  HELD BY THE BRAKE for 37 s
+          more: 2 of 3 pods (#1 redis-1,
+          #2 redis-2) are lost. It goes
+          on when they return, or after
+          `kontrol release`
+applied   run 42, for 3 pods; the pods
+          changed since
+
+RUN  START…   TOOK  PODS  RESULT  WHY
+ 42  5 min…  1.2 s     3  ok      change
+ 41  5 min…  1.2 s     3  faile…  again
+"""
+
+
+@pytest.fixture
+def read(capsys: pytest.CaptureFixture[str]) -> Read:
+    """Return what was printed, and what was said."""
+    return capsys.readouterr
+
+
+def test_status_is_one_screen(run: Run, master: Master, read: Read) -> None:
+    assert run("status") == 0
+    out, err = read()
+    assert out.replace(master.url, "URL") == WELL
+    assert err == ""
+
+
+def test_status_on_a_narrow_terminal_begins_with_what_is_wrong() -> None:
+    lines = screen(Doc.of(held("brake", problems=[BRAKE])), "http://m:8001", Paper(40, 50))
+    assert "\n".join(lines) + "\n" == NARROW
+
+
+def test_status_fits_80_columns_and_24_lines() -> None:
+    runs = [entry(42 - i, why="x" * 500, ok=False) for i in range(5)]
+    document = Doc.of(held("gap", problems=[BRAKE], runs=runs))
+    lines = screen(document, "http://10.0.0.5:8001", Paper(80, 24))
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 24
+
+
+@pytest.mark.parametrize(
+    ("document", "wrong"),
+    [
+        (status(), False),
+        (held("damper"), False),
+        (status(problems=[BRAKE]), True),
+        (status(leader=None), True),
+        (status(etcd={"ok": False, "seconds": 31.0}), True),
+        ({}, True),
+    ],
+)
+def test_status_tells_programs_whether_all_is_well(
+    run: Run, master: Master, read: Read, document: dict[str, Any], wrong: bool
+) -> None:
+    master.replies["GET /v1/status"] = Reply(document)
+    assert run("status") == (6 if wrong else 0)
+    first = read()[0].splitlines()[0]
+    assert first.startswith("All is well: ") is not wrong
+    assert first.endswith("wrong:") is wrong
+    assert run("status", "--json") == (6 if wrong else 0)
+    assert json.loads(read()[0]) == document
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        (status(), "idle: nothing is due, since run 42 was for exactly these pods"),
+        (status(applied=None), "idle: nothing is due"),
+        (held("damper"), "held by the damper for 37 s more: the ensemble changed"),
+        (
+            held("retry", running={"run": 43, "ended": True, "why": "exit status 3"}),
+            "run 43 failed (exit status 3): tried again in 37 s, or at once on a change",
+        ),
+        (held("gap"), "held for 37 s more: 2 of 3 pods (#1 redis-1, #2 redis-2) missing"),
+        (held("brake"), "HELD BY THE BRAKE for 37 s more: 2 of 3 pods (#1 redis-1, #2"),
+        (held("something new"), "held for 37 s more"),
+        (status(plan={"what": "run", "reason": "callback"}), "a run is starting: the callback "),
+        (status(plan=None), "not known to the master that answers"),
+        (
+            held("damper", running={"run": 43, "attempt": 2, "started": "2026-01-05T03:12:14Z"}),
+            "run 43 is under way, attempt 2; it started 30 s ago",
+        ),
+        (status(running={"run": 43}), "run 43 is under way; it started lately"),
+    ],
+)
+def test_why_nothing_runs_now_is_told(document: dict[str, Any], told: str) -> None:
+    assert now(Doc.of(document)).startswith(told)
+
+
+def test_a_deploy_under_way_is_told() -> None:
+    candidates = [{"id": "m-0", "fingerprint": "9b" * 32}, {"id": "m-1", "fingerprint": "00"}]
+    text = "\n".join(screen(Doc.of(status(candidates=candidates)), "", Paper()))
+    assert "masters   2: m-0, m-1 (another callback)" in text
+
+
+def test_pods_are_a_table(run: Run, master: Master, read: Read) -> None:
+    master.replies["GET /v1/pods"] = Reply({"pods": [*PODS, pod(12, id="pöd-✓")]})
+    assert run("pods") == 0
+    assert read()[0] == (
+        "SEQ  ID       ROLE   ADDRESS    KEY     NODE    PAYLOAD\n"
+        " #0  redis-0  proxy  10.0.1.0   2Ky00   node-a\n"
+        ' #7  redis-7  cache  10.0.1.7   2Ky07   node-a  {"state": "READY"}\n'
+        ' #8  redis-8  cache  10.0.1.8   2Ky08   node-a  {"state": "READY"}\n'
+        '#12  pöd-✓    cache  10.0.1.12  2Ky012  node-a  {"state": "READY"}\n'
+    )
+
+
+def test_pods_of_a_role(run: Run, master: Master, read: Read) -> None:
+    assert run("pods", "--role", "cache", "--json") == 0
+    assert json.loads(read()[0]) == {"pods": PODS[1:], "digest": DIGEST}
+    assert run("pods", "--role", "proxy", "--role", "cache", "--json") == 0
+    assert json.loads(read()[0])["pods"] == PODS
+    assert run("pods", "--role", "nobody") == 3
+    assert read() == ("", "kontrol: no pods of role nobody among 3\n")
+    master.replies["GET /v1/pods"] = Reply({"pods": [], "digest": DIGEST})
+    assert run("pods") == 0
+    assert read() == ("", "kontrol: no pods\n")
+
+
+@pytest.mark.parametrize("name", ["2Ky07", "redis-7", "#7", "7"])
+def test_one_pod_by_key_id_or_number(run: Run, master: Master, read: Read, name: str) -> None:
+    assert run("pods", name, "--json") == 0
+    assert json.loads(read()[0]) == PODS[1]
+    assert run("pods", name) == 0
+    assert read()[0].startswith("seq    7\nid     redis-7\nrole   cache\nip     10.0.1.7\n")
+
+
+def test_no_such_pod(run: Run, master: Master, read: Read) -> None:
+    assert run("pods", "no/such") == 3
+    assert "no pod has the id, key or number 'no/such'" in read()[1]
+    assert master.asked[0].path == "/v1/pods/no%2Fsuch"
+
+
+def test_state_is_json(run: Run, master: Master, read: Read) -> None:
+    assert run("state") == 0
+    assert json.loads(read()[0]) == {"primary": "redis-7"}
+    assert run("state", "--json") == 0
+    assert json.loads(read()[0]) == {"run": 42, "state": {"primary": "redis-7"}}
+    master.replies["GET /v1/state"] = Reply({"run": 0, "state": None})
+    assert run("state") == 0
+    assert read() == ("null\n", "kontrol: no run was acknowledged yet: there is no state\n")
+
+
+def test_runs_are_a_table(run: Run, master: Master, read: Read) -> None:
+    assert run("runs", "--limit", "2") == 0
+    assert read()[0].splitlines()[0].split() == [
+        *("RUN", "TERM", "TRY", "STARTED", "TOOK", "PODS", "RESULT", "WHY", "CHANGES")
+    ]
+    assert master.asked[0].path == "/v1/runs?limit=2"
+    assert run("runs", "--json") == 0
+    assert json.loads(read()[0]) == {"runs": [entry(42), FAILED]}
+    master.replies["GET /v1/runs"] = Reply({"runs": []})
+    assert run("runs") == 0
+    assert read() == ("", "kontrol: nothing ran yet; `kontrol explain` says why\n")
+
+
+def test_explain_a_run(run: Run, master: Master, read: Read) -> None:
+    assert run("explain", "41") == 0
+    assert read()[0] == (
+        "Run 41 failed: nothing of it was kept.\n"
+        "why       a run before it was not acknowledged\n"
+        "attempt   2, after others failed; `kontrol explain 40` tells of one\n"
+        "started   2026-01-05 03:08:12 UTC, took 1.2 s\n"
+        "term      318\n"
+        f"pods      3, digest {DIGEST}\n"
+        "callback  fingerprint 9b9b9b9b9b9b9b9b\n"
+        "joined    2: #7 redis-7, #8 redis-8\n"
+        "ended     exit status 3\n"
+        "standard error, its end:\n"
+        "  | connecting\n"
+        "  | no route to 10.0.0.9\n"
+    )
+    assert run("explain", "41", "--json") == 0
+    assert json.loads(read()[0]) == {**FAILED, "state_kept": False}
+    assert run("explain", "7") == 3
+    assert "/v1/runs/7: status 404: there is no /v1/runs/7" in read()[1]
+
+
+def test_explain_the_last_run_and_why_nothing_runs(run: Run, master: Master, read: Read) -> None:
+    assert run("explain") == 0
+    lines = read()[0].splitlines()
+    assert lines[0] == "Now: idle: nothing is due, since run 42 was for exactly these pods."
+    assert lines[2] == "Run 42 was acknowledged."
+    assert "state     kept: `kontrol rollback 42` puts it back" in lines
+    assert run("explain", "--json") == 0
+    document = json.loads(read()[0])
+    assert document == {"run": entry(42, state_kept=True), "status": status()}
+    master.replies["GET /v1/runs"] = Reply({"runs": []})
+    assert run("explain") == 0
+    assert read()[0].endswith("Nothing ran yet.\n")
+
+
+def test_explain_tells_what_is_withheld_and_who_asked() -> None:
+    told = entry(42, reason="asked", by="REST from 10.0.0.9", signal=9)
+    del told["stderr"]
+    text = "\n".join(explain(Doc.of(told), Paper()))
+    assert "why       it was asked for, by REST from 10.0.0.9\n" in text
+    assert "ended     killed by signal 9\n" in text
+    assert "holders of a token alone" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "path", "message"),
+    [
+        (["run-now"], "/v1/runs", "run 43 starts"),
+        (["release"], "/v1/release", "released"),
+        (["rollback", "42"], "/v1/rollback", "put back"),
+    ],
+)
+def test_the_leader_is_asked(
+    run: Run, master: Master, read: Read, *, words: list[str], path: str, message: str
+) -> None:
+    body = {"run": int(word) for word in words[1:]}
+    assert run(*words) == 0
+    assert read() == (f"{message}\n", "")
+    [asked] = master.asked
+    assert (asked.method, asked.path, json.loads(asked.body)) == ("POST", path, body)
+    assert run(*words, "--json") == 0
+    assert json.loads(read()[0])["done"] is True
+
+    late = {"request": "1", "done": False, "message": "the leader has not answered yet"}
+    master.replies[f"POST {path}"] = Reply(late, status=202)
+    assert run(*words) == 4
+    assert read() == ("", "kontrol: the leader has not answered yet\n")
+
+    error = {"name": "Refused", "message": "the brake does not hold"}
+    master.replies[f"POST {path}"] = Reply({"error": error}, status=409)
+    assert run(*words) == 5
+    assert "status 409: the brake does not hold\n" in read()[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["rollback"],
+        ["rollback", "0"],
+        ["rollback", "x"],
+        ["explain", "-1"],
+        ["explain", "1" * 19],
+        ["runs", "--limit", "0"],
+        ["runs", "--limit", "201"],
+        ["runs", "--limit", "9" * 99],
+        ["status", "--timeout", "0"],
+        ["status", "x"],
+        ["pods", "a", "b"],
+        ["completion", "csh"],
+    ],
+)
+def test_bad_usage(run: Run, master: Master, words: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(*words)
+    assert caught.value.code == 2
+    assert master.asked == []
+
+
+def test_verbose_tells_who_was_asked(run: Run, master: Master, read: Read) -> None:
+    assert run("state", "-v") == 0
+    assert read()[1] == (
+        f"kontrol: asking {master.url}, named by KONTROL_MASTER\n"
+        f"kontrol: {master.url}/v1/state answered\n"
+    )
