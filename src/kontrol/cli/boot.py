@@ -1,5 +1,173 @@
-"""The commands that find what the pod is, and become what it runs."""
+"""The command that finds what the pod is, and becomes what it runs."""
 
-from kontrol.cli.command import Command
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-COMMANDS: tuple[Command, ...] = ()
+from kontrol.boot.places import ACCOUNT, PODINFO
+from kontrol.cli.command import DONE, Command, refuse, say, seconds
+from kontrol.settings import variables as v
+from kontrol.settings.resolve import Resolved, resolve
+
+if TYPE_CHECKING:  # what a command needs is imported when it runs
+    from kontrol.boot.discover import Findings
+    from kontrol.boot.surroundings import Surroundings
+    from kontrol.boot.telegraf import Metrics
+
+_COMMAND = ("supervisord", "-n", "-c", "/etc/supervisor/supervisord.conf")
+_TIMEOUT = 60.0  # seconds: kubelet starts a container that gave up again
+
+_STATUSES = """\
+  4  the Kubernetes API gave no usable answer in time
+  5  the Kubernetes API refused (401, 403, 404), or cannot be trusted
+  6  the pod was given no address in time
+  126, 127  the command cannot be started, or is not there
+  130, 143  ended by SIGINT, SIGTERM while looking
+"""
+
+
+def _boot(options: argparse.Namespace, _others: list[str]) -> int:
+    from kontrol.boot.facts import EXPORTED
+    from kontrol.boot.run import ended_by_signals
+
+    resolved = resolve(os.environ, {})
+    # Of all settings only what boot reads or hands on: the daemon judges the rest itself.
+    used = {v.MODE.name, v.HTTP_PORT.name, v.BIND.name, v.LOG.name, v.CLOUD.name, *EXPORTED}
+    if status := refuse([mistake for mistake in resolved.mistakes if mistake.name in used]):
+        return status
+    with ended_by_signals():
+        return _run(options, resolved)
+
+
+def _run(options: argparse.Namespace, resolved: Resolved) -> int:
+    import asyncio
+
+    from kontrol.boot.discover import discover
+    from kontrol.boot.run import NotStarted, become, configure_telegraf
+    from kontrol.logs import log_to
+
+    debug = options.debug or "verbose" in resolved.require(v.MODE)
+    conf = options.telegraf or resolved.require(v.TELEGRAF_CONF)
+    environ = dict(os.environ)
+    # Standard output belongs to the command that this becomes, or to the table.
+    with log_to(sys.stderr, resolved.require(v.LOG), debug=debug):
+        found = asyncio.run(discover(_surroundings(options, resolved)))
+        environ |= {name: fact.text for name, fact in found.facts.items()}
+        environ[v.TELEGRAF_CONF.name] = str(conf)
+        if options.json or options.print:
+            print((_as_json if options.json else _as_table)(found), flush=True)
+        if found.problem is not None:
+            logging.getLogger("kontrol.boot").error("%s", found.problem)
+            return found.problem.status
+        if options.json or options.print:
+            return DONE
+        configure_telegraf(conf, found.facts, _metrics(resolved))
+    try:
+        become(options.words or _COMMAND, environ)
+    except NotStarted as error:
+        say(str(error))
+        return error.status
+
+
+def _surroundings(options: argparse.Namespace, resolved: Resolved) -> "Surroundings":
+    from kontrol.boot.cloud import firmware
+    from kontrol.boot.discover import system
+    from kontrol.boot.kubernetes import ServiceAccount
+    from kontrol.boot.surroundings import Surroundings
+    from kontrol.boot.waiting import Patience
+
+    return Surroundings(
+        environ=dict(os.environ),
+        system=system(os.environ),
+        machine=firmware(),
+        patience=Patience(options.timeout),
+        account=ServiceAccount(options.service_account),
+        podinfo=options.podinfo,
+        cloud=resolved.require(v.CLOUD),
+    )
+
+
+def _metrics(resolved: Resolved) -> "Metrics | None":
+    from kontrol.boot.telegraf import Metrics
+
+    port = resolved.require(v.HTTP_PORT)
+    if not port:
+        return None
+    bind = resolved.require(v.BIND)
+    here = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - as it was given
+    return Metrics(here.get(bind, bind), port, tls=resolved.get(v.TLS_CERT) is not None)
+
+
+def _as_table(found: "Findings") -> str:
+    from kontrol.cli.table import Paper, plain
+
+    rows = [(name, fact.source, plain(fact.text)) for name, fact in found.facts.items()]
+    return "\n".join(Paper.of(sys.stdout, os.environ).table(("VARIABLE", "SOURCE", "VALUE"), rows))
+
+
+def _as_json(found: "Findings") -> str:
+    problem = found.problem
+    document = {
+        "values": [
+            {"variable": name, "value": fact.text, "source": fact.source}
+            for name, fact in found.facts.items()
+        ],
+        "problem": problem and {"status": problem.status, "message": str(problem)},
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False)
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--print", action="store_true", help="print what would be exported, and start nothing")
+    add("--json", action="store_true", help="the same as one JSON document")
+    add(
+        "--timeout",
+        type=seconds,
+        default=_TIMEOUT,
+        metavar="SECONDS",
+        help="how long to wait for the Kubernetes API and the pod's address (default: %(default)g)",
+    )
+    add(
+        "--telegraf",
+        type=Path,
+        metavar="PATH",
+        help=f"where telegraf's configuration goes (default: ${v.TELEGRAF_CONF.name}, "
+        f"else {v.TELEGRAF_CONF.default})",
+    )
+    add(
+        "--podinfo",
+        type=Path,
+        default=PODINFO,
+        metavar="FOLDER",
+        help="where a downwardAPI volume is mounted (default: %(default)s)",
+    )
+    add(
+        "--service-account",
+        type=Path,
+        default=ACCOUNT,
+        metavar="FOLDER",
+        help="where token, ca.crt and namespace are (default: %(default)s)",
+    )
+    add(
+        "words",
+        nargs="*",
+        metavar="COMMAND",
+        help=f"what to become, after `--` (default: {' '.join(_COMMAND)})",
+    )
+
+
+COMMANDS = (
+    Command(
+        "boot",
+        "find what this pod and its node are, export it, and become supervisord or COMMAND",
+        "kontrol boot --print",
+        _boot,
+        _configure,
+        statuses=_STATUSES,
+    ),
+)

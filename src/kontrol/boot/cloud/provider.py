@@ -1,0 +1,79 @@
+"""What a cloud's metadata service is to us: the interface, and what all of them share."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from kontrol.boot.facts import Machine
+from kontrol.boot.http import Answer, request
+from kontrol.ensemble.canonical import JSON, NotJSON, parse
+from kontrol.settings import values
+
+LINK_LOCAL = "http://169.254.169.254"  # where AWS, Azure and Google all have it
+_CONNECT = 0.3  # seconds: the service is on the machine itself, or next to it
+_MOST = 262_144  # octets
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,252}\Z")
+
+
+class BadMetadata(Exception):
+    """The service is not this cloud's, or tells nothing of use; the message says why."""
+
+
+class Provider(Protocol):
+    """One cloud's metadata service."""
+
+    def made(self, machine: Mapping[str, str]) -> bool:
+        """Tell whether the firmware's fields are those of this cloud's machines."""
+
+    async def describe(self, timeout: float) -> Machine:
+        """Return what the service tells, within `timeout` seconds.
+
+        Raises `BadMetadata`, and `HTTPError` of `kontrol.boot.http`. It must not take the answers
+        of another service for its own: a captive portal answers anything with a page.
+        """
+
+
+Make = Callable[[], Provider]
+
+
+async def fetch(
+    url: str, headers: Mapping[str, str], timeout: float, *, method: str = "GET"
+) -> Answer:
+    """Ask a metadata service. Raises `HTTPError`."""
+    connect = min(_CONNECT, timeout)
+    return await request(
+        url, method=method, headers=headers, timeout=timeout, connect=connect, limit=_MOST
+    )
+
+
+def document(answer: Answer, what: str) -> dict[str, JSON]:
+    """Return the JSON object of an answer. Raises `BadMetadata`."""
+    if answer.status != 200:
+        raise BadMetadata(f"{what}: status {answer.status}")
+    try:
+        value = parse(answer.body, depth=32)
+    except NotJSON as error:
+        raise BadMetadata(f"{what}: no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BadMetadata(f"{what}: no JSON object")
+    return value
+
+
+def word(value: object) -> str | None:
+    """Return a name as clouds have them, None if it is none."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    if not isinstance(text, str):
+        return None
+    text = text.strip()
+    return text if _NAME.match(text) else None
+
+
+def address(value: object) -> str | None:
+    """Return an address, None if it is none."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    if not isinstance(text, str):
+        return None
+    try:
+        return values.address(text.strip())
+    except values.BadValue:
+        return None
