@@ -1,0 +1,165 @@
+"""podman, as the tests of the images use it: images, networks, and what a build needs from us.
+
+The base image is made from Debian's packages (`debian-12/base`) unless the name is there already,
+so that no registry is asked. A build gets the settings of pip that hold here as a secret, and a
+certificate bundle that they name, so that a private index works, and nothing of it is kept.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+TOP = Path(__file__).parents[2]
+BASE = "docker.io/library/debian:bookworm-slim"
+NAME = "localhost/kontrol-test"
+PODMAN = ("podman", "--runtime", "runc")
+BUILD = 420.0  # seconds for a build: it downloads
+COMMAND = 60.0
+_CONTEXT = ("constraints.txt", "debian-12", "image", "pyproject.toml", "src")
+_BUNDLE = "/etc/pip-cert.pem"  # where nothing is that packages would replace
+_PIP = ("cert", "index-url", "extra-index-url", "proxy", "timeout", "trusted-host")
+
+
+class EngineError(Exception):
+    """podman failed; the message has its words and what it said."""
+
+
+async def podman(*words: str, within: float = COMMAND) -> str:
+    """Run podman; returns its standard output without the last newline. Raises `EngineError`."""
+    process = await asyncio.create_subprocess_exec(
+        *PODMAN,
+        *words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(within):
+            output, errors = await process.communicate()
+    except TimeoutError:
+        raise EngineError(f"podman {shlex.join(words)}: not done within {within:g} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        text = (output + errors).decode("utf-8", "replace")[-4000:]
+        raise EngineError(f"podman {shlex.join(words)}: status {process.returncode}: {text}")
+    return output.decode("utf-8").rstrip("\n")
+
+
+async def build(
+    name: str, dockerfile: Path, context: Path, *options: str, within: float = BUILD
+) -> None:
+    """Build an image, in Docker's format: OCI's has no health check."""
+    await podman(
+        "build",
+        "--isolation=chroot",
+        "--network=host",
+        "--format=docker",
+        f"--tag={name}",
+        f"--file={dockerfile}",
+        *options,
+        str(context),
+        within=within,
+    )
+
+
+async def kontrol_image() -> str:
+    """Return the name of the image made from this checkout, built if it is not there yet."""
+    name = f"{NAME}:{_digest()}"
+    with _alone():
+        if not await _exists(name):
+            if not await _exists(BASE):
+                await _make_base()
+            with _pip_settings() as options:
+                await build(
+                    name,
+                    TOP / "debian-12" / "Dockerfile",
+                    TOP,
+                    "--build-arg=TELEGRAF=none",
+                    *options,
+                )
+            await _forget_others(name)
+    return name
+
+
+async def _exists(name: str) -> bool:
+    with contextlib.suppress(EngineError):
+        await podman("image", "exists", name)
+        return True
+    return False
+
+
+async def _make_base() -> None:
+    process = await asyncio.create_subprocess_exec(
+        TOP / "debian-12" / "base", BASE, stdin=subprocess.DEVNULL, stdout=2
+    )
+    async with asyncio.timeout(BUILD):
+        if await process.wait():
+            raise EngineError("debian-12/base failed: see above")
+
+
+async def _forget_others(name: str) -> None:
+    """Remove what earlier states of the checkout left; what is in use stays."""
+    kept = await podman("images", "--format={{.Repository}}:{{.Tag}}", NAME)
+    for other in kept.split():
+        if other != name:
+            with contextlib.suppress(EngineError):
+                await podman("rmi", other)
+
+
+def _digest() -> str:
+    """Return a digest of all that an image is made from."""
+    digest = hashlib.sha256()
+    for part in _CONTEXT:
+        top = TOP / part
+        paths = sorted(top.rglob("*")) if top.is_dir() else [top]
+        for path in paths:
+            if path.is_file() and "__pycache__" not in path.parts:
+                mode = path.stat().st_mode & 0o111
+                digest.update(f"{path.relative_to(TOP)} {mode} {path.stat().st_size}\n".encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Hold a lock among the processes that run tests of this checkout: one of them builds."""
+    where = hashlib.sha256(str(TOP).encode()).hexdigest()[:16]
+    path = Path(tempfile.gettempdir()) / f"kontrol-image-{where}.lock"
+    with path.open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _pip_settings() -> Iterator[Sequence[str]]:
+    """Give the options of a build by which pip finds there what it finds here."""
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"],
+        capture_output=True,
+        text=True,
+        timeout=COMMAND,
+        check=True,
+    ).stdout
+    settings: dict[str, str] = {}
+    for line in listed.splitlines():
+        key, _, value = line.partition("=")
+        settings[key.rpartition(".")[2]] = value.strip("'\"")
+    wanted = {key: value for key, value in settings.items() if key in _PIP and "file:" not in value}
+    options = []
+    if "cert" in wanted:
+        options.append(f"--volume={wanted['cert']}:{_BUNDLE}:ro")
+        wanted["cert"] = _BUNDLE
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".conf") as file:
+        file.write("[global]\n" + "".join(f"{k} = {v}\n" for k, v in wanted.items()))
+        file.flush()
+        yield [*options, f"--secret=id=pip.conf,src={file.name}"]

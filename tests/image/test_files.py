@@ -1,0 +1,110 @@
+"""The images' files, judged without building: what both share, and what a build refuses."""
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+DEBIAN, ALPINE = (TOP / name / "Dockerfile" for name in ("debian-12", "alpine-3.22"))
+ARCH = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+
+
+def steps(dockerfile: Path, base: str) -> str:
+    text = dockerfile.read_text("utf-8")
+    assert base in text
+    return text[text.index("FROM") :].replace(base, "BASE")
+
+
+def test_the_two_images_differ_in_their_base_alone() -> None:
+    """So that what is tested on Debian is what Alpine runs."""
+    assert steps(DEBIAN, "debian:bookworm-slim") == steps(ALPINE, "alpine:3.22")
+
+
+def test_supervisor_is_pinned() -> None:
+    lines = (TOP / "image" / "requirements.txt").read_text("utf-8").splitlines()
+    assert all(re.fullmatch(r"[a-z]+==[\d.]+", line) for line in lines)
+
+
+@pytest.fixture
+def telegraf(tmp_path: Path) -> Path:
+    """The script, where it installs no packages, and an archive of a release that never was."""
+    folder = tmp_path / "image"
+    folder.mkdir()
+    script = folder / "telegraf"
+    script.write_bytes((TOP / "image" / "telegraf").read_bytes())
+    script.chmod(0o755)
+    packages = folder / "packages"
+    packages.write_text("#!/bin/sh\n", encoding="utf-8")
+    packages.chmod(0o755)
+    program = tmp_path / "telegraf-9.9.9" / "usr" / "bin" / "telegraf"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho 9.9.9\n", encoding="utf-8")
+    archive = tmp_path / f"telegraf-9.9.9_linux_{ARCH}.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "telegraf-9.9.9", "telegraf-9.9.9")
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    (folder / "telegraf.sha256").write_text(f"{digest}  {archive.name}\n", encoding="utf-8")
+    return script
+
+
+def fetch(script: Path, version: str, sha256: str = "") -> "subprocess.CompletedProcess[str]":
+    folder = script.parents[1]
+    return subprocess.run(
+        [script, folder / "out"],
+        env={
+            "PATH": os.environ["PATH"],
+            "TELEGRAF": version,
+            "TELEGRAF_SHA256": sha256,
+            "TELEGRAF_URL": folder.as_uri(),
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_telegraf_that_is_what_was_expected(telegraf: Path) -> None:
+    result = fetch(telegraf, "9.9.9")
+    assert result.returncode == 0, result.stderr
+    program = telegraf.parents[1] / "out/usr/bin/telegraf"
+    assert subprocess.run([program], capture_output=True, check=True).stdout == b"9.9.9\n"
+
+
+def test_telegraf_left_out(telegraf: Path) -> None:
+    result = fetch(telegraf, "none")
+    assert result.returncode == 0, result.stderr
+    assert list((telegraf.parents[1] / "out/usr/bin").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "sha256", "says"),
+    [
+        ("9.9.9", "0" * 64, "is not what was expected"),
+        ("9.9.8", "", "SHA-256 of telegraf-9.9.8"),
+        ("9.9.8", "0" * 64, "telegraf-9.9.8"),
+    ],
+)
+def test_telegraf_refused(telegraf: Path, version: str, sha256: str, says: str) -> None:
+    result = fetch(telegraf, version, sha256)
+    assert result.returncode != 0
+    assert says in result.stderr
+    assert list((telegraf.parents[1] / "out/usr/bin").iterdir()) == []
+
+
+def test_the_default_telegraf_has_a_checksum_for_both_architectures() -> None:
+    found = re.search(r"^ARG TELEGRAF=(.+)$", DEBIAN.read_text("utf-8"), re.MULTILINE)
+    assert found
+    sums = dict(
+        reversed(line.split("  "))
+        for line in (TOP / "image" / "telegraf.sha256").read_text("utf-8").splitlines()
+    )
+    for arch in ("amd64", "arm64"):
+        digest = sums[f"telegraf-{found[1]}_linux_{arch}.tar.gz"]
+        assert re.fullmatch(r"[0-9a-f]{64}", digest)

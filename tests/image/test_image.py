@@ -1,0 +1,227 @@
+"""The image by itself: what is in it, who runs in it, and how its first process behaves."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+from tests.image.containers import Container, Containers
+from tests.image.engine import EngineError, build, podman
+from tests.image.tier import tier
+
+import kontrol
+
+pytestmark = [pytest.mark.privileged, pytest.mark.timeout(180)]
+
+UP = "supervisord started with pid 1"
+# supervisord of a derived image, in the words of the original's own example of one.
+ORIGINAL = """\
+[program:telegraf]
+command=/usr/bin/telegraf
+autostart=false
+autorestart=unexpected
+startretries=0
+exitcodes=0
+
+[program:automaton]
+command=/usr/bin/automaton /home/kontrol/lifecycle.yml -d -s /tmp/sock
+stopsignal=INT
+stopasgroup=true
+stopwaitsecs=60
+stdout_logfile=/dev/stdout
+stdout_logfile_maxbytes=0
+autorestart=unexpected
+exitcodes=0
+
+[program:kontrol]
+command=/usr/bin/kontrol -d
+stopsignal=INT
+stopasgroup=true
+stopwaitsecs=60
+stdout_logfile=/dev/stdout
+stdout_logfile_maxbytes=0
+autorestart=unexpected
+exitcodes=0
+"""
+
+
+async def status(container: Container) -> dict[str, str]:
+    """Return supervisord's jobs, each with its state."""
+    try:
+        text = await container.exec("supervisorctl", "status")
+    except EngineError as error:  # the status is 3 if some job does not run
+        text = str(error).partition(": status 3: ")[2]
+        assert text, error
+    return {line.split()[0]: line.split()[1] for line in text.splitlines() if line.strip()}
+
+
+async def test_what_is_in_it(image: str) -> None:
+    """What images made from the original's rely on; and nothing that only a build needs."""
+    async with Containers(image) as containers:
+        container = await containers.run("plain")
+        await container.log.logged(UP)
+        where = await container.exec(
+            "which", "kontrol", "automaton", "supervisord", "supervisorctl"
+        )
+        assert where.split() == [
+            "/usr/bin/kontrol",
+            "/usr/bin/automaton",
+            "/usr/bin/supervisord",
+            "/usr/bin/supervisorctl",
+        ]
+        await container.exec("which", "bc", "curl", "jq", "socat", "python3")
+        await container.exec(
+            "test", "-x", "boot.sh", "-a", "-f", "lifecycle.yml", "-a", "-d", "supervisor"
+        )
+        await container.exec("automaton", "check", "lifecycle.yml")
+        for absent in ("pip", "gcc", "cc"):
+            with pytest.raises(EngineError):
+                await container.exec("which", absent)
+        assert await container.exec("id", "-u") == "10001"
+        assert await container.exec("sh", "-c", "whoami; pwd; echo $HOME") == (
+            "kontrol\n/home/kontrol\n/home/kontrol"
+        )
+        assert await container.exec("kontrol", "--version") == f"kontrol {kontrol.__version__}"
+        # Nothing is started by default, and all that is there can be.
+        assert await status(container) == {"telegraf": "STOPPED"}
+
+
+async def test_first_process(image: str) -> None:
+    """It reaps orphans, hears SIGTERM, and leaves nothing."""
+    async with Containers(image) as containers:
+        container = await containers.run("first")
+        await container.log.logged(UP)
+        mark = container.log.mark
+        # A child whose parent has ended becomes the first process's, and ends.
+        await container.exec("sh", "-c", "(sleep 0.2 &)")
+        await container.log.logged(r"reaped unknown pid \d+", mark)
+        states = await container.exec(
+            "sh", "-c", "for s in /proc/[0-9]*/stat; do cut -d' ' -f3 $s; done"
+        )
+        assert "Z" not in states
+        began = time.monotonic()
+        assert await container.stop() == 0
+        assert time.monotonic() - began < 5
+
+
+async def test_stopped_while_it_boots(image: str) -> None:
+    """A first process that ignores SIGTERM would make every stop last as long as its grace."""
+    async with Containers(image) as containers:
+        # An API that never answers: the boot waits for it.
+        environ = {"KUBERNETES_SERVICE_HOST": "192.0.2.1", "KUBERNETES_SERVICE_PORT": "443"}
+        account = Path(__file__).with_name("account")
+        container = await containers.run(
+            "booting",
+            env=environ,
+            options=(f"--volume={account}:/var/run/secrets/kubernetes.io/serviceaccount:ro",),
+        )
+        await container.log.logged("Kubernetes|192.0.2.1")
+        began = time.monotonic()
+        await container.stop()
+        assert time.monotonic() - began < 5
+
+
+async def test_health(image: str) -> None:
+    async with Containers(image) as containers:
+        masters = await tier(containers, masters=1)
+        derived = f"{image}-original"
+        await derive(image, derived)
+
+        # Without a job for kontrol, it is supervisord that counts.
+        plain = await containers.run("plain")
+        await plain.log.logged(UP)
+        await plain.exec("kontrol-health")
+
+        # With one, it is kontrol as well.
+        pod = await containers.run("pod", image=derived, env=masters.environ())
+        await pod.log.logged("reporting to")
+        await pod.exec("kontrol-health")
+        await pod.exec("supervisorctl", "stop", "kontrol")
+        await pod.exec("kontrol-health")  # as somebody asked for
+        # One that cannot start has given up.
+        broken = await containers.run("broken", image=derived, env={"KONTROL_TTL": "never"})
+        await broken.log.logged("gave up: kontrol entered FATAL state")
+        with pytest.raises(EngineError, match="FATAL"):
+            await broken.exec("kontrol-health")
+        # A master alone, without supervisord.
+        await masters.masters[0].exec("kontrol-health")
+
+        inspected = json.loads(await podman("inspect", image))[0]
+        assert inspected["HealthCheck"]["Test"] == ["CMD", "kontrol-health"]
+
+
+async def derive(image: str, name: str) -> None:
+    """Build an image as one made from the original's was."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        context = Path(folder)
+        (context / "jobs.conf").write_text(ORIGINAL, encoding="utf-8")
+        dockerfile = context / "Dockerfile"
+        dockerfile.write_text(f"FROM {image}\nADD jobs.conf ./supervisor/\n", encoding="utf-8")
+        await build(name, dockerfile, context)
+
+
+async def test_an_image_made_from_the_originals(image: str) -> None:
+    """Its jobs run as they are, under its names and paths, and end as it says."""
+    name = f"{image}-original"
+    await derive(image, name)
+    async with Containers(name) as containers:
+        masters = await tier(containers, masters=1)
+        pod = await containers.run("pod", env=masters.environ())
+        run = await masters.settled(lambda run: set(run.pods) == {"pod"}, "run with the pod")
+        jobs = await status(pod)
+        assert jobs["kontrol"] == "RUNNING"
+        assert jobs["telegraf"] == "STOPPED"
+        assert await pod.exec("sh", "-c", "echo STATE | socat -t5 - /tmp/sock") == "setup"
+        # Telegraf was left out of this image: said so, not started in vain.
+        with pytest.raises(EngineError, match="no such file"):
+            await pod.exec("supervisorctl", "start", "telegraf")
+        assert await pod.stop() == 0
+        await masters.settled(lambda run: not run.pods, "run without it")
+        assert masters.since(run)["left"] == {"pod"}
+
+
+@pytest.mark.parametrize("user", ["20001:0", "20001:20001"])
+async def test_read_only_and_any_user(image: str, user: str) -> None:
+    """The whole of it with one writable folder, under a user id that the image does not know."""
+    name = f"{image}-hello"
+    example = Path(__file__).parents[2] / "deploy" / "examples" / "image"
+    await build(name, example / "Dockerfile", example, f"--build-arg=KONTROL={image}")
+    options = (
+        "--read-only",
+        "--read-only-tmpfs=false",
+        "--tmpfs=/tmp",
+        f"--user={user}",
+        "--cap-drop=all",
+        "--security-opt=no-new-privileges",
+    )
+    async with Containers(name) as containers:
+        masters = await tier(containers, masters=1)
+        pod = await containers.run("pod", env=masters.environ(), options=options)
+        run = await masters.settled(
+            lambda run: "pod" in run.pods and run.pods["pod"]["state"] == "serve", "run with the pod"
+        )
+        assert await pod.exec("curl", "-fsS", "http://localhost:8080/") == "hello from pod"
+        assert await pod.exec("id", "-u") == "20001"
+        await pod.exec("kontrol-health")
+        assert await status(pod) == {
+            "automaton": "RUNNING",
+            "kontrol": "RUNNING",
+            "telegraf": "STOPPED",
+        }
+        unwelcome = re.compile(r"[Rr]ead-only|[Pp]ermission denied|Traceback")
+        assert not [line for line in pod.log.lines if unwelcome.search(line)]
+        assert await pod.stop() == 0
+        await masters.settled(lambda run: not run.pods, "run without it")
+        assert masters.since(run)["left"] == {"pod"}
+
+
+async def test_a_command_in_place_of_supervisord(image: str) -> None:
+    async with Containers(image) as containers:
+        container = await containers.run(
+            "once", "sh", "-c", "echo $0 is process $$, $KONTROL_ID; exit 7", "it"
+        )
+        assert await container.log.ended() == 7
+        assert container.log.find("it is process 1, once")
