@@ -99,11 +99,14 @@ def exchange(
         with _connect(endpoint, address, ends, ca) as sock, _cut(sock, ends) as late:
             sent = True
             try:
-                return _talk(endpoint, sock, request)
+                response = _talk(endpoint, sock, request)
             except (OSError, http.client.HTTPException):
                 if late.is_set():
                     raise TimeoutError from None
                 raise
+            if late.is_set():  # an answer without a length ends where it was cut
+                raise TimeoutError
+            return response
     except TimeoutError:
         waited = seconds if sent else min(seconds, CONNECT)
         raise Silent(f"no answer within {waited:g} s", sent=sent) from None
@@ -184,7 +187,10 @@ def _why(error: OSError | http.client.HTTPException, endpoint: Endpoint) -> str:
         case ConnectionRefusedError():
             text = f"connection refused: nothing listens on port {endpoint.port}"
         case http.client.RemoteDisconnected() | ConnectionResetError():
-            text = f"it closed the connection without an answer: is that an HTTP port? {PORTS}"
+            text = (
+                "it closed the connection without an answer: it wants https://, or is no port of "
+                f"HTTP ({PORTS})"
+            )
         case http.client.IncompleteRead():
             text = f"the answer was cut off after {len(error.partial)} bytes"
         case http.client.HTTPException() if not isinstance(error, _OtherTongue):
