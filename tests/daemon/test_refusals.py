@@ -27,11 +27,11 @@ def kontrol(**settings: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_keys_are_not_accepted_and_then_ignored(tmp_path: Path) -> None:
+def test_keys_that_are_not_there_are_not_done_without(tmp_path: Path) -> None:
     """To run in the clear what was meant to be encrypted would be worse than not to run."""
     result = kontrol(KONTROL_KEYS=str(tmp_path))
     assert result.returncode == 2
-    assert "KONTROL_KEYS is set, and this version cannot encrypt" in result.stdout
+    assert f"KONTROL_KEYS: {tmp_path}/agent.secret: there is no such file" in result.stdout
 
 
 @pytest.mark.parametrize(

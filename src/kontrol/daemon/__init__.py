@@ -1,0 +1,36 @@
+"""The daemon: what the settings ask for, wired together, run, and ended in order.
+
+`run` is all that others need; the modules each wire one part.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+
+from kontrol.daemon.daemon import Daemon
+from kontrol.daemon.hopeless import Hopeless
+from kontrol.daemon.process import raise_limits
+from kontrol.errors import leaves
+from kontrol.rpc.errors import BindError
+from kontrol.settings import Settings
+
+__all__ = ["run"]
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings, environ: Mapping[str, str] | None = None) -> int:
+    """Run until a signal; returns the exit status: 0, or 2 if the configuration cannot be had."""
+    daemon = Daemon(settings, os.environ if environ is None else environ)
+    for level, text in settings.notes:
+        log.log(level, text)
+    raise_limits()
+    status = 0
+    try:
+        asyncio.run(daemon.run())
+    except* (Hopeless, BindError) as group:
+        for error in leaves(group):
+            log.error("%s", error)
+        status = 2
+    return status

@@ -1,0 +1,193 @@
+"""One process's life: what it is made of, and how it ends.
+
+One `TaskGroup` owns every task. On the first SIGTERM or SIGINT the agent says farewell while the
+masters still listen, then the master ends its callback, books it and resigns, then the endpoints
+close, and with them the commands that others had run here. A second signal does not wait:
+everything is cancelled at once, and what is then left of a command is killed by its guard.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+from kontrol import __version__
+from kontrol.agent import control
+from kontrol.agent.agent import Agent
+from kontrol.daemon.hopeless import Hopeless
+from kontrol.daemon.process import Children
+from kontrol.daemon.reporting import command_methods, make_agent, takes_commands
+from kontrol.rpc.keys import Keyring, KeysError
+from kontrol.rpc.methods import Method
+from kontrol.rpc.server import Server
+from kontrol.settings import Settings
+
+if TYPE_CHECKING:  # an agent does not load what only masters need
+    from kontrol.master.master import Master
+    from kontrol.master.view import View
+
+log = logging.getLogger(__name__)
+
+Serve = Callable[[Coroutine[Any, Any, Any]], None]
+"""Runs a service until the daemon ends."""
+
+
+class Daemon:
+    """An agent, a master, or both."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._children = Children()
+        self._stop = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Run until a signal. Raises `Hopeless` and `BindError`, in groups."""
+        self._task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signal, number)
+        try:
+            async with AsyncExitStack() as stack:
+                await self._run(stack)
+        except asyncio.CancelledError:
+            if not self._stop.is_set():
+                raise
+            log.warning("ended at once, as asked by a second signal")
+        log.info("ended")
+
+    def _signal(self, number: int) -> None:
+        if self._stop.is_set() and self._task is not None:
+            self._task.cancel()
+        log.info("%s: ending", signal.Signals(number).name)
+        self._stop.set()
+
+    async def _run(self, stack: AsyncExitStack) -> None:
+        settings = self._settings
+        keys = self._keys()
+        async with asyncio.TaskGroup() as group:
+            services: list[asyncio.Task[Any]] = []
+
+            def serve(work: Coroutine[Any, Any, Any]) -> None:
+                services.append(group.create_task(work))
+
+            emit = self._statsd(serve)
+            agent = make_agent(settings, keys, emit) if settings.agent else None
+            master: Master | None = None
+            view: View | None = None
+            if settings.master:
+                from kontrol.daemon.mastering import make_master
+
+                master, view = await make_master(
+                    settings, self._environ, stack=stack, children=self._children, emit=emit
+                )
+            server = await self._server(stack, keys, master)
+            await self._rest(serve, agent, master, view)
+            # First to end, so last to be started.
+            if server is not None:
+                serve(server.serve())
+            if master is not None:
+                serve(master.run())
+            if agent is None:
+                await self._stop.wait()
+            else:
+                await self._report(group, agent)
+            for task in reversed(services):
+                task.cancel()
+                await asyncio.wait([task])
+
+    def _keys(self) -> Keyring | None:
+        folder = self._settings.security.keys
+        if folder is None:
+            return None
+        try:
+            keys = Keyring.load(folder)
+        except KeysError as error:
+            raise Hopeless(f"KONTROL_KEYS: {error}") from None
+        log.info("keys: %s", keys.summary())
+        return keys
+
+    async def _server(
+        self, stack: AsyncExitStack, keys: Keyring | None, master: "Master | None"
+    ) -> Server | None:
+        """Return the ZeroRPC endpoint, bound; None if there is nothing to call here."""
+        settings = self._settings
+        methods: dict[str, Method] = {}
+        if master is not None:
+            from kontrol.daemon.mastering import master_methods
+
+            methods |= master_methods(master)
+        if settings.agent and (master is not None or takes_commands(settings)):
+            methods |= await command_methods(settings, self._environ, stack, self._children)
+        if not methods:
+            return None
+        try:
+            server = Server(methods, keys=keys, own="master" if settings.master else "agent")
+        except KeysError as error:
+            raise Hopeless(f"KONTROL_KEYS: {error}") from None
+        port = await server.bind(settings.bind, settings.port)
+        if master is None:
+            log.info("commands are taken on port %d", port)
+        else:
+            log.info(
+                "kontrol %s: master on port %d, of %s/%s, with etcd at %s",
+                __version__,
+                port,
+                settings.pod.namespace,
+                settings.pod.app,
+                ", ".join(settings.etcd.endpoints) or "its own",
+            )
+        return server
+
+    async def _rest(
+        self,
+        serve: Serve,
+        agent: Agent | None,
+        master: "Master | None",
+        view: "View | None",
+    ) -> None:
+        if not self._settings.http_port:
+            return
+        from kontrol.daemon.rest import make_web
+
+        web = make_web(self._settings, agent, master, view)
+        port = await web.bind(self._settings.bind, self._settings.http_port)
+        log.info("REST on port %d", port)
+        serve(web.serve())
+
+    def _statsd(self, serve: Serve) -> Callable[[str], None]:
+        """Return what counts events, for statsd if it is asked for."""
+        if self._settings.statsd is None:
+            return lambda _name: None
+        from kontrol.daemon.rest import make_statsd
+
+        statsd = make_statsd(self._settings.statsd)
+        serve(statsd.run())
+        return statsd.count
+
+    async def _report(self, group: asyncio.TaskGroup, agent: Agent) -> None:
+        """Report until the end is asked for, and the farewells are said."""
+        log.info(
+            "kontrol %s: pod %s (key %s) reports to %s",
+            __version__,
+            agent.status.id,
+            agent.status.key,
+            ", ".join(str(tier) for tier in self._settings.tiers),
+        )
+        path = self._settings.control or control.default_path(self._settings.port, self._environ)
+        listening = group.create_task(control.serve(path, agent.leave))
+        reporting = group.create_task(agent.run())
+        stopping = group.create_task(self._stop.wait())
+        await asyncio.wait([reporting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if stopping.done():
+            for tier, reason in (await agent.leave()).items():
+                if reason is not None:
+                    log.warning("%s was not told that we left: %s", tier, reason)
+        await reporting
+        # A process that said farewell sends nothing more, but stays until it is stopped: its
+        # supervisor would start it again, and undo the farewell.
+        await self._stop.wait()
+        listening.cancel()

@@ -1,0 +1,67 @@
+"""The REST endpoint of this process, and the counters that it sends to statsd."""
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from kontrol.agent import health
+from kontrol.agent.addresses import Resolver
+from kontrol.agent.agent import Agent
+from kontrol.daemon.hopeless import Hopeless
+from kontrol.ensemble.tiers import Tier
+from kontrol.metrics.exposition import render
+from kontrol.metrics.process import PROCESS, Process
+from kontrol.metrics.statsd import Statsd
+from kontrol.settings import Settings
+from kontrol.web.hosts import names_of
+from kontrol.web.web import Web, WebError
+
+if TYPE_CHECKING:  # an agent does not load what only masters need
+    from kontrol.master.master import Master
+    from kontrol.master.view import View
+
+
+def make_web(
+    settings: Settings, agent: Agent | None, master: "Master | None", view: "View | None"
+) -> Web:
+    """Return the endpoint. Raises `Hopeless`."""
+    process = Process.since_now(",".join(sorted(settings.mode)))
+    metrics: list[Callable[[], str]] = [lambda: render(PROCESS, process)]
+    ready = []
+    outages: tuple[type[Exception], ...] = ()
+    if agent is not None:
+        metrics.append(lambda: render(health.METRICS, agent.status))
+        ready.append(lambda: health.checks(agent.status))
+    if master is not None:
+        from kontrol.master.metrics import METRICS
+        from kontrol.store.protocol import StoreError
+
+        metrics.append(lambda: render(METRICS, master))
+        outages = (StoreError,)
+    security = settings.security
+    tls = None
+    if security.tls_cert is not None and security.tls_key is not None:
+        tls = (security.tls_cert, security.tls_key)
+    try:
+        return Web(
+            names=names_of(
+                ident=settings.pod.id,
+                ip=settings.pod.ip,
+                hostname=os.uname().nodename,
+                namespace=settings.pod.namespace,
+                masters=[host for tier in settings.tiers for host in tier.hosts],
+            ),
+            ready=ready,
+            metrics=metrics,
+            view=view,
+            token_file=security.token_file,
+            tls=tls,
+            outages=outages,
+        )
+    except WebError as error:
+        raise Hopeless(str(error)) from None
+
+
+def make_statsd(where: Tier) -> Statsd:
+    """Return what sends the counters to the server of KONTROL_STATSD."""
+    return Statsd(where.hosts[0], where.port, resolve=Resolver())
