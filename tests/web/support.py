@@ -47,7 +47,10 @@ class Outage(Exception):
 
 
 class FakeView:
-    """A model of a master. `wrong` is raised by whatever is asked of it."""
+    """A model of a master. `wrong` is raised by whatever is asked of it.
+
+    `entered` is released each time that something is asked for.
+    """
 
     def __init__(self) -> None:
         self.wrong: Exception | None = None
@@ -57,8 +60,10 @@ class FakeView:
         self.count = 2
         self.checks: list[Document] = [{"name": "etcd", "ok": True, "detail": "confirmed"}]
         self.digest = "aa:bb"
+        self.entered = asyncio.Semaphore(0)
 
     async def _yield(self) -> None:
+        self.entered.release()
         if self.wrong is not None:
             raise self.wrong
         if self.silent:
@@ -87,6 +92,7 @@ class FakeView:
         }
 
     def pods(self) -> list[Document]:
+        self.entered.release()
         if self.wrong is not None:
             raise self.wrong
         return [
@@ -195,7 +201,10 @@ class Client:
         body = b""
         async with asyncio.timeout(DEADLINE):
             while True:
-                event = self.http.next_event()
+                try:
+                    event = self.http.next_event()
+                except h11.RemoteProtocolError as error:
+                    raise ConnectionError(f"no whole answer: {error}") from None
                 if event is h11.NEED_DATA:
                     self.http.receive_data(await self.reader.read(65536))
                 elif isinstance(event, h11.Response):
@@ -241,7 +250,7 @@ async def raw(port: int, data: bytes) -> bytes:
     """Send bytes, close our side, and return all that comes back."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):  # it may have been closed already
             writer.write(data)
             writer.write_eof()
         async with asyncio.timeout(DEADLINE):

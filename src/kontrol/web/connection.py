@@ -30,6 +30,29 @@ _ALWAYS = (
 )
 """Headers of every answer: nothing is kept, framed, guessed at, or told to another site."""
 
+_REASONS = {
+    200: b"OK",
+    202: b"Accepted",
+    204: b"No Content",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    409: b"Conflict",
+    413: b"Content Too Large",
+    414: b"URI Too Long",
+    421: b"Misdirected Request",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    503: b"Service Unavailable",
+    505: b"HTTP Version Not Supported",
+}
+"""What people see beside a status; the names are those of RFC 9110, 6585 and 7540."""
+
 Respond = Callable[[Request], Awaitable[Answer]]
 
 _Sent = h11.InformationalResponse | h11.Response | h11.Data | h11.EndOfMessage
@@ -157,6 +180,8 @@ class Connection:
 
     def _judge(self, error: h11.RemoteProtocolError) -> HttpError:
         """Return the refusal of what is no HTTP, or too much of it."""
+        if error.error_status_hint == 501:
+            return HttpError(501, "NotImplemented", str(error))
         if error.error_status_hint != 431:
             return HttpError(400, "BadRequest", f"this is no HTTP/1.1 request: {error}")
         if b"\n" not in self._http.trailing_data[0]:
@@ -198,7 +223,9 @@ class Connection:
                 headers.append(("Content-Length", str(len(body))))
         if close:
             headers.append(("Connection", "close"))
-        start = h11.Response(status_code=answer.status, headers=headers)
+        start = h11.Response(
+            status_code=answer.status, headers=headers, reason=_REASONS.get(answer.status, b"")
+        )
         if head:
             await self._write(start, h11.EndOfMessage())
         elif isinstance(body, bytes):
