@@ -31,9 +31,11 @@ class Doc:
         return str(value) or otherwise
 
     def number(self, name: str) -> float | None:
-        """Return a number, None if it is none."""
+        """Return a number, None if it is none, or beyond what can be meant."""
         value = self.fields.get(name)
-        return None if isinstance(value, bool) or not isinstance(value, int | float) else value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return value if abs(value) < 1e15 else None
 
     def count(self, name: str) -> int:
         """Return a whole number, 0 if it is none."""

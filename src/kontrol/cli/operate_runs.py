@@ -13,6 +13,7 @@ _REASONS = {
     "rollback": ("rollback", "a state was put back"),
 }
 _WITHHELD = "standard error is told to holders of a token alone: KONTROL_TOKEN_FILE"
+_NAMED = 20  # pods that a plan names at most
 _KINDS = ("joined", "left", "lost", "changed")
 
 
@@ -65,7 +66,7 @@ NUMBERS = ("RUN", "TOOK", "PODS", "TERM", "TRY")
 def ledger(entries: list[Doc], paper: Paper) -> list[str]:
     """Return the table of `kontrol runs`."""
     head = ("RUN", "TERM", "TRY", "STARTED", "TOOK", "PODS", "RESULT", "WHY", "CHANGES")
-    lines = [
+    lines: list[list[str | Cell]] = [
         [
             entry.text("run"),
             entry.text("term"),
@@ -144,11 +145,7 @@ def now(status: Doc) -> str:
 def _held(plan: Doc, running: Doc) -> str:
     """Say what a run that is due waits for."""
     left = lasting(plan.number("seconds") or 0)
-    lost, many = plan.texts("lost"), len(plan.texts("lost")) > 5
-    who = (
-        f"{len(lost)} of {counted(plan.count('of'), 'pod')} "
-        f"({', '.join(lost[:5])}{', ...' if many else ''})"
-    )
+    who = _missing(plan)
     why = running.text("why")
     failed = f"run {running.text('run')} failed" + (f" ({why})" if why else "")
     return {
@@ -160,6 +157,14 @@ def _held(plan: Doc, running: Doc) -> str:
             "after `kontrol release`"
         ),
     }.get(plan.text("hold"), f"held for {left} more")
+
+
+def _missing(plan: Doc) -> str:
+    """Name the pods that are lost; the master names the first `_NAMED`, and no more."""
+    lost = plan.texts("lost")
+    first, of = ", ".join(lost[:5]), counted(plan.count("of"), "pod")
+    least = "at least " if len(lost) == _NAMED else ""
+    return f"{least}{len(lost)} of {of} ({first}{', ...' if len(lost) > 5 else ''})"
 
 
 def _due(plan: Doc) -> str:

@@ -91,6 +91,8 @@ def _url(text: str, source: str) -> Endpoint:
         port = parts.port
     except ValueError as error:
         raise _refuse(source, text, f"{expected}; {error}") from None
+    if not text.isprintable():  # urlsplit drops ends of lines
+        raise _refuse(source, text, f"{expected}, on one line")
     if "@" in parts.netloc:
         raise _refuse(source, None, f"{expected}, without a password: {v.TOKEN_FILE.name} has it")
     if parts.scheme not in _SCHEMES or not parts.hostname:

@@ -1,0 +1,90 @@
+"""Whom the commands ask, by what they are told."""
+
+import json
+
+import pytest
+
+from kontrol.cli.rest_address import find
+from kontrol.settings import SettingsError
+
+MASTER = "KONTROL_MASTER"
+
+
+def annotation(text: str) -> dict[str, str]:
+    return {"KONTROL_ANNOTATIONS": json.dumps({"kontrol.unity3d.com/master": text})}
+
+
+@pytest.mark.parametrize(
+    ("environ", "option", "expected"),
+    [
+        ({}, None, ["http://127.0.0.1:8001"]),
+        ({"KONTROL_HTTP_PORT": "81"}, None, ["http://127.0.0.1:81"]),
+        ({"KONTROL_BIND": "10.0.0.7"}, None, ["http://10.0.0.7:8001"]),
+        ({"KONTROL_BIND": "0.0.0.0"}, None, ["http://127.0.0.1:8001"]),
+        ({MASTER: "m"}, None, ["http://m:8001"]),
+        ({MASTER: "m:8000"}, None, ["http://m:8001"]),
+        ({MASTER: "m:9000", "KONTROL_HTTP_PORT": "9001"}, None, ["http://m:9001"]),
+        ({MASTER: "m"}, "10.0.0.1|10.0.0.2:8000", ["http://10.0.0.1:8001", "http://10.0.0.2:8001"]),
+        ({}, "fd00::1", ["http://[fd00::1]:8001"]),
+        ({}, "http://M", ["http://m:80"]),
+        ({}, "https://m/", ["https://m:443"]),
+        ({}, "https://[fd00::1]:444", ["https://[fd00::1]:444"]),
+        ({}, "http://a:1|https://b:2", ["http://a:1", "https://b:2"]),
+        ({"KONTROL_TLS_CERT": "/c", "KONTROL_TLS_KEY": "/k"}, "m", ["https://m:8001"]),
+        (annotation("a|b:8000,other"), None, ["http://a:8001", "http://b:8001"]),
+        (annotation("a") | {MASTER: "b"}, None, ["http://b:8001"]),
+        (annotation("a") | {"KONTROL_MODE": "agent"}, None, ["http://a:8001"]),
+        (
+            annotation("a") | {"KONTROL_MODE": "master,agent"},
+            None,
+            ["http://127.0.0.1:8001", "http://a:8001"],
+        ),
+        (
+            annotation("127.0.0.1") | {"KONTROL_MODE": "debug"},
+            None,
+            ["http://127.0.0.1:8001"],
+        ),
+        ({MASTER: "m", "KONTROL_TTL": "x", "KONTROL_LABELS": "{"}, None, ["http://m:8001"]),
+        ({"KONTROL_HTTP_PORT": "0"}, "http://m:81", ["http://m:81"]),
+    ],
+)
+def test_masters_are_found(
+    environ: dict[str, str], option: str | None, expected: list[str]
+) -> None:
+    target = find(environ, option, tls=False)
+    assert [str(endpoint) for endpoint in target.endpoints] == expected
+
+
+def test_an_authority_means_tls() -> None:
+    assert str(find({}, "m", tls=True).endpoints[0]) == "https://m:8001"
+    assert str(find({}, "http://m:1", tls=True).endpoints[0]) == "http://m:1"
+
+
+@pytest.mark.parametrize(
+    ("environ", "option", "told"),
+    [
+        ({}, "a,b", "--master='a,b': expected a tier.*a comma would begin another tier"),
+        ({}, "a b", "--master='a b'.*no DNS name or address"),
+        ({}, "m:99999", "port from 1 to 65535"),
+        ({}, "10.0.0.300", "is no IPv4 address"),
+        ({}, "ftp://m", "--master='ftp://m': expected a URL as http://masters:8001"),
+        ({}, "http://", "expected a URL"),
+        ({}, "http://m:x", "expected a URL"),
+        ({}, "http://m:99999", "expected a URL"),
+        ({}, "http://m/v1", "without a path"),
+        ({}, "http://m?a=b", "without a path"),
+        ({}, "http://10.0.0.300", "is no IPv4 address"),
+        ({}, "http://[fd00::x]", "expected a URL"),
+        ({}, "http://a\nb", "expected"),
+        ({}, "http://me:secret@m", "--master: .*without a password: KONTROL_TOKEN_FILE"),
+        ({MASTER: "a,b"}, None, "KONTROL_MASTER='a,b': expected a tier"),
+        ({"KONTROL_HTTP_PORT": "0"}, None, "KONTROL_HTTP_PORT='0': .*0 turns REST off here"),
+        ({"KONTROL_HTTP_PORT": "0"}, "m", "or a URL with one in --master or KONTROL_MASTER"),
+        ({"KONTROL_HTTP_PORT": "x"}, "m", "KONTROL_HTTP_PORT='x'"),
+        (annotation("a b"), None, r"kontrol.unity3d.com/master='a b'"),
+    ],
+)
+def test_mistakes_are_told(environ: dict[str, str], option: str | None, told: str) -> None:
+    with pytest.raises(SettingsError, match=f"(?s){told}") as caught:
+        find(environ, option, tls=False)
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,139 @@
+"""Text that fits the terminal, and cannot steer it."""
+
+import io
+import json
+import os
+import pty
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.cli.master import entry, pod, status
+
+from kontrol.cli.operate_document import Doc, ago, lasting
+from kontrol.cli.operate_pods import one, table
+from kontrol.cli.operate_runs import explain, ledger, now
+from kontrol.cli.operate_status import problems, screen
+from kontrol.cli.table import Cell, Paper, fit, plain, pretty, tame, width
+from kontrol.ensemble.canonical import JSON
+
+_JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=12,
+)
+
+
+@given(st.text())
+def test_plain_text_is_printable(text: str) -> None:
+    assert plain(text).isprintable()
+    assert plain(plain(text)) == plain(text)
+
+
+@given(_JSON)
+def test_a_tame_document_cannot_steer(value: JSON) -> None:
+    assert all(line.isprintable() for line in json.dumps(tame(value), ensure_ascii=False).split())
+    assert set(pretty(value)) & set("\x1b\x07\x9b\x7f\u202e\r\0") == set()
+    assert json.loads(pretty(value)) == value
+
+
+@given(st.text(), st.integers(1, 40))
+def test_what_is_cut_fits(text: str, columns: int) -> None:
+    cut = fit(plain(text), columns)
+    assert width(cut) <= columns
+    assert cut == plain(text) or cut.endswith("…")
+
+
+@pytest.mark.parametrize(("text", "columns"), [("abc", 3), ("é", 1), ("e\u0301", 1), ("日本", 4)])
+def test_width_is_in_columns(text: str, columns: int) -> None:
+    assert width(text) == columns
+
+
+@given(
+    st.lists(st.tuples(st.text(), st.text(), st.integers(0, 10**6)), max_size=5),
+    st.integers(20, 100),
+)
+def test_tables_fit(rows: list[tuple[str, str, int]], columns: int) -> None:
+    cells: list[list[str | Cell]] = [
+        [str(number), plain(a), Cell(plain(b), "bad")] for a, b, number in rows
+    ]
+    for line in Paper(columns).table(("N", "A", "B"), cells, ("N",)):
+        assert width(line) <= columns
+
+
+def test_columns_that_do_not_fit_give_way_from_the_right() -> None:
+    head, *_ = Paper(14).table(
+        ("NUMBER", "SECOND", "THIRD"), [["1", "x" * 9, "y" * 9]], ("NUMBER",)
+    )
+    assert head == "NUMBER  SECOND"
+
+
+@given(_JSON, _JSON, st.sampled_from([None, 20, 80]))
+def test_any_document_is_laid_out(one_value: JSON, other: JSON, columns: int | None) -> None:
+    """Whatever a master of another version says, there is no traceback and no control character."""
+    paper = Paper(columns)
+    for base in (status(), entry(1), pod(1)):
+        for name in base:
+            doc = Doc.of({**base, name: one_value, "leader": other, "plan": other})
+            lines = [
+                *screen(doc, "http://m:8001", paper),
+                *explain(doc, paper),
+                *ledger([doc], paper),
+                *table([doc], paper),
+                *one(doc, paper),
+                now(doc),
+                *(line for pair in problems(doc) for line in pair),
+            ]
+            assert all(line.isprintable() for line in lines)
+
+
+def test_standard_error_keeps_its_lines() -> None:
+    lines = explain(Doc.of(entry(1, stderr="a\r\n\tb\x1b[31m\n")), Paper())
+    assert lines[-2:] == ["  | a", "  |         b\\x1b[31m"]
+
+
+def test_colours_are_for_terminals_alone() -> None:
+    assert Paper.of(io.StringIO(), {}) == Paper()
+    with Path(os.devnull).open("w", encoding="utf-8") as null:
+        assert Paper.of(null, {}) == Paper()
+    main, other = pty.openpty()
+    with os.fdopen(other, "w", encoding="utf-8") as terminal:
+        assert Paper.of(terminal, {}) == Paper(80, 24, colours=True)
+        assert Paper.of(terminal, {"NO_COLOR": ""}).colours
+        assert not Paper.of(terminal, {"NO_COLOR": "1"}).colours
+        assert not Paper.of(terminal, {"TERM": "dumb"}).colours
+    os.close(main)
+    assert Paper(80, colours=True).paint("x", "bad") == "\x1b[1;31mx\x1b[m"
+    assert Paper(80).paint("x", "bad") == "x"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (-1, "0.0 s"),
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (10, "10 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (7200, "2 h"),
+        (172_800, "2 days"),
+    ],
+)
+def test_durations(seconds: float, told: str) -> None:
+    assert lasting(seconds) == told
+
+
+def test_numbers_beyond_reason_are_none() -> None:
+    doc = Doc({"a": 10**400, "b": True, "c": "1", "d": 7.9})
+    assert [doc.number(name) for name in "abcde"] == [None, None, None, 7.9, None]
+    assert [doc.count(name) for name in "ad"] == [0, 7]
+
+
+def test_how_long_ago() -> None:
+    doc = Doc({"a": "2026-01-05T03:12:44Z", "b": "2026-01-05T03:12:44.5+01:00", "c": "yesterday"})
+    assert ago(doc.time("b"), doc.time("a")) == "60 min ago"
+    assert ago(doc.time("c"), doc.time("a")) == ""
+    assert Doc({"a": "2026-01-05"}).time("a") is None
