@@ -6,12 +6,14 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h11
 
 from kontrol.ensemble.canonical import JSON
 from kontrol.web.limits import Limits
+from kontrol.web.message import Answer, Request
 from kontrol.web.view import Document, Wish
 from kontrol.web.web import Web
 
@@ -20,6 +22,9 @@ DEADLINE = 15.0
 
 WRITER = "writer-token-0123456789"
 READER = "reader-token-0123456789"
+STRANGER = "198.51.100.7"
+"""An address that is neither ours nor loopback's (RFC 5737)."""
+
 SECRET = "hush-this-is-secret"
 """Stands wherever a stranger may not look: in payloads, states, output, unknown fields."""
 
@@ -262,6 +267,29 @@ async def raw(port: int, data: bytes) -> bytes:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+def endpoint(token_file: Path | None, view: FakeView | None = None) -> Web:
+    return Web(names=(), view=view or FakeView(), token_file=token_file, outages=(Outage,))
+
+
+async def ask(
+    web: Web,
+    method: str,
+    target: str,
+    *,
+    peer: str = STRANGER,
+    headers: Mapping[str, str] | None = None,
+    token: str = "",
+    body: bytes = b"",
+) -> tuple[int, bytes]:
+    """Ask as a client at `peer` would, without a wire."""
+    said = {"host": "127.0.0.1", **(headers or {})}
+    if token:
+        said["authorization"] = f"Bearer {token}"
+    answer: Answer = await web.app.respond(Request(method, target, peer, said, body))
+    whole = answer.body if isinstance(answer.body, bytes) else b"".join(answer.body)
+    return answer.status, whole
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,120 @@
+"""Names that are not ours, and what else may be wrong with a request that HTTP has nothing against."""
+
+import json
+
+import pytest
+from tests.web.support import SECRET, STRANGER, FakeView, ask, client, endpoint, serving
+
+from kontrol.web import hosts
+from kontrol.web.message import HttpError, Request
+from kontrol.web.web import Web
+
+NAMES = hosts.names_of(
+    ident="pod-7",
+    ip="10.0.0.7",
+    hostname="Pod-7.example",
+    namespace="games",
+    masters=["masters", "kontrol.tools", "a.b.example.org", "10.0.0.1"],
+)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.0.0.1:8001",
+        "[::1]",
+        "[::1]:8001",
+        "10.9.9.9",
+        "localhost",
+        "LocalHost:1",
+        "pod-7",
+        "pod-7.example.",
+        "masters",
+        "masters.games.svc.cluster.local",
+        "masters:8001",
+        "kontrol.tools",
+        "kontrol.tools.svc",
+        "a.b.example.org",
+        "[fe80::1%25eth0]:8001",
+    ],
+)
+def test_hosts_that_are_ours(host: str) -> None:
+    hosts.check(Request("GET", "/", STRANGER, {"host": host}), NAMES)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("evil.example", 421),
+        ("evil.example:8001", 421),
+        ("localhost.evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("pod-7.evil.example", 421),
+        ("", 421),
+        (":8001", 421),
+        ("2130706433", 421),
+        ("a b", 400),
+        ("user@127.0.0.1", 400),
+        ("127.0.0.1, evil.example", 400),
+        ("[::1", 400),
+        ("127.0.0.1:80:80", 400),
+        ("evil.example\\@127.0.0.1", 400),
+    ],
+)
+async def test_hosts_that_are_not(host: str, status: int) -> None:
+    with pytest.raises(HttpError) as told:
+        hosts.check(Request("GET", "/", STRANGER, {"host": host}), NAMES)
+    assert told.value.status == status
+    web = endpoint(None)
+    for target in ("/healthz", "/metrics", "/v1/pods"):
+        said = {"host": host}
+        assert (await ask(web, "GET", target, peer="127.0.0.1", headers=said))[0] == status
+
+
+async def test_a_target_with_a_host_in_it_counts_as_the_host() -> None:
+    async with serving(endpoint(None)) as port, client(port) as one:
+        assert (await one.ask("GET", "http://evil.example/healthz")).status == 421
+        assert (await one.ask("GET", "http://127.0.0.1/healthz")).status == 200
+        assert (await one.ask("GET", "http://127.0.0.1@evil.example/healthz")).status == 400
+
+
+async def test_an_agent_says_that_it_is_none() -> None:
+    web = Web(names=())
+    status, told = await ask(web, "GET", "/v1/pods", peer="127.0.0.1")
+    assert (status, json.loads(told)["error"]["name"]) == (404, "NotAMaster")
+    assert (await ask(web, "GET", "/readyz"))[0] == 200
+
+
+async def test_readiness_names_what_fails_and_keeps_peers_words_from_strangers() -> None:
+    view = FakeView()
+    view.checks.append({"name": "tier", "ok": False, "detail": "never", "error": SECRET})
+    web = endpoint(None, view)
+    status, told = await ask(web, "GET", "/readyz")
+    assert status == 503
+    assert json.loads(told)["checks"][1] == {"name": "tier", "ok": False, "detail": "never"}
+    status, told = await ask(web, "GET", "/readyz", peer="127.0.0.1")
+    assert json.loads(told)["checks"][1]["error"] == SECRET
+
+
+async def test_queries_are_those_of_the_route() -> None:
+    web = endpoint(None)
+    for query, status in (
+        ("", 200),
+        ("?", 200),
+        ("?limit=5", 200),
+        ("?limit=0", 400),
+        ("?limit=201", 400),
+        ("?limit=%35", 200),
+        ("?limit=٣", 400),
+        ("?limit=", 400),
+        ("?limit=5&limit=5", 400),
+        ("?other=5", 400),
+        ("?limit", 400),
+        ("?" + "&".join(["limit=1"] * 100), 400),
+    ):
+        assert (await ask(web, "GET", f"/v1/runs{query}", peer="127.0.0.1"))[0] == status, query
+    for run in ("0", "x", "-1", "7x", "9" * 400, "%37"):
+        assert (await ask(web, "GET", f"/v1/runs/{run}", peer="127.0.0.1"))[0] == 400, run
+    assert (await ask(web, "GET", "/v1/runs/8", peer="127.0.0.1"))[0] == 404
+    assert (await ask(web, "GET", "/v1/pods/nobody", peer="127.0.0.1"))[0] == 404
