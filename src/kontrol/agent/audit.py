@@ -10,7 +10,6 @@ callers wrote is bounded, and escaped by `repr`: it can forge no line.
 import logging
 
 from kontrol.agent.request import Request
-from kontrol.rpc.errors import Refused
 from kontrol.rpc.methods import Call
 
 _LONGEST = 1000  # characters of a command, and of a reason
@@ -29,7 +28,7 @@ def ended(call: Call, request: Request, how: str, seconds: float) -> None:
     _ran.info("%s: %s in %.3f s", _what(call, request), _bounded(how), seconds)
 
 
-def refused(call: Call, request: Request | None, why: Refused) -> None:
+def refused(call: Call, request: Request | None, why: Exception) -> None:
     """Log a call that was refused; `request` is None if it could not be read."""
     _refused.warning("%s: refused: %s", _what(call, request), _bounded(str(why)))
 

@@ -15,7 +15,7 @@ command, in bounded memory.
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -108,12 +108,11 @@ class Executor:
         Returns its standard output, lines joined by newlines, whatever its exit status; null if
         there is no JSON or no `cmd`, or after 60 s.
         """
-        request = read_invoke(raw)
-        if request is None:
-            audit.refused(call, None, Refused("InvalidRequest", "no JSON object with `cmd`"))
+        bounds = self._bounds
+        try:
+            job = self._start(call, lambda: read_invoke(raw, bounds.seconds), limit=bounds.answer)
+        except BadRequest:
             return None
-        timed = replace(request, timeout=self._bounds.seconds)
-        job = self._start(call, lambda: timed, limit=self._bounds.answer)
         await _over(job)
         outcome = _result(job)
         if outcome.reason == "too much output":
@@ -130,9 +129,12 @@ class Executor:
         """
         outbox = Outbox()
         out, err = Pieces("stdout", outbox), Pieces("stderr", outbox)
-        job = self._start(
-            call, lambda: read_exec(raw), limit=_UNLIMITED, on_stdout=out.put, on_stderr=err.put
-        )
+        try:
+            job = self._start(
+                call, lambda: read_exec(raw), limit=_UNLIMITED, on_stdout=out.put, on_stderr=err.put
+            )
+        except BadRequest as error:
+            raise Refused("InvalidRequest", str(error)) from None
         job.task.add_done_callback(lambda _: outbox.close())
         try:
             while (piece := await outbox.get()) is not None:
@@ -158,7 +160,7 @@ class Executor:
         on_stdout: OnChunk | None = None,
         on_stderr: OnChunk | None = None,
     ) -> _Job:
-        """Start what a call asks for, at one stroke. Raises `Refused`."""
+        """Start what a call asks for, at one stroke. Raises `Refused`, `BadRequest`."""
         asked: Request | None = None
         try:
             self._authorise(call)
@@ -166,11 +168,7 @@ class Executor:
             permitted = asked if self._allow is None else self._allow.permit(asked)
             older = self._fence_off(permitted.mandate)
             self._find_room(call, older)
-        except BadRequest as error:
-            refusal = Refused("InvalidRequest", str(error))
-            audit.refused(call, asked, refusal)
-            raise refusal from None
-        except Refused as refusal:
+        except (BadRequest, Refused) as refusal:
             audit.refused(call, asked, refusal)
             raise
         command = Command(

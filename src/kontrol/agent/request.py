@@ -10,9 +10,6 @@ from dataclasses import dataclass, field
 
 from kontrol.ensemble.canonical import JSON, NotJSON, parse
 
-MAX_LINE = 128 * 1024
-"""Bytes of `cmd`: the kernel takes no longer argument (MAX_ARG_STRLEN)."""
-
 MAX_SECONDS = 86_400.0
 
 _DEPTH = 32
@@ -51,23 +48,24 @@ class Request:
         return self.argv if self.cmd is None else ("/bin/sh", "-c", self.cmd)
 
 
-def read_invoke(raw: object) -> Request | None:
-    """Return what the argument of `invoke` asks for; None if it is no JSON object with `cmd`."""
-    if not isinstance(raw, str | bytes):
-        return None
+def read_invoke(raw: object, timeout: float) -> Request:
+    """Return what the argument of `invoke` asks for, bounded by `timeout` seconds.
+
+    Raises `BadRequest` if it is no JSON object with `cmd`.
+    """
     try:
-        value = parse(raw, depth=_DEPTH)
-    except NotJSON:
-        return None
+        value = parse(raw, depth=_DEPTH) if isinstance(raw, str | bytes) else None
+    except NotJSON as error:
+        raise BadRequest(f"the argument is not JSON: {error}") from None
     cmd = value.get("cmd") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or not isinstance(cmd, str):
-        return None
+    if not isinstance(raw, str | bytes) or not isinstance(value, dict) or not isinstance(cmd, str):
+        raise BadRequest("the argument is not the text of a JSON object with `cmd`")
     text = raw if isinstance(raw, str) else raw.decode("utf-8")  # `parse` has seen to that
     try:
         mandate = _mandate(value)
     except BadRequest:
         mandate = None
-    return Request(cmd=cmd, env={"INPUT": text}, mandate=mandate)
+    return Request(cmd=cmd, env={"INPUT": text}, timeout=timeout, mandate=mandate)
 
 
 def read_exec(raw: object) -> Request:

@@ -140,7 +140,7 @@ class FanOut:
                 raise
             return Result(target, "interrupted", "interrupted before it was told what to run")
         except RpcError as error:  # its keys, say: nothing was sent
-            return Result(target, "refused", str(error))
+            return Result(target, "refused", f"refused: {error}")
 
     async def _execute(self, client: Client, target: Target) -> Result:
         final: Mapping[str, object] | None = None
@@ -156,7 +156,8 @@ class FanOut:
                         if isinstance(data := item.get(stream), str | bytes):
                             await self._report.output(target, stream, data)
         except RemoteError as error:
-            return Result(target, "refused", str(error))
+            what = "not started" if error.name == "NotStarted" else f"refused: {error.name}"
+            return Result(target, "refused", f"{what}: {error.message}")
         except RpcError as error:
             return Result(target, "lost", f"lost while its command ran: {error}")
         return judge(target, final)
@@ -171,7 +172,7 @@ async def _greet(client: Client, target: Target) -> Result | None:
     except LostRemote as error:
         return Result(target, "dead", f"dead: {error}")
     except RemoteError as error:
-        return Result(target, "refused", str(error))
+        return Result(target, "refused", f"refused: {error}")
     return None
 
 

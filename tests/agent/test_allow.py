@@ -1,0 +1,134 @@
+"""The allow-list: what it lets run, how it refuses the rest, and how it is read."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from kontrol.agent.allow import MAX_ARGUMENT, AllowList, AllowListError, parse_allow_list
+from kontrol.agent.request import Request
+from kontrol.rpc.errors import Refused
+
+RESTART = {
+    "argv": ["svc", "restart", "--unit={1}.{2}", "{1}"],
+    "args": ["redis|sentinel", "[0-9]+"],
+}
+COMMANDS = {
+    "restart": RESTART,
+    "uptime": {"argv": ["uptime"], "timeout": 5},
+    "feed": {"argv": ["cat"], "stdin": True},
+}
+
+
+def made(folder: Path, value: object = COMMANDS) -> AllowList:
+    path = folder / "allow.json"
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return AllowList(path)
+
+
+def test_fills_the_arguments_in_without_a_shell(tmp_path: Path) -> None:
+    allow = made(tmp_path)
+    permitted = allow.permit(Request(("restart", "redis", "17")))
+    assert permitted.words == ("svc", "restart", "--unit=redis.17", "redis")
+    assert allow.permit(Request(cmd="restart 'redis' 17")).words == permitted.words
+
+
+def test_an_argument_is_not_filled_in_twice(tmp_path: Path) -> None:
+    allow = made(tmp_path, {"echo": {"argv": ["echo", "{1}", "{2}"], "args": [".*", ".*"]}})
+    assert allow.permit(Request(("echo", "{2}", "x"))).words == ("echo", "{2}", "x")
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        (
+            Request(("sh", "-c", "id")),
+            "'sh' is not allowed here; allowed are feed, restart, uptime",
+        ),
+        (Request(cmd="uptime; id"), "'uptime;' is not allowed"),
+        (Request(cmd="uptime 'x"), "cannot be split"),
+        (Request(cmd=" "), "cmd is empty"),
+        (Request(cmd="x" * (MAX_ARGUMENT + 1)), "over 4096 characters"),
+        (Request(("restart", "redis")), "takes 2 arguments, got 1"),
+        (Request(("restart", "redis", "17x")), "argument 2 of 'restart' is '17x'; expected what"),
+        (Request(("restart", "redis\n", "17")), "argument 1"),
+        (Request(("restart", "xredis", "17")), "argument 1"),
+        (Request(("uptime",), env={"LD_PRELOAD": "x"}), "takes no `env`"),
+        (Request(("uptime",), stdin="x"), "takes no `stdin`"),
+    ],
+)
+def test_refuses_everything_else(tmp_path: Path, request_: Request, says: str) -> None:
+    with pytest.raises(Refused) as caught:
+        made(tmp_path).permit(request_)
+    assert caught.value.name == "Forbidden"
+    assert says in caught.value.message
+
+
+def test_what_invoke_and_an_entry_need_may_pass(tmp_path: Path) -> None:
+    allow = made(tmp_path)
+    assert allow.permit(Request(cmd="uptime", env={"INPUT": "{}"}, timeout=60)).timeout == 5
+    assert allow.permit(Request(("uptime",), timeout=1)).timeout == 1
+    assert allow.permit(Request(("uptime",))).timeout == 5
+    assert allow.permit(Request(("feed",), stdin="x")).stdin == "x"
+
+
+def test_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    allow = made(tmp_path)
+    path = tmp_path / "allow.json"
+    path.write_text('{"id": {"argv": ["id"]}}', encoding="utf-8")
+    assert allow.permit(Request(("id",))).words == ("id",)
+    with pytest.raises(Refused, match="'uptime' is not allowed"):
+        allow.permit(Request(("uptime",)))
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", None])
+def test_lets_nothing_run_while_it_is_bad(tmp_path: Path, content: bytes | None) -> None:
+    allow = made(tmp_path)
+    path = tmp_path / "allow.json"
+    good = path.read_bytes()
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(
+            Refused, match=re.escape(f"nothing may run: KONTROL_INVOKE_ALLOW: {path}")
+        ):
+            allow.permit(Request(("uptime",)))
+    path.write_bytes(good)
+    assert allow.permit(Request(("uptime",))).words == ("uptime",)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{\n x}", "line 2, column 2"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[]", "no JSON object"),
+        ('{"a": {"argv": ["x"]}, "a": {"argv": ["y"]}}', "'a' is there twice"),
+        ('{"a": {"argv": ["x"], "argv": ["y"]}}', "'argv' is there twice"),
+        ('{"a b": {"argv": ["x"]}}', "'a b' is no name"),
+        ('{"": {"argv": ["x"]}}', "'' is no name"),
+        ('{"a": ["x"]}', "expected an object with argv and args"),
+        ('{"a": {"argv": ["x"], "arg": []}}', "a: unknown member 'arg'; known are argv, args"),
+        ('{"a": {}}', "a: argv is missing"),
+        ('{"a": {"argv": "x"}}', "a: argv is 'x'; expected a list"),
+        ('{"a": {"argv": []}}', "must begin with a program"),
+        ('{"a": {"argv": ["{1}"], "args": ["x"]}}', "must begin with a program"),
+        ('{"a": {"argv": ["x", 1]}}', "expected a list of strings"),
+        ('{"a": {"argv": ["x", "{2}"], "args": ["y"]}}', "argument 1 is nowhere in argv: add {1}"),
+        ('{"a": {"argv": ["x", "{1}", "{2}"], "args": ["y"]}}', "{2} has no pattern"),
+        (
+            '{"a": {"argv": ["x", "{1}"], "args": ["("]}}',
+            "pattern 1, '(', is no regular expression",
+        ),
+        ('{"a": {"argv": ["x"], "timeout": 0}}', "timeout is 0; expected seconds"),
+        ('{"a": {"argv": ["x"], "timeout": NaN}}', "timeout is nan"),
+        ('{"a": {"argv": ["x"], "stdin": 1}}', "stdin is 1; expected true or false"),
+    ],
+)
+def test_a_bad_file_is_told_with_its_place(content: str, says: str) -> None:
+    with pytest.raises(AllowListError) as caught:
+        parse_allow_list(content.encode())
+    assert says in str(caught.value)
