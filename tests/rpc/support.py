@@ -43,7 +43,14 @@ async def serving(
 ) -> AsyncIterator[int]:
     """Run a server in this loop; gives its port."""
     server = Server(methods, heartbeat=heartbeat, limits=limits or Limits())
-    port = await server.bind("127.0.0.1", 0)
+    async with running(server) as port:
+        yield port
+
+
+@contextlib.asynccontextmanager
+async def running(server: Server, port: int = 0) -> AsyncIterator[int]:
+    """Bind a server and run it in this loop; gives its port."""
+    port = await server.bind("127.0.0.1", port)
     task = asyncio.create_task(server.serve())
     try:
         yield port

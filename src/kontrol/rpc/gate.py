@@ -58,6 +58,7 @@ _EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
+_GONE = "a peer that was gone at once"
 _UNFINISHED = "it ended before it had proved a key: it may have none, or just see whether we listen"
 
 
@@ -99,6 +100,7 @@ class Gate:
         self._asked: Transport | None = None
         self._monitor: Transport | None = None
         self._router: zmq.Socket[bytes] | None = None
+        self._events: zmq.Socket[bytes] | None = None
         self._where = ""
         self._looked = 0.0
         self._ration = Ration(10, 60.0)
@@ -123,7 +125,12 @@ class Gate:
             ) from None
 
     def secure(self, router: "zmq.Socket[bytes]") -> None:
-        """Set the options of a router that is yet to be bound."""
+        """Prepare a router that is yet to be bound."""
+        self._router = router
+        self._events = router.get_monitor_socket(_EVENTS)
+        self._set_key(router)
+
+    def _set_key(self, router: "zmq.Socket[bytes]") -> None:
         router.setsockopt(zmq.CURVE_SERVER, 1)
         router.setsockopt(zmq.CURVE_SECRETKEY, self._pair.secret.encode("ascii"))
         router.setsockopt(zmq.ZAP_DOMAIN, _DOMAIN)
@@ -131,7 +138,6 @@ class Gate:
 
     def start(
         self,
-        router: "zmq.Socket[bytes]",
         loop: asyncio.AbstractEventLoop,
         *,
         revoke: Callable[[], None],
@@ -141,21 +147,24 @@ class Gate:
 
         `revoke` is called when other keys are in force, `fail` when the router cannot listen again.
         """
-        assert self._zap is not None  # noqa: S101 - as the class says
+        if self._zap is None or self._router is None or self._events is None:
+            raise BindError("start() was called before open() and secure()")
         self._revoke, self._fail = revoke, fail
-        self._router = router
-        self._where = router.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._monitor = Transport(router.get_monitor_socket(_EVENTS), self._noticed, loop)
+        self._where = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._monitor = Transport(self._events, self._noticed, loop)
         self._asked = Transport(self._zap, self._answer, loop)
         self._look()
 
     def stop(self) -> None:
         """Watch the router no more; to be called before it is closed."""
-        if self._router is not None and self._monitor is not None:
+        if self._router is not None and self._events is not None:
             # In this order: see `Connection.close`.
-            self._router.disable_monitor()
-            self._monitor.close()
-            self._router = self._monitor = None
+            if not self._router.closed:
+                self._router.disable_monitor()
+            if self._monitor is not None:
+                self._monitor.close()
+            self._events.close(linger=0)
+            self._router = None
 
     def close(self) -> None:
         """Answer no more; to be called when the router is closed."""
@@ -232,7 +241,7 @@ class Gate:
         elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
             self._failure = _UNFINISHED
         elif event == zmq.EVENT_DISCONNECTED:
-            address = self._addresses.pop(value, "a peer")
+            address = self._addresses.pop(value, _GONE)
             if self._failure is not None:
                 self.refused(address, self._failure)
                 self._failure = None
@@ -259,7 +268,7 @@ class Gate:
         """Listen with the new key, now that the old listener is closed."""
         if self._router is None:
             return
-        self.secure(self._router)
+        self._set_key(self._router)
         try:
             self._router.bind(self._where)
         except zmq.ZMQError as error:
@@ -275,4 +284,4 @@ def _address(descriptor: int) -> str:
         with socket.socket(fileno=os.dup(descriptor)) as peer:
             return plain_address(str(peer.getpeername()[0]))
     except (OSError, IndexError):
-        return "a peer"
+        return _GONE

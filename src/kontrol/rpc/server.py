@@ -113,6 +113,7 @@ class Server:
                 self._context, host, port, self._limits, prepare=gate.secure
             )
         except BaseException:
+            gate.stop()
             gate.close()
             raise
         return bound
@@ -130,7 +131,7 @@ class Server:
         broken: asyncio.Future[None] = loop.create_future()
         if self._gate is not None:
             fail = broken.set_exception
-            self._gate.start(self._socket, loop, revoke=self._revoke, fail=fail)
+            self._gate.start(loop, revoke=self._revoke, fail=fail)
         try:
             await broken
         finally:
