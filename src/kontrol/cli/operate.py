@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING
 
 from kontrol.cli import completion, operate_archive
 from kontrol.cli.command import DONE, NOTHING, UNANSWERED, Command, say
-from kontrol.cli.operate_asking import ASKING, Work, asking, configure, items, show, show_json
+from kontrol.cli.operate_asking import (
+    ASKING,
+    WRONG,
+    Work,
+    asking,
+    configure,
+    items,
+    show,
+    show_json,
+)
 
 if TYPE_CHECKING:
     from kontrol.cli.operate_document import Doc
     from kontrol.cli.rest import Rest
     from kontrol.cli.table import Paper
     from kontrol.ensemble.canonical import JSON
-
-WRONG = 6
 
 _LEADER = 10.0  # seconds that a master waits for its leader to do what was asked
 _DOING = """\

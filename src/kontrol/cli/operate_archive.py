@@ -1,5 +1,144 @@
-"""The commands that save and restore what the masters keep, past them, in etcd."""
+"""The commands that save and restore what masters keep: past them, in etcd, by their settings.
 
-from kontrol.cli.command import Command
+They run where a master's environment is; no master need be alive, and for `import` none may be.
+The document holds the state, so its file is for its owner alone, and takes its name only when it
+is whole.
+"""
 
-COMMANDS: tuple[Command, ...] = ()
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from kontrol.cli.command import DONE, UNANSWERED, USAGE, Command, complain, say
+from kontrol.cli.operate_asking import REFUSED
+from kontrol.settings import Settings, assemble, examine
+from kontrol.settings import variables as v
+from kontrol.settings.resolve import resolve
+
+if TYPE_CHECKING:
+    from kontrol.master.keys import Keys
+    from kontrol.store.protocol import Store
+
+_T = TypeVar("_T")
+_DEPTH = 200  # twice what a state may have
+_STATUSES = "  4  etcd does not answer\n"
+
+
+def _export(options: argparse.Namespace, _others: list[str]) -> int:
+    from kontrol.cli.table import pretty
+    from kontrol.master.archive import export
+
+    text = pretty(_with_store(_settings(), export)) + "\n"
+    if options.file is None:
+        sys.stdout.write(text)
+        return DONE
+    try:
+        _write(options.file, text)
+    except OSError as error:
+        say(f"{options.file}: {(error.strerror or str(error)).lower()}; nothing was written")
+        return USAGE
+    return DONE
+
+
+def _import(options: argparse.Namespace, _others: list[str]) -> int:
+    from kontrol.ensemble.canonical import NotJSON, parse
+    from kontrol.master.archive import ArchiveError, restore
+
+    settings = _settings()
+    try:
+        raw = sys.stdin.buffer.read() if str(options.file) == "-" else options.file.read_bytes()
+        document = parse(raw, depth=_DEPTH)
+    except (OSError, NotJSON) as error:
+        say(f"{options.file}: expected an export of Kontrol; {error}")
+        return USAGE
+    try:
+        print(_with_store(settings, lambda store, keys: restore(store, keys, document)))
+    except ArchiveError as error:
+        say(str(error))
+        return REFUSED
+    return DONE
+
+
+def _settings() -> Settings:
+    """Return a master's settings, whatever else this environment is for. Exits on mistakes."""
+    modes = resolve(os.environ, {}).get(v.MODE) or frozenset()
+    as_master = {} if "master" in modes else {v.MODE.name: "master"}
+    resolved = examine({**os.environ, **as_master})
+    if resolved.mistakes:
+        raise SystemExit(complain(resolved))
+    return assemble(resolved)
+
+
+def _with_store(settings: Settings, work: "Callable[[Store, Keys], Awaitable[_T]]") -> "_T | int":
+    """Do some work on the masters' store; returns what came of it, or an exit status, said why."""
+    import asyncio
+
+    from kontrol.daemon.hopeless import Hopeless
+    from kontrol.daemon.mastering import open_store
+    from kontrol.daemon.process import Children
+    from kontrol.master.keys import Keys
+    from kontrol.store.protocol import StoreError
+
+    async def run() -> _T:
+        async with AsyncExitStack() as stack:
+            store = await open_store(settings, stack, Children())
+            return await work(store, Keys.of(settings.pod.namespace, settings.pod.app))
+
+    try:
+        return asyncio.run(run())
+    except Hopeless as error:
+        say(str(error))
+        raise SystemExit(USAGE) from None
+    except StoreError as error:
+        where = ", ".join(settings.etcd.endpoints) or "embedded"
+        say(f"etcd at {where}: {error}; {v.ETCD.name} says where it is")
+        raise SystemExit(UNANSWERED) from None
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole, or not at all. Raises `OSError`."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _configure_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="where to (default: standard output)"
+    )
+
+
+def _configure_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="an export; - for standard input")
+
+
+COMMANDS = (
+    Command(
+        "export",
+        "save state, numbers and ledger as JSON, with a master's settings for etcd",
+        "kontrol export backup.json",
+        _export,
+        _configure_export,
+        statuses=_STATUSES,
+    ),
+    Command(
+        "import",
+        "restore an export into a tier that is not in use, while no master runs",
+        "kontrol import backup.json",
+        _import,
+        _configure_import,
+        statuses=f"{_STATUSES}  5  refused: the tier is in use, or the file is no export\n",
+    ),
+)

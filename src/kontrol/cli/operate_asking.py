@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # these are imported when a command runs: `kontrol --help` ne
     from kontrol.cli.table import Paper
     from kontrol.ensemble.canonical import JSON
 
+REFUSED, WRONG = 5, 6
 ASKING = """\
   4  no master answered
   5  refused: the token is missing or not good for it

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from urllib.parse import urlencode
 
 from kontrol.cli.command import NOTHING, UNANSWERED, USAGE
+from kontrol.cli.operate_asking import REFUSED
 from kontrol.cli.rest_address import Endpoint
 from kontrol.cli.rest_exchange import LIMIT, PORTS, Request, Response, Silent, exchange, look_up
 from kontrol.cli.table import plain
@@ -22,8 +23,6 @@ from kontrol.ensemble.canonical import JSON, NotJSON
 from kontrol.ensemble.canonical import parse as parse_json
 from kontrol.settings import Mistake, SettingsError
 from kontrol.settings import variables as v
-
-REFUSED = 5
 
 _DEPTH = 200  # twice what a state may have
 _TOKEN = 4096  # characters of a token
