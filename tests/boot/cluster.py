@@ -7,7 +7,7 @@ import asyncio
 import json
 import shutil
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def status(code: int, message: str) -> Reply:
 class Cluster:
     """The API's state. `script` answers a path's first requests, before `objects` does.
 
-    A path in `forbidden` is a 403. `asked` is set at each request.
+    A path in `forbidden` is a 403. At each request `asked` is set, and `on_request` called.
     """
 
     def __init__(self) -> None:
@@ -82,10 +82,12 @@ class Cluster:
         self.forbidden: set[str] = set()
         self.tokens = {TOKEN}
         self.asked = asyncio.Event()
+        self.on_request: Callable[[], object] = lambda: None
         self.served: Served
 
     async def __call__(self, request: Request) -> Answer:
         self.asked.set()
+        self.on_request()
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         if token not in self.tokens:
             return status(401, "Unauthorized")

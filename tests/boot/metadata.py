@@ -22,7 +22,7 @@ AWS_IDENTITY = {
     "privateIp": "10.158.112.84",
     "region": "us-west-2",
 }
-AZURE_INSTANCE = {
+AZURE_INSTANCE: dict[str, dict[str, object]] = {
     "compute": {
         "azEnvironment": "AZUREPUBLICCLOUD",
         "location": "westus",

@@ -55,6 +55,7 @@ async def ask(
     loop = asyncio.get_running_loop()
     end = loop.time() + patience.total
     attempt = 0
+    told = ""
     while True:
         answered = False
         try:
@@ -71,6 +72,8 @@ async def ask(
         if left <= 0:
             kind = NoAddress if answered else Unanswered
             raise kind(f"{reason}; gave up after {patience.total:g} s")
-        log.log(logging.INFO if answered else logging.WARNING, "%s; waiting", reason)
+        if reason != told:
+            log.log(logging.INFO if answered else logging.WARNING, "%s; waiting", reason)
+            told = reason
         attempt += 1
         await asyncio.sleep(min(patience.pause(attempt), left))

@@ -1,0 +1,28 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.boot.cluster import Cluster, account, running
+
+from kontrol.boot.kubernetes import ServiceAccount
+from kontrol.boot.surroundings import Surroundings
+from kontrol.boot.waiting import Patience
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    async with running() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def around(cluster: Cluster, tmp_path: Path) -> Surroundings:
+    return Surroundings(
+        environ=cluster.environ(),
+        system={"KONTROL_ID": "redis-0", "KONTROL_IP": "192.0.2.7"},
+        machine={"sys_vendor": "QEMU"},
+        patience=Patience(20, first=0.01, most=0.05),
+        account=ServiceAccount(account(tmp_path / "account")),
+        podinfo=tmp_path / "podinfo",
+        providers={},
+    )

@@ -1,0 +1,27 @@
+"""What tests on a discovery share."""
+
+from dataclasses import replace
+
+from tests.boot.cluster import TOKEN
+
+from kontrol.boot.discover import Findings, discover
+from kontrol.boot.errors import BootError
+from kontrol.boot.surroundings import Surroundings
+from kontrol.boot.waiting import Patience
+
+
+def impatient(around: Surroundings) -> Surroundings:
+    return replace(around, patience=Patience(0.2, first=0.01, most=0.05))
+
+
+def texts(found: Findings) -> dict[str, str]:
+    assert found.problem is None
+    return {name: fact.text for name, fact in found.facts.items()}
+
+
+async def problem(around: Surroundings) -> BootError:
+    found = (await discover(around)).problem
+    assert found is not None
+    assert "\n" not in str(found)
+    assert TOKEN not in str(found)
+    return found

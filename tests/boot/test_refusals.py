@@ -1,0 +1,217 @@
+"""What the API refuses, and what the downward API then tells in its place."""
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.boot.cluster import (
+    LABELS,
+    NODE_PATH,
+    POD_PATH,
+    Cluster,
+    pod,
+    podinfo,
+    running,
+    status,
+)
+from tests.boot.finding import problem, texts
+from tests.boot.server import Answer, Hang, Reply
+
+from kontrol.boot.discover import discover
+from kontrol.boot.errors import Misconfigured, Refused
+from kontrol.boot.surroundings import Surroundings
+
+ALLOW_PODS = (
+    "kubectl -n games create role kontrol-boot --verb=get --resource=pods && kubectl -n games "
+    "create rolebinding kontrol-boot --role=kontrol-boot --serviceaccount=games:robot"
+)
+ALLOW_NODES = (
+    "kubectl create clusterrole kontrol-node --verb=get --resource=nodes && kubectl create "
+    "clusterrolebinding kontrol-node --clusterrole=kontrol-node --serviceaccount=games:robot"
+)
+FILES = {"labels": 'app="redis"\nrole="cache"\n', "annotations": ""}
+
+
+async def test_a_token_that_is_not_accepted(cluster: Cluster, around: Surroundings) -> None:
+    cluster.tokens = {"another"}
+    error = await problem(around)
+    assert isinstance(error, Refused)
+    assert error.status == 5
+    assert f"{around.account.folder}/token (401: Unauthorized): has it expired" in str(error)
+    assert cluster.paths == [POD_PATH]
+
+
+async def test_a_token_is_read_anew_for_each_request(
+    cluster: Cluster, around: Surroundings
+) -> None:
+    cluster.tokens = {"first"}
+    cluster.objects[POD_PATH] = pod(podIP=None)
+    token = around.account.folder / "token"
+    token.write_text("first\n", "utf-8")
+    async with asyncio.timeout(10):
+        task = asyncio.create_task(discover(around))
+        await cluster.asked.wait()
+        token.write_text("second\n", "utf-8")
+        cluster.tokens = {"second"}
+        cluster.objects[POD_PATH] = pod()
+        assert texts(await task)["KONTROL_IP"] == "10.1.2.3"
+
+
+async def test_a_token_replaced_while_it_was_under_way(
+    cluster: Cluster, around: Surroundings
+) -> None:
+    cluster.tokens = {"new"}
+    cluster.on_request = lambda: (around.account.folder / "token").write_text("new", "utf-8")
+    assert texts(await discover(around))["KONTROL_IP"] == "10.1.2.3"
+
+
+async def test_a_pod_that_may_not_read_itself(cluster: Cluster, around: Surroundings) -> None:
+    cluster.forbidden = {POD_PATH}
+    error = await problem(around)
+    assert isinstance(error, Refused)
+    assert error.status == 5
+    assert 'User "system:serviceaccount:games:robot" cannot get' in str(error)
+    assert f"To allow it: {ALLOW_PODS}. Or do without: mount" in str(error)
+    assert cluster.paths == [POD_PATH]
+
+
+async def test_a_refusal_without_words(cluster: Cluster, around: Surroundings) -> None:
+    cluster.script[POD_PATH] = [Reply(403, "<html>")]
+    assert "(403). To allow it: kubectl -n games" in str(await problem(around))
+
+
+async def test_a_pod_that_may_not_read_its_node(
+    cluster: Cluster, around: Surroundings, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.forbidden = {NODE_PATH}
+    found = texts(await discover(around))
+    assert (found["KONTROL_IP"], found["KONTROL_HOSTNAME"]) == ("10.1.2.3", "node-1")
+    assert "KONTROL_NODE_LABELS" not in found
+    [line] = caplog.messages
+    assert line.startswith("going on without what the node object tells: ")
+    assert line.endswith(f"To allow it: {ALLOW_NODES}")
+
+
+@pytest.mark.parametrize("trouble", [Hang(), status(500, "oh"), Reply(200, "[]"), b""])
+async def test_a_node_that_cannot_be_had_ends_nothing(
+    cluster: Cluster,
+    around: Surroundings,
+    trouble: Answer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("kontrol.boot.cluster.BRIEF", 0.2)
+    monkeypatch.setattr("kontrol.boot.waiting._LAST", 0.05)
+    cluster.script[NODE_PATH] = [trouble] * 100
+    assert texts(await discover(around))["KONTROL_IP"] == "10.1.2.3"
+    assert "going on without what the node object tells" in caplog.text
+
+
+async def test_no_such_pod(cluster: Cluster, around: Surroundings) -> None:
+    del cluster.objects[POD_PATH]
+    error = await problem(around)
+    assert isinstance(error, Refused)
+    assert error.status == 5
+    assert f"the Kubernetes API has no {POD_PATH} (404" in str(error)
+    assert "tell it in POD_NAME and NAMESPACE, by fieldRef metadata.name" in str(error)
+
+
+async def test_an_api_that_nobody_vouches_for(tmp_path: Path, around: Surroundings) -> None:
+    async with running("client") as stranger:
+        error = await problem(replace(around, environ=stranger.environ()))
+        assert stranger.served.requests == []
+    assert isinstance(error, Refused)
+    assert error.status == 5
+    assert f"cannot be trusted (127.0.0.1:{stranger.served.port}" in str(error)
+    assert f"{around.account.folder}/ca.crt does not vouch for it" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("ca.crt", "no certificate", "ca.crt: "),
+        ("ca.crt", None, "ca.crt: "),
+        ("token", "two\nlines", "token: expected a token"),
+        ("token", "", "token: expected a token"),
+    ],
+)
+async def test_a_broken_service_account(
+    around: Surroundings, name: str, content: str | None, reason: str
+) -> None:
+    path = around.account.folder / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content, "utf-8")
+    error = await problem(around)
+    assert isinstance(error, Misconfigured)
+    assert error.status == 2
+    assert reason in str(error)
+
+
+async def test_a_bad_port_of_the_api(cluster: Cluster, around: Surroundings) -> None:
+    environ = {**cluster.environ(), "KUBERNETES_SERVICE_PORT": "tcp"}
+    error = await problem(replace(around, environ=environ))
+    assert (error.status, "KUBERNETES_SERVICE_PORT='tcp'" in str(error)) == (2, True)
+
+
+class TestDownward:
+    """Without access to the API, or with less of it."""
+
+    @pytest.fixture
+    def told(self, around: Surroundings) -> Surroundings:
+        podinfo(around.podinfo, FILES)
+        return around
+
+    async def test_no_service_account(self, cluster: Cluster, told: Surroundings) -> None:
+        (told.account.folder / "token").unlink()
+        facts = (await discover(told)).facts
+        assert tuple(facts["KONTROL_LABELS"]) == ('{"app": "redis", "role": "cache"}', "downward")
+        assert tuple(facts["KONTROL_IP"]) == ("192.0.2.7", "system")
+        assert cluster.paths == []
+
+    async def test_a_refusal_is_a_line(
+        self, cluster: Cluster, told: Surroundings, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        cluster.forbidden = {POD_PATH}
+        environ = cluster.environ(NODE_NAME="node-1")
+        found = texts(await discover(replace(told, environ=environ)))
+        assert json.loads(found["KONTROL_LABELS"]) == LABELS
+        assert found["KONTROL_ZONE"] == "eu-1a"
+        [line] = caplog.messages
+        assert line.startswith("going on with what the downward API tells: ")
+        assert line.endswith(ALLOW_PODS)
+
+    async def test_an_api_that_is_silent_is_not_waited_for_long(
+        self,
+        cluster: Cluster,
+        told: Surroundings,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr("kontrol.boot.cluster.BRIEF", 0.2)
+        monkeypatch.setattr("kontrol.boot.waiting._LAST", 0.05)
+        cluster.script[POD_PATH] = [Hang()] * 100
+        assert json.loads(texts(await discover(told))["KONTROL_LABELS"]) == LABELS
+        assert "gave up after 0.2 s" in caplog.text
+
+    async def test_what_is_told_in_full_is_not_asked_for(
+        self, cluster: Cluster, told: Surroundings
+    ) -> None:
+        environ = cluster.environ(NODE_NAME="node-1", HOST_IP="10.0.0.1", POD_NAME="redis-0")
+        assert texts(await discover(replace(told, environ=environ)))["KONTROL_ZONE"] == "eu-1a"
+        assert cluster.paths == [NODE_PATH]
+
+    async def test_a_broken_file(self, told: Surroundings) -> None:
+        (told.podinfo / "labels").write_text("app=redis", "utf-8")
+        error = await problem(told)
+        assert (error.status, f"{told.podinfo}/labels:1" in str(error)) == (2, True)
+
+    async def test_neither_account_nor_labels(self, around: Surroundings) -> None:
+        (around.account.folder / "token").unlink()
+        error = await problem(around)
+        assert error.status == 2
+        assert "automountServiceAccountToken" in str(error)
+        assert "downwardAPI volume at /etc/podinfo" in str(error)
