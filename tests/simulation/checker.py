@@ -12,6 +12,7 @@ from tests.simulation.health import Health
 from tests.simulation.history import (
     KEYS,
     Acknowledged,
+    Asked,
     Book,
     Commit,
     Ended,
@@ -95,15 +96,24 @@ def behind(book: Book, settled: Settled) -> Iterator[str]:
 
 
 def nothing_needless(history: History) -> Iterator[str]:
-    """3: a run is booked only if digest or callback are not those last committed, or one stands."""
+    """3: a run is booked only if digest or callback are not those last committed, or one stands.
+
+    Or if an operator asked for it.
+    """
     book = Book()
+    asked = False
     for entry in history:
+        if isinstance(entry, Asked):
+            asked |= entry.kind == "run"
         if not isinstance(entry, Commit):
             continue
         raw = written(entry, KEYS.running)
         run = None if raw is None else json.loads(raw)
         if run is not None and not run["ended"] and book.running is None:
             applied = book.applied
+            if asked and run.get("reason") == "asked":
+                book.apply(entry)
+                continue
             same = run["digest"] == (applied["digest"] if applied else EMPTY)
             if same and (applied is None or applied["fingerprint"] == run["fingerprint"]):
                 yield f"run {run['run']} at {entry.at:.3f} has nothing to do"
@@ -111,7 +121,7 @@ def nothing_needless(history: History) -> Iterator[str]:
 
 
 def state_moves_by_runs(history: History) -> Iterator[str]:
-    """4: state moves with an acknowledgement alone; term and run numbers only rise."""
+    """4: state moves with an acknowledgement, or a rollback; term and run numbers only rise."""
     book = Book()
     started: dict[int, Started] = {}
     ended: dict[int, Ended] = {}
@@ -140,10 +150,23 @@ def state_moves_by_runs(history: History) -> Iterator[str]:
                     if begins and running["run"] <= booked:
                         yield f"run {running['run']} is booked at {at:.3f} after run {booked}"
                     term, booked = max(term, running["term"]), max(booked, running["run"])
-                yield from _acknowledgement(entry, book, ended, acknowledged)
+                back = _rolled_back(entry)
+                if back is None:
+                    yield from _acknowledgement(entry, book, ended, acknowledged)
+                elif back <= booked:
+                    yield f"a rollback at {at:.3f} is run {back}, after run {booked}"
+                booked = max(booked, back or 0)
                 book.apply(entry)
                 if book.applied:
                     acknowledged = book.applied["run"]
+
+
+def _rolled_back(commit: Commit) -> int | None:
+    """Return the number of the rollback that a commit is, if it is one."""
+    for _, run in puts(commit, KEYS.runs):
+        if run["reason"] == "rollback" and written(commit, KEYS.applied) is None:
+            return int(run["run"])
+    return None
 
 
 def _acknowledgement(

@@ -109,7 +109,18 @@ class Settled:
     alive: tuple[tuple[str, str, str], ...]
 
 
-Entry = Commit | Started | Ended | Acknowledged | Farewell | Process | Failure | Fault | Settled
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An operator asks a master: for a `run`, a `release` or a `rollback`."""
+
+    at: float
+    node: str
+    kind: str
+
+
+Entry = (
+    Commit | Started | Ended | Acknowledged | Farewell | Process | Failure | Fault | Settled | Asked
+)
 History = tuple[Entry, ...]
 
 Record = dict[str, Any]
@@ -214,6 +225,8 @@ def _line(entry: Entry) -> str:
             text = f"{entry.node} {'starts' if entry.up else 'is gone'}"
         case Failure():
             text = f"{entry.node}: {entry.why}"
+        case Asked():
+            text = f"{entry.node} is asked for a {entry.kind}"
         case Fault():
             text = f"{entry.what} {entry.a} {entry.b} {'on' if entry.on else 'off'}"
         case _:

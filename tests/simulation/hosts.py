@@ -9,7 +9,7 @@ from collections.abc import Callable
 from random import Random
 
 from tests.simulation.callback import BootClock, SimRunner
-from tests.simulation.history import Failure, Process
+from tests.simulation.history import Asked, Failure, Process
 from tests.simulation.network import StoreNetwork, Wire
 from tests.simulation.world import World
 
@@ -17,8 +17,10 @@ from kontrol.agent.agent import Agent, AgentSettings
 from kontrol.ensemble.pod import Keepalive, key_of
 from kontrol.ensemble.tiers import Tier
 from kontrol.master.master import Master, MasterConfig
+from kontrol.master.requests import Kind
 from kontrol.rpc.errors import Refused, RemoteError
 from kontrol.store.memory import MemoryStore
+from kontrol.store.protocol import StoreError
 
 GRACE = 30.0  # seconds for a master to end, as Kubernetes gives by default
 
@@ -112,6 +114,24 @@ class MasterHost:
         if self._master is not None:
             loop = self._world.loop
             loop.call_soon(self._serve, self._master, raw, reply, context=loop.context(self._node))
+
+    def ask(self, kind: Kind, run: int) -> None:
+        """Take an operator's request as a task of the process, if there is one."""
+        if self._master is None:
+            return
+        loop = self._world.loop
+        self._world.record(Asked(loop.time(), self.name, kind))
+        asking = loop.spawn(self._node, self._ask(self._master, kind, run))
+        self._requests.add(asking)
+        asking.add_done_callback(self._requests.discard)
+
+    async def _ask(self, master: Master, kind: Kind, run: int) -> None:
+        try:
+            await master.requests.ask(kind, "an operator", run=run, timeout=10)
+        except StoreError:
+            pass
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(f"a request raised {error!r}")
 
     def _serve(self, master: Master, raw: str, reply: Callable[[object], None]) -> None:
         async def serve() -> None:

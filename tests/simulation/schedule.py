@@ -50,7 +50,10 @@ def draw(seed: int) -> Schedule:
     rng = Random(f"schedule {seed}")
     masters, pods = rng.choice((1, 2, 3, 3)), rng.randint(1, 6)
     ttl, fover = rng.choice((6.0, 10.0, 25.0)), rng.choice((3.0, 6.0, 15.0))
-    steps = list(_steps(rng, masters, pods, ttl, fover))
+    steps = [
+        *_steps(rng, masters, pods, ttl, fover),
+        *_asking(Random(f"asking {seed}"), masters, ttl),
+    ]
     return Schedule(
         seed=seed,
         masters=masters,
@@ -103,6 +106,14 @@ def _steps(rng: Random, masters: int, pods: int, ttl: float, fover: float) -> It
                 yield Step(at, do, lasting=long)
             case "elect" | "compact" as do:
                 yield Step(at, do)
+
+
+def _asking(rng: Random, masters: int, ttl: float) -> Iterator[Step]:
+    """What operators ask for, in half of all schedules."""
+    for _ in range(rng.choice((0, 0, 1, 2, 8))):
+        kind = rng.choice(("run", "run", "rollback", "release"))
+        at = rng.uniform(2, HORIZON * ttl)
+        yield Step(at, "ask", f"m{rng.randint(1, masters)}", kind)
 
 
 _KINDS = (

@@ -136,6 +136,11 @@ class _Simulation:
                     world.cluster.compact()
             case "payload":
                 self._agents[a].change()
+            case "ask":
+                applied = self._book.applied
+                number = max(1, applied["run"] - int(step.at) % 3) if applied else 1
+                assert b in ("run", "release", "rollback")
+                self._masters[a].ask(b, number)  # type: ignore[arg-type]  # as just asserted
             case "failing":
                 world.failing += 1
                 await asyncio.sleep(lasting)
