@@ -21,7 +21,7 @@ Total = tuple[int, float]
 """What a summary tells: how many there were, and their sum."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Metric(Generic[S]):
     """One metric of a source `S`.
 
@@ -73,7 +73,7 @@ def _samples(metric: Metric[S], source: S) -> Iterable[tuple[Values, float | Tot
 def _number(value: float) -> str:
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
-    return "NaN" if math.isnan(value) else repr(value)
+    return "NaN" if math.isnan(value) else repr(+value)  # of True, 1
 
 
 def _escape(text: str) -> str:
