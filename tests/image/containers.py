@@ -1,9 +1,9 @@
 """Containers on a bridge of their own, each with its own address; nothing of them is left.
 
-    async with Containers(image) as containers:
-        etcd = await containers.etcd()
-        agent = await containers.run("agent-1", env={...})
-        await agent.log.logged("reporting to")
+async with Containers(image) as containers:
+    etcd = await containers.etcd()
+    agent = await containers.run("agent-1", env={...})
+    await agent.log.logged("reporting to")
 """
 
 import asyncio

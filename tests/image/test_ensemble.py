@@ -41,7 +41,9 @@ async def test_pods_come_change_are_lost_and_leave(image: str) -> None:
 
         # The state of each pod's machine is in its payload.
         run = await masters.settled(
-            lambda run: {ident for ident, pod in run.pods.items() if pod["state"] == "serve"} == ids,
+            lambda run: (
+                {ident for ident, pod in run.pods.items() if pod["state"] == "serve"} == ids
+            ),
             "run with five pods that serve",
         )
         seqs = {ident: pod["seq"] for ident, pod in run.pods.items()}

@@ -101,10 +101,8 @@ def test_telegraf_refused(telegraf: Path, version: str, sha256: str, says: str) 
 def test_the_default_telegraf_has_a_checksum_for_both_architectures() -> None:
     found = re.search(r"^ARG TELEGRAF=(.+)$", DEBIAN.read_text("utf-8"), re.MULTILINE)
     assert found
-    sums = dict(
-        reversed(line.split("  "))
-        for line in (TOP / "image" / "telegraf.sha256").read_text("utf-8").splitlines()
-    )
+    lines = (TOP / "image" / "telegraf.sha256").read_text("utf-8").splitlines()
+    sums = {name: digest for digest, _, name in (line.split(" ") for line in lines)}
     for arch in ("amd64", "arm64"):
         digest = sums[f"telegraf-{found[1]}_linux_{arch}.tar.gz"]
         assert re.fullmatch(r"[0-9a-f]{64}", digest)

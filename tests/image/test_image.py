@@ -9,6 +9,7 @@ import pytest
 from tests.image.containers import Container, Containers
 from tests.image.engine import EngineError, build, podman
 from tests.image.tier import tier
+from tests.support.etcd import CA
 
 import kontrol
 
@@ -105,18 +106,26 @@ async def test_first_process(image: str) -> None:
         assert time.monotonic() - began < 5
 
 
-async def test_stopped_while_it_boots(image: str) -> None:
+@pytest.fixture
+def account(tmp_path: Path) -> Path:
+    """A service account's folder."""
+    (tmp_path / "token").write_text("token", encoding="utf-8")
+    (tmp_path / "ca.crt").write_bytes(CA.read_bytes())
+    tmp_path.chmod(0o755)
+    return tmp_path
+
+
+async def test_stopped_while_it_boots(image: str, account: Path) -> None:
     """A first process that ignores SIGTERM would make every stop last as long as its grace."""
     async with Containers(image) as containers:
         # An API that never answers: the boot waits for it.
         environ = {"KUBERNETES_SERVICE_HOST": "192.0.2.1", "KUBERNETES_SERVICE_PORT": "443"}
-        account = Path(__file__).with_name("account")
         container = await containers.run(
             "booting",
             env=environ,
             options=(f"--volume={account}:/var/run/secrets/kubernetes.io/serviceaccount:ro",),
         )
-        await container.log.logged("Kubernetes|192.0.2.1")
+        await container.log.logged("192.0.2.1")
         began = time.monotonic()
         await container.stop()
         assert time.monotonic() - began < 5
@@ -147,8 +156,8 @@ async def test_health(image: str) -> None:
         # A master alone, without supervisord.
         await masters.masters[0].exec("kontrol-health")
 
-        inspected = json.loads(await podman("inspect", image))[0]
-        assert inspected["HealthCheck"]["Test"] == ["CMD", "kontrol-health"]
+        inspected = json.loads(await podman("image", "inspect", image))[0]
+        assert inspected["Healthcheck"]["Test"] == ["CMD", "kontrol-health"]
 
 
 async def derive(image: str, name: str) -> None:
@@ -201,7 +210,8 @@ async def test_read_only_and_any_user(image: str, user: str) -> None:
         masters = await tier(containers, masters=1)
         pod = await containers.run("pod", env=masters.environ(), options=options)
         run = await masters.settled(
-            lambda run: "pod" in run.pods and run.pods["pod"]["state"] == "serve", "run with the pod"
+            lambda run: "pod" in run.pods and run.pods["pod"]["state"] == "serve",
+            "run with the pod",
         )
         assert await pod.exec("curl", "-fsS", "http://localhost:8080/") == "hello from pod"
         assert await pod.exec("id", "-u") == "20001"

@@ -23,7 +23,7 @@ _ACKNOWLEDGED = re.compile(r"run (\d+) acknowledged")
 
 @dataclass(frozen=True)
 class Run:
-    """One acknowledged run: `pods` by id, each with `seq` and `state`; `changes` are lists of ids."""
+    """One acknowledged run: `pods` by id, with `seq` and `state`; `changes` are lists of ids."""
 
     number: int
     pods: dict[str, dict[str, Any]]
@@ -111,16 +111,13 @@ async def tier(containers: Containers, masters: int = 2) -> Tier:
         "KONTROL_DAMPER": "0.3",
     }
     callback = TOP / "deploy" / "masters" / "on-change"
-    started = []
-    for number in range(masters):
-        started.append(
-            await containers.run(
-                f"master-{number}",
-                "kontrol",
-                env=environ,
-                options=(f"--volume={callback}:/etc/kontrol/on-change:ro",),
-            )
+    options = (f"--volume={callback}:/etc/kontrol/on-change:ro",)
+    started = await asyncio.gather(
+        *(
+            containers.run(f"master-{number}", "kontrol", env=environ, options=options)
+            for number in range(masters)
         )
+    )
     for master in started:
         await master.log.logged("master on port 8000")
     return Tier(started)

@@ -1,0 +1,77 @@
+"""The units of a plain host: understood by systemd, and with settings that Kontrol takes."""
+
+import configparser
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
+ROLES = ("agent", "master")
+
+
+def unit(role: str) -> dict[str, str]:
+    """Return what the service section says."""
+    parser = configparser.ConfigParser(interpolation=None, strict=True)
+    parser.optionxform = str  # type: ignore[assignment,method-assign] # keep the case of keys
+    parser.read(UNITS / f"kontrol-{role}.service", encoding="utf-8")
+    return dict(parser["Service"])
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_systemd_understands_it(role: str, tmp_path: Path) -> None:
+    """As `systemd-analyze verify` judges; without systemd, our own reading of it."""
+    service = unit(role)
+    assert service["ExecStart"] == "/opt/kontrol/bin/kontrol"
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        return
+    # What it starts and reads must exist here to be judged.
+    text = (UNITS / f"kontrol-{role}.service").read_text("utf-8")
+    text = text.replace("/opt/kontrol/bin/kontrol", "/bin/true")
+    text = text.replace("/etc/kontrol/", f"{UNITS}/")
+    copy = tmp_path / f"kontrol-{role}.service"
+    copy.write_text(text, encoding="utf-8")
+    result = subprocess.run(
+        [analyze, "verify", "--man=no", "--recursive-errors=no", copy],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert copy.name not in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_kontrol_takes_its_settings(role: str) -> None:
+    variables = dict(word.split("=", 1) for word in shlex.split(unit(role)["Environment"]))
+    assert variables["KONTROL_MODE"] == role
+    for line in (UNITS / f"{role}.env").read_text("utf-8").splitlines():
+        if line and not line.startswith("#"):
+            (word,) = shlex.split(line)
+            name, _, value = word.partition("=")
+            variables[name] = value
+    result = subprocess.run(
+        [sys.executable, "-m", "kontrol", "config"],
+        env={"PATH": os.environ["PATH"], "KONTROL_IP": "192.0.2.7", **variables},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "warning" not in result.stderr
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_kontrol_ends_itself_and_what_it_started(role: str) -> None:
+    """A SIGTERM to all processes at once would end a callback before its leader hears of it."""
+    service = unit(role)
+    assert service["KillMode"] == "mixed"
+    assert int(service["TimeoutStopSec"]) >= 15
+    assert service["RestartPreventExitStatus"] == "2"
