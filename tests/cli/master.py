@@ -26,7 +26,7 @@ def entry(run: int, **more: object) -> dict[str, Any]:
         "started": "2026-01-05T03:08:12Z",
         "seconds": 1.234,
         "ok": True,
-        "why": "",
+        "why": "exit status 0",
         "status": 0,
         "signal": None,
         "pods": 3,
@@ -144,10 +144,11 @@ class Asked:
 
 
 class Master:
-    """Answers from `replies`, by method and path; `asked` lists what came."""
+    """Answers from `replies`, by method and path. `asked` lists what came; `came` tells of it."""
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
+        self.came = threading.Event()
         self.replies: dict[str, Reply] = {
             "GET /v1/status": Reply(status()),
             "GET /v1/pods": Reply({"pods": PODS, "digest": DIGEST}),
@@ -188,6 +189,7 @@ class Master:
     def answer(self, asked: Asked) -> Reply:
         """Return the reply to what was asked."""
         self.asked.append(asked)
+        self.came.set()
         known = self.replies.get(f"{asked.method} {asked.path.partition('?')[0]}")
         if known:
             return known

@@ -22,7 +22,7 @@ tier      default/redis
 asked     redis-m-1 at URL, version 1.0.0
 leader    redis-m-0 at 10.0.0.5:8000, term 318
 masters   2: redis-m-0, redis-m-1
-etcd      answers, mirror confirmed 0.4 s ago
+etcd      answers, mirror confirmed 410 ms ago
 pods      3: 2 cache, 1 proxy
 digest    {DIGEST}
 callback  idle: nothing is due, since run 42 was for exactly these pods
@@ -48,8 +48,8 @@ asked     redis-m-1 at http://m:8001,
 leader    redis-m-0 at 10.0.0.5:8000,
           term 318
 masters   2: redis-m-0, redis-m-1
-etcd      answers, mirror confirmed 0.4
-          s ago
+etcd      answers, mirror confirmed 410
+          ms ago
 pods      3: 2 cache, 1 proxy
 digest    1f:00:ad:3c:77:80:4e:91:b2:0d:
           5c:66:e8:19:fa:2b
@@ -246,11 +246,11 @@ def test_explain_the_last_run_and_why_nothing_runs(run: Run, master: Master, rea
 
 
 def test_explain_tells_what_is_withheld_and_who_asked() -> None:
-    told = entry(42, reason="asked", by="REST from 10.0.0.9", signal=9)
+    told = entry(42, reason="asked", by="REST from 10.0.0.9", why="over time", signal=9)
     del told["stderr"]
     text = "\n".join(explain(Doc.of(told), Paper()))
     assert "why       it was asked for, by REST from 10.0.0.9\n" in text
-    assert "ended     killed by signal 9\n" in text
+    assert "ended     over time; killed by signal 9\n" in text
     assert "holders of a token alone" in text
 
 

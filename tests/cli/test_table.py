@@ -112,8 +112,8 @@ def test_colours_are_for_terminals_alone() -> None:
 @pytest.mark.parametrize(
     ("seconds", "told"),
     [
-        (-1, "0.0 s"),
-        (0.04, "0.0 s"),
+        (-1, "0 ms"),
+        (0.04, "40 ms"),
         (9.94, "9.9 s"),
         (10, "10 s"),
         (119, "119 s"),

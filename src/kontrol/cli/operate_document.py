@@ -72,8 +72,10 @@ class Doc:
 
 def lasting(seconds: float) -> str:
     """Return a duration in the unit that suits it."""
+    if seconds < 1:
+        return f"{1000 * max(0.0, seconds):.0f} ms"
     if seconds < 10:
-        return f"{max(0.0, seconds):.1f} s"
+        return f"{seconds:.1f} s"
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:

@@ -181,14 +181,12 @@ def _kind(entry: Doc, kind: str) -> str:
 
 
 def _ending(entry: Doc) -> str:
-    """Tell exit status and signal, beside the leader's own words where it failed."""
-    told = [] if entry.true("ok") else [entry.text("why", "no reason is kept")]
+    """Tell the leader's words on the end, and the exit status or signal if they leave it out."""
+    why = entry.text("why", "acknowledged" if entry.true("ok") else "no reason is kept")
+    status = f"exit status {entry.text('status')}" if "status" in entry else ""
     if "signal" in entry:
-        told.append(f"killed by signal {entry.text('signal')}")
-    elif "status" in entry:
-        told.append(f"exit status {entry.text('status')}")
-    unique = dict.fromkeys(told)
-    return "; ".join(unique) or "acknowledged"
+        status = f"killed by signal {entry.text('signal')}"
+    return f"{why}; {status}" if status and status not in why else why
 
 
 def _took(entry: Doc) -> str:
