@@ -25,7 +25,8 @@ exit status:
 class Command:
     """One command. `statuses` are lines on exit statuses of its own.
 
-    `run` takes the options and, if `passes` (it parses them itself), all other words.
+    `run` takes the options and, if `passes` (it parses them itself), all other words; `parser`
+    then returns the parser that it does so with, for completion and the documentation.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Command:
     configure: Callable[[argparse.ArgumentParser], None] = lambda _parser: None
     statuses: str = ""
     passes: bool = False
+    parser: Callable[[], argparse.ArgumentParser] | None = None
 
 
 def seconds(text: str) -> float:

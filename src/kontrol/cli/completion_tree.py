@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kontrol.cli.command import Command
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:
@@ -41,7 +43,10 @@ class Node:
 def tree(
     parser: argparse.ArgumentParser, words: tuple[str, ...] = ("kontrol",), text: str = ""
 ) -> Node:
-    """Return what a parser takes."""
+    """Return what a parser takes, or the parser that its command has of its own."""
+    command: Command | None = parser.get_default("command")
+    if command is not None and command.parser is not None and len(words) == 2:
+        parser = command.parser()
     arguments: list[Argument] = []
     children: list[Node] = []
     for action in parser._actions:  # noqa: SLF001  # argparse has no public way to tell
@@ -64,12 +69,11 @@ def _argument(parser: argparse.ArgumentParser, action: argparse.Action) -> Argum
         named = action.metavar or (fallback.upper() if action.option_strings else fallback)
         value = named if isinstance(named, str) else " ".join(named)
     text = (action.help or "") % {**vars(action), "prog": parser.prog}
-    optional = bool(action.option_strings) or action.nargs in ("?", "*")
     return Argument(
         tuple(action.option_strings),
         value,
         text,
         choices,
         path=action.type is Path,
-        required=action.required if action.option_strings else not optional,
+        required=action.required and action.nargs not in ("?", "*"),
     )

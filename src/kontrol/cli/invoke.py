@@ -221,4 +221,6 @@ def _target(pod: "Record") -> "Target":
     )
 
 
-COMMANDS: tuple[Command, ...] = (Command(_NAME, _HELP, _EXAMPLE, _run, statuses=_OWN, passes=True),)
+COMMANDS: tuple[Command, ...] = (
+    Command(_NAME, _HELP, _EXAMPLE, _run, statuses=_OWN, passes=True, parser=parser),
+)

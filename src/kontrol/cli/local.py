@@ -45,6 +45,12 @@ def _demo(_options: argparse.Namespace, others: list[str]) -> int:
     return demo(others)
 
 
+def _demo_parser() -> argparse.ArgumentParser:
+    from kontrol.demo import parser
+
+    return parser()
+
+
 def _configure_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -87,5 +93,6 @@ COMMANDS = (
         "kontrol demo",
         _demo,
         passes=True,
+        parser=_demo_parser,
     ),
 )

@@ -121,7 +121,8 @@ def _http_port(resolved: Resolved) -> int:
 def _own(resolved: Resolved) -> str:
     """Return the address at which this host's own endpoint is."""
     bind = resolved.get(v.BIND) or "*"
-    return LOOPBACK if bind in ("*", "0.0.0.0", "::") else bind  # noqa: S104  # compared, not bound
+    here = {"*": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104  # compared, not bound
+    return here.get(bind, bind)
 
 
 def _need(resolved: Resolved, name: str) -> bool:

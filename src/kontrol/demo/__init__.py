@@ -16,19 +16,24 @@ from kontrol.store.embedded import EmbeddedError
 PACE = 1.5  # seconds between acts
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Play the demonstration; returns 0, 130 if interrupted, 1 if it could not be played."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of its options."""
+    made = argparse.ArgumentParser(
         prog="kontrol demo", description="A whole ensemble on loopback, and what happens to it."
     )
-    parser.add_argument(
+    made.add_argument(
         "--pace",
         type=float,
         default=PACE,
         metavar="SECONDS",
         help="pause between two acts (default: %(default)s)",
     )
-    pace = parser.parse_args(arguments).pace
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Play the demonstration; returns 0, 130 if interrupted, 1 if it could not be played."""
+    pace = parser().parse_args(arguments).pace
     screen = Screen(sys.stdout)
     try:
         asyncio.run(_play(screen, pace))
