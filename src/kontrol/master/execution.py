@@ -7,7 +7,7 @@ unended.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,10 +56,10 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An operator's request for a run: who asked, and how to tell what came of it."""
+    """An operator's request for a run: who asked; `started` is called with the run's number."""
 
     by: str
-    answer: Callable[[str, int], Awaitable[None]]
+    started: Callable[[int], None]
 
 
 class Execution:
@@ -120,19 +120,22 @@ class Execution:
             state=self._ledger.state,
         )
         await self._ledger.start(running)
-        log.info(
-            "run %d (attempt %d, %s): %d pods; %s",
-            running.run,
-            attempt,
-            reason,
-            len(snapshot.pods),
-            snapshot.changes,
-        )
-        self._counts.started()
-        self._emit("callback_invoked")
-        if asked is not None:
-            await asked.answer(f"run {running.run} has started", running.run)
-        outcome, stopped = await self._call(request)
+
+        def started() -> None:
+            log.info(
+                "run %d (attempt %d, %s): %d pods; %s",
+                running.run,
+                attempt,
+                reason,
+                len(snapshot.pods),
+                snapshot.changes,
+            )
+            self._counts.started()
+            self._emit("callback_invoked")
+            if asked is not None:
+                asked.started(running.run)
+
+        outcome, stopped = await self._call(request, started)
         if not stopped:
             await self._book(snapshot, outcome)
             return
@@ -145,14 +148,20 @@ class Execution:
             log.warning("run %d could not be booked: %s; the next leader will", running.run, why)
         raise asyncio.CancelledError
 
-    async def _call(self, request: RunRequest) -> tuple[RunOutcome, bool]:
+    async def _call(
+        self, request: RunRequest, started: Callable[[], None]
+    ) -> tuple[RunOutcome, bool]:
         """Run the callback; returns its outcome, and whether we were told to stop meanwhile.
+
+        What is to be done at the start is done after it: the callback need not wait for that.
 
         If the term is over, nothing is returned: its processes are killed, and that is all.
         """
         run = asyncio.create_task(self._runner.run(request, self._term.deadline))
         forget = self._term.on_proof(self._runner.extend)
         try:
+            await asyncio.sleep(0)
+            started()
             return await asyncio.shield(run), False
         except asyncio.CancelledError:
             if self._term.deposed:

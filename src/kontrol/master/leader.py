@@ -115,7 +115,7 @@ class Leader:
                     counts=self._counts,
                     emit=self._emit,
                 )
-                await self._loop(term, ledger, execution)
+                await self._loop(group, term, ledger, execution)
 
     async def _decline(self, term: Term, ledger: Ledger) -> None:
         """Answer operators, without a callback."""
@@ -127,7 +127,9 @@ class Leader:
                 await self._requests.answer(term, request, Answer(why, refused=True))
             await self._news.wait()
 
-    async def _loop(self, term: Term, ledger: Ledger, execution: Execution) -> None:
+    async def _loop(
+        self, group: asyncio.TaskGroup, term: Term, ledger: Ledger, execution: Execution
+    ) -> None:
         loop = asyncio.get_running_loop()
         snapshot: Snapshot | None = None
         retry_at = loop.time()
@@ -164,7 +166,7 @@ class Leader:
                 case policy.Run(reason, again):
                     attempt = ledger.running.attempt + 1 if again and ledger.running else 1
                     self._mirror.damper.taken()
-                    operator = None if asked is None else self._asked(term, asked)
+                    operator = None if asked is None else self._asked(term, group, asked)
                     await execution.run(snapshot, self._fingerprint, attempt, reason, operator)
                     snapshot = None
                     retry_at = loop.time() + policy.backoff(attempt, self._rng.random())
@@ -187,11 +189,12 @@ class Leader:
             return Answer(why, refused=True)
         return Answer(f"run {run} put the state of run {number} back", run=run)
 
-    def _asked(self, term: Term, request: Request) -> Asked:
-        async def answer(message: str, run: int) -> None:
-            await self._requests.answer(term, request, Answer(message, run=run))
+    def _asked(self, term: Term, group: asyncio.TaskGroup, request: Request) -> Asked:
+        def started(run: int) -> None:
+            answer = Answer(f"run {run} has started", run=run)
+            group.create_task(self._requests.answer(term, request, answer))
 
-        return Asked(request.by, answer)
+        return Asked(request.by, started)
 
     async def _catch_up(self) -> None:
         """Wait until the mirror shows at least what the store holds now."""
