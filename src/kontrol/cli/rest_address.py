@@ -7,13 +7,16 @@ of ZeroRPC, and REST is on the same hosts, on `KONTROL_HTTP_PORT`. Or as URLs, w
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from kontrol.ensemble.tiers import BadTiers, parse_tiers
 from kontrol.settings import Mistake, SettingsError
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import LOOPBACK, MASTER, Resolved, resolve
+from kontrol.settings.variable import Variable
+
+_T = TypeVar("_T")
 
 _EXPECTED = "a tier, as masters, masters:8000 or 10.0.0.1|10.0.0.2, or URLs parted by |"
 _SCHEMES = {"http": 80, "https": 443}
@@ -51,9 +54,8 @@ def find(environ: Mapping[str, str], master: str | None, *, tls: bool) -> Target
     """
     resolved = resolve(environ, {})
     scheme = "https" if tls or v.TLS_CERT.name in resolved.entries else "http"
-    token_file = _need(resolved, v.TOKEN_FILE.name) and resolved.get(v.TOKEN_FILE)
-    _need(resolved, v.MASTER.name)
-    given = master or resolved.get(v.MASTER)
+    token_file = _get(resolved, v.TOKEN_FILE)
+    given = master or _get(resolved, v.MASTER)
     if given:
         source = "--master" if master else v.MASTER.name
         return Target(_parse(given, source, scheme, resolved), source, token_file)
@@ -108,8 +110,7 @@ def _url(text: str, source: str) -> Endpoint:
 
 
 def _http_port(resolved: Resolved) -> int:
-    _need(resolved, v.HTTP_PORT.name)
-    port = resolved.require(v.HTTP_PORT)
+    port = _get(resolved, v.HTTP_PORT)
     if not port:
         expected = (
             f"a port, or a URL with one in --master or {v.MASTER.name}: 0 turns REST off here"
@@ -125,12 +126,12 @@ def _own(resolved: Resolved) -> str:
     return here.get(bind, bind)
 
 
-def _need(resolved: Resolved, name: str) -> bool:
-    """Refuse a variable that is needed and wrong; the others are none of our business."""
-    wrong = [mistake for mistake in resolved.mistakes if mistake.name == name]
+def _get(resolved: Resolved, variable: Variable[_T]) -> _T | None:
+    """Return a value that is needed, None if there is none; others may be as wrong as they like."""
+    wrong = [mistake for mistake in resolved.mistakes if mistake.name == variable.name]
     if wrong:
         raise SettingsError(wrong)
-    return True
+    return resolved.get(variable)
 
 
 def _refuse(name: str, text: str | None, expected: str) -> SettingsError:
