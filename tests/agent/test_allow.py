@@ -93,7 +93,7 @@ def test_lets_nothing_run_while_it_is_bad(tmp_path: Path, content: bytes | None)
         path.write_bytes(content)
     for _ in range(2):
         with pytest.raises(
-            Refused, match=re.escape(f"nothing may run: KONTROL_INVOKE_ALLOW: {path}")
+            Refused, match=re.escape(f"nothing may run, KONTROL_INVOKE_ALLOW: {path}")
         ):
             allow.permit(Request(("uptime",)))
     path.write_bytes(good)

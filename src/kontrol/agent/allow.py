@@ -77,7 +77,7 @@ class AllowList:
         try:
             self._read()
         except AllowListError as error:
-            raise Refused("Forbidden", f"nothing may run: {error}") from None
+            raise Refused("Forbidden", f"nothing may run, KONTROL_INVOKE_ALLOW: {error}") from None
         name, *arguments = _words(request)
         allowed = self._commands.get(name)
         if allowed is None:
@@ -103,15 +103,13 @@ class AllowList:
             with self._path.open("rb") as file:
                 content = file.read(MAX_FILE + 1)
         except OSError as error:
-            raise AllowListError(
-                f"KONTROL_INVOKE_ALLOW: {self._path}: {error.strerror}: name a readable file"
-            ) from None
+            raise AllowListError(f"{self._path}: {error.strerror}: name a readable file") from None
         if content != self._content:
             self._content = b""  # while it is bad, it is judged anew by each call
             try:
                 self._commands = parse_allow_list(content)
             except AllowListError as error:
-                raise AllowListError(f"KONTROL_INVOKE_ALLOW: {self._path}: {error}") from None
+                raise AllowListError(f"{self._path}: {error}") from None
             self._content = content
 
 
