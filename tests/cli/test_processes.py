@@ -1,0 +1,95 @@
+"""Each command as its own process, as a shell would start it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from tests.cli.master import DIGEST, Master, status
+
+from kontrol import cli
+from kontrol.cli import operate
+
+# What a command of this part may not load: it would cost more than what it does.
+HEAVY = ("asyncio", "grpc", "google", "zmq", "msgpack", "yaml", "kontrol.master", "kontrol.daemon")
+
+WORDS = {
+    "status": (["status"], 0, "All is well"),
+    "pods": (["pods", "--role", "proxy"], 0, "redis-0"),
+    "state": (["state"], 0, '"primary"'),
+    "runs": (["runs", "--limit", "1"], 0, "RESULT"),
+    "explain": (["explain", "41"], 0, "Run 41 failed"),
+    "run-now": (["run-now"], 0, "run 43 starts"),
+    "release": (["release"], 0, "released"),
+    "rollback": (["rollback", "42"], 0, "put back"),
+    "completion": (["completion", "bash"], 0, "complete -o default"),
+    "export": (["export"], 2, "KONTROL_ETCD"),
+    "import": (["import", "/nowhere"], 2, "KONTROL_ETCD"),
+}
+
+
+def kontrol(master: Master, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: text for name, text in os.environ.items() if not name.startswith("KONTROL_")}
+    return subprocess.run(
+        [sys.executable, "-m", "kontrol", *words],
+        capture_output=True,
+        check=False,
+        encoding="utf-8",
+        env={**clean, "KONTROL_MASTER": master.url, "LC_ALL": "C", **environ},
+        timeout=30,
+    )
+
+
+def test_every_command_is_tried() -> None:
+    assert set(WORDS) == {command.name for command in operate.COMMANDS}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_as_a_process(master: Master, name: str) -> None:
+    words, exit_status, text = WORDS[name]
+    done = kontrol(master, *words)
+    assert done.returncode == exit_status, done.stderr
+    assert text in done.stdout + done.stderr
+    assert "\x1b" not in done.stdout  # it is no terminal
+    assert (done.stderr == "") is (exit_status == 0)
+
+
+def test_a_reader_that_has_enough_is_no_error(master: Master) -> None:
+    code = "import os, sys; from kontrol.cli import main; r, w = os.pipe(); os.close(r)\n"
+    code += "os.dup2(w, 1); sys.exit(main(['status']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "KONTROL_MASTER": master.url},
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_json_is_the_document_whatever_the_locale(master: Master) -> None:
+    done = kontrol(master, "status", "--json", PYTHONIOENCODING="ascii")
+    assert json.loads(done.stdout) == status()
+    assert DIGEST in done.stdout
+
+
+def test_asking_loads_little(master: Master) -> None:
+    code = "import sys; from kontrol.cli import main; main(['status'])\n"
+    code += f"print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        encoding="utf-8",
+        env={**os.environ, "KONTROL_MASTER": master.url},
+        timeout=30,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_names_an_example_and_the_statuses() -> None:
+    for command in cli.COMMANDS:
+        assert command.name in command.example
+        assert command.help[0].islower()
+        assert not command.help.endswith(".")
