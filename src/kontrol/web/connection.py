@@ -18,7 +18,7 @@ import h11
 from kontrol.web.limits import Limits
 from kontrol.web.message import Answer, HttpError, Request
 
-_CHUNK = 16 * 1024  # bytes read at once
+_CHUNK = 8 * 1024  # bytes read at once
 _LINGER_BYTES = 256 * 1024
 
 _ALWAYS = (
@@ -78,6 +78,7 @@ class Connection:
         self._respond = respond
         self._limits = limits
         self._http = h11.Connection(h11.SERVER, limits.head)
+        self._bare = False  # whether the answer owed is to a `HEAD`: its headers alone
 
     async def run(self) -> None:
         """Serve. A client that goes away, or is too slow, ends it without a word."""
@@ -106,7 +107,7 @@ class Connection:
         if request is None:
             return False
         self.waiting = False
-        await self._send(await self._respond(request), head=request.method == "HEAD")
+        await self._send(await self._respond(request))
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
     async def _request(self) -> Request | None:
@@ -118,6 +119,7 @@ class Connection:
         begun = bool(self._http.trailing_data[0])
         head: h11.Request | None = None
         body = bytearray()
+        self._bare = False
         try:
             async with asyncio.timeout(limits.request if begun else limits.idle) as patience:
                 while True:
@@ -130,6 +132,7 @@ class Connection:
                             patience.reschedule(loop.time() + limits.request)
                     elif isinstance(event, h11.Request):
                         head = event
+                        self._bare = event.method == b"HEAD"
                         self._examine(event)
                     elif isinstance(event, h11.Data):
                         body += event.data
@@ -154,7 +157,7 @@ class Connection:
     def _examine(self, head: h11.Request) -> None:
         """Judge what can be told before the body comes. Raises `HttpError`."""
         limits = self._limits
-        if head.http_version not in (b"1.0", b"1.1"):
+        if not head.http_version.startswith(b"1."):
             version = head.http_version.decode("latin-1")
             raise HttpError(505, "BadVersion", f"HTTP/{version} is not spoken here; use HTTP/1.1")
         if len(head.target) > limits.target:
@@ -165,6 +168,9 @@ class Connection:
                 "TooManyHeaders",
                 f"{len(head.headers)} headers; expected at most {limits.headers}",
             )
+        size = len(head.target) + sum(len(name) + len(value) + 4 for name, value in head.headers)
+        if size > limits.head:  # what came in one piece, h11 does not measure
+            raise self._too_much()
         for name, value in head.headers:
             if name == b"content-length" and int(value) > limits.body:
                 raise self._too_large()
@@ -186,6 +192,9 @@ class Connection:
             return HttpError(400, "BadRequest", f"this is no HTTP/1.1 request: {error}")
         if b"\n" not in self._http.trailing_data[0]:
             return self._too_long()
+        return self._too_much()
+
+    def _too_much(self) -> HttpError:
         return HttpError(
             431,
             "HeadersTooLarge",
@@ -213,8 +222,8 @@ class Connection:
                 while left > 0 and (data := await self._reader.read(_CHUNK)):
                     left -= len(data)
 
-    async def _send(self, answer: Answer, *, head: bool = False, close: bool = False) -> None:
-        """Send an answer; to a `HEAD` its headers alone."""
+    async def _send(self, answer: Answer, *, close: bool = False) -> None:
+        """Send an answer."""
         headers = [("Date", _date()), *_ALWAYS, *answer.headers]
         body = answer.body
         if answer.status != 204:
@@ -226,7 +235,7 @@ class Connection:
         start = h11.Response(
             status_code=answer.status, headers=headers, reason=_REASONS.get(answer.status, b"")
         )
-        if head:
+        if self._bare:
             await self._write(start, h11.EndOfMessage())
         elif isinstance(body, bytes):
             await self._write(start, h11.Data(data=body), h11.EndOfMessage())
