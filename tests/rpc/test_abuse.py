@@ -5,11 +5,9 @@ The server runs in a process of its own, so that its memory and its delays are i
 
 import asyncio
 import contextlib
-import os
 import random
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgpack
 import pytest
@@ -18,9 +16,11 @@ from tests.rpc.support import (
     GREETING,
     READY,
     RawPeer,
+    descriptors,
     framed,
     line,
     peer,
+    resident,
     say,
     shaken,
     until,
@@ -62,17 +62,6 @@ def undisturbed(took: list[float]) -> None:
     assert len(took) >= 20
     assert max(took) < 5.0
     assert sorted(took)[len(took) // 2] < 0.1
-
-
-def descriptors(process: Process) -> int:
-    """Return how many files and sockets a process has open."""
-    return len(os.listdir(f"/proc/{process.pid}/fd"))  # noqa: PTH208 - no paths needed
-
-
-def resident(process: Process) -> int:
-    """Return the KiB of memory that a process holds."""
-    status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
-    return int(status.partition("VmRSS:")[2].split()[0])
 
 
 @contextlib.asynccontextmanager
