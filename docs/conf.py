@@ -1,5 +1,6 @@
 """Sphinx: pages in reStructuredText, decision records in Markdown, settings from the table."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -46,7 +47,20 @@ class Settings(SphinxDirective):
         )
 
 
+class Made(SphinxDirective):
+    """`.. kontrol-made:: NAME`: what the module `NAME_page` renders, made from the code."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the sections."""
+        page = importlib.import_module(f"{self.arguments[0]}_page")
+        self.env.note_dependency(page.__file__ or "")
+        return self.parse_text_to_nodes(page.render(), allow_section_headings=True)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register what is ours."""
     app.add_directive("kontrol-settings", Settings)
+    app.add_directive("kontrol-made", Made)
     return {"parallel_read_safe": True}

@@ -79,7 +79,7 @@ ROUTES: tuple[Route, ...] = (
         "/metrics",
         Access.STRANGER,
         Desk.metrics,
-        "All numbers in Prometheus' text format; see :doc:`metrics`.",
+        "All numbers, in Prometheus' text format.",
         {200: "The metrics."},
     ),
     Route(

@@ -1,0 +1,151 @@
+"""The REST page's body, from the table of routes. No Sphinx in here: tests read it too."""
+
+import json
+from collections.abc import Iterable
+
+from kontrol.web.access import Access
+from kontrol.web.routes import ROUTES, Route
+
+_WHO = {
+    Access.STRANGER: "Anyone.",
+    Access.LOCAL: "Holders of a token; without one, clients on loopback.",
+    Access.READER: "Holders of a token.",
+    Access.WRITER: "Holders of the token that may change things.",
+}
+
+_DIGEST = "45:6c:94:0c:5a:05:28:6c:8e:c6:fa:7c:b7:05:9f:3d"
+_FINGERPRINT = "6a4c1f0e1f6b0c5d8d3fdd0f6d2c5ef4a4bb6a1f7a3c2f0d1e9b8a7c6d5e4f30"
+_LEADER = {"id": "kontrol-0", "address": "10.0.0.1", "fingerprint": _FINGERPRINT, "term": 42}
+_POD = {
+    "app": "redis",
+    "id": "redis-0",
+    "ip": "10.0.0.5",
+    "key": "beFf7",
+    "role": "cache",
+    "seq": 0,
+    "nonce": "187a6d0b1f3c9a4e5d6c7b8a",
+    "node": "node-3",
+    "version": "1.0.0",
+    "payload": {"state": "READY"},
+}
+_ENTRY = {
+    "run": 7,
+    "term": 42,
+    "attempt": 1,
+    "reason": "ensemble",
+    "digest": _DIGEST,
+    "fingerprint": _FINGERPRINT,
+    "started": "2026-01-05T03:12:44.108+00:00",
+    "seconds": 0.214,
+    "ok": True,
+    "why": "exit status 0",
+    "status": 0,
+    "signal": None,
+    "pods": 3,
+    "changes": {
+        "joined": {"count": 1, "first": ["#2 redis-2"]},
+        "left": {"count": 0, "first": []},
+        "lost": {"count": 0, "first": []},
+        "changed": {"count": 0, "first": []},
+    },
+    "stderr": "",
+}
+_ANSWER = {
+    "request": "694d77aa9e38260f",
+    "done": True,
+    "message": "run 8 acknowledged",
+    "refused": False,
+    "run": 8,
+}
+
+SAMPLES: dict[str, object] = {
+    "GET /healthz": {"ok": True},
+    "GET /readyz": {
+        "ready": True,
+        "checks": [{"name": "etcd", "ok": True, "detail": "confirmed 0.4 s ago"}],
+    },
+    "GET /metrics": 'kontrol_agent_reporting{tier="kontrol:8000"} 1\n...',
+    "GET /v1/status": {
+        "version": "1.0.0",
+        "namespace": "default",
+        "app": "redis",
+        "master": "kontrol-1",
+        "time": "2026-01-05T03:13:01.002+00:00",
+        "etcd": {"ok": True, "error": "", "seconds": 0.4},
+        "leader": _LEADER,
+        "candidates": [_LEADER],
+        "ensemble": {"pods": 3, "roles": {"cache": 3}, "digest": _DIGEST},
+        "plan": {
+            "what": "wait",
+            "reason": "ensemble",
+            "hold": "damper",
+            "until": "2026-01-05T03:13:04.102+00:00",
+            "seconds": 3.1,
+            "lost": [],
+            "of": 3,
+        },
+        "running": None,
+        "applied": {"run": 7, "digest": _DIGEST, "fingerprint": _FINGERPRINT, "pods": 3},
+        "current": True,
+        "runs": ["..."],
+        "problems": [{"what": "no pod reports", "mend": "see an agent's log, ..."}],
+    },
+    "GET /v1/pods": {"digest": _DIGEST, "pods": [_POD]},
+    "GET /v1/pods/{key}": _POD,
+    "GET /v1/state": {"run": 7, "state": {"primary": "redis-0"}},
+    "GET /v1/leader": {"leader": _LEADER},
+    "GET /v1/runs": {"runs": [_ENTRY]},
+    "GET /v1/runs/{run}": {**_ENTRY, "state_kept": True},
+    "POST /v1/runs": _ANSWER,
+    "POST /v1/release": {**_ANSWER, "message": "the brake lets go", "run": None},
+    "POST /v1/rollback": {
+        **_ANSWER,
+        "message": "run 8 put the state of run 7 back",
+    },
+}
+"""An answer to each route; a test compares their fields with those of a running master."""
+
+
+def render(routes: Iterable[Route] = ROUTES) -> str:
+    """Return reStructuredText: a section for each route."""
+    lines: list[str] = []
+    for route in routes:
+        name = f"{route.method} {route.path}"
+        lines += [f"``{name}``", "-" * (len(name) + 4), ""]
+        lines += [_code(route.doc), "", f":Who: {_WHO[route.least]}"]
+        if route.reduced:
+            lines.append(f":Without a token: Less {_code(route.reduced)}.")
+        lines += [f":``{key}``: {_code(text)}" for key, text in route.query.items()]
+        if route.body:
+            lines.append(f":Body: ``{route.body}``")
+        lines += ["", *_block("console", f"$ {_curl(route)}"), *_block("text", _sample(name))]
+        lines += [f":{status}: {_code(text)}" for status, text in sorted(route.statuses.items())]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _curl(route: Route) -> str:
+    words = ["curl"]
+    if route.method != "GET":
+        words.append(f"-X {route.method}")
+    if route.least > Access.STRANGER:
+        words.append('-H "Authorization: Bearer $(head -1 token)"')
+    if route.body:
+        words.append(f"-d '{route.body}'")
+    path = route.path.format(key="beFf7", run=7)
+    query = "?limit=5" if route.query else ""
+    return " ".join([*words, f"http://10.0.0.1:8001{path}{query}"])
+
+
+def _sample(name: str) -> str:
+    sample = SAMPLES[name]
+    return sample if isinstance(sample, str) else json.dumps(sample, indent=1)
+
+
+def _block(language: str, text: str) -> list[str]:
+    return [f".. code-block:: {language}", "", *(f"   {row}" for row in text.splitlines()), ""]
+
+
+def _code(text: str) -> str:
+    # The table marks code as Markdown does, with one backtick; here it takes two.
+    return text.replace("`", "``")
