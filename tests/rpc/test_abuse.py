@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator
 
 import msgpack
 import pytest
+from tests.rpc.ours import Ours
 from tests.rpc.support import (
+    BEAT,
     DEADLINE,
     GREETING,
     READY,
@@ -22,6 +24,7 @@ from tests.rpc.support import (
     peer,
     resident,
     say,
+    serving,
     shaken,
     until,
 )
@@ -29,6 +32,7 @@ from tests.rpc.test_wire import HEADER, MALFORMED, event
 from tests.support.descriptors import connections
 
 from kontrol.rpc.client import Client
+from kontrol.rpc.server import Call
 
 TIMES = 50
 
@@ -177,3 +181,29 @@ async def test_five_thousand_connections() -> None:
         assert sizes[1] - sizes[0] < most * 32, f"KiB: {sizes}"
         assert sizes[-1] - sizes[-4] < 6 * 1024, f"KiB: {sizes}"  # a leak would be 13 MiB a time
     undisturbed(took)
+
+
+async def test_an_endless_stream_that_somebody_asks_for_holds_up_nobody() -> None:
+    """Its handler never waits for anything; neither for its caller, who may be gone by now."""
+
+    open_ones = 0
+
+    async def endless(_call: Call) -> AsyncIterator[object]:
+        nonlocal open_ones
+        open_ones += 1
+        try:
+            while True:
+                yield 1
+        finally:
+            open_ones -= 1
+
+    ours = Ours()
+    async with serving({"endless": endless, "echo": ours.echo}) as port:
+        with RawPeer(port) as raw:
+            raw.call("m", "endless")
+            assert (await raw.receive())[1] == "STREAM"
+            raw.emit({"message_id": 1, "v": 3, "response_to": "m"}, "_zpc_more", [2**31 - 1])
+            async with Client("127.0.0.1", port, heartbeat=BEAT) as client:
+                assert await client.call("echo", "x", timeout=DEADLINE) == "x"
+            assert open_ones == 1
+        await until(lambda: not open_ones)

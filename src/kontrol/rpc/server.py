@@ -39,6 +39,9 @@ _log = logging.getLogger(__name__)
 
 Envelope = tuple[bytes, ...]
 
+_BATCH = 64
+"""Items of a stream sent in one turn of the loop."""
+
 
 class _Serving(Channel):
     """An open channel of the server, with its handler's task."""
@@ -263,9 +266,17 @@ class Server:
         return task
 
     async def _stream(self, channel: _Serving, items: AsyncGenerator[object, None]) -> None:
-        """Send the items as fast as the caller asks for them."""
+        """Send the items as fast as the caller asks for them.
+
+        Now and then everybody else has a turn: a handler that has all items at hand would go on
+        for ever, and for a caller that is gone too, if somebody asks for that many.
+        """
+        sent = 0
         async with contextlib.aclosing(items):
             async for item in items:
+                sent += 1
+                if not sent % _BATCH:
+                    await asyncio.sleep(0)
                 while not channel.credit:
                     channel.room = asyncio.get_running_loop().create_future()
                     await channel.room
