@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,12 @@ async def crowd(count: int, name: str = "pod") -> AsyncIterator[Crowd]:
         await process.wait()
 
 
-async def start(*words: str, **environ: str) -> Process:
-    """Start `kontrol invoke` with these words."""
+async def start(*words: str, environ: Mapping[str, str], prefix: Sequence[str] = ()) -> Process:
+    """Start `kontrol invoke` with these words, by the command `prefix` if there is one."""
     inherited = {name: text for name, text in os.environ.items() if not name.startswith("KONTROL_")}
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", LAUNCHER, sys.executable, "-m", "kontrol", "invoke", *words),
+        *(*prefix, sys.executable, "-c", LAUNCHER),
+        *(sys.executable, "-m", "kontrol", "invoke", *words),
         env={**inherited, **environ},
         stdout=PIPE,
         stderr=PIPE,
@@ -95,4 +96,4 @@ async def result(process: Process) -> Ran:
 
 async def invoke(*words: str, **environ: str) -> Ran:
     """Run `kontrol invoke` with these words."""
-    return await result(await start(*words, **environ))
+    return await result(await start(*words, environ=environ))

@@ -66,6 +66,19 @@ async def test_chooses_shows_and_tells_who_failed(pods: Crowd) -> None:
     assert (ran.status, "pod-0  not started: could not be found" in ran.err) == (5, True)
 
 
+async def test_takes_fewer_at_once_where_descriptors_are_few() -> None:
+    async with crowd(40) as pods:
+        words = ("/bin/sh", "-c", 'ulimit -n 90; exec "$@"', "sh")
+        ran = await result(
+            await start(
+                *("--all", "--parallel", "256", "--", "true"),
+                prefix=words,
+                environ={"KONTROL_MASTER": pods.master},
+            )
+        )
+        assert (ran.status, ran.err) == (0, "")
+
+
 async def test_statuses_tell_what_is_wrong(pods: Crowd) -> None:
     at = {"KONTROL_MASTER": pods.master}
     for status, words, says in (
@@ -104,7 +117,7 @@ async def test_dead_and_hung_pods_hold_nobody_up_and_are_named(tmp_path: Path) -
         closed = {"id": "closed", "key": "c", "ip": "127.0.0.1", "seq": 9}
         process = await start(
             *("--all", "--shell", "--", f"echo up; echo >>{tmp_path}/told"),
-            **callback(tmp_path, [*hung.pods, *dead.pods, *well.pods, closed], term=5),
+            environ=callback(tmp_path, [*hung.pods, *dead.pods, *well.pods, closed], term=5),
         )
         assert process.stdout is not None
         async with asyncio.timeout(4):  # a hung pod is given up after 5 s
@@ -124,7 +137,9 @@ async def test_dead_and_hung_pods_hold_nobody_up_and_are_named(tmp_path: Path) -
 async def test_a_hundred_megabytes_stream_in_bounded_memory(pods: Crowd) -> None:
     command = f"yes 0123456789abcde | head -c {HUNDRED_MB}"
     before = pods.high_water()
-    process = await start("pod-0", "--shell", "--", command, KONTROL_MASTER=pods.master)
+    process = await start(
+        "pod-0", "--shell", "--", command, environ={"KONTROL_MASTER": pods.master}
+    )
     assert process.stdout is not None
     lines = 0
     async with asyncio.timeout(DEADLINE):
@@ -140,7 +155,9 @@ async def test_a_hundred_megabytes_stream_in_bounded_memory(pods: Crowd) -> None
 
 
 async def test_interrupted_it_ends_the_commands_everywhere(pods: Crowd, pipe: Life) -> None:
-    process = await start("--all", "--shell", "--", holding(pipe), KONTROL_MASTER=pods.master)
+    process = await start(
+        "--all", "--shell", "--", holding(pipe), environ={"KONTROL_MASTER": pods.master}
+    )
     for _ in pods.pods:
         assert await pipe.line() == "up"
     process.send_signal(signal.SIGINT)
@@ -156,7 +173,7 @@ async def test_interrupted_it_names_those_that_may_go_on(pipe: Life) -> None:
         pods = json.dumps([*well.pods, *hung.pods])
         (pipe.path.parent / "pods.json").write_text(pods, encoding="utf-8")
         environ = callback(pipe.path.parent, [*well.pods, *hung.pods], term=5)
-        process = await start("--all", "--shell", "--", holding(pipe), **environ)
+        process = await start("--all", "--shell", "--", holding(pipe), environ=environ)
         assert [await pipe.line(), await pipe.line()] == ["up", "up"]
         os.kill(hung.process.pid, signal.SIGSTOP)
         process.send_signal(signal.SIGINT)
@@ -168,7 +185,9 @@ async def test_interrupted_it_names_those_that_may_go_on(pipe: Life) -> None:
 
 async def test_a_second_interrupt_leaves_at_once(pipe: Life) -> None:
     async with crowd(1, "hung") as hung:
-        process = await start("--all", "--shell", "--", holding(pipe), KONTROL_MASTER=hung.master)
+        process = await start(
+            "--all", "--shell", "--", holding(pipe), environ={"KONTROL_MASTER": hung.master}
+        )
         assert await pipe.line() == "up"
         os.kill(hung.process.pid, signal.SIGSTOP)
         begun = time.monotonic()
@@ -195,7 +214,7 @@ async def test_what_a_dead_leader_left_is_ended_by_the_next_ones_call(
     """Its callback was killed by SIGKILL, and no agent knows yet."""
     lock = tmp_path / "lock"
     line = f"exec 8>{lock}; flock -s 8; {holding(pipe)}"
-    old = await start("#0", "--shell", "--", line, **callback(tmp_path, pods.pods, term=5))
+    old = await start("#0", "--shell", "--", line, environ=callback(tmp_path, pods.pods, term=5))
     assert await pipe.line() == "up"
     old.kill()
     new = callback(tmp_path, pods.pods, term=6)
@@ -211,7 +230,7 @@ async def test_what_a_dead_leader_left_is_ended_by_the_next_ones_call(
 
 async def test_a_reader_that_has_had_enough_ends_the_commands(pods: Crowd, pipe: Life) -> None:
     line = f"LIFE={pipe.path}; {HOLD} echo up >&9; yes"
-    process = await start("--all", "--shell", "--", line, KONTROL_MASTER=pods.master)
+    process = await start("--all", "--shell", "--", line, environ={"KONTROL_MASTER": pods.master})
     assert process.stdout is not None
     for _ in pods.pods:
         assert await pipe.line() == "up"

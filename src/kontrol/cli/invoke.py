@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from kontrol.cli.invoke_select import Record, Selection
 
 FAILED = 5
-_MOST = 256  # at once: each is a connection, of which one ZeroMQ context takes 1023 / 3
+_MOST = 256  # at once: each is three sockets, of which ZeroMQ's context takes 1023
+_DESCRIPTORS = 5  # of one connection
+_OTHERS = 50  # descriptors
 
 _NAME = "invoke"
 _HELP = "run a command on pods, and show what it writes as it comes"
@@ -176,10 +178,23 @@ async def _fan_out(
         request,
         connect=lambda target: place.asker.client(target.host, target.port, "agent", "master"),
         report=report,
-        parallel=options.parallel,
+        parallel=_affordable(options.parallel),
         timeout=options.timeout,
     )
     return await _watched(fan, report, targets)
+
+
+def _affordable(parallel: int) -> int:
+    """Take as many descriptors as the system lets us; return how many pods at once they allow."""
+    import resource
+
+    needed = _OTHERS + _DESCRIPTORS * parallel
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return parallel
+    soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(parallel, (soft - _OTHERS) // _DESCRIPTORS))
 
 
 async def _watched(

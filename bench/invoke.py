@@ -1,0 +1,164 @@
+"""Remote commands: a round trip of `echo`, and one command on two hundred pods.
+
+    python -m bench.invoke [ROUNDS] [PODS]
+
+The pods are servers with executors in one process (`tests.e2e.pods`), on loopback: they share its
+guards and this machine's processors. Limits, in the same run: a bare process that does the same,
+and a round trip that starts none.
+"""
+
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.table import Row, milliseconds, show
+from kontrol.rpc.client import Client
+
+ROUNDS, PODS, FAN_OUTS = 300, 200, 5
+_WARM_UP = 20
+_COMMAND = "echo hi"
+_INVOKE = json.dumps({"cmd": _COMMAND})
+_EXEC = json.dumps({"argv": ["echo", "hi"]})
+
+
+@asynccontextmanager
+async def pods(count: int) -> AsyncIterator[tuple[int, list[dict[str, Any]]]]:
+    """Run pods; yield the id of their process, and their records."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.e2e.pods", str(count)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        limit=1 << 20,
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            yield process.pid, json.loads(await process.stdout.readline())
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def measure(work: Callable[[], Awaitable[object]], rounds: int) -> list[float]:
+    """Return what each of `rounds` takes, after some that do not count."""
+    taken = []
+    for _ in range(_WARM_UP + rounds):
+        begun = time.perf_counter()
+        await work()
+        taken.append(time.perf_counter() - begun)
+    return taken[_WARM_UP:]
+
+
+def spawns(rounds: int, *command: str) -> list[float]:
+    """Return what each of `rounds` bare processes takes."""
+    taken = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        taken.append(time.perf_counter() - begun)
+    return taken
+
+
+def resident(pid: int) -> float:
+    """Return MB resident."""
+    pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def guards_of(pid: int) -> list[int]:
+    """Return the ids of the children of a process."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return [int(child) for child in text.split()]
+
+
+async def round_trips(rounds: int) -> list[Row]:
+    """Measure one caller and one pod, one call after another."""
+    async with pods(1) as (pid, [pod]), Client("127.0.0.1", pod["port"]) as client:
+
+        async def rpc() -> object:
+            return await client.call("_zerorpc_ping", timeout=10)
+
+        async def invoke() -> object:
+            return await client.call("invoke", _INVOKE, timeout=10)
+
+        async def execute() -> object:
+            return [item async for item in client.stream("exec", _EXEC, timeout=10)]
+
+        await rpc()
+        idle = resident(pid)
+        begun = time.perf_counter()
+        await invoke()
+        first = time.perf_counter() - begun
+        bare, echo = spawns(rounds, "/bin/sh", "-c", _COMMAND), await measure(rpc, rounds)
+        invoked, executed = await measure(invoke, rounds), await measure(execute, rounds)
+        [guard] = guards_of(pid)
+        memory = resident(pid), resident(guard)
+    limit = statistics.median(bare) + statistics.median(echo)
+    return [
+        Row(
+            "invoke echo, round trip",
+            milliseconds(invoked),
+            f"bare process {milliseconds(bare)}",
+            f"{statistics.median(invoked) / limit:.1f} x process + call",
+            "506 ms",
+        ),
+        Row(
+            "exec echo, streamed",
+            milliseconds(executed),
+            f"bare call {milliseconds(echo)}",
+            f"{statistics.median(executed) / limit:.1f} x process + call",
+        ),
+        Row("   the first of all, which starts a guard", f"{1000 * first:.1f} ms"),
+        Row(
+            "resident memory, a process that serves commands",
+            f"{memory[0]:.1f} MB",
+            f"{idle:.1f} MB before the first",
+        ),
+        Row("   its guard, for 30 s after a command", f"{memory[1]:.1f} MB"),
+    ]
+
+
+async def fan_out(count: int) -> Row:
+    """Measure `kontrol invoke --all -- true`, from its start to its end."""
+    async with pods(count) as (_, records):
+        taken = []
+        environ = {**os.environ, "KONTROL_MASTER": f"127.0.0.1:{records[0]['port']}"}
+        for _ in range(FAN_OUTS):
+            begun = time.perf_counter()
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "kontrol", "invoke", "--all", "--", "true"), env=environ
+            )
+            if await process.wait():
+                raise RuntimeError("a pod failed")
+            taken.append(time.perf_counter() - begun)
+    limit = sum(spawns(count, "true"))
+    return Row(
+        f"kontrol invoke --all -- true, {count} pods of one process",
+        f"p50 {statistics.median(taken):.2f} s, most {max(taken):.2f} s (n={len(taken)})",
+        f"{count} bare processes {limit:.2f} s",
+        f"{statistics.median(taken) / limit:.1f} x",
+    )
+
+
+async def run(rounds: int = ROUNDS, count: int = PODS) -> None:
+    """Measure, and print the table."""
+    show("Remote commands", [*await round_trips(rounds), await fan_out(count)])
+
+
+def main() -> None:
+    """Run as a command."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else PODS
+    asyncio.run(run(rounds, count))
+
+
+if __name__ == "__main__":
+    main()
