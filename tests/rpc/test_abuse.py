@@ -185,7 +185,6 @@ async def test_five_thousand_connections() -> None:
 
 async def test_an_endless_stream_that_somebody_asks_for_holds_up_nobody() -> None:
     """Its handler never waits for anything; neither for its caller, who may be gone by now."""
-
     open_ones = 0
 
     async def endless(_call: Call) -> AsyncIterator[object]:
