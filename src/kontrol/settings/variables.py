@@ -46,8 +46,8 @@ HTTP_PORT = Variable[int](
     "KONTROL_HTTP_PORT",
     _PART,
     values.port_or_off,
-    "TCP port of the REST endpoint, 0 for none. A sidecar shares its pod's ports: hence not 8080. "
-    "Reserved: this version serves none.",
+    "TCP port of the REST endpoint (health, metrics, and what masters tell operators), 0 for none. "
+    "A sidecar shares its pod's ports: hence not 8080.",
     default="8001",
 )
 HOST = Variable[str | None](
@@ -203,7 +203,7 @@ ETCD_KEY = Variable[Path | None](
     "KONTROL_ETCD_KEY",
     _ETCD,
     values.path,
-    "PEM file with that certificate's private key. Reserved, as `KONTROL_HTTP_PORT`.",
+    "PEM file with that certificate's private key.",
     names="file",
     secrecy="path",
 )
@@ -321,7 +321,8 @@ TOKEN_FILE = Variable[Path | None](
     "KONTROL_TOKEN_FILE",
     _SECURITY,
     values.path,
-    "File with the token that the REST endpoint asks for. Reserved, as `KONTROL_HTTP_PORT`.",
+    "File with the tokens that the REST endpoint asks for: on its first line one that may change "
+    "things, on a second, if there is one, one that may only read. It may change at any time.",
     otherwise="none: only health and metrics leave loopback",
     names="file",
     secrecy="path",
@@ -337,8 +338,8 @@ TLS_CERT = Variable[Path | None](
     "KONTROL_TLS_CERT",
     _SECURITY,
     values.path,
-    "PEM file with the REST endpoint's certificate. Goes with `KONTROL_TLS_KEY`. "
-    "Reserved, as `KONTROL_HTTP_PORT`.",
+    "PEM file with the REST endpoint's certificate. Goes with `KONTROL_TLS_KEY`. It may change at "
+    "any time.",
     otherwise="none: plain HTTP",
     names="file",
 )
@@ -346,7 +347,7 @@ TLS_KEY = Variable[Path | None](
     "KONTROL_TLS_KEY",
     _SECURITY,
     values.path,
-    "PEM file with that certificate's private key. Reserved, as `KONTROL_HTTP_PORT`.",
+    "PEM file with that certificate's private key.",
     names="file",
     secrecy="path",
 )
@@ -364,8 +365,7 @@ STATSD = Variable[Tier | None](
     _OUTPUT,
     values.statsd,
     "`host` or `host:port` (8125) to send the counters `keepalive_emitted`, `callback_invoked`, "
-    "`lock_obtained` and `md5_changed` to, each with `,tier=kontrol`. Reserved: this version sends "
-    "none.",
+    "`lock_obtained` and `md5_changed` to, each with `,tier=kontrol`.",
 )
 
 _BOOT = "Boot (the image's entry point)"
