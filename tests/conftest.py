@@ -1,8 +1,8 @@
 """What holds for every test: nothing is skipped in silence, and what is left out is named.
 
-Tests marked `privileged` need to make network namespaces. Where that is not allowed they are left
-out, and listed by name at the end. With KONTROL_TEST_STRICT=1, as in CI, leaving out is a failure,
-and so is a skip.
+Tests marked `privileged` need to make network namespaces, and the programs that the mark names.
+Where that is not allowed, or those are not there, they are left out, and listed by name at the end.
+With KONTROL_TEST_STRICT=1, as in CI, leaving out is a failure, and so is a skip.
 """
 
 import os
@@ -33,12 +33,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    privileged = [item for item in items if item.get_closest_marker("privileged")]
-    if not privileged or _privileged():
+    marked = [item for item in items if item.get_closest_marker("privileged")]
+    if not marked:
         return
-    config.stash[LEFT_OUT] = [item.nodeid for item in privileged]
-    config.hook.pytest_deselected(items=privileged)
-    items[:] = [item for item in items if item not in privileged]
+    allowed = _privileged()
+    left_out = [item for item in marked if not (allowed and _equipped(item))]
+    config.stash[LEFT_OUT] = [item.nodeid for item in left_out]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _equipped(item: pytest.Item) -> bool:
+    """Tell whether the programs that its mark names, if any, are there."""
+    return all(
+        shutil.which(program) for mark in item.iter_markers("privileged") for program in mark.args
+    )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -61,7 +70,10 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     for names, why in (
-        (config.stash[LEFT_OUT], "left out: they need to make network namespaces (run as root)"),
+        (
+            config.stash[LEFT_OUT],
+            "left out: they need to make network namespaces or containers (run as root)",
+        ),
         (config.stash[SKIPPED] if STRICT else [], "skipped, which is a failure here"),
     ):
         if names:
