@@ -73,7 +73,7 @@ class Containers:
     ) -> None:
         if error is not None:
             for container in self.all:
-                tail = "\n  ".join(container.log.lines[-TAIL:])
+                tail = "\n  ".join(line[:300] for line in container.log.lines[-TAIL:])
                 error.add_note(
                     f"{container.name} (status {container.log.process.returncode}):\n  {tail}"
                 )

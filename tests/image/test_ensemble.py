@@ -1,5 +1,9 @@
 """An ensemble in containers, from the image as it is built: the whole way, real in every part."""
 
+import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +15,7 @@ from tests.image.tier import TTL, tier
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "image"
 
-pytestmark = [pytest.mark.privileged, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.privileged("podman", "runc", "debootstrap"), pytest.mark.timeout(240)]
 
 
 def processes(container_pid: int) -> list[int]:
@@ -28,14 +32,36 @@ def processes(container_pid: int) -> list[int]:
     return found
 
 
-async def test_pods_come_change_are_lost_and_leave(image: str) -> None:
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """Keys for masters and for agents, each in a folder that the image's user can read."""
+    made = tmp_path / "keys"
+    command = [sys.executable, "-m", "kontrol", "keys", "make", str(made)]
+    subprocess.run(command, capture_output=True, timeout=30, check=True)
+    for kind in ("master", "agent"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        for name in (f"{kind}.secret", "masters", "agents", "operators"):
+            shutil.copy(made / name, folder / name)
+            os.chown(folder / name, 10001, 0)
+    tmp_path.chmod(0o755)
+    return tmp_path
+
+
+async def test_pods_come_change_are_lost_and_leave(image: str, keys: Path) -> None:
     name = f"{image}-hello"
     await build(name, EXAMPLE / "Dockerfile", EXAMPLE, f"--build-arg=KONTROL={image}")
     async with Containers(name) as containers:
-        masters = await tier(containers)
+        mount = "/etc/kontrol/keys"
+        masters = await tier(
+            containers, options=(f"--volume={keys}/master:{mount}:ro",), KONTROL_KEYS=mount
+        )
+        environ = masters.environ() | {"KONTROL_KEYS": mount}
+        options = (f"--volume={keys}/agent:{mount}:ro",)
         ids = {f"hello-{number}" for number in range(5)}
         agents = {
-            ident: await containers.run(ident, env=masters.environ()) for ident in sorted(ids)
+            ident: await containers.run(ident, env=environ, options=options)
+            for ident in sorted(ids)
         }
         assert len({agent.address for agent in agents.values()}) == 5
 

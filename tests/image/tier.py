@@ -7,7 +7,7 @@ number, its pods, and what changed. Another line says that the run was acknowled
 import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,8 +98,10 @@ class Tier:
         return {kind: {pod for each in later for pod in each.changes[kind]} for kind in kinds}
 
 
-async def tier(containers: Containers, masters: int = 2) -> Tier:
-    """Start etcd and masters; returns when they listen."""
+async def tier(
+    containers: Containers, masters: int = 2, options: Sequence[str] = (), **more: str
+) -> Tier:
+    """Start etcd and masters, with these options and variables; returns when they listen."""
     etcd = await containers.etcd()
     environ = {
         "KONTROL_MODE": "master",
@@ -109,12 +111,13 @@ async def tier(containers: Containers, masters: int = 2) -> Tier:
         "KONTROL_TTL": str(TTL),
         "KONTROL_FOVER": str(FOVER),
         "KONTROL_DAMPER": "0.3",
+        **more,
     }
     callback = TOP / "deploy" / "masters" / "on-change"
-    options = (f"--volume={callback}:/etc/kontrol/on-change:ro",)
+    mounts = (f"--volume={callback}:/etc/kontrol/on-change:ro", *options)
     started = await asyncio.gather(
         *(
-            containers.run(f"master-{number}", "kontrol", env=environ, options=options)
+            containers.run(f"master-{number}", "kontrol", env=environ, options=mounts)
             for number in range(masters)
         )
     )
