@@ -32,6 +32,8 @@ from kontrol.rpc.keys import (
 _RETIRED = "retired"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # of Kubernetes' objects, RFC 1123
 
+_WAIT = "when all have it (Kubernetes may take two minutes), take the next step"
+
 NEEDS: Mapping[Kind, tuple[str, ...]] = {
     "master": ("master.secret", "masters", "agents", "operators"),
     "agent": ("agent.secret", "masters", "operators"),
@@ -123,12 +125,10 @@ def manifest(folder: Path, kinds: Iterable[Kind], name: str, namespace: str | No
 
 
 def _first(kind: Kind, new: Pair) -> Step:
-    readers = [one for one in KINDS if list_file(kind) in NEEDS[one]]
     return Step(
         1,
         f"the new key {fingerprint(new.public)} is accepted beside the old one, and not used yet",
-        f"renew the Secrets of {_and(readers)}, for the list `{list_file(kind)}`; when each has"
-        " logged that its keys have changed (Kubernetes may take two minutes), take the next step",
+        f"{_renew_list(kind)}; {_WAIT}",
     )
 
 
@@ -137,22 +137,21 @@ def _second(kind: Kind, old: Pair, new: Pair) -> Step:
         2,
         f"{secret_file(kind)} is the new key {fingerprint(new.public)} now;"
         f" {fingerprint(old.public)} is still accepted",
-        f"renew the Secrets of {_and([kind])}, for `{secret_file(kind)}`; when each has logged that"
-        " its keys have changed, take the next step",
+        f"renew the Secrets of {kind}s, for `{secret_file(kind)}`; {_WAIT}",
     )
 
 
 def _third(kind: Kind, retired: list[str]) -> Step:
-    readers = [one for one in KINDS if list_file(kind) in NEEDS[one]]
     return Step(
         3,
         f"{', '.join(map(fingerprint, retired))} is accepted no more",
-        f"renew the Secrets of {_and(readers)}, for the list `{list_file(kind)}`: that ends it",
+        f"{_renew_list(kind)}: that ends it",
     )
 
 
-def _and(kinds: list[Kind]) -> str:
-    return " and ".join(f"{kind}s" for kind in kinds)
+def _renew_list(kind: Kind) -> str:
+    readers = " and ".join(f"{one}s" for one in KINDS if list_file(kind) in NEEDS[one])
+    return f"renew the Secrets of {readers}, for the list `{list_file(kind)}`"
 
 
 def _without(text: str, keys: list[str]) -> str:
