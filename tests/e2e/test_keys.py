@@ -187,7 +187,6 @@ async def test_keys_are_replaced_under_load_and_no_pod_is_lost(tmp_path: Path) -
                     assert rotate(whole, kind, "2026-11-23").number == number
                     marks = [master.mark for master in masters]
                     hand_out()
-                    seen = list(counts)
                     for master, mark in zip(masters, marks, strict=True):
                         if (kind, number) not in {("agent", 2), ("operator", 2)}:
                             await master.logged("the keys in .* have changed", mark)
@@ -202,7 +201,9 @@ async def test_keys_are_replaced_under_load_and_no_pod_is_lost(tmp_path: Path) -
 async def each(counts: list[int], more: int) -> None:
     """Wait until each connection has had that many pings more."""
     seen = list(counts)
-    await until(lambda: all(now >= then + more for now, then in zip(counts, seen, strict=True)))
+    await until(
+        lambda: all(now >= then + more for now, then in zip(counts, seen, strict=True)), DEADLINE
+    )
 
 
 def record(tier: Tier, i: int) -> str:
