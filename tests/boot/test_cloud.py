@@ -101,6 +101,13 @@ async def test_google_where_gke_keeps_part_of_it_to_itself() -> None:
     assert (answer[1].instance_type, answer[1].eip) == (None, None)
 
 
+async def test_a_server_that_does_not_say_that_it_is_googles() -> None:
+    async def handler(request: Request) -> Answer:
+        return Reply(200, "projects/1/zones/europe-west1-b")
+
+    assert await find(handler, GOOGLE) is None
+
+
 async def test_azure() -> None:
     expected = Machine(
         hostname="examplevmname",

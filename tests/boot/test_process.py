@@ -111,8 +111,9 @@ async def test_the_daemon_takes_what_was_exported(booting: Booting) -> None:
     assert values["kontrol.unity3d.com/master"] == "masters:8000"
 
 
-async def test_what_comes_after_the_bars_is_left_alone(booting: Booting) -> None:
-    ended = await booting.run("--", "printf", "%s|", "--print", "--", "-x", "a b", "")
+@pytest.mark.parametrize("bars", [[], ["--"]])
+async def test_the_commands_arguments_are_left_alone(booting: Booting, bars: list[str]) -> None:
+    ended = await booting.run(*bars, "printf", "%s|", "--print", "--", "-x", "a b", "")
     assert ended.out == "--print|--|-x|a b||"
 
 

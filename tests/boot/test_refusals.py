@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.boot.cluster import (
     LABELS,
     NODE_PATH,
     POD_PATH,
+    TOKEN,
     Cluster,
     pod,
     podinfo,
@@ -41,6 +43,11 @@ async def test_a_token_that_is_not_accepted(cluster: Cluster, around: Surroundin
     assert error.status == 5
     assert f"{around.account.folder}/token (401: Unauthorized): has it expired" in str(error)
     assert cluster.paths == [POD_PATH]
+
+
+async def test_the_token_is_never_shown(cluster: Cluster, around: Surroundings) -> None:
+    cluster.script[POD_PATH] = [status(403, f"bearer {TOKEN} may not\x1b[2J")]
+    assert "(403: bearer *** may not" in str(await problem(around))
 
 
 async def test_a_token_is_read_anew_for_each_request(
@@ -126,6 +133,14 @@ async def test_an_api_that_nobody_vouches_for(tmp_path: Path, around: Surroundin
     assert error.status == 5
     assert f"cannot be trusted (127.0.0.1:{stranger.served.port}" in str(error)
     assert f"{around.account.folder}/ca.crt does not vouch for it" in str(error)
+
+
+def test_the_server_is_verified_and_old_authorities_will_do(around: Surroundings) -> None:
+    context = around.account.context()
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert len(context.get_ca_certs()) == 1
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ async def look(around: Surroundings, given: Facts) -> Told:
         return Told(told)
     known = lay(given, told, layer("system", around.system))
     if not around.account.present():
-        return Told(told, _judge(_no_account(around), known))
+        return Told(told, _judge(_no_account(around), known, logging.INFO))  # it may be on purpose
     api = Api(base, around.account)
     pod: Facts = {}
     if _POD - known.keys() or not has_labels(known):
@@ -127,11 +127,11 @@ def _pod_texts(pod: objects.Pod) -> dict[str, str | None]:
     }
 
 
-def _judge(problem: BootError, known: Facts) -> BootError | None:
+def _judge(problem: BootError, known: Facts, level: int = logging.WARNING) -> BootError | None:
     """Return the problem, or None if what is known suffices: then it is a line in the log."""
     if not has_labels(known):
         return type(problem)(f"{problem}. Or do without: {_DOWNWARD}")
-    log.warning("going on with what the downward API tells: %s", problem)
+    log.log(level, "going on with what the downward API tells: %s", problem)
     return None
 
 

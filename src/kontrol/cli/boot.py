@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,10 +68,15 @@ def _run(options: argparse.Namespace, resolved: Resolved) -> int:
             return DONE
         configure_telegraf(conf, found.facts, _metrics(resolved))
     try:
-        become(options.words or _COMMAND, environ)
+        become(_command(options.words), environ)
     except NotStarted as error:
         say(str(error))
         return error.status
+
+
+def _command(words: Sequence[str]) -> Sequence[str]:
+    """Return what to become; some versions of argparse leave the bars in front."""
+    return (words[1:] if words[:1] == ["--"] else words) or _COMMAND
 
 
 def _surroundings(options: argparse.Namespace, resolved: Resolved) -> "Surroundings":
@@ -122,6 +128,7 @@ def _as_json(found: "Findings") -> str:
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "kontrol boot [OPTION ...] [--] [COMMAND [ARGUMENT ...]]"
     add = parser.add_argument
     add("--print", action="store_true", help="print what would be exported, and start nothing")
     add("--json", action="store_true", help="the same as one JSON document")
@@ -153,12 +160,15 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where token, ca.crt and namespace are (default: %(default)s)",
     )
-    add(
+    # Everything from the first word that is no option: `docker run IMAGE sh -c ...` has no bars.
+    command = add(
         "words",
-        nargs="*",
+        nargs=argparse.PARSER,
+        default=[],
         metavar="COMMAND",
-        help=f"what to become, after `--` (default: {' '.join(_COMMAND)})",
+        help=f"what to become, and its arguments (default: {' '.join(_COMMAND)})",
     )
+    command.required = False
 
 
 COMMANDS = (
