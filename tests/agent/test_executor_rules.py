@@ -3,10 +3,10 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.agent.commands import (
@@ -25,6 +25,7 @@ from tests.process.helpers import WAIT, Life
 from tests.rpc.support import peer, running, say
 
 from kontrol.agent.executor import Bounds, Executor, refusing
+from kontrol.process.command import Command, Outcome
 from kontrol.process.pool import Guards
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import Refused, RemoteError
@@ -192,6 +193,55 @@ async def test_old_commands_do_not_keep_a_new_leader_out(guards: Guards, pipe: L
         assert pipe.is_gone()
         for one in old:
             await one.end()
+
+
+class Slow:
+    """Guards whose commands take their time to die, and are dead only once `die` is set."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, ...]] = []
+        self.dying = asyncio.Event()
+        self.die = asyncio.Event()
+
+    @asynccontextmanager
+    async def guard(self) -> AsyncIterator["Slow"]:
+        yield self
+
+    async def run(self, command: Command, **_: object) -> Outcome:
+        self.started.append(command.argv)
+        try:
+            if command.argv == ("old",):
+                await asyncio.Event().wait()
+        finally:
+            self.dying.set()
+            await self.die.wait()
+        return Outcome("exited", 0, None, b"", b"", 0.0, "exit status 0")
+
+
+async def test_a_caller_that_goes_while_it_is_fenced_hides_nothing() -> None:
+    """A dead leader's call ends at the moment of the next one's: that still waits for the end."""
+    guards = Slow()
+    executor = Executor(cast("Guards", guards), environ={}, secrets=(), insecure=True)
+    run: Callable[..., Any] = executor.methods()["exec"]
+
+    async def started(name: str, term: int) -> "asyncio.Task[object]":
+        raw = json.dumps({"argv": [name], "tier": "t", "term": term, "run": 1})
+        task = asyncio.create_task(anext(run(call(None), raw)))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return task
+
+    old = await started("old", 5)
+    old.cancel()
+    async with asyncio.timeout(WAIT):
+        await guards.dying.wait()
+    new = await started("new", 6)
+    assert guards.started == [("old",)]
+    guards.die.set()
+    async with asyncio.timeout(WAIT):
+        assert await new == {"exit": 0, "signal": None, "seconds": 0.0, "why": None}
+        await asyncio.wait({old})
+    assert guards.started == [("old",), ("new",)]
 
 
 # What is logged.

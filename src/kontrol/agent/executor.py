@@ -60,10 +60,19 @@ class _Job:
 
     call: Call
     request: Request
-    command: Command
     began: float
     task: "asyncio.Task[Outcome]"
     fenced: Mandate | None = None
+    killed: bool = False
+
+    def kill(self) -> None:
+        """Have the command killed; `task` is done when it is gone.
+
+        Cancelled a second time it would be done before that.
+        """
+        if not self.killed:
+            self.killed = True
+            self.task.cancel()
 
 
 class Executor:
@@ -180,7 +189,7 @@ class Executor:
         )
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._conduct(command, older, on_stdout, on_stderr))
-        job = _Job(call, asked, command, loop.time(), task)
+        job = _Job(call, asked, loop.time(), task)
         self._jobs.add(job)
         task.add_done_callback(lambda _: self._finish(job))
         audit.began(call, asked)
@@ -202,7 +211,7 @@ class Executor:
         older = {job for job in self._jobs if _is_older(job.request.mandate, mandate)}
         for job in older:
             job.fenced = job.fenced or mandate
-            job.task.cancel()
+            job.kill()
         return older
 
     def _find_room(self, call: Call, ending: set[_Job]) -> None:
@@ -278,11 +287,11 @@ async def _over(job: _Job) -> None:
 
 async def _end(jobs: Collection[_Job]) -> None:
     """Kill the commands of jobs that are not over, and see them gone."""
-    tasks = {job.task for job in jobs if not job.task.done()}
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+    left = [job for job in jobs if not job.task.done()]
+    for job in left:
+        job.kill()
+    if left:
+        await asyncio.wait({job.task for job in left})
 
 
 def _result(job: _Job) -> Outcome:
