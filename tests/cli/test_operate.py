@@ -61,9 +61,9 @@ callback  HELD BY THE BRAKE for 37 s
 applied   run 42, for 3 pods; the pods
           changed since
 
-RUN  START…   TOOK  PODS  RESULT  WHY
- 42  5 min…  1.2 s     3  ok      change
- 41  5 min…  1.2 s     3  faile…  again
+RUN  STARTED     TOOK  PODS  RESULT
+ 42  5 min ago  1.2 s     3  ok
+ 41  5 min ago  1.2 s     3  failed: e…
 """
 
 

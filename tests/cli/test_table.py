@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.cli.master import entry, pod, status
 
@@ -64,12 +64,13 @@ def test_tables_fit(rows: list[tuple[str, str, int]], columns: int) -> None:
 
 
 def test_columns_that_do_not_fit_give_way_from_the_right() -> None:
-    head, *_ = Paper(14).table(
+    head, *_ = Paper(17).table(
         ("NUMBER", "SECOND", "THIRD"), [["1", "x" * 9, "y" * 9]], ("NUMBER",)
     )
     assert head == "NUMBER  SECOND"
 
 
+@settings(deadline=None)
 @given(_JSON, _JSON, st.sampled_from([None, 20, 80]))
 def test_any_document_is_laid_out(one_value: JSON, other: JSON, columns: int | None) -> None:
     """Whatever a master of another version says, there is no traceback and no control character."""
@@ -92,6 +93,12 @@ def test_any_document_is_laid_out(one_value: JSON, other: JSON, columns: int | N
 def test_standard_error_keeps_its_lines() -> None:
     lines = explain(Doc.of(entry(1, stderr="a\r\n\tb\x1b[31m\n")), Paper())
     assert lines[-2:] == ["  | a", "  |         b\\x1b[31m"]
+
+
+def test_only_standard_error_has_lines_of_its_own() -> None:
+    """A pod reports whatever it likes: under that name too, it forges no line."""
+    lines = one(Doc.of(pod(1, stderr="x\nid  another")), Paper())
+    assert not any(line.startswith("id  another") for line in lines)
 
 
 def test_colours_are_for_terminals_alone() -> None:

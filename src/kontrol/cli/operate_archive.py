@@ -8,7 +8,6 @@ is whole.
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -70,7 +69,9 @@ def _settings() -> Settings:
     as_master = {} if "master" in modes else {v.MODE.name: "master"}
     resolved = examine({**os.environ, **as_master})
     if resolved.mistakes:
-        raise SystemExit(complain(resolved))
+        complain(resolved)
+        say("this needs the environment of a master, and runs well in a master's container")
+        raise SystemExit(USAGE)
     return assemble(resolved)
 
 
@@ -102,6 +103,8 @@ def _with_store(settings: Settings, work: "Callable[[Store, Keys], Awaitable[_T]
 
 def _write(path: Path, text: str) -> None:
     """Write a file whole, or not at all. Raises `OSError`."""
+    import tempfile
+
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -111,7 +111,7 @@ def explain(entry: Doc, paper: Paper) -> list[str]:
     elif ok and "state_kept" in entry:
         pairs.append(("state", "no longer kept, or there was none"))
     lines = [paper.paint(head, "good" if ok else "bad"), *paper.fields(pairs)]
-    stderr = entry.text("stderr").splitlines()
+    stderr = entry.texts("stderr")
     if stderr:
         lines += [paper.paint("standard error, its end:", "dim")]
         lines += [f"  | {line}" for line in stderr]

@@ -17,7 +17,16 @@ from urllib.parse import urlencode
 from kontrol.cli.command import NOTHING, UNANSWERED, USAGE
 from kontrol.cli.operate_asking import REFUSED
 from kontrol.cli.rest_address import Endpoint
-from kontrol.cli.rest_exchange import LIMIT, PORTS, Request, Response, Silent, exchange, look_up
+from kontrol.cli.rest_exchange import (
+    LIMIT,
+    PORTS,
+    Late,
+    Request,
+    Response,
+    Silent,
+    exchange,
+    look_up,
+)
 from kontrol.cli.table import plain
 from kontrol.ensemble.canonical import JSON, NotJSON
 from kontrol.ensemble.canonical import parse as parse_json
@@ -29,9 +38,10 @@ _TOKEN = 4096  # characters of a token
 _LONGEST = 1000  # characters that are shown of what a stranger says
 _NOTHING = ("NoSuchPod", "NoSuchRun")  # errors of REST that mean: nothing matched
 _NOBODY = (
-    f"A running master serves REST unless {v.HTTP_PORT.name} is 0. --master or {v.MASTER.name} "
+    f"\nA running master serves REST unless {v.HTTP_PORT.name} is 0. --master or {v.MASTER.name} "
     "says whom to ask: host, or http(s)://host:port"
 )
+_LATE = "\n`kontrol status` tells whether etcd answers; --timeout waits longer"
 
 
 class RestError(Exception):
@@ -102,9 +112,12 @@ class Rest:
                 self._endpoints.remove(endpoint)
                 self._endpoints.insert(0, endpoint)
                 return answer
-        mend = "" if any(isinstance(error, _Unable) for error in failures) else f"\n{_NOBODY}"
-        told = "\n  ".join(map(str, failures))
-        raise RestError(f"no master answered:\n  {told}{mend}")
+        mend = _NOBODY
+        if any(isinstance(error, Late) for error in failures):
+            mend = _LATE
+        elif any(error.sent or isinstance(error, _Unable) for error in failures):
+            mend = ""  # it is told with what came
+        raise RestError("\n  ".join(["no master answered:", *map(str, failures)]) + mend)
 
     def _ask_all(
         self, endpoint: Endpoint, request: Request, seconds: float, failures: list[Silent]

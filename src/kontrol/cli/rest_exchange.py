@@ -41,6 +41,10 @@ class Silent(Exception):
         self.sent = sent
 
 
+class Late(Silent):
+    """Something took the request, and did not answer in time."""
+
+
 class _OtherTongue(http.client.HTTPException):
     """What came back is of another protocol, which is known."""
 
@@ -108,8 +112,11 @@ def exchange(
                 raise TimeoutError
             return response
     except TimeoutError:
-        waited = seconds if sent else min(seconds, CONNECT)
-        raise Silent(f"no answer within {waited:g} s", sent=sent) from None
+        if sent:
+            raise Late(
+                f"it was asked, and did not answer within {seconds:g} s", sent=True
+            ) from None
+        raise Silent(f"no connection within {min(seconds, CONNECT):g} s") from None
     except (OSError, http.client.HTTPException) as error:
         raise Silent(_why(error, endpoint), sent=sent) from None
 

@@ -17,7 +17,7 @@ from typing import NamedTuple, TextIO
 from kontrol.ensemble.canonical import JSON
 
 _LINES = frozenset({"stderr"})  # what is shown line by line
-_LEAST = 6  # columns to which a column of text may shrink
+_LEAST = 10  # columns to which a column of text may shrink
 _COLOURS = {"good": "32", "bad": "1;31", "warn": "33", "head": "1", "dim": "2"}
 # Control characters beyond those that JSON escapes anyway, and those that turn the direction.
 _STEERS = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
@@ -80,7 +80,7 @@ class Paper:
     ) -> list[str]:
         """Lay out rows under a head; columns named in `right` hold numbers, and are never cut.
 
-        On a terminal the widest columns give way first, and the last ones go if that is too little.
+        On a terminal the last columns give way first, and go where that is too little.
         """
         cells = [[Cell(c) if isinstance(c, str) else c for c in row] for row in rows]
         lines = [[Cell(name, "dim") for name in head], *cells]
@@ -108,10 +108,10 @@ def plain(text: str) -> str:
 
 
 def tame(value: JSON, name: str = "") -> JSON:
-    """Make every string of a document `plain`; those shown line by line keep their lines."""
+    """Make every string of a document `plain`; one that is shown by lines comes as their list."""
     if isinstance(value, str):
         if name in _LINES:
-            return "\n".join(plain(line.expandtabs()) for line in value.splitlines())
+            return [plain(line.expandtabs()) for line in value.splitlines()]
         return plain(value)
     if isinstance(value, list):
         return [tame(item, name) for item in value]
@@ -153,13 +153,12 @@ def _columns(char: str) -> int:
 
 def _shrink(wide: Sequence[int], numbers: Sequence[bool], columns: int) -> list[int]:
     """Return the widths that fit into so many columns, two between each."""
-    wide = list(wide)
     least = [w if n else min(w, _LEAST) for w, n in zip(wide, numbers, strict=True)]
-    while len(wide) > 1 and sum(least[: len(wide)]) + 2 * (len(wide) - 1) > columns:
-        wide.pop()
-    while sum(wide) + 2 * (len(wide) - 1) > columns:
-        able = [i for i, w in enumerate(wide) if w > least[i]]
-        if not able:
-            break
-        wide[max(able, key=wide.__getitem__)] -= 1
-    return wide
+    shown = len(wide)
+    while shown > 1 and sum(least[:shown]) + 2 * (shown - 1) > columns:
+        shown -= 1
+    fitting = list(wide[:shown])
+    for i in reversed(range(shown)):
+        excess = max(0, sum(fitting) + 2 * (shown - 1) - columns)
+        fitting[i] = max(least[i], fitting[i] - excess)
+    return fitting

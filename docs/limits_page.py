@@ -1,0 +1,176 @@
+"""The tables of limits, from where the code has them. No Sphinx in here: a test reads it too.
+
+A limit's line is the string below it in its source, or stands here beside its name. A class of
+limits is taken whole, so that one more cannot be forgotten.
+"""
+
+import ast
+import importlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import fields
+from itertools import pairwise
+from types import ModuleType
+from typing import Any, NamedTuple, cast
+
+
+class Limit(NamedTuple):
+    """One limit: where it is, `module:name`, and its line, empty if its source has it."""
+
+    place: str
+    text: str = ""
+
+
+TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
+    "A pod's record": (
+        "What is over these is refused by the master, and told to the agent with the reason.",
+        (
+            Limit("kontrol.ensemble.pod:MAX_BYTES", "Bytes of a keepalive, its payload included."),
+            Limit("kontrol.ensemble.pod:MAX_DEPTH", "Arrays and objects within each other."),
+            Limit(
+                "kontrol.ensemble.pod:_MAX_NAME",
+                "Characters of `id`, `ip`, `app`, `role` and other names; all printable.",
+            ),
+            Limit(
+                "kontrol.agent.payload:_MAX_FILE",
+                "Bytes of the payload file, which may be wider spaced than what is sent of it.",
+            ),
+            Limit(
+                "kontrol.master.writer:_WAITING",
+                "Keepalives that wait in one master for etcd; more are told to come again.",
+            ),
+        ),
+    ),
+    "The callback, its state and the ledger": (
+        (
+            "An ensemble may have any number of pods: what is too large for a variable of the "
+            "environment is in the files and on standard input alone."
+        ),
+        (
+            Limit(
+                "kontrol.master.callback:STRING_LIMIT",
+                "Bytes of one variable in the callback's environment, its name included: Linux's.",
+            ),
+            Limit("kontrol.master.state:STATE_LIMIT", "Bytes of the state, as JSON."),
+            Limit(
+                "kontrol.master.state:STATE_DEPTH", "Arrays and objects within each other in it."
+            ),
+            Limit(
+                "kontrol.process.command:Command.stderr_tail",
+                "Bytes of standard error that are kept, its end.",
+            ),
+            Limit(
+                "kontrol.process.pipes:LINE_LIMIT",
+                "Bytes of one line of standard error that go to the log.",
+            ),
+            Limit(
+                "kontrol.master.records:_ENTRY",
+                "Bytes of an entry of the ledger; standard error gives way to the rest.",
+            ),
+            Limit("kontrol.master.ledger:_RUNS", "Entries of the ledger that are kept."),
+            Limit("kontrol.master.ledger:_STATES", "States that are kept, to roll back to."),
+            Limit(
+                "kontrol.master.requests:_LEASE",
+                "Seconds for which what an operator asked for waits for a leader.",
+            ),
+        ),
+    ),
+    "The ZeroRPC endpoint": ("", (Limit("kontrol.rpc.limits:Limits"),)),
+    "Remote commands": (
+        "",
+        (
+            Limit("kontrol.agent.executor:Bounds"),
+            Limit("kontrol.agent.request:MAX_SECONDS", "Seconds that a caller may ask for."),
+            Limit("kontrol.agent.allow:MAX_FILE", "Bytes of the file of allowed commands."),
+            Limit("kontrol.agent.allow:MAX_ARGUMENT"),
+            Limit(
+                "kontrol.agent.fence:MOST_TIERS",
+                "Tiers whose highest term an agent remembers.",
+            ),
+            Limit("kontrol.cli.invoke:_MOST", "Pods that `kontrol invoke --parallel` takes."),
+        ),
+    ),
+    "The REST endpoint": (
+        "",
+        (
+            Limit("kontrol.web.limits:Limits"),
+            Limit("kontrol.web.access:_MOST", "Bytes of the token file."),
+        ),
+    ),
+    "The command line": (
+        "",
+        (
+            Limit("kontrol.cli.rest_exchange:LIMIT", "Bytes of an answer that is read."),
+            Limit(
+                "kontrol.cli.rest_exchange:CONNECT",
+                "Seconds to find an address, and to connect to it, before the next is tried.",
+            ),
+        ),
+    ),
+    "The agent": (
+        "",
+        (
+            Limit(
+                "kontrol.agent.schedule:MAX_TTL",
+                "Seconds of a TTL that a master may tell; a longer one counts as this.",
+            ),
+            Limit("kontrol.agent.agent:FAREWELL", "Seconds for the last keepalive to every tier."),
+        ),
+    ),
+}
+
+
+def render() -> str:
+    """Return reStructuredText: a section with a table for each part."""
+    lines: list[str] = []
+    for title, (text, limits) in TABLES.items():
+        lines += [title, "-" * len(title), "", *([text.replace("`", "``"), ""] if text else [])]
+        lines += [".. list-table::", "   :widths: 18 82", ""]
+        for line, value in rows(limits):
+            lines += [f"   * - {_shown(line, value)}", f"     - {line.replace('`', '``')}"]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def rows(limits: tuple[Limit, ...]) -> Iterator[tuple[str, float]]:
+    """Yield the line and the value of each limit."""
+    for limit in limits:
+        place, _, name = limit.place.partition(":")
+        module = importlib.import_module(place)
+        owner, _, attribute = name.rpartition(".")
+        found: Any = getattr(module, owner or name)
+        if owner:
+            yield limit.text, found.__dataclass_fields__[attribute].default
+        elif isinstance(found, type):
+            told, made = _strings(found), cast("Any", found())
+            for one in fields(made):
+                yield told[one.name], getattr(made, one.name)
+        else:
+            yield limit.text or _strings(module)[name], found
+
+
+def _strings(source: ModuleType | type) -> dict[str, str]:
+    """Return the strings that stand below assignments, by the name assigned to."""
+    body: list[ast.stmt] = ast.parse(inspect.getsource(source)).body
+    if isinstance(body[0], ast.ClassDef):
+        body = body[0].body
+    found: dict[str, str] = {}
+    for before, after in pairwise(body):
+        match before, after:
+            case (
+                ast.Assign(targets=[ast.Name(name)]) | ast.AnnAssign(target=ast.Name(name)),
+                ast.Expr(ast.Constant(str(text))),
+            ):
+                found[name] = " ".join(text.split())
+    return found
+
+
+def _shown(line: str, value: float) -> str:
+    """Return a number as people read it, by what its line counts."""
+    if line.startswith("Bytes"):
+        for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+            if value >= size and not value % size:
+                return f"{int(value) // size} {unit}"
+    if line.startswith("Seconds"):
+        return f"{value:,g} s"
+    return f"{value:,g}" if value < 1e6 else f"{value:,.0f}"
