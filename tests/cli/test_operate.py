@@ -63,7 +63,7 @@ applied   run 42, for 3 pods; the pods
 
 RUN  STARTED     TOOK  PODS  RESULT
  42  5 min ago  1.2 s     3  ok
- 41  5 min ago  1.2 s     3  failed: e…
+ 41  5 min ago  1.2 s     3  failed: ex…
 """
 
 
