@@ -56,6 +56,12 @@ def test_conditions_that_no_pod_meets(where: str) -> None:
         names(where=(where,))
 
 
+def test_says_why_no_payload_matches() -> None:
+    selection = Selection(where=(("payload.state", "READY"),))
+    with pytest.raises(NoMatch, match="holders of keys only"):
+        selection.choose([{"id": "a"}])
+
+
 @pytest.mark.parametrize("text", ["payload", "=x", "a..b=1", ".a=1"])
 def test_a_condition_has_a_path_and_a_value(text: str) -> None:
     with pytest.raises(BadSelection, match=r"expected a path and a value, as payload\.state=READY"):

@@ -84,11 +84,11 @@ def find(environ: Mapping[str, str], master: str | None) -> Place:
     wrong = [mistake for mistake in resolved.mistakes if mistake.name in _NEEDED]
     if wrong:
         raise SettingsError(wrong)
-    within = master is None and all(environ.get(name) for name in _CALLBACK)
+    within = all(environ.get(name) for name in _CALLBACK)
     return Place(
         _asker(resolved.get(v.KEYS)),
         _tier(resolved, environ, master),
-        Path(environ["PODS_FILE"]) if within else None,
+        Path(environ["PODS_FILE"]) if within and master is None else None,
         _mandate(environ) if within else {},
     )
 
@@ -126,15 +126,23 @@ def _tier(resolved: Resolved, environ: Mapping[str, str], master: str | None) ->
     ):
         if text:
             try:
-                if "://" in text:  # of REST, on the same hosts
-                    names = [urlsplit(url).hostname or "" for url in text.split("|")]
-                    text = "|".join(f"[{name}]" if ":" in name else name for name in names)
-                return parse_tiers(text, port)[0]
-            except (BadTiers, ValueError) as error:
+                return _parse(text, port)
+            except ValueError as error:  # BadTiers too
                 raise SettingsError(
                     [Mistake(source, text, f"a tier of masters; {error}")]
                 ) from None
     return Tier(LOOPBACK, port)
+
+
+def _parse(text: str, port: int) -> Tier:
+    """Return the first tier of a list, or the hosts of URLs. Raises `ValueError`."""
+    if "://" in text:  # of REST, which is on the same hosts
+        names = [urlsplit(url).hostname or "" for url in text.split("|")]
+        text = "|".join(f"[{name}]" if ":" in name else name for name in names)
+    tiers = parse_tiers(text, port)
+    if not tiers:
+        raise BadTiers("it names no host")
+    return tiers[0]
 
 
 async def _hosts(tier: Tier) -> Sequence[str]:

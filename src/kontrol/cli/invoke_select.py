@@ -43,7 +43,12 @@ class Selection:
                 raise NoMatch(f"no pod has the id, key or number {selector!r} among {len(pods)}")
         chosen = [pod for pod in pods if self._matches(pod)]
         if not chosen:
-            raise NoMatch(f"no pod matches, of {len(pods)}")
+            hint = ""
+            if any(path.startswith("payload") for path, _ in self.where) and not any(
+                "payload" in pod for pod in pods
+            ):
+                hint = ": masters tell payloads to holders of keys only (KONTROL_KEYS)"
+            raise NoMatch(f"no pod matches, of {len(pods)}{hint}")
         return chosen
 
     def _matches(self, pod: Record) -> bool:
