@@ -2,11 +2,12 @@
 
 import asyncio
 
-from bench import automaton, control_loop
+from bench import automaton, control_loop, invoke
 
 
 async def _all() -> None:
     await control_loop.run()
+    await invoke.run()
     await automaton.run()
 
 
