@@ -24,7 +24,6 @@ _POD = {
     "role": "cache",
     "seq": 0,
     "nonce": "187a6d0b1f3c9a4e5d6c7b8a",
-    "node": "node-3",
     "version": "1.0.0",
     "payload": {"state": "READY"},
 }
@@ -139,7 +138,7 @@ def _curl(route: Route) -> str:
 
 def _sample(name: str) -> str:
     sample = SAMPLES[name]
-    return sample if isinstance(sample, str) else json.dumps(sample, indent=1)
+    return sample if isinstance(sample, str) else json.dumps(sample, indent=1, sort_keys=True)
 
 
 def _block(language: str, text: str) -> list[str]:
