@@ -209,7 +209,10 @@ class TestDownward:
         monkeypatch.setattr("kontrol.boot.cluster.BRIEF", 0.2)
         monkeypatch.setattr("kontrol.boot.waiting._LAST", 0.05)
         cluster.script[POD_PATH] = [Hang()] * 100
-        assert json.loads(texts(await discover(told))["KONTROL_LABELS"]) == LABELS
+        environ = cluster.environ(NODE_NAME="node-1")
+        found = texts(await discover(replace(told, environ=environ)))
+        assert json.loads(found["KONTROL_LABELS"]) == LABELS
+        assert NODE_PATH not in cluster.paths  # nor is the node
         assert "gave up after 0.2 s" in caplog.text
 
     async def test_what_is_told_in_full_is_not_asked_for(

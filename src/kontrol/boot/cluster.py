@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from kontrol.boot import downward, kubernetes, objects
-from kontrol.boot.errors import BootError, Misconfigured
+from kontrol.boot.errors import BootError, Misconfigured, Unanswered
 from kontrol.boot.facts import Fact, Facts, encode, lay, layer
 from kontrol.boot.kubernetes import Absent, Api
 from kontrol.boot.surroundings import Surroundings
@@ -52,7 +52,8 @@ async def look(around: Surroundings, given: Facts) -> Told:
         try:
             pod = await _pod(api, around, given, told)
         except BootError as error:
-            if (problem := _judge(error, known)) is not None:
+            problem = _judge(error, known)
+            if problem is not None or isinstance(error, Unanswered):  # the node would not be either
                 return Told(told, problem)
     named = lay(pod, told, given)
     node = await _node(api, around, named[v.HOSTNAME.name].text) if v.HOSTNAME.name in named else {}

@@ -15,7 +15,7 @@ from kontrol.boot.places import PODINFO
 from kontrol.settings import variables as v
 
 # variable of ours: the field, and the customary variable that carries it
-_VARIABLES = {
+VARIABLES = {
     v.NAMESPACE.name: "POD_NAMESPACE",
     v.ID.name: "POD_NAME",
     v.IP.name: "POD_IP",
@@ -36,9 +36,7 @@ def read(environ: Mapping[str, str], folder: Path = PODINFO) -> dict[str, Fact]:
 
     Raises `Misconfigured` if a file is there and is not of that form.
     """
-    texts: dict[str, str | None] = {
-        ours: environ.get(theirs) for ours, theirs in _VARIABLES.items()
-    }
+    texts: dict[str, str | None] = {ours: environ.get(theirs) for ours, theirs in VARIABLES.items()}
     for ours, name in _TEXTS.items():
         texts[ours] = texts[ours] or _content(folder / name)
     for ours, name in _TABLES.items():
