@@ -90,7 +90,7 @@ def tokens(tmp_path: Path) -> Path:
 @pytest.fixture
 def payload(tmp_path: Path) -> str:
     path = tmp_path / "payload.json"
-    path.write_text(json.dumps({"password": SECRET}), "utf-8")
+    path.write_text(json.dumps({"state": SECRET}), "utf-8")
     return str(path)
 
 
@@ -133,7 +133,7 @@ async def test_an_operator_sees_and_does(tokens: Path, payload: str) -> None:
             found |= {"GET /v1/pods/{key}": pod.json, "GET /v1/runs/{run}": entry.json}
             for name, document in found.items():
                 assert fits(document, sample(name)), (name, document)
-            assert pod.json["payload"] == {"password": SECRET}
+            assert pod.json["payload"] == {"state": SECRET}
             assert found["GET /v1/state"] == {"run": run.number, "state": {"run": run.number}}
             assert found["GET /v1/status"]["current"] is True
             assert found["GET /v1/runs"]["runs"][0]["run"] == run.number
