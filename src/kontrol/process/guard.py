@@ -18,7 +18,6 @@ import asyncio
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, BinaryIO, Self
 
@@ -250,6 +249,8 @@ def _file(content: bytes) -> Iterator[int]:
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("kontrol")
     else:
+        import tempfile  # with all that it imports, half a megabyte that Linux does not need
+
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     try:
