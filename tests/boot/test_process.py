@@ -98,6 +98,7 @@ async def test_a_command_gets_what_was_found(booting: Booting) -> None:
     assert (env["NAMESPACE"], env["KONTROL_TTL"]) == ("games", "7")
     assert env["KONTROL_TELEGRAF_CONF"] == str(booting.conf)
     assert TOKEN not in ended.out + ended.err
+    assert "this is pod redis-0 at 10.1.2.3: starting env" in ended.err
 
 
 async def test_the_daemon_takes_what_was_exported(booting: Booting) -> None:

@@ -61,14 +61,18 @@ def _run(options: argparse.Namespace, resolved: Resolved) -> int:
         environ[v.TELEGRAF_CONF.name] = str(conf)
         if options.json or options.print:
             print((_as_json if options.json else _as_table)(found), flush=True)
+        log = logging.getLogger("kontrol.boot")
         if found.problem is not None:
-            logging.getLogger("kontrol.boot").error("%s", found.problem)
+            log.error("%s", found.problem)
             return found.problem.status
         if options.json or options.print:
             return DONE
         configure_telegraf(conf, found.facts, _metrics(resolved))
+        command = _command(options.words)
+        who, where = (environ.get(each.name, "unknown") for each in (v.ID, v.IP))
+        log.info("this is pod %s at %s: starting %s", who, where, command[0])
     try:
-        become(_command(options.words), environ)
+        become(command, environ)
     except NotStarted as error:
         say(str(error))
         return error.status
