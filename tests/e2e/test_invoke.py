@@ -239,6 +239,26 @@ async def test_what_a_dead_leader_left_is_ended_by_the_next_ones_call(
     assert (await invoke("#1", "--", "true", **callback(tmp_path, pods.pods, term=5))).status == 0
 
 
+async def test_a_command_that_kills_its_guard_ends_nobody_but_itself(
+    pods: Crowd, pipe: Life, tmp_path: Path
+) -> None:
+    at = {"KONTROL_MASTER": pods.master}
+    (tmp_path / "other").mkdir()
+    async with life(tmp_path / "other") as other:
+        well = await start("#0", "--shell", "--", holding(pipe), environ=at)
+        assert await pipe.line() == "up"
+        line = f"LIFE={other.path}; {HOLD} setsid sleep 1000 & echo up >&9; kill -9 $PPID; wait"
+        ran = await invoke("#1", "--shell", "--", line, **at)
+        assert (ran.status, "pod-1  its guard process died" in ran.err) == (5, True)
+        assert await other.line() == "up"
+        await other.gone()
+        assert (await invoke("#1", "--", "true", **at)).status == 0
+        assert not pipe.is_gone()
+        well.send_signal(signal.SIGTERM)
+        assert (await result(well)).status == 130
+        await pipe.gone()
+
+
 async def test_a_reader_that_has_had_enough_ends_the_commands(pods: Crowd, pipe: Life) -> None:
     line = f"LIFE={pipe.path}; {HOLD} echo up >&9; yes"
     process = await start("--all", "--shell", "--", line, environ={"KONTROL_MASTER": pods.master})

@@ -262,7 +262,8 @@ def refusing() -> Mapping[str, Method]:
     refusal = Refused(
         "Forbidden",
         "this pod takes no commands: set KONTROL_KEYS, so that it takes them from holders of keys,"
-        " or KONTROL_INVOKE=insecure, so that it takes them from anybody",
+        " or KONTROL_INVOKE=insecure, so that it takes them from anybody; KONTROL_INVOKE=off, or a"
+        " mode without `agent`, turns them off",
     )
 
     async def refuse(call: Call, _raw: object) -> object:
