@@ -149,7 +149,7 @@ def _held(plan: Doc, running: Doc) -> str:
     why = running.text("why")
     failed = f"run {running.text('run')} failed" + (f" ({why})" if why else "")
     return {
-        "damper": f"held by the damper for {left} more: {_due(plan)}, and may change on",
+        "damper": f"held by the damper for {left} more: {_due(plan)}",
         "retry": f"{failed}: tried again in {left}, or at once on a change",
         "gap": f"held for {left} more: {who} missing after a time without masters or etcd",
         "brake": (

@@ -52,10 +52,10 @@ def _doing(status: Doc) -> str:
     running, plan = status.doc("running"), status.doc("plan")
     if running and not running.true("ended"):
         return f"run {running.text('run')} is under way"
-    left = lasting(plan.number("seconds") or 0)
+    seconds = plan.number("seconds") or 0
     return {
         "idle": "nothing is due",
-        "wait": f"a run is due in {left}",
+        "wait": f"a run is due in {lasting(seconds)}" if seconds > 0 else "a run is due now",
         "run": "a run is starting",
     }.get(plan.text("what"), "what is due is not known to this master")
 
