@@ -14,6 +14,7 @@ or representation.
 """
 
 import logging
+import os
 import re
 import struct
 from collections.abc import Mapping
@@ -255,13 +256,15 @@ def _warn(folder: Path) -> None:
     """Warn of secrets that others on this host can read."""
     for name in map(secret_file, KINDS):
         try:
-            mode = (folder / name).stat().st_mode & 0o777
+            stat = (folder / name).stat()
         except OSError:
             continue
-        if mode & 0o077:
+        mode = stat.st_mode & 0o777
+        # A file of another owner's is ours by its group alone: in Kubernetes, the fsGroup.
+        if mode & (0o077 if stat.st_uid == os.geteuid() else 0o007):
             _log.warning(
                 "%s can be read by more than its owner (mode %03o): expected 600, or in Kubernetes"
-                " `defaultMode: 0400`",
+                " `defaultMode: 0440` with an fsGroup",
                 folder / name,
                 mode,
             )
