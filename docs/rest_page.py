@@ -52,7 +52,7 @@ _ENTRY = {
 _ANSWER = {
     "request": "694d77aa9e38260f",
     "done": True,
-    "message": "run 8 acknowledged",
+    "message": "run 8 has started",
     "refused": False,
     "run": 8,
 }

@@ -11,12 +11,13 @@ class History:
     """What happened before. `acknowledged` are runs that a master said so of, by number.
 
     The first `forgotten` runs were for a store that is not what it was: of them only the numbers
-    and the processes count.
+    and the processes count. `asked`: operators ask for runs, which may be for what is acknowledged.
     """
 
     runs: list[Run] = field(default_factory=list)
     descendants: list[Process] = field(default_factory=list)
     acknowledged: dict[int, Run] = field(default_factory=dict)
+    asked: bool = False
     forgotten: int = 0
 
     @property
@@ -93,7 +94,7 @@ def _before(history: History, run: Run) -> list[list[Pod]]:
 
 
 def _needless(history: History, run: Run) -> list[str]:
-    last = history.runs[-1] if history.runs else None
+    last = history.runs[-1] if history.runs and not history.asked else None
     if last is None or last.number not in history.acknowledged or last.digest != run.digest:
         return []
     return [f"it runs for {run.digest}, which run {last.number} acknowledged"]

@@ -153,8 +153,9 @@ ROUTES: tuple[Route, ...] = (
         "/v1/runs",
         Access.WRITER,
         Desk.run_now,
-        "Run the callback now, though nothing is due; what holds it still does.",
-        _CHANGE | _NO_BODY,
+        "Run the callback now, though nothing is due; the brake and the gap hold it all the same. "
+        "The answer comes when the run has started; `/v1/runs/{run}` tells how it ended.",
+        _CHANGE | _NO_BODY | {200: "The run has started."},
     ),
     Route(
         "POST",
