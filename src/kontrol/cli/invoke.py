@@ -176,7 +176,7 @@ async def _fan_out(
         report = TextReport(printer, targets, colour=not os.environ.get("NO_COLOR"))
     fan = FanOut(
         request,
-        connect=lambda target: place.asker.client(target.host, target.port, "agent", "master"),
+        connect=lambda target: place.asker.pod(target.host, target.port),
         report=report,
         parallel=_affordable(options.parallel),
         timeout=options.timeout,

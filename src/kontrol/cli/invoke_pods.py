@@ -28,8 +28,8 @@ _CALLBACK = ("TIER", "TERM_ID", "RUN", "PODS_FILE")
 _PATIENCE = 5.0  # seconds for one master
 _NEEDED = (v.PORT.name, v.ANNOTATIONS.name, v.KEYS.name)
 
-LIMITS = Limits(values=1_000_000, window=8)
-"""Few pieces ahead: of each of a hundred pods at once, what is not printed yet is kept here."""
+LIMITS = Limits(frame=512 * 1024, window=8)
+"""Of a pod's answers. Of each of a hundred at once, what is not printed yet is kept here."""
 
 
 class NoMaster(Exception):
@@ -43,8 +43,13 @@ class Asker:
     keys: Keyring | None = None
     kind: Kind = "operator"
 
-    def client(self, host: str, port: int, *to: Kind) -> Client:
-        """Return a client for a server of one of these kinds. Raises `KeysError`."""
+    def master(self, host: str, port: int) -> Client:
+        """Return a client for a master. Raises `KeysError`."""
+        return Client(host, port, keys=self.keys, as_=self.kind, to=("master",))
+
+    def pod(self, host: str, port: int) -> Client:
+        """Return a client for a pod, whose process may be a master too. Raises `KeysError`."""
+        to: tuple[Kind, ...] = ("agent", "master")
         return Client(host, port, limits=LIMITS, keys=self.keys, as_=self.kind, to=to)
 
 
@@ -67,7 +72,7 @@ class Place:
         failures = []
         for host in await _hosts(self.tier):
             try:
-                async with self.asker.client(host, self.tier.port, "master") as client:
+                async with self.asker.master(host, self.tier.port) as client:
                     return _records(await client.call("pods", timeout=_PATIENCE), host)
             except RemoteError as error:
                 failures.append(f"{host}: {error}")
