@@ -263,6 +263,24 @@ def test_tls_is_verified(master: Master, monkeypatch: pytest.MonkeyPatch) -> Non
         Rest([at(master.port, "https")], ca=CERTS / "ca.pem").get("/")
 
 
+def test_a_master_s_own_certificate_needs_no_authority() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTS / "member.pem", CERTS / "member.key")
+
+    def serve(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as tls:
+            tls.recv(65536)
+            tls.sendall(OK + b"Content-Length: 2\r\n\r\n{}")
+
+    with listening(serve) as port:
+        own = at(port, "https")
+        assert Rest([own._replace(pin=CERTS / "member.pem")]).get("/").document == {}
+        with pytest.raises(RestError, match="its certificate is not accepted"):
+            Rest([own._replace(pin=CERTS / "client.pem")]).get("/")
+        with pytest.raises(RestError, match="no such file"):
+            Rest([own._replace(pin=CERTS / "none.pem")]).get("/")
+
+
 def test_an_authority_that_is_none(run: Run, tmp_path: Path) -> None:
     check_ca(CERTS / "ca.pem")
     path = tmp_path / "ca"

@@ -1,6 +1,7 @@
 """Whom the commands ask, by what they are told."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,13 @@ def test_masters_are_found(
 ) -> None:
     target = find(environ, option, tls=False)
     assert [str(endpoint) for endpoint in target.endpoints] == expected
+
+
+def test_this_process_s_master_is_known_by_its_certificate() -> None:
+    environ = {"KONTROL_MODE": "master", "KONTROL_TLS_CERT": "/c", "KONTROL_TLS_KEY": "/k"}
+    own, other = find(environ | annotation("m"), None, tls=False).endpoints
+    assert (str(own), own.pin) == ("https://127.0.0.1:8001", Path("/c"))
+    assert (str(other), other.pin) == ("https://m:8001", None)
 
 
 def test_an_authority_means_tls() -> None:

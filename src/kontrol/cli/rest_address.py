@@ -25,12 +25,14 @@ _SCHEMES = {"http": 80, "https": 443}
 class Endpoint(NamedTuple):
     """Where a REST endpoint is: `http` or `https`, a name or an address without brackets, a port.
 
-    A name stands for every master behind it.
+    A name stands for every master behind it. `pin` is a file with the certificate that it must
+    have, whatever names are in it, None for any that an authority vouches for.
     """
 
     scheme: str
     host: str
     port: int
+    pin: Path | None = None
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -60,7 +62,8 @@ def find(environ: Mapping[str, str], master: str | None, *, tls: bool) -> Target
         source = "--master" if master else v.MASTER.name
         return Target(_parse(given, source, scheme, resolved), source, token_file)
     endpoints: tuple[Endpoint, ...] = ()
-    own = Endpoint(scheme, _own(resolved), _http_port(resolved))
+    # This process's master is asked by an address that its certificate hardly names.
+    own = Endpoint(scheme, _own(resolved), _http_port(resolved), resolved.get(v.TLS_CERT))
     sources = []
     if "master" in (resolved.get(v.MODE) or ()):
         endpoints, sources = (own,), ["this master"]
