@@ -22,10 +22,10 @@ from typing import Self
 from kontrol.agent import audit
 from kontrol.agent.allow import AllowList
 from kontrol.agent.fence import Fence
+from kontrol.agent.job import Job, end
 from kontrol.agent.outbox import Outbox, Pieces, joined
 from kontrol.agent.request import BadRequest, Mandate, Request, read_exec, read_invoke
 from kontrol.process.command import Command, Outcome
-from kontrol.process.guard import GuardError
 from kontrol.process.pool import Guards
 from kontrol.process.run import OnChunk
 from kontrol.rpc.errors import Refused
@@ -54,27 +54,6 @@ class Bounds:
     """Seconds after which `invoke` ends its command and answers null."""
 
 
-@dataclass(eq=False, slots=True)
-class _Job:
-    """A command that was admitted. `fenced` is the mandate that ended it, if one did."""
-
-    call: Call
-    request: Request
-    began: float
-    task: "asyncio.Task[Outcome]"
-    fenced: Mandate | None = None
-    killed: bool = False
-
-    def kill(self) -> None:
-        """Have the command killed; `task` is done when it is gone.
-
-        Cancelled a second time it would be done before that.
-        """
-        if not self.killed:
-            self.killed = True
-            self.task.cancel()
-
-
 class Executor:
     """Runs commands for callers. An asynchronous context manager: on leaving, all are ended.
 
@@ -99,13 +78,13 @@ class Executor:
         self._insecure = insecure
         self._bounds = bounds
         self._fence = Fence()
-        self._jobs: set[_Job] = set()
+        self._jobs: set[Job] = set()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await _end(self._jobs)
+        await end(self._jobs)
 
     def methods(self) -> Mapping[str, Method]:
         """Return the methods for a server."""
@@ -122,8 +101,8 @@ class Executor:
             job = self._start(call, lambda: read_invoke(raw, bounds.seconds), limit=bounds.answer)
         except BadRequest:
             return None
-        await _over(job)
-        outcome = _result(job)
+        await job.over()
+        outcome = job.result()
         if outcome.reason == "too much output":
             raise Refused("TooLarge", f"{outcome.detail}: use `exec`, which streams")
         return None if outcome.reason == "timeout" else joined(outcome.stdout)
@@ -149,8 +128,8 @@ class Executor:
             while (piece := await outbox.get()) is not None:
                 yield piece
         finally:
-            await _end({job})
-        outcome = _result(job)
+            await end({job})
+        outcome = job.result()
         for piece in (*out.rest(), *err.rest()):
             yield piece
         yield {
@@ -168,7 +147,7 @@ class Executor:
         limit: int,
         on_stdout: OnChunk | None = None,
         on_stderr: OnChunk | None = None,
-    ) -> _Job:
+    ) -> Job:
         """Start what a call asks for, at one stroke. Raises `Refused`, `BadRequest`."""
         asked: Request | None = None
         try:
@@ -189,7 +168,7 @@ class Executor:
         )
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._conduct(command, older, on_stdout, on_stderr))
-        job = _Job(call, asked, loop.time(), task)
+        job = Job(call, asked, loop.time(), task)
         self._jobs.add(job)
         task.add_done_callback(lambda _: self._finish(job))
         audit.began(call, asked)
@@ -203,18 +182,17 @@ class Executor:
                 f" {'none' if call.caller is None else f'one of kind {call.caller}'}",
             )
 
-    def _fence_off(self, mandate: Mandate | None) -> set[_Job]:
+    def _fence_off(self, mandate: Mandate | None) -> set[Job]:
         """Admit a term: end the commands of lower ones, and return them. Raises `Refused`."""
         if mandate is None:
             return set()
         self._fence.admit(mandate)
-        older = {job for job in self._jobs if _is_older(job.request.mandate, mandate)}
+        older = {job for job in self._jobs if job.is_older_than(mandate)}
         for job in older:
-            job.fenced = job.fenced or mandate
-            job.kill()
+            job.fence(mandate)
         return older
 
-    def _find_room(self, call: Call, ending: set[_Job]) -> None:
+    def _find_room(self, call: Call, ending: set[Job]) -> None:
         """Raise `Refused` if too many commands run; `ending` do not count."""
         bounds, address = self._bounds, audit.address_of(call)
         counts = Counter(audit.address_of(job.call) for job in self._jobs - ending)
@@ -232,7 +210,7 @@ class Executor:
     async def _conduct(
         self,
         command: Command,
-        older: set[_Job],
+        older: set[Job],
         on_stdout: OnChunk | None,
         on_stderr: OnChunk | None,
     ) -> Outcome:
@@ -243,18 +221,11 @@ class Executor:
                 command, deadline=None, on_stdout=on_stdout, on_stderr_chunk=on_stderr
             )
 
-    def _finish(self, job: _Job) -> None:
+    def _finish(self, job: Job) -> None:
         """Forget a job that is over, and log it."""
         self._jobs.discard(job)
         seconds = asyncio.get_running_loop().time() - job.began
-        if not job.task.cancelled():
-            error = job.task.exception()
-            how = job.task.result().detail if error is None else f"not run: {error}"
-        elif job.fenced is not None:
-            how = f"killed, because term {job.fenced.term} has called"
-        else:
-            how = "killed, because its caller is gone"
-        audit.ended(job.call, job.request, how, seconds)
+        audit.ended(job.call, job.request, job.told(), seconds)
 
 
 def refusing() -> Mapping[str, Method]:
@@ -272,43 +243,3 @@ def refusing() -> Mapping[str, Method]:
         raise refusal
 
     return {"invoke": refuse, "exec": refuse}
-
-
-def _is_older(mandate: Mandate | None, than: Mandate) -> bool:
-    return mandate is not None and mandate.tier == than.tier and mandate.term < than.term
-
-
-async def _over(job: _Job) -> None:
-    """Wait until a job is over; cancelled, end it first."""
-    try:
-        await asyncio.wait({job.task})
-    finally:
-        await _end({job})
-
-
-async def _end(jobs: Collection[_Job]) -> None:
-    """Kill the commands of jobs that are not over, and see them gone."""
-    left = [job for job in jobs if not job.task.done()]
-    for job in left:
-        job.kill()
-    if left:
-        await asyncio.wait({job.task for job in left})
-
-
-def _result(job: _Job) -> Outcome:
-    """Return what came of a job that is over. Raises `Refused`."""
-    if job.task.cancelled():
-        if job.fenced is not None:
-            raise Refused(
-                "Fenced",
-                f"killed: term {job.fenced.term} of tier {job.fenced.tier!r} has called here, "
-                "and this was of a lower one; its leader has been replaced",
-            )
-        raise Refused("Ended", "killed, because the agent ends")
-    try:
-        outcome = job.task.result()
-    except (OSError, GuardError) as error:
-        raise Refused("NotStarted", str(error)) from None
-    if outcome.reason == "not started":
-        raise Refused("NotStarted", outcome.detail)
-    return outcome
