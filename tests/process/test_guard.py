@@ -68,6 +68,19 @@ async def test_input_of_any_size_may_be_read_or_not(guard: Guard) -> None:
     assert (outcome.reason, outcome.status) == ("exited", 0)
 
 
+async def test_stderr_can_be_passed_on_whole(guard: Guard) -> None:
+    chunks: list[bytes] = []
+
+    async def take(chunk: bytes) -> None:
+        await asyncio.sleep(0)
+        chunks.append(chunk)
+
+    script = "yes | head -c 3000000 >&2; printf end >&2"
+    outcome = await guard.run(shell(script), deadline=None, on_stderr_chunk=take)
+    assert (outcome.status, outcome.stderr_tail[-4:]) == (0, b"\nend")
+    assert b"".join(chunks) == b"y\n" * 1_500_000 + b"end"
+
+
 async def test_a_hundred_megabytes_of_stderr_flow_in_flat_memory(guard: Guard) -> None:
     lines: list[str] = []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
