@@ -10,6 +10,7 @@ import asyncio
 import json
 import random
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +33,7 @@ class Container:
         self.full = full
         self.address = address
         self.log = log
+        self.started = time.monotonic()
 
     async def exec(self, *words: str, user: str | None = None) -> str:
         """Run a command in it; returns its standard output."""

@@ -1,0 +1,110 @@
+"""The image: its size, how soon a pod made from it reports, and how its first process behaves.
+
+    python -m bench.image [ROUNDS]
+
+Needs root and podman. Every container has its network before it is started; times count from
+`podman start`. The limit is a container of the base image that prints a line, in the same run.
+"""
+
+import asyncio
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from tests.image.containers import Container, Containers
+from tests.image.engine import BASE, build, kontrol_image, podman
+from tests.image.tier import tier
+
+from bench.table import Row, milliseconds, show
+
+_EXAMPLE = Path(__file__).parents[1] / "deploy" / "examples" / "image"
+_REPORTING = "reporting to"
+
+
+async def _size(image: str) -> float:
+    """MB, as `podman images` and `docker images` count them."""
+    inspected = json.loads(await podman("image", "inspect", image))
+    return float(inspected[0]["Size"]) / 1e6
+
+
+async def _until(container: Container, pattern: str) -> float:
+    """Seconds from the start of a container to a line."""
+    await container.log.logged(pattern)
+    return time.monotonic() - container.started
+
+
+async def start(image: str, rounds: int) -> list[Row]:
+    """From start to the first acknowledged keepalive: as a supervised job, and as a sidecar."""
+    hello = f"{image}-hello"
+    await build(hello, _EXAMPLE / "Dockerfile", _EXAMPLE, f"--build-arg=KONTROL={image}")
+    bare, job, sidecar = [], [], []
+    async with Containers(image) as containers:
+        masters = await tier(containers, masters=1)
+        environ = masters.environ()
+        for number in range(rounds):
+            first = await containers.run(f"bare-{number}", "echo", "up", image=BASE)
+            bare.append(await _until(first, "up"))
+            pod = await containers.run(f"job-{number}", image=hello, env=environ)
+            job.append(await _until(pod, _REPORTING))
+            await pod.stop()
+            pod = await containers.run(f"side-{number}", "kontrol", env=environ)
+            sidecar.append(await _until(pod, _REPORTING))
+            await pod.stop()
+    limit = f"a bare container: {milliseconds(bare)}"
+    least = statistics.median(bare)
+    return [
+        Row(
+            f"start to first acknowledged keepalive, {what}",
+            milliseconds(times),
+            limit,
+            f"{statistics.median(times) / least:.1f}",
+        )
+        for what, times in (("a job of supervisord", job), ("kontrol alone", sidecar))
+    ]
+
+
+async def first_process(image: str, rounds: int) -> list[Row]:
+    """How long an orphan that ended is a zombie, and how long SIGTERM takes to end it all."""
+    reaped, ended, left = [], [], 0
+    async with Containers(image) as containers:
+        for number in range(rounds):
+            container = await containers.run(f"first-{number}")
+            await container.log.logged("supervisord started")
+            mark = container.log.mark
+            await container.exec("sh", "-c", "(exec sleep 0.01 &)")
+            begun = time.monotonic()
+            await container.log.logged("reaped unknown pid", mark)
+            reaped.append(time.monotonic() - begun)
+            begun = time.monotonic()
+            assert await container.stop() == 0
+            ended.append(time.monotonic() - begun)
+            pids = await podman("ps", "--quiet", f"--filter=name={container.full}")
+            left += len(pids.split())
+    return [
+        Row("an orphan ended to its being reaped", milliseconds(reaped), "supervisord's tick: 1 s"),
+        Row("`podman stop` to the container's end", milliseconds(ended), "", "exit status 0"),
+        Row("   processes left", str(left)),
+    ]
+
+
+async def run(rounds: int = 10) -> None:
+    """Measure everything and print the table."""
+    image = await kontrol_image()
+    whole, base = await _size(image), await _size(BASE)
+    rows = [
+        Row(
+            "size of the Debian image, without telegraf",
+            f"{whole:.0f} MB",
+            f"its base: {base:.0f} MB",
+            f"{whole / base:.2f}",
+        )
+    ]
+    rows += await start(image, rounds)
+    rows += await first_process(image, rounds)
+    show("The image, in containers on a bridge", rows)
+
+
+if __name__ == "__main__":
+    asyncio.run(run(*(int(word) for word in sys.argv[1:2])))
