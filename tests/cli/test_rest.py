@@ -251,8 +251,11 @@ def test_tls_is_verified(master: Master, monkeypatch: pytest.MonkeyPatch) -> Non
     with listening(serve) as port:
         endpoint = at(port, "https")
         assert Rest([endpoint], ca=CERTS / "ca.pem").get("/").document == {}
-        with pytest.raises(RestError, match=r"its certificate is not accepted: .*--ca names"):
+        with pytest.raises(
+            RestError, match=r"its certificate is not accepted: .*--ca names"
+        ) as one:
             Rest([endpoint]).get("/")
+        assert "A running master serves REST" not in str(one.value)
         assert "it wants https://" in str(failure(at(port)))
         here: rest_exchange.Address = (socket.AF_INET, ("127.0.0.1", port))
         monkeypatch.setattr(module, "look_up", lambda _endpoint: [here])

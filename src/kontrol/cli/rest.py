@@ -60,10 +60,6 @@ class Answer(NamedTuple):
     endpoint: Endpoint
 
 
-class _Unable(Silent):
-    """A master that answers that it cannot."""
-
-
 class Rest:
     """A client of the masters at `endpoints`. The one that answered last is asked first."""
 
@@ -115,8 +111,8 @@ class Rest:
         mend = _NOBODY
         if any(isinstance(error, Late) for error in failures):
             mend = _LATE
-        elif any(error.sent or isinstance(error, _Unable) for error in failures):
-            mend = ""  # it is told with what came
+        elif any(error.mended for error in failures):
+            mend = ""
         raise RestError("\n  ".join(["no master answered:", *map(str, failures)]) + mend)
 
     def _ask_all(
@@ -142,8 +138,9 @@ class Rest:
         return None
 
     def _note(self, url: str, error: Silent, failures: list[Silent]) -> None:
-        failures.append(type(error)(f"{url}: {error}", sent=error.sent))
-        self._tell(str(failures[-1]))
+        told = type(error)(f"{url}: {error}", sent=error.sent, mended=error.mended)
+        failures.append(told)
+        self._tell(str(told))
 
 
 def read_token(path: Path | None) -> str | None:
@@ -204,7 +201,7 @@ def _judge(asked: str, endpoint: Endpoint, response: Response, token: str | None
         return Answer(status, document, endpoint)
     name, told = _told(document)
     if status >= 500:
-        raise _Unable(f"status {status}: {told}", sent=status != 503)
+        raise Silent(f"status {status}: {told}", sent=status != 503, mended=True)
     if status == 401 and token is None:
         told += f" ({v.TOKEN_FILE.name} is not set here)"
     raise RestError(f"{asked}: status {status}: {told}", _exit_status(status, name))

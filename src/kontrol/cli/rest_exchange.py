@@ -34,11 +34,12 @@ _TONGUES = {b"\xff": _ZEROMQ, b"\x15": _TLS}
 
 
 class Silent(Exception):
-    """No answer. `sent`: the request may have been done all the same."""
+    """No answer. `sent`: it may have been done all the same; `mended`: the text says the mend."""
 
-    def __init__(self, text: str, *, sent: bool = False) -> None:
+    def __init__(self, text: str, *, sent: bool = False, mended: bool = False) -> None:
         super().__init__(text)
         self.sent = sent
+        self.mended = mended or sent
 
 
 class Late(Silent):
@@ -118,7 +119,8 @@ def exchange(
             ) from None
         raise Silent(f"no connection within {min(seconds, CONNECT):g} s") from None
     except (OSError, http.client.HTTPException) as error:
-        raise Silent(_why(error, endpoint), sent=sent) from None
+        mended = isinstance(error, ssl.SSLError)
+        raise Silent(_why(error, endpoint), sent=sent, mended=mended) from None
 
 
 def _talk(endpoint: Endpoint, sock: socket.socket, request: Request) -> Response:
