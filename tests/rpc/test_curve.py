@@ -265,6 +265,10 @@ def test_keys_that_are_missing_are_told_at_once(keys: Path, tmp_path: Path) -> N
     pod = Keyring.load(part(tmp_path / "pod", keys, *NEEDS["agent"]))
     with pytest.raises(KeysError, match=r"master\.secret"):
         Server({}, keys=pod)
+    for name in ("masters", "operators"):
+        (tmp_path / "pod" / name).unlink()
+    with pytest.raises(KeysError, match=r"masters or .*operators: expected at least one"):
+        Server({}, keys=Keyring.load(tmp_path / "pod"), own="agent")
     with pytest.raises(KeysError, match=r"operator\.secret"):
         Client("127.0.0.1", 1, keys=pod, as_="operator")
     with pytest.raises(KeysError, match="agents"):

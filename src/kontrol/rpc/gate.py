@@ -87,7 +87,7 @@ class Ration:
 class Gate:
     """Guards a router that serves as `own`. `open`, `secure` the router, bind it, `start`.
 
-    Raises `KeysError` if `keys` lack the secret key of that kind.
+    Raises `KeysError` if `keys` lack the secret key of that kind, or anybody to serve.
     """
 
     def __init__(self, keys: Keyring, own: Kind) -> None:
@@ -96,6 +96,7 @@ class Gate:
         self._own: Kind = own
         self._serves = _SERVES[own]
         self._pair = keys.own(own)
+        keys.accepted(*self._serves)  # else nobody could ever connect
         self._zap: zmq.Socket[bytes] | None = None
         self._asked: Transport | None = None
         self._monitor: Transport | None = None
