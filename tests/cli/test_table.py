@@ -101,6 +101,12 @@ def test_only_standard_error_has_lines_of_its_own() -> None:
     assert not any(line.startswith("id  another") for line in lines)
 
 
+def test_a_long_name_of_a_field_is_cut() -> None:
+    lines = one(Doc.of({"seq": 1, "n" * 30_000: "v" * 30_000}), Paper(80))
+    assert max(map(len, lines)) <= 80
+    assert len(lines) < 1000
+
+
 def test_colours_are_for_terminals_alone() -> None:
     assert Paper.of(io.StringIO(), {}) == Paper()
     with Path(os.devnull).open("w", encoding="utf-8") as null:

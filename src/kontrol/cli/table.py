@@ -12,12 +12,14 @@ import textwrap
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, TextIO
 
 from kontrol.ensemble.canonical import JSON
 
 _LINES = frozenset({"stderr"})  # what is shown line by line
 _LEAST = 10  # columns to which a column of text may shrink
+_NAME = 24  # columns that the name of a field may take: a pod's may be of any length
 _COLOURS = {"good": "32", "bad": "1;31", "warn": "33", "head": "1", "dim": "2"}
 # Control characters beyond those that JSON escapes anyway, and those that turn the direction.
 _STEERS = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
@@ -64,9 +66,10 @@ class Paper:
         """Lay out names with a sentence each."""
         lines: list[str] = []
         rows = [(name, Cell(text) if isinstance(text, str) else text) for name, text in pairs]
-        wide = max((len(name) for name, _ in rows), default=0)
+        wide = min(_NAME, max((len(name) for name, _ in rows), default=0))
         for name, cell in rows:
-            first, *more = self.wrap(f"{name:<{wide}}  {cell.text}", " " * (wide + 2)) or [name]
+            padded = f"{fit(name, wide):<{wide}}"
+            first, *more = self.wrap(f"{padded}  {cell.text}", " " * (wide + 2)) or [padded]
             head, rest = first[: wide + 2], first[wide + 2 :]
             lines.append(self.paint(head, "dim") + self.paint(rest, cell.colour))
             lines += [self.paint(line, cell.colour) for line in more]
@@ -145,6 +148,7 @@ def fit(text: str, columns: int) -> str:
     return text
 
 
+@lru_cache(4096)
 def _columns(char: str) -> int:
     if unicodedata.category(char) in ("Mn", "Me"):  # an accent that goes upon the one before
         return 0
