@@ -5,10 +5,11 @@ import importlib
 import re
 from pathlib import Path
 
-from docs import commands_page, limits_page
+from docs import commands_page, limits_page, rpc_page
 
 from kontrol import cli
 from kontrol.cli.completion_tree import tree
+from kontrol.rpc.methods import Signature
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
@@ -77,3 +78,20 @@ def test_limits_are_shown_as_people_read_them() -> None:
             assert line.endswith(".")
             assert line.count("`") % 2 == 0
             assert value > 0
+
+
+def test_the_page_has_every_method_and_every_error() -> None:
+    page = rpc_page.render()
+    names = [name for name, _, _ in rpc_page.methods()]
+    assert names == ["ping", "pods", "leader", "state", "invoke", "exec"]
+    for name, method, _ in rpc_page.methods():
+        doc = Signature.of(name, method).doc
+        assert doc, name
+        assert doc.splitlines()[0].replace("`", "``") in page
+    raised = set()
+    for part in ("rpc", "agent", "master", "daemon"):
+        for path in (SOURCE / "kontrol" / part).glob("**/*.py"):
+            text = path.read_text("utf-8")
+            raised |= set(re.findall(r'\b(?:Refused|Refuse|failure)\(\s*"(\w+)"', text))
+    assert raised <= set(rpc_page.ERRORS)
+    assert {"Conflict", "Fenced", "Forbidden"} <= raised

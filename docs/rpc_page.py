@@ -1,0 +1,73 @@
+"""The page of ZeroRPC methods, from the methods themselves. No Sphinx in here: a test reads it."""
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+from kontrol.agent.executor import CALLERS, Executor
+from kontrol.daemon.mastering import master_methods
+from kontrol.process.pool import Guards
+from kontrol.rpc.methods import Method, Signature
+
+ERRORS = {
+    "InvalidRecord": "A keepalive that is no JSON, too large, too deep, or has a field that is "
+    "missing or odd. The message names it.",
+    "Conflict": "Another pod that is alive has this key. The message names both.",
+    "Stale": "An older record than the one that is known of this pod.",
+    "Gone": "This process of the pod said farewell before.",
+    "Unavailable": "This master has no answer from etcd, or more waits to be written than it "
+    "takes. Ask another, or again.",
+    "InvalidRequest": "The argument of `exec` is not what it should be. The message says why.",
+    "Forbidden": "Not for this caller: the kind of its key, `KONTROL_INVOKE`, or the list of "
+    "allowed commands.",
+    "Fenced": "A command of a term that is over.",
+    "Busy": "As many calls, or commands, as there may be are in progress.",
+    "TooLarge": "`invoke` would answer more than it may: `exec` streams any amount.",
+    "Unsendable": "The answer is larger than a message may be.",
+    "NotStarted": "The command could not be started.",
+    "Ended": "The command was killed, because its agent ends.",
+    "NameError": "There is no such method.",
+    "TypeError": "The method takes another number of arguments.",
+    "ProtocolError": "What was sent is not the protocol.",
+    "InternalError": "A fault of Kontrol, which we ask you to report; its log has the traceback.",
+}
+
+
+def methods() -> Iterator[tuple[str, Method, str]]:
+    """Yield each method: its name, what answers, and who may call it."""
+    unused = cast("Any", None)  # making the methods asks nothing of what they work on
+    for name, method in master_methods(unused).items():
+        rule = Signature.of(name, method).restriction
+        who = "anyone"
+        if rule is not None:
+            who = f"holders of {_or(rule.kinds)} keys"
+            who += "; without keys, anyone" if rule.insecure else "; without keys, nobody"
+        yield name, method, f"Masters. For {who}."
+    executor = Executor(Guards(most=1), environ={}, secrets=())
+    for name, method in executor.methods().items():
+        who = f"holders of {_or(sorted(CALLERS))} keys; without keys, nobody"
+        yield name, method, f"Agents. For {who}, unless `KONTROL_INVOKE` is `insecure`."
+
+
+def render() -> str:
+    """Return reStructuredText: a section for the methods, and one for errors."""
+    lines = ["Methods", "-------", ""]
+    for name, method, who in methods():
+        signature = Signature.of(name, method)
+        words = ", ".join(one.name for one in signature.parameters)
+        streams = " *streams*" if signature.streams else ""
+        doc = inspect.cleandoc(signature.doc or "").replace("\n", "\n   ")
+        lines += [f"``{name}({words})``{streams}", f"   {_code(doc)}", "", f"   {_code(who)}", ""]
+    lines += ["Errors", "------", "", ".. list-table::", "   :widths: 20 80", ""]
+    for name, text in ERRORS.items():
+        lines += [f"   * - ``{name}``", f"     - {_code(text)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _or(kinds: Iterable[str]) -> str:
+    return " or ".join(f"*{kind}*" for kind in kinds)
+
+
+def _code(text: str) -> str:
+    return re.sub(r"`([^`]+)`|(\{[^{}]+\})", lambda found: f"``{found[1] or found[2]}``", text)
