@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import logging
 import re
+import socket
+import threading
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -296,3 +298,21 @@ def test_a_ration_tells_how_much_it_held_back() -> None:
     ration = Ration(2, 60.0)
     assert [ration.admit(at) for at in (0, 1, 2, 59, 60, 61, 62)] == [0, 0, None, None, 2, 0, None]
     assert ration.admit(500) == 1
+
+
+async def test_a_flood_of_connections_does_not_halt_the_process(keys: Path) -> None:
+    """ZeroMQ's thread reports each to a loop that is busy, and must not wait for it."""
+
+    def flood() -> None:
+        for _ in range(1500):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as one:
+                one.sendall(GREETING)
+                one.recv(1)
+
+    async with guarded(Shell().methods(), keys) as port:
+        async with caller(port, keys, "master") as client:
+            assert await client.call("who", timeout=DEADLINE)
+        thread = threading.Thread(target=flood)
+        thread.start()
+        thread.join()  # on purpose in the loop's own thread
+    # It has ended: neither watching nor closing needed the thread that reports.

@@ -29,7 +29,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from kontrol.rpc.errors import BindError, Refused
 from kontrol.rpc.keys import Keyring, KeysError, Kind, fingerprint, list_file
-from kontrol.rpc.sockets import Context, plain_address
+from kontrol.rpc.sockets import Context, monitor, plain_address
 from kontrol.rpc.transport import Transport
 
 _log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class Gate:
     def secure(self, router: "zmq.Socket[bytes]") -> None:
         """Prepare a router that is yet to be bound."""
         self._router = router
-        self._events = router.get_monitor_socket(_EVENTS)
+        self._events = monitor(router.context, router, _EVENTS)
         self._set_key(router)
 
     def _set_key(self, router: "zmq.Socket[bytes]") -> None:

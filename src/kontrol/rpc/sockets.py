@@ -98,6 +98,21 @@ def dealer(
     return calling
 
 
+def monitor(context: Context, watched: "zmq.Socket[bytes]", events: int) -> "zmq.Socket[bytes]":
+    """Return a socket on which ZeroMQ reports events of `watched`, without a bound on their number.
+
+    ZeroMQ's I/O thread would wait where there is one, holding a lock that the event loop needs to
+    bind, or to stop watching: strangers who connect fast enough could halt the process.
+    """
+    where = f"inproc://kontrol.monitor.{id(watched)}"
+    watched.monitor(where, events)
+    reports = context.socket(zmq.PAIR)
+    reports.setsockopt(zmq.RCVHWM, 0)
+    reports.setsockopt(zmq.LINGER, 0)
+    reports.connect(where)
+    return reports
+
+
 def peer_name(identity: bytes, frame: zmq.Frame) -> str:
     """Return the name of the connection that a message came from: its IP address and identity."""
     return f"{plain_address(str(frame.get('Peer-Address')))}#{identity.hex()}"
