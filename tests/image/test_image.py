@@ -176,6 +176,37 @@ async def test_an_image_made_from_the_originals(image: str) -> None:
         assert await pod.stop() == 0
 
 
+async def test_telegraf_is_started_by_the_lifecycle(image: str, tmp_path: Path) -> None:
+    """With what the boot wrote and the script appended; a stand-in for it, which shows that."""
+    telegraf = tmp_path / "telegraf"
+    telegraf.write_text('#!/bin/sh\ncat "$2"\nexec sleep 1000\n', encoding="utf-8")
+    telegraf.chmod(0o755)
+    job = tmp_path / "automaton.conf"
+    job.write_text(
+        "[program:automaton]\ncommand=/usr/bin/automaton lifecycle.yml -s /tmp/sock\n",
+        encoding="utf-8",
+    )
+    annotations = {"kontrol.unity3d.com/opentsdb": "opentsdb.example.com"}
+    async with Containers(image) as containers:
+        pod = await containers.run(
+            "pod",
+            env={
+                "KONTROL_LABELS": json.dumps({"app": "hello", "role": "web"}),
+                "KONTROL_ANNOTATIONS": json.dumps(annotations),
+            },
+            options=(
+                f"--volume={telegraf}:/usr/bin/telegraf:ro",
+                f"--volume={job}:/home/kontrol/supervisor/automaton.conf:ro",
+                "--read-only",
+                "--tmpfs=/tmp",
+            ),
+        )
+        await pod.log.logged("telegraf entered RUNNING state")
+        await pod.log.logged("opentsdb.example.com")
+        await pod.log.logged(r"inputs\.statsd")
+        assert (await status(pod))["telegraf"] == "RUNNING"
+
+
 async def test_read_only_and_any_user(image: str) -> None:
     """The whole of it with one writable folder, under user ids that the image does not know."""
     name = f"{image}-hello"
