@@ -14,6 +14,7 @@ from tests.boot.metadata import (
 )
 from tests.boot.server import Answer, Drip, Handler, Hang, Reply, Request, serve
 
+from kontrol.boot.cloud import _UNSURE as UNSURE
 from kontrol.boot.cloud import PROVIDERS, detect, firmware
 from kontrol.boot.cloud.aws import Aws
 from kontrol.boot.cloud.azure import Azure
@@ -55,6 +56,13 @@ async def find(
 ) -> tuple[str, Machine] | None:
     async with serve(handler) as served:
         return await detect(choice, machine, providers(served.url))
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a busy machine be slow where time is not the matter."""
+    monkeypatch.setattr("kontrol.boot.cloud._SURE", 20.0)
+    monkeypatch.setattr("kontrol.boot.cloud._UNSURE", 20.0)
 
 
 def test_every_cloud_that_can_be_named_is_in_the_table() -> None:
@@ -186,14 +194,16 @@ async def test_a_service_that_is_not_one_is_no_machine(
 
 @pytest.mark.parametrize("handler", [hang, drip, half, wrong_json, other_json, failing, captive])
 async def test_trouble_is_one_line_and_soon_over(
-    handler: Handler, caplog: pytest.LogCaptureFixture
+    handler: Handler, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("kontrol.boot.cloud._UNSURE", UNSURE)
     caplog.set_level(logging.INFO)
     async with serve(handler) as served:
         loop = asyncio.get_running_loop()
         start = loop.time()
         assert await detect("auto", {}, providers(served.url)) is None
-        assert loop.time() - start < 2.0  # 0.7, and what a busy machine adds
+        assert loop.time() - start < UNSURE + 1.3  # what a busy machine adds
+    assert UNSURE < 1
     [record] = caplog.records
     assert record.getMessage().startswith("no cloud found: aws")
     assert record.levelno == logging.INFO
@@ -257,7 +267,7 @@ async def test_what_aws_need_not_tell_may_hang() -> None:
         return Hang() if "meta-data" in request.path else await server(request)
 
     async with serve(handler) as served:
-        machine = await Aws(served.url).describe(0.4)
+        machine = await Aws(served.url).describe(2.0)
     assert (machine.region, machine.eip) == ("us-west-2", None)
 
 
@@ -268,7 +278,7 @@ async def test_what_google_need_not_tell_may_hang() -> None:
         return await server(request) if request.path.endswith("/zone") else Hang()
 
     async with serve(handler) as served:
-        machine = await Google(served.url).describe(0.4)
+        machine = await Google(served.url).describe(2.0)
     assert (machine.zone, machine.eip) == ("europe-west1-b", None)
 
 

@@ -60,21 +60,19 @@ async def request(
     headers: Mapping[str, str] | None = None,
     tls: ssl.SSLContext | None = None,
     timeout: float = 5.0,
-    connect: float | None = None,
     limit: int = MIB,
 ) -> Answer:
     """Ask, and return the answer, whatever its status.
 
-    `timeout` is seconds for all of it, `connect` for the connection (default: `timeout`); `limit`
-    is octets of the body. Raises `HTTPError`, of which the kinds are above.
+    `timeout` is seconds for all of it, `limit` octets of the body. Raises `HTTPError`, of which
+    the kinds are above.
     """
     parts = urlsplit(url)
     where = parts.netloc
     writer = None
     try:
         async with asyncio.timeout(timeout):
-            async with asyncio.timeout(connect):
-                reader, writer = await _connect(url, tls)
+            reader, writer = await _connect(url, tls)
             path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
             lines = [f"{method} {path} HTTP/1.1", f"Host: {where}", "Connection: close"]
             lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
@@ -84,7 +82,7 @@ async def request(
             return await _answer(reader, limit)
     except TimeoutError:
         if writer is None:
-            raise Unreachable(f"{where}: no connection within {connect or timeout:g} s") from None
+            raise Unreachable(f"{where}: no connection within {timeout:g} s") from None
         raise Silent(f"{where}: connected, but no whole answer within {timeout:g} s") from None
     except ssl.SSLCertVerificationError as error:
         raise Untrusted(f"{where}: {error.verify_message}") from None

@@ -10,7 +10,6 @@ from kontrol.ensemble.canonical import JSON, NotJSON, parse
 from kontrol.settings import values
 
 LINK_LOCAL = "http://169.254.169.254"  # where AWS, Azure and Google all have it
-_CONNECT = 0.3  # seconds: the service is on the machine itself, or next to it
 _MOST = 262_144  # octets
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,252}\Z")
 
@@ -40,10 +39,7 @@ async def fetch(
     url: str, headers: Mapping[str, str], timeout: float, *, method: str = "GET"
 ) -> Answer:
     """Ask a metadata service. Raises `HTTPError`."""
-    connect = min(_CONNECT, timeout)
-    return await request(
-        url, method=method, headers=headers, timeout=timeout, connect=connect, limit=_MOST
-    )
+    return await request(url, method=method, headers=headers, timeout=timeout, limit=_MOST)
 
 
 def document(answer: Answer, what: str) -> dict[str, JSON]:
