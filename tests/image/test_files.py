@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import re
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -12,7 +13,26 @@ import pytest
 
 TOP = Path(__file__).parents[2]
 DEBIAN, ALPINE = (TOP / name / "Dockerfile" for name in ("debian-12", "alpine-3.22"))
-ARCH = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+SCRIPTS = [
+    *(TOP / "image" / name for name in ("finish", "packages", "telegraf", "user", "venv")),
+    TOP / "image/root/home/kontrol/boot.sh",
+    TOP / "image/root/usr/bin/kontrol-health",
+]
+TOOLS = [
+    "cat",
+    "chmod",
+    "cp",
+    "dirname",
+    "echo",
+    "gunzip",
+    "mkdir",
+    "mktemp",
+    "sed",
+    "sha256sum",
+    "tar",
+    "uname",
+]
+ARCH = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}[platform.machine()]
 
 
 def steps(dockerfile: Path, base: str) -> str:
@@ -53,12 +73,14 @@ def telegraf(tmp_path: Path) -> Path:
     return script
 
 
-def fetch(script: Path, version: str, sha256: str = "") -> "subprocess.CompletedProcess[str]":
+def fetch(
+    script: Path, version: str, sha256: str = "", *, path: str = os.environ["PATH"]
+) -> "subprocess.CompletedProcess[str]":
     folder = script.parents[1]
     return subprocess.run(
-        [script, folder / "out"],
+        ["/usr/bin/env", "sh", script, folder / "out"],
         env={
-            "PATH": os.environ["PATH"],
+            "PATH": path,
             "TELEGRAF": version,
             "TELEGRAF_SHA256": sha256,
             "TELEGRAF_URL": folder.as_uri(),
@@ -75,6 +97,22 @@ def test_telegraf_that_is_what_was_expected(telegraf: Path) -> None:
     assert result.returncode == 0, result.stderr
     program = telegraf.parents[1] / "out/usr/bin/telegraf"
     assert subprocess.run([program], capture_output=True, check=True).stdout == b"9.9.9\n"
+
+
+@pytest.mark.privileged("busybox")
+def test_the_steps_with_busybox(telegraf: Path, tmp_path: Path) -> None:
+    """Alpine's shell and tools are busybox'."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    busybox = str(shutil.which("busybox"))
+    for name in ("sh", *TOOLS):
+        (tools / name).symlink_to(busybox)
+    (tools / "curl").symlink_to(str(shutil.which("curl")))
+    result = fetch(telegraf, "9.9.9", path=str(tools))
+    assert result.returncode == 0, result.stderr
+    assert (telegraf.parents[1] / "out/usr/bin/telegraf").exists()
+    for script in SCRIPTS:
+        subprocess.run([busybox, "sh", "-n", script], check=True, timeout=10)
 
 
 def test_telegraf_left_out(telegraf: Path) -> None:
