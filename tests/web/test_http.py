@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,22 @@ async def test_a_refusal_reaches_a_client_that_still_sends() -> None:
         assert status(answer) == 413
 
 
+async def test_a_client_that_was_refused_may_end_its_sentence() -> None:
+    """A reset would fail a client that reads the answer only when it has sent everything."""
+    loop = asyncio.get_running_loop()
+    async with serving(web()) as port:
+        with socket.create_connection(("127.0.0.1", port)) as one:
+            one.settimeout(0)
+            await loop.sock_sendall(one, HEALTH + b"Content-Length: 100000\r\n\r\n")
+            answer = b""
+            async with asyncio.timeout(DEADLINE):
+                while part := await loop.sock_recv(one, 65536):
+                    answer += part
+                for _ in range(10):  # after a reset, the second one fails
+                    await loop.sock_sendall(one, b"a" * 10_000)
+            assert status(answer) == 413
+
+
 async def test_a_client_that_asks_before_it_sends_is_told_to_go_on(tmp_path: Path) -> None:
     token_file = tmp_path / "token"
     token_file.write_text(WRITER, "utf-8")
@@ -151,7 +168,7 @@ async def test_a_client_that_asks_before_it_sends_is_told_to_go_on(tmp_path: Pat
 
 @pytest.mark.parametrize("sent", [b"G", HEALTH, HEALTH + b"Content-Length: 5\r\n\r\nab"])
 async def test_a_slow_request_is_given_up(sent: bytes) -> None:
-    async with serving(web(limits=QUICK)) as port:
+    async with serving(web(limits=replace(QUICK, idle=60))) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent)
         async with asyncio.timeout(DEADLINE):
@@ -175,7 +192,7 @@ async def test_a_trickle_does_not_win_time() -> None:
 
 
 async def test_a_silent_connection_is_closed_without_a_word() -> None:
-    async with serving(web(limits=QUICK)) as port:
+    async with serving(web(limits=replace(QUICK, request=60))) as port:
         for first in (b"", HEALTH + b"\r\n"):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(first)
