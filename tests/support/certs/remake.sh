@@ -6,7 +6,8 @@ set -eu
 cd "$(dirname "$0")"
 
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 36500 \
-    -subj "/CN=Kontrol test CA" -keyout ca.key -out ca.pem
+    -subj "/CN=Kontrol test CA" -addext keyUsage=critical,keyCertSign,cRLSign \
+    -keyout ca.key -out ca.pem  # Python 3.13 and later want its usage stated (RFC 5280)
 
 sign() { # name, subject, extensions
     openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
