@@ -15,7 +15,7 @@ from tests.image.tier import TTL, tier
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "image"
 
-pytestmark = [pytest.mark.privileged("podman", "runc", "debootstrap"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.privileged("podman", "runc", "debootstrap"), pytest.mark.timeout(300)]
 
 
 def processes(container_pid: int) -> list[int]:

@@ -19,18 +19,8 @@ SCRIPTS = [
     TOP / "image/root/usr/bin/kontrol-health",
 ]
 TOOLS = [
-    "cat",
-    "chmod",
-    "cp",
-    "dirname",
-    "echo",
-    "gunzip",
-    "mkdir",
-    "mktemp",
-    "sed",
-    "sha256sum",
-    "tar",
-    "uname",
+    *("cat", "chmod", "cp", "dirname", "echo", "gunzip", "mkdir", "mktemp"),
+    *("sed", "sha256sum", "tar", "uname"),
 ]
 ARCH = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}[platform.machine()]
 

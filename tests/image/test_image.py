@@ -15,7 +15,7 @@ from tests.support.etcd import CA
 
 import kontrol
 
-pytestmark = [pytest.mark.privileged("podman", "runc", "debootstrap"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.privileged("podman", "runc", "debootstrap"), pytest.mark.timeout(300)]
 
 UP = "supervisord started with pid 1"
 # supervisord of a derived image, in the words of the original's own example of one.
