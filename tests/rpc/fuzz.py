@@ -1,9 +1,9 @@
 """Fuzzes port 8000: `python -m tests.rpc.fuzz`, for minutes; a test does so for seconds.
 
 Some peers send random and mutated messages, with an agent's key if there are keys; others open
-connections with random and mutated bytes. Meanwhile a bystander calls without pause. In the end the
-server must run, have logged no error, have answered the bystander in time, and hold neither more
-memory nor more descriptors than after the first part.
+connections with random and mutated bytes, those of a good peer among them. Meanwhile a bystander
+calls without pause. In the end the server must run, have logged no error, have answered the
+bystander in time, and hold neither more memory nor more descriptors than after the first part.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import zmq
 from tests.rpc.keyed import cluster
 from tests.rpc.mutants import Mutants
 from tests.rpc.support import DEADLINE, descriptors, line, peer, resident, until
+from tests.rpc.tap import tapped
 
 from kontrol.rpc.client import Client
 from kontrol.rpc.keys import Keyring
@@ -61,6 +62,7 @@ class Fuzz:
         self._keys = None if keys is None else Keyring.load(keys)
         self._folder = keys
         self._port = 0
+        self._heard: list[bytes] = []
 
     async def run(self) -> Report:
         report, begun = self.report, time.monotonic()
@@ -68,6 +70,9 @@ class Fuzz:
         async with peer("fuzzed_server.py", *arguments) as process:
             self._port = int(await line(process))
             idle = descriptors(process)
+            async with tapped(self._port) as (tap, way), self._client(way) as client:
+                await client.call("echo", "x", timeout=DEADLINE)
+                self._heard = [b"".join(tap.sent), *tap.sent]
             async with self._bystander(process):
                 await self._crowd(self._count // 5)
                 report.before = resident(process)
@@ -75,14 +80,14 @@ class Fuzz:
             await until(lambda: descriptors(process) <= idle + 3)
             report.after = resident(process)
             report.descriptors = descriptors(process) - idle
-            async with self._client() as client:
+            async with self._client(self._port) as client:
                 report.faults = await client.call("faults", timeout=DEADLINE)
             assert process.returncode is None
         report.seconds = time.monotonic() - begun
         return report
 
-    def _client(self) -> Client:
-        return Client("127.0.0.1", self._port, heartbeat=BEAT, keys=self._keys, as_="master")
+    def _client(self, port: int) -> Client:
+        return Client("127.0.0.1", port, heartbeat=BEAT, keys=self._keys, as_="master")
 
     @contextlib.asynccontextmanager
     async def _bystander(self, process: Process) -> AsyncIterator[None]:
@@ -90,7 +95,7 @@ class Fuzz:
         report = self.report
 
         async def call() -> None:
-            async with self._client() as client:
+            async with self._client(self._port) as client:
                 while True:
                     begun = time.monotonic()
                     assert await client.call("echo", "x", timeout=DEADLINE) == "x"
@@ -117,7 +122,7 @@ class Fuzz:
                     await transport.deliver(mutants.message())
                     self.report.messages += 1
                     if not i % OPENINGS:
-                        await self._open(mutants.opening())
+                        await self._open(mutants.opening(self._heard))
                 await asyncio.sleep(0.01)  # for some of the answers
 
     @contextlib.asynccontextmanager

@@ -9,7 +9,7 @@ from tests.rpc.support import BEAT, running
 
 from kontrol.rpc.client import Client
 from kontrol.rpc.keyfolder import make
-from kontrol.rpc.keys import FILES, Keyring, Kind
+from kontrol.rpc.keys import FILES, Keyring, Kind, ServerKind
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.server import Method, Server
 
@@ -37,7 +37,7 @@ def part(folder: Path, whole: Path, *names: str) -> Path:
 async def guarded(
     methods: Mapping[str, Method],
     keys: Path | Keyring,
-    own: Kind = "master",
+    own: ServerKind = "master",
     *,
     port: int = 0,
     heartbeat: float = BEAT,

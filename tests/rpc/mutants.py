@@ -42,8 +42,8 @@ class Mutants:
         ]
         return [*parts, kind()]
 
-    def opening(self, known: Sequence[bytes] = ()) -> bytes:
-        """Return what a connection begins with, and perhaps ends; `known` are good ones."""
+    def opening(self, heard: Sequence[bytes] = ()) -> bytes:
+        """Return what a connection begins with, and perhaps ends; `heard` is of good ones."""
         chance = self._chance
         plain = (
             GREETING + READY + b"DEALER" + framed(b"", self._valid()[:255]),
@@ -52,7 +52,7 @@ class Mutants:
             b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
             chance.randbytes(chance.randrange(200)),
         )
-        return self.mutate(chance.choice((*plain, *known)))
+        return self.mutate(chance.choice((*plain, *heard)))
 
     def mutate(self, data: bytes) -> bytes:
         """Return `data` with a few changes, or none."""

@@ -28,7 +28,7 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from kontrol.rpc.errors import BindError, Refused
-from kontrol.rpc.keys import Keyring, KeysError, Kind, fingerprint, list_file
+from kontrol.rpc.keys import Keyring, KeysError, Kind, ServerKind, fingerprint, list_file
 from kontrol.rpc.sockets import Context, monitor, plain_address
 from kontrol.rpc.transport import Transport
 
@@ -39,7 +39,7 @@ _ZAP = "inproc://zeromq.zap.01"  # where ZeroMQ asks, in each context
 _DOMAIN = b"kontrol"
 _LOOK = 1.0  # seconds between looks at the keys while messages come
 
-_SERVES: Mapping[Kind, tuple[Kind, ...]] = {
+_SERVES: Mapping[ServerKind, tuple[Kind, ...]] = {
     "master": ("master", "agent", "operator"),
     "agent": ("master", "operator"),
 }
@@ -90,10 +90,10 @@ class Gate:
     Raises `KeysError` if `keys` lack the secret key of that kind, or anybody to serve.
     """
 
-    def __init__(self, keys: Keyring, own: Kind) -> None:
+    def __init__(self, keys: Keyring, own: ServerKind) -> None:
         self._keys = keys
         self._taken = keys.refresh()
-        self._own: Kind = own
+        self._own: ServerKind = own
         self._serves = _SERVES[own]
         self._pair = keys.own(own)
         keys.accepted(*self._serves)  # else nobody could ever connect

@@ -31,6 +31,9 @@ _log = logging.getLogger(__name__)
 
 Kind = Literal["master", "agent", "operator"]
 
+ServerKind = Literal["master", "agent"]
+"""The kinds that listen."""
+
 KINDS: tuple[Kind, ...] = ("master", "agent", "operator")
 
 _KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")  # Z85 of 32 bytes, RFC 32 of ZeroMQ

@@ -25,7 +25,7 @@ from kontrol.rpc.channel import Channel, Channels, Illegal, Lost, Side
 from kontrol.rpc.errors import BindError, LostRemote, Refused, Unsendable
 from kontrol.rpc.events import Beat, Done, Event, Item, Open, Reply, Result, failure
 from kontrol.rpc.gate import Gate
-from kontrol.rpc.keys import Keyring, Kind, fingerprint
+from kontrol.rpc.keys import Keyring, Kind, ServerKind, fingerprint
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.methods import Call, Catalog, Method, Signature, restricted
 from kontrol.rpc.pulse import Pulse
@@ -83,7 +83,7 @@ class Server:
         heartbeat: float = 5.0,
         context: Context | None = None,
         keys: Keyring | None = None,
-        own: Kind = "master",
+        own: ServerKind = "master",
     ) -> None:
         self._catalog = Catalog(name, methods)
         self._limits = limits
