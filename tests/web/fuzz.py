@@ -68,19 +68,23 @@ class Tally:
     answers: Counter[int] = field(default_factory=Counter)
 
 
-def structured(rng: random.Random, token: str | None = None) -> bytes:
+def structured(rng: random.Random) -> bytes:
     """Return a request that is nearly one."""
-    body = rng.choice(_BODIES)
-    lines = [f"{rng.choice(_METHODS)} {rng.choice(_TARGETS)} HTTP/1.{rng.choice('1111110239x')}"]
-    lines.append(f"Host: {rng.choice(_HOSTS) if rng.random() < 0.3 else '127.0.0.1'}")
-    if token is None and rng.random() < 0.5:
-        token = rng.choice(_TOKENS)
-    if token:
-        lines.append(f"Authorization: {token}")
+    method, target, body = rng.choice(_METHODS), rng.choice(_TARGETS), b""
+    if rng.random() < 0.5:
+        route = rng.choice(ROUTES)
+        method, target = route.method, route.path.format(key="k1", run="7")
+    if rng.random() < (0.8 if method == "POST" else 0.2):
+        body = rng.choice(_BODIES)
+    version = "1.1" if rng.random() < 0.95 else f"{rng.randrange(4)}.{rng.choice('0129x')}"
+    lines = [f"{method} {target} HTTP/{version}"]
+    lines.append(f"Host: {rng.choice(_HOSTS) if rng.random() < 0.2 else '127.0.0.1'}")
+    if rng.random() < 0.6:
+        lines.append(f"Authorization: {rng.choice(_TOKENS)}")
     if body and rng.random() < 0.9:
         lines.append(f"Content-Length: {len(body)}")
-    lines += rng.sample(_HEADERS, rng.choice([0, 0, 0, 0, 1, 2]))
-    if rng.random() < 0.1:
+    lines += rng.sample(_HEADERS, rng.choice([0, 0, 0, 0, 0, 0, 1, 2]))
+    if rng.random() < 0.05:
         rng.shuffle(lines)
     ends = "\n" if rng.random() < 0.05 else "\r\n"
     return (ends.join(lines) + ends * 2).encode("latin-1") + body
