@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.cli.conftest import Run
 from tests.cli.master import Master, Reply, listening, status
 
@@ -79,6 +81,42 @@ def test_bad_answers_are_told(raw: bytes, told: str) -> None:
         assert f"http://127.0.0.1:{port}/v1/status" in str(error)
         assert error.exit_status == 4
         assert str(error).replace("\n", "").isprintable()
+
+
+_HTTP = OK + b"Content-Length: 14\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n" + b'{"a": [1]}\r\n'
+
+
+@st.composite
+def _mutated(draw: st.DrawFn) -> bytes:
+    """Return an answer in HTTP, or what is left of one, with a few bytes that are others."""
+    raw = bytearray(_HTTP[: draw(st.integers(0, len(_HTTP)))])
+    for _ in range(draw(st.integers(0, 4))):
+        at_byte = draw(st.integers(0, len(raw)))
+        raw[at_byte : at_byte + 1] = draw(st.binary(max_size=3))
+    return bytes(raw)
+
+
+def test_no_bytes_are_more_than_an_error() -> None:
+    """Whatever comes back: an answer or a `RestError` that is fit to be shown, and in time."""
+    answers: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(answers[-1])
+
+    with listening(serve) as port:
+
+        @settings(deadline=5000, max_examples=300)
+        @given(st.binary(max_size=300) | _mutated())
+        def ask(raw: bytes) -> None:
+            answers.append(raw)
+            try:
+                answer = Rest([at(port)]).get("/v1/status")
+                assert isinstance(answer.document, dict)
+            except RestError as error:
+                assert str(error).replace("\n", "").isprintable()
+
+        ask()
 
 
 def test_nothing_listens() -> None:
