@@ -14,7 +14,7 @@ from docs.rest_page import SAMPLES
 from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.daemon import Daemon
 from tests.e2e.hub import DEADLINE
-from tests.e2e.lab import Lab, Tier
+from tests.e2e.lab import MASTER, Lab, Tier
 from tests.e2e.test_network_namespace import network
 from tests.support.descriptors import connections
 from tests.support.etcd import EtcdCluster, free_port
@@ -208,6 +208,22 @@ async def test_metrics_and_probes_of_a_tier(tokens: Path) -> None:
         await leader.becomes("/readyz", 200)
         await pod.becomes("/readyz", 200)
         assert await daemon.end() == 0
+
+
+async def test_a_master_answers_to_the_names_of_its_tier(tokens: Path) -> None:
+    async with Lab() as lab:
+        tier = await lab.tier(["127.0.0.1:9"], masters=0, seats=1)
+        annotations = json.dumps({MASTER: "kontrol.tools:8000"})
+        one = await master(tier, 0, tokens, KONTROL_ANNOTATIONS=annotations)
+        for name, status in (
+            ("kontrol.tools", 200),
+            ("kontrol.tools.svc.cluster.local:8001", 200),
+            ("m0", 200),
+            ("evil.example", 421),
+        ):
+            async with client(one.port, one.host) as link:
+                answer = await link.ask("GET", "/healthz", headers={"Host": name})
+            assert answer.status == status, name
 
 
 async def test_statsd_hears_of_each_event(tokens: Path) -> None:

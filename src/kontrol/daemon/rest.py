@@ -1,5 +1,6 @@
 """The REST endpoint of this process, and the counters that it sends to statsd."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -8,11 +9,12 @@ from kontrol.agent import health
 from kontrol.agent.addresses import Resolver
 from kontrol.agent.agent import Agent
 from kontrol.daemon.hopeless import Hopeless
-from kontrol.ensemble.tiers import Tier
+from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
 from kontrol.metrics.exposition import render
 from kontrol.metrics.process import PROCESS, Process
 from kontrol.metrics.statsd import Statsd
 from kontrol.settings import Settings
+from kontrol.settings.resolve import MASTER
 from kontrol.web.hosts import names_of
 from kontrol.web.web import Web, WebError
 
@@ -44,13 +46,7 @@ def make_web(
         tls = (security.tls_cert, security.tls_key)
     try:
         return Web(
-            names=names_of(
-                ident=settings.pod.id,
-                ip=settings.pod.ip,
-                hostname=os.uname().nodename,
-                namespace=settings.pod.namespace,
-                masters=[host for tier in settings.tiers for host in tier.hosts],
-            ),
+            names=_names(settings),
             ready=ready,
             metrics=metrics,
             view=view,
@@ -60,6 +56,21 @@ def make_web(
         )
     except WebError as error:
         raise Hopeless(str(error)) from None
+
+
+def _names(settings: Settings) -> frozenset[str]:
+    """Return the names of this process. A mere master's annotation, if any, has its tier's."""
+    tiers = settings.tiers
+    if not tiers:
+        with contextlib.suppress(BadTiers):
+            tiers = parse_tiers(settings.pod.annotations.get(MASTER, ""), settings.port)
+    return names_of(
+        ident=settings.pod.id,
+        ip=settings.pod.ip,
+        hostname=os.uname().nodename,
+        namespace=settings.pod.namespace,
+        masters=[host for tier in tiers for host in tier.hosts],
+    )
 
 
 def make_statsd(where: Tier) -> Statsd:
