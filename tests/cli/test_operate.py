@@ -186,6 +186,12 @@ def test_no_such_pod(run: Run, master: Master, read: Read) -> None:
     assert master.asked[0].path == "/v1/pods/no%2Fsuch"
 
 
+def test_one_pod_is_not_watched(run: Run, master: Master, read: Read) -> None:
+    assert run("pods", "a", "--watch") == 2
+    assert read() == ("", "kontrol: --watch shows every pod, or those of a --role: leave 'a' out\n")
+    assert master.asked == []
+
+
 def test_state_is_json(run: Run, master: Master, read: Read) -> None:
     assert run("state") == 0
     assert json.loads(read()[0]) == {"primary": "redis-7"}

@@ -8,7 +8,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from kontrol.cli import completion, operate_archive
-from kontrol.cli.command import DONE, NOTHING, UNANSWERED, Command, say
+from kontrol.cli.command import DONE, NOTHING, UNANSWERED, USAGE, Command, say
 from kontrol.cli.operate_asking import (
     ASKING,
     WRONG,
@@ -51,6 +51,9 @@ def _pods(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
     from kontrol.cli.operate_pods import matching, one, table
 
     if options.watch:
+        if options.pod is not None:
+            say(f"--watch shows every pod, or those of a --role: leave {options.pod!r} out")
+            return USAGE
         from kontrol.cli.operate_watch import follow
 
         follow(rest, options.role, as_json=options.json)
