@@ -296,8 +296,8 @@ KEYS = Variable[Path | None](
     _SECURITY,
     values.path,
     "Folder with CURVE key pairs, as `kontrol keys` makes them. The ZeroRPC port is then encrypted "
-    "and authenticated both ways. A callback may use it: `kontrol invoke` needs it. Reserved: this "
-    "version has no encryption, and does not start with it.",
+    "and authenticated both ways. A callback may use it: `kontrol invoke` needs it. The files may "
+    "change at any time.",
     otherwise="none: the port is open to whoever reaches it",
     names="folder",
 )
@@ -305,16 +305,14 @@ INVOKE = Variable[Literal["off", "insecure"] | None](
     "KONTROL_INVOKE",
     _SECURITY,
     values.invoke,
-    "`insecure` lets whoever reaches the port run commands, `off` nobody. Reserved: this version "
-    "runs none.",
+    "`insecure` lets whoever reaches the port run commands, `off` nobody.",
     otherwise="on with `KONTROL_KEYS`, off without",
 )
 INVOKE_ALLOW = Variable[Path | None](
     "KONTROL_INVOKE_ALLOW",
     _SECURITY,
     values.path,
-    "File of named commands with patterns for their arguments; with it, nothing else runs. "
-    "Reserved, as `KONTROL_INVOKE`.",
+    "File of named commands with patterns for their arguments; with it, nothing else runs.",
     names="file",
 )
 TOKEN_FILE = Variable[Path | None](
