@@ -10,8 +10,9 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from kontrol.cli.command import say
 from kontrol.cli.operate_document import Doc, counted
@@ -36,13 +37,7 @@ class Sight:
     trouble: str = ""
 
 
-def follow(
-    rest: Rest,
-    roles: Collection[str],
-    *,
-    as_json: bool,
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
+def follow(rest: Rest, roles: Collection[str], *, as_json: bool) -> NoReturn:
     """Show every change until interrupted. Raises `RestError` if no master answers at first."""
     sight = _look(rest, roles, None)
     paper = Paper.of(sys.stdout, os.environ)
@@ -56,7 +51,7 @@ def follow(
                 else:
                     _print(sight, as_json=as_json)
                 shown = (sight.digest, sight.trouble, paper)
-            sleep(_EVERY)
+            time.sleep(_EVERY)
             paper = Paper.of(sys.stdout, os.environ)  # it may have got another size
             try:
                 sight = _look(rest, roles, sight)
