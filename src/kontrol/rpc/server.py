@@ -6,22 +6,21 @@ answered is answered: an event that is no call gets an error, without `response_
 its message id can be told (callers ignore that one, a person with a packet dump does not).
 
 Invariants: every open channel has exactly one handler task, and its caller gets at most one ending.
-`serve` returns only when all handlers have ended. A channel belongs to the connection that opened
-it: its key is the routing envelope with the message id, so no peer can touch another's calls.
-With keys, nothing is started for a message whose key is not accepted at that moment.
+`serve` returns only when all handlers have ended. With keys, nothing is started for a message whose
+key is not accepted at that moment.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from functools import partial
 from typing import Any, cast
 
 import zmq
 
-from kontrol.rpc.channel import Channel, Channels, Illegal, Lost, Side
+from kontrol.rpc.calls import Calls, Envelope, Serving
+from kontrol.rpc.channel import Illegal, Lost
 from kontrol.rpc.errors import BindError, LostRemote, Refused, Unsendable
 from kontrol.rpc.events import Beat, Done, Event, Item, Open, Reply, Result, failure
 from kontrol.rpc.gate import Gate
@@ -37,32 +36,8 @@ __all__ = ["Call", "Limits", "Method", "Server", "restricted"]
 
 _log = logging.getLogger(__name__)
 
-Envelope = tuple[bytes, ...]
-
 _BATCH = 64
 """Items of a stream sent in one turn of the loop."""
-
-
-class _Serving(Channel):
-    """An open channel of the server, with its handler's task."""
-
-    __slots__ = ("envelope", "id", "owed", "public", "room", "task")
-
-    def __init__(
-        self,
-        envelope: Envelope,
-        id: Id,  # noqa: A002 - the wire's word
-        public: str,
-        now: float,
-        heartbeat: float,
-    ) -> None:
-        super().__init__(Side.ANSWERER, now, heartbeat=heartbeat)
-        self.envelope = envelope
-        self.id = id
-        self.public = public
-        self.task: asyncio.Task[object] | None = None
-        self.owed: Reply | None = None
-        self.room: asyncio.Future[None] | None = None
 
 
 class Server:
@@ -91,13 +66,12 @@ class Server:
         self._context = context or zmq.Context.instance()
         self._gate = None if keys is None else Gate(keys, own)
         self._codec = Codec(limits)
-        self._channels: Channels[tuple[Envelope, Id], _Serving] = Channels()
-        self._per_peer: Counter[bytes] = Counter()
+        self._calls = Calls(limits)
         self._tasks: set[asyncio.Task[object]] = set()
         self._emitted = 0
         self._socket: zmq.Socket[bytes] | None = None
         self._transport: Transport | None = None
-        self._pulse: Pulse[tuple[Envelope, Id], _Serving] | None = None
+        self._pulse: Pulse[tuple[Envelope, Id], Serving] | None = None
 
     async def bind(self, host: str, port: int) -> int:
         """Listen on `host` ("" or "*": all addresses, IPv6 too) and return the port.
@@ -130,7 +104,7 @@ class Server:
             raise BindError("serve() was called before bind()")
         loop = asyncio.get_running_loop()
         self._transport = Transport(self._socket, self._receive, loop)
-        self._pulse = Pulse(self._channels, self._beat, self._transport, loop)
+        self._pulse = Pulse(self._calls.channels, self._beat, self._transport, loop)
         broken: asyncio.Future[None] = loop.create_future()
         if self._gate is not None:
             fail = broken.set_exception
@@ -181,14 +155,12 @@ class Server:
     def _malformed(self, envelope: Envelope, malformed: Malformed) -> None:
         if malformed.to is None:
             self._refuse(envelope, malformed.id, "ProtocolError", str(malformed))
-        elif (channel := self._channels.get((envelope, malformed.to))) is not None:
+        elif (channel := self._calls.get(envelope, malformed.to)) is not None:
             self._break(channel, str(malformed))
 
     def _open(self, envelope: Envelope, message: Message, event: Open, frame: zmq.Frame) -> None:
         """Start the handler of a call, or answer why not."""
         assert message.id is not None  # noqa: S101 - the codec's promise
-        key = (envelope, message.id)
-        limits = self._limits
         loop = asyncio.get_running_loop()
         caller: Kind | None = None
         public = ""
@@ -197,22 +169,13 @@ class Server:
                 caller, public = self._gate.admit(frame)
             method = self._catalog.find(event.name, event.args)
             method.permit(caller)
-            if key in self._channels:
-                raise Refused("ProtocolError", f"message_id {message.id!r} is that of an open call")
-            if len(self._channels) >= limits.calls:
-                raise Refused("Busy", f"{limits.calls} calls are in progress: try again later")
-            if self._per_peer[envelope[0]] >= limits.calls_per_peer:
-                raise Refused(
-                    "Busy",
-                    f"this connection has {limits.calls_per_peer} calls in progress: await some",
-                )
+            self._calls.check(envelope, message.id)
         except Refused as refused:
             self._refuse(envelope, message.id, refused.name, refused.message)
             return
-        channel = _Serving(envelope, message.id, public, loop.time(), self._heartbeat)
+        channel = Serving(envelope, message.id, public, loop.time(), self._heartbeat)
         channel.receive(event, loop.time())
-        self._channels.add(key, channel)
-        self._per_peer[envelope[0]] += 1
+        self._calls.add(channel)
         peer = peer_name(envelope[0], frame)
         call = Call(event.name, event.args, peer, caller, fingerprint(public))
         answer = method.handler(call, *call.args)
@@ -225,7 +188,7 @@ class Server:
 
     def _follow_up(self, envelope: Envelope, message: Message) -> None:
         """Take an event of an open channel; of any other it is too late, and ignored."""
-        channel = self._channels.get((envelope, cast("Id", message.to)))
+        channel = self._calls.get(envelope, cast("Id", message.to))
         if channel is None:
             return
         starved = not channel.credit
@@ -243,13 +206,13 @@ class Server:
 
     def _revoke(self) -> None:
         """End the calls of keys that are not accepted any more."""
-        for channel in self._channels:
+        for channel in self._calls.channels:
             if self._gate is not None and self._gate.kind(channel.public) is None:
                 reason = "the key of this connection is not accepted any more"
                 self._refuse(channel.envelope, channel.id, "Forbidden", reason)
                 self._drop(channel, reason)
 
-    def _beat(self, channel: _Serving, verdict: Beat | Lost) -> None:
+    def _beat(self, channel: Serving, verdict: Beat | Lost) -> None:
         """Send a channel's heartbeat, or end it because its peer is lost."""
         if isinstance(verdict, Lost):
             self._drop(channel, f"no heartbeat for {verdict.silence:.1f} s")
@@ -265,7 +228,7 @@ class Server:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _stream(self, channel: _Serving, items: AsyncGenerator[object, None]) -> None:
+    async def _stream(self, channel: Serving, items: AsyncGenerator[object, None]) -> None:
         """Send the items as fast as the caller asks for them.
 
         Now and then everybody else has a turn: a handler that has all items at hand would go on
@@ -282,7 +245,7 @@ class Server:
                     await channel.room
                 await patiently(partial(self._emit, channel, Item(item)))
 
-    def _ended(self, channel: _Serving, method: Signature, task: asyncio.Task[object]) -> None:
+    def _ended(self, channel: Serving, method: Signature, task: asyncio.Task[object]) -> None:
         """Answer with what a handler came to, unless its caller is gone."""
         if task.cancelled():
             ending: Reply = failure("InternalError", f"{method.name} was cancelled")
@@ -298,33 +261,33 @@ class Server:
             ending = failure("InternalError", reason)
         self._end(channel, ending)
 
-    def _break(self, channel: _Serving, reason: str) -> None:
+    def _break(self, channel: Serving, reason: str) -> None:
         """End a channel whose caller broke the protocol."""
-        if self._open_still(channel):
+        if self._calls.has(channel):
             self._refuse(channel.envelope, channel.id, "ProtocolError", reason)
             self._drop(channel, reason)
 
-    def _end(self, channel: _Serving, ending: Reply) -> None:
+    def _end(self, channel: Serving, ending: Reply) -> None:
         """End an open channel, now or when its caller has room for it."""
         channel.owed = ending
         if channel.credit and not self._settle(channel):
             channel.task = self._own(patiently(lambda: self._settle(channel)))
 
-    def _settle(self, channel: _Serving) -> bool:
+    def _settle(self, channel: Serving) -> bool:
         """Send the ending that a channel owes, if it is still open; False if it must wait."""
-        if not self._open_still(channel) or channel.owed is None:
+        if not self._calls.has(channel) or channel.owed is None:
             return True
         try:
             sent = self._emit(channel, channel.owed)
         except Unsendable as error:
             sent = self._emit(channel, failure("Unsendable", str(error)))
         if sent:
-            self._forget(channel)
+            self._calls.remove(channel)
         return sent
 
     # What leaves.
 
-    def _emit(self, channel: _Serving, event: Event) -> bool:
+    def _emit(self, channel: Serving, event: Event) -> bool:
         """Send an event; False if the peer leaves too much unread.
 
         A peer that is not connected any more is lost: its channel is dropped. Raises `Unsendable`.
@@ -354,21 +317,8 @@ class Server:
             raise LostRemote("the server does not run")
         return self._transport.send((*envelope, b"", frame))
 
-    def _open_still(self, channel: _Serving) -> bool:
-        return self._channels.get((channel.envelope, channel.id)) is channel
-
-    def _drop(self, channel: _Serving, reason: str) -> None:
+    def _drop(self, channel: Serving, reason: str) -> None:
         """Forget a channel whose caller is gone, and cancel its handler."""
-        if self._forget(channel) and channel.task is not None:
+        if self._calls.remove(channel) and channel.task is not None:
             _log.debug("call of %s cancelled: %s", channel.envelope[0].hex(), reason)
             channel.task.cancel()
-
-    def _forget(self, channel: _Serving) -> bool:
-        if not self._open_still(channel):
-            return False
-        self._channels.remove((channel.envelope, channel.id))
-        peer = channel.envelope[0]
-        self._per_peer[peer] -= 1
-        if not self._per_peer[peer]:
-            del self._per_peer[peer]
-        return True
