@@ -322,6 +322,14 @@ async def test_a_port_that_is_taken_is_told_with_its_mend() -> None:
         await web().serve()
 
 
+async def test_it_listens_where_it_is_told_to() -> None:
+    for host, address in (("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("localhost", "localhost")):
+        async with serving(web(), host) as port:
+            assert (await get(port, "/healthz", host=address)).status == 200
+    with pytest.raises(BindError, match=r"nothing\.invalid port 0 for REST: .*(known|resolution)"):
+        await web().bind("nothing.invalid", 0)
+
+
 async def test_all_addresses_means_ipv6_too() -> None:
     endpoint = web()
     async with serving(endpoint, "*") as port:

@@ -17,8 +17,8 @@ from tests.web.support import DEADLINE, get, serving
 from kontrol.agent import health
 from kontrol.agent.agent import AgentStatus
 from kontrol.agent.reporter import TierStatus
-from kontrol.master import metrics as mastering
 from kontrol.master.master import Master
+from kontrol.master.operator import metrics as mastering
 from kontrol.metrics.exposition import CONTENT_TYPE, Metric, render
 from kontrol.metrics.process import PROCESS, Process
 from kontrol.metrics.statsd import Statsd

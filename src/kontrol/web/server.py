@@ -186,10 +186,15 @@ async def _listen(host: str, port: int) -> socket.socket:
                 if error.errno == errno.EADDRINUSE:
                     raise
         return socket.create_server(("", port), backlog=_BACKLOG)
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    family, _, _, _, where = found[0]
-    return socket.create_server((str(where[0]), port), family=family, backlog=_BACKLOG)
+    try:
+        version = ipaddress.ip_address(host.partition("%")[0]).version
+    except ValueError:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, where = found[0][0], str(found[0][4][0])
+    else:  # a look-up would start a thread for it, which is memory that nobody gives back
+        family, where = (socket.AF_INET6 if version == 6 else socket.AF_INET), host
+    return socket.create_server((where, port), family=family, backlog=_BACKLOG)
 
 
 def _plain(address: str) -> str:
