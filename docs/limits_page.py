@@ -36,7 +36,7 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
                 "Bytes of the payload file, which may be wider spaced than what is sent of it.",
             ),
             Limit(
-                "kontrol.master.writer:_WAITING",
+                "kontrol.master.registry.writer:_WAITING",
                 "Keepalives that wait in one master for etcd; more are told to come again.",
             ),
         ),
@@ -48,12 +48,13 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
         ),
         (
             Limit(
-                "kontrol.master.callback:STRING_LIMIT",
+                "kontrol.master.callback.callback:STRING_LIMIT",
                 "Bytes of one variable in the callback's environment, its name included: Linux's.",
             ),
-            Limit("kontrol.master.state:STATE_LIMIT", "Bytes of the state, as JSON."),
+            Limit("kontrol.master.callback.state:STATE_LIMIT", "Bytes of the state, as JSON."),
             Limit(
-                "kontrol.master.state:STATE_DEPTH", "Arrays and objects within each other in it."
+                "kontrol.master.callback.state:STATE_DEPTH",
+                "Arrays and objects in each other.",
             ),
             Limit(
                 "kontrol.process.command:Command.stderr_tail",
@@ -64,13 +65,13 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
                 "Bytes of one line of standard error that go to the log.",
             ),
             Limit(
-                "kontrol.master.records:_ENTRY",
+                "kontrol.master.records.runs:_ENTRY",
                 "Bytes of an entry of the ledger; standard error gives way to the rest.",
             ),
-            Limit("kontrol.master.ledger:_RUNS", "Entries of the ledger that are kept."),
-            Limit("kontrol.master.ledger:_STATES", "States that are kept, to roll back to."),
+            Limit("kontrol.master.leader.ledger:_RUNS", "Entries of the ledger that are kept."),
+            Limit("kontrol.master.leader.ledger:_STATES", "States that are kept, to roll back to."),
             Limit(
-                "kontrol.master.requests:_LEASE",
+                "kontrol.master.leader.requests:_LEASE",
                 "Seconds for which what an operator asked for waits for a leader.",
             ),
         ),

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kontrol.agent import health
-from kontrol.master import metrics
+from kontrol.master.operator import metrics
 from kontrol.metrics.exposition import Metric
 from kontrol.metrics.process import PROCESS
 from kontrol.web.web import WEB

@@ -8,8 +8,8 @@ from typing import Any
 
 from tests.e2e.hub import DEADLINE
 
-from kontrol.master.follower import Follower
-from kontrol.master.keys import Keys
+from kontrol.master.mirror.follower import Follower
+from kontrol.master.records.keys import Keys
 from kontrol.store.etcd import EtcdConfig, EtcdStore
 from kontrol.store.protocol import KeyValue, Range, Store
 

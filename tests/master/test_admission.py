@@ -6,14 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kontrol.ensemble.pod import Keepalive, Pod
-from kontrol.master.admission import (
+from kontrol.master.records.pods import Live, Seat
+from kontrol.master.registry.admission import (
     Join,
     Leave,
-    Live,
     Nothing,
     Refresh,
     Refuse,
-    Seat,
     View,
     Write,
     decide,

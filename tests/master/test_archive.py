@@ -9,7 +9,7 @@ from tests.master.support import GOOD, KEYS, Stub, alive, record, running
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.canonical import JSON
-from kontrol.master.archive import ArchiveError, export, restore
+from kontrol.master.operator.archive import ArchiveError, export, restore
 from kontrol.store.memory import MemoryCluster, MemoryStore
 
 SAVED = replace(GOOD, state=b'{"x":1}')

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.master.callback import (
+from kontrol.master.callback.callback import (
     STRING_LIMIT,
     CallbackError,
     RunRequest,
@@ -21,8 +21,8 @@ from kontrol.master.callback import (
     split_command,
     write_files,
 )
-from kontrol.master.fingerprint import Fingerprint
-from kontrol.master.state import STATE_DEPTH, STATE_LIMIT, StateError, parse_state
+from kontrol.master.callback.fingerprint import Fingerprint
+from kontrol.master.callback.state import STATE_DEPTH, STATE_LIMIT, StateError, parse_state
 from kontrol.process.command import Outcome, Reason
 
 JSON = st.recursive(

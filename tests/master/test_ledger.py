@@ -8,9 +8,9 @@ from tests.support.simloop import virtual
 
 from kontrol.ensemble.difference import Changes
 from kontrol.ensemble.pod import Pod
-from kontrol.master.ledger import Ledger
-from kontrol.master.records import Ending, Running
-from kontrol.master.term import Deposed, Term
+from kontrol.master.election.term import Deposed, Term
+from kontrol.master.leader.ledger import Ledger
+from kontrol.master.records.runs import Ending, Running
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.protocol import Put, Range
 

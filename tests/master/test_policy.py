@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.master.policy import Idle, Run, Situation, Wait, backoff, decide
+from kontrol.master.leader.policy import Idle, Run, Situation, Wait, backoff, decide
 
 QUIET = Situation(
     digest="d",

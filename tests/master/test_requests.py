@@ -8,9 +8,9 @@ from typing import Never
 from tests.master.support import BAD, CONFIG, GOOD, Stub, alive, running
 from tests.support.simloop import virtual
 
-from kontrol.master.callback import RunOutcome, RunRequest
+from kontrol.master.callback.callback import RunOutcome, RunRequest
 from kontrol.master.master import Master
-from kontrol.master.view import View
+from kontrol.master.operator.view import View
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.memory.client import Reliable
 from kontrol.store.memory.requests import Request

@@ -14,7 +14,7 @@ from tests.simulation.history import Ended, Started
 from tests.simulation.world import World
 from tests.support.simloop import SimLoop
 
-from kontrol.master.callback import RunOutcome, RunRequest
+from kontrol.master.callback.callback import RunOutcome, RunRequest
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Child:
 
 
 class SimRunner:
-    """The callback of one master's process; implements `kontrol.master.execution.Runner`."""
+    """The callback of one master's process; implements `kontrol.master.leader.execution.Runner`."""
 
     def __init__(self, world: World, host: str, clock: "BootClock", fingerprint: str) -> None:
         self._world = world

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from kontrol.master.keys import Keys
+from kontrol.master.records.keys import Keys
 from kontrol.store.protocol import Event as Change
 
 KEYS = Keys.of("default", "test")

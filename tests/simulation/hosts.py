@@ -16,8 +16,8 @@ from tests.simulation.world import World
 from kontrol.agent.agent import Agent, AgentSettings
 from kontrol.ensemble.pod import Keepalive, key_of
 from kontrol.ensemble.tiers import Tier
+from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master, MasterConfig
-from kontrol.master.requests import Kind
 from kontrol.rpc.errors import Refused, RemoteError
 from kontrol.store.memory import MemoryStore
 from kontrol.store.protocol import StoreError

@@ -39,7 +39,7 @@ def simulate(schedule: Schedule) -> History:
     """Run `schedule` and return what happened."""
     history: list[Entry] = []
     # The sweep asks the wall clock itself; here it has to be the same in every run.
-    with patch("kontrol.master.sweep.time", SimpleNamespace(time=lambda: 1e9)):
+    with patch("kontrol.master.leader.sweep.time", SimpleNamespace(time=lambda: 1e9)):
         run(_Simulation(schedule, history).run(), seed=schedule.seed)
     return tuple(history)
 

@@ -20,7 +20,7 @@ from kontrol.settings import variables as v
 from kontrol.settings.resolve import resolve
 
 if TYPE_CHECKING:
-    from kontrol.master.keys import Keys
+    from kontrol.master.records.keys import Keys
     from kontrol.store.protocol import Store
 
 _T = TypeVar("_T")
@@ -30,7 +30,7 @@ _STATUSES = "  4  etcd does not answer\n"
 
 def _export(options: argparse.Namespace, _others: list[str]) -> int:
     from kontrol.cli.table import pretty
-    from kontrol.master.archive import export
+    from kontrol.master.operator.archive import export
 
     text = pretty(_with_store(_settings(), export)) + "\n"
     if options.file is None:
@@ -46,7 +46,7 @@ def _export(options: argparse.Namespace, _others: list[str]) -> int:
 
 def _import(options: argparse.Namespace, _others: list[str]) -> int:
     from kontrol.ensemble.canonical import NotJSON, parse
-    from kontrol.master.archive import ArchiveError, restore
+    from kontrol.master.operator.archive import ArchiveError, restore
 
     settings = _settings()
     try:
@@ -82,7 +82,7 @@ def _with_store(settings: Settings, work: "Callable[[Store, Keys], Awaitable[_T]
     from kontrol.daemon.hopeless import Hopeless
     from kontrol.daemon.mastering import open_store
     from kontrol.daemon.process import Children
-    from kontrol.master.keys import Keys
+    from kontrol.master.records.keys import Keys
     from kontrol.store.protocol import StoreError
 
     async def run() -> _T:

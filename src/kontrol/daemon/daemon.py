@@ -26,7 +26,7 @@ from kontrol.settings import Settings
 
 if TYPE_CHECKING:  # an agent does not load what only masters need
     from kontrol.master.master import Master
-    from kontrol.master.view import View
+    from kontrol.master.operator.view import View
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from automaton.processes import become_subreaper
 from kontrol.daemon.hopeless import Hopeless
 from kontrol.daemon.process import Children
-from kontrol.master.callback import Callback, CallbackError
+from kontrol.master.callback.callback import Callback, CallbackError
 from kontrol.master.master import Master, MasterConfig
-from kontrol.master.view import View
+from kontrol.master.operator.view import View
 from kontrol.process.clock import boottime
 from kontrol.process.guard import Guard
 from kontrol.rpc.errors import Refused

@@ -20,7 +20,7 @@ from kontrol.web.web import Web, WebError
 
 if TYPE_CHECKING:  # an agent does not load what only masters need
     from kontrol.master.master import Master
-    from kontrol.master.view import View
+    from kontrol.master.operator.view import View
 
 
 def make_web(
@@ -35,7 +35,7 @@ def make_web(
         metrics.append(lambda: render(health.METRICS, agent.status))
         ready.append(lambda: health.checks(agent.status))
     if master is not None:
-        from kontrol.master.metrics import METRICS
+        from kontrol.master.operator.metrics import METRICS
         from kontrol.store.protocol import StoreError
 
         metrics.append(lambda: render(METRICS, master))

@@ -42,7 +42,7 @@ class Story:
     async def _acts(self, stage: Stage) -> None:
         say = self._screen
         say.step("two masters start, and elect a leader")
-        leading = stage.cue("kontrol.master.leader", "^leader, in term")
+        leading = stage.cue("kontrol.master.leader.leader", "^leader, in term")
         await stage.master("master-1")
         await stage.master("master-2")
         await leading.come(_PATIENCE)
@@ -65,7 +65,7 @@ class Story:
         await self._pause()
 
         say.step(f"the leader, {self._leader}, is killed with SIGKILL, and a pod joins meanwhile")
-        leading = stage.cue("kontrol.master.leader", "^leader, in term")
+        leading = stage.cue("kontrol.master.leader.leader", "^leader, in term")
         await self._act(stage, self._kill_leader(stage))
         await leading.come(_PATIENCE)
         say.note("its successor got number, state and list from etcd, and went on from there")
@@ -78,7 +78,7 @@ class Story:
     async def _act(self, stage: Stage, act: Coroutine[None, None, None]) -> None:
         """Do something to the ensemble, and wait for the run that it causes."""
         spoke = stage.cue("kontrol.callback", "^run ")
-        done = stage.cue("kontrol.master.execution", "acknowledged")
+        done = stage.cue("kontrol.master.leader.execution", "acknowledged")
         begun = time.monotonic()
         await act
         await spoke.come(_PATIENCE)
@@ -92,6 +92,6 @@ class Story:
     def _heard(self, line: Line) -> None:
         if line.logger == "kontrol.callback":
             self._screen.callback(line.message)
-        elif line.logger == "kontrol.master.leader" and line.message.startswith("leader,"):
+        elif line.logger == "kontrol.master.leader.leader" and line.message.startswith("leader,"):
             self._leader = line.daemon
             self._screen.note(f"{line.daemon} is {line.message}")

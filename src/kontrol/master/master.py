@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.damper import Damper
-from kontrol.master.counts import Counts
-from kontrol.master.election import Election
-from kontrol.master.execution import Runner
-from kontrol.master.keys import Keys
-from kontrol.master.leader import Leader, LeaderConfig
-from kontrol.master.mirror import Mirror
-from kontrol.master.registry import Registry
-from kontrol.master.requests import Requests
+from kontrol.master.election.election import Election
+from kontrol.master.leader.counts import Counts
+from kontrol.master.leader.execution import Runner
+from kontrol.master.leader.leader import Leader, LeaderConfig
+from kontrol.master.leader.requests import Requests
+from kontrol.master.mirror.mirror import Mirror
+from kontrol.master.records.keys import Keys
+from kontrol.master.registry.registry import Registry
 from kontrol.store.protocol import Range, Store
 
 

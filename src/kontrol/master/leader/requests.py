@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kontrol.ensemble.canonical import JSON, canonical
-from kontrol.master.follower import Follower
-from kontrol.master.keys import Keys
-from kontrol.master.term import Term
+from kontrol.master.election.term import Term
+from kontrol.master.mirror.follower import Follower
+from kontrol.master.records.keys import Keys
 from kontrol.store.protocol import (
     Ambiguous,
     Compare,

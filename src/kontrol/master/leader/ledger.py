@@ -17,11 +17,12 @@ from dataclasses import replace
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.difference import Changes, Member, missing
 from kontrol.ensemble.pod import Pod
-from kontrol.master.admission import Seat
-from kontrol.master.keys import Keys
-from kontrol.master.mirror import Mirror
-from kontrol.master.records import Applied, Ending, Meta, Running, encode_entry, encode_members
-from kontrol.master.term import Term
+from kontrol.master.election.term import Term
+from kontrol.master.mirror.mirror import Mirror
+from kontrol.master.records.keys import Keys
+from kontrol.master.records.meta import Meta
+from kontrol.master.records.pods import Seat
+from kontrol.master.records.runs import Applied, Ending, Running, encode_entry, encode_members
 from kontrol.store.protocol import (
     Ambiguous,
     Compare,

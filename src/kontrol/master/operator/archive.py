@@ -10,9 +10,10 @@ from typing import Any
 
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.difference import Member
-from kontrol.master.admission import Seat
-from kontrol.master.keys import Keys
-from kontrol.master.records import Meta, encode_members
+from kontrol.master.records.keys import Keys
+from kontrol.master.records.meta import Meta
+from kontrol.master.records.pods import Seat
+from kontrol.master.records.runs import encode_members
 from kontrol.store.protocol import Compare, KeyValue, Op, Put, Range, Store
 
 FORMAT = 1

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.difference import Member, names
-from kontrol.master import policy
-from kontrol.master.keys import Keys
-from kontrol.master.term import Term
+from kontrol.master.election.term import Term
+from kontrol.master.leader import policy
+from kontrol.master.records.keys import Keys
 from kontrol.store.protocol import Put
 
 log = logging.getLogger(__name__)

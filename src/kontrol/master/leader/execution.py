@@ -14,18 +14,18 @@ from typing import Protocol
 from kontrol.ensemble.canonical import canonical
 from kontrol.ensemble.difference import Changes
 from kontrol.ensemble.pod import Pod
-from kontrol.master.callback import RunOutcome, RunRequest
-from kontrol.master.counts import Counts
-from kontrol.master.ledger import Ledger
-from kontrol.master.records import Ending, Running
-from kontrol.master.term import Term
+from kontrol.master.callback.callback import RunOutcome, RunRequest
+from kontrol.master.election.term import Term
+from kontrol.master.leader.counts import Counts
+from kontrol.master.leader.ledger import Ledger
+from kontrol.master.records.runs import Ending, Running
 from kontrol.store.protocol import Ambiguous, StoreError, Unavailable
 
 log = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
-    """What runs the callback: `kontrol.master.callback.Callback`, or a model of it."""
+    """What runs the callback: `kontrol.master.callback.callback.Callback`, or a model of it."""
 
     def fingerprint(self) -> str:
         """Return what tells this callback from another."""

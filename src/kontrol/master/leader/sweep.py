@@ -8,9 +8,9 @@ nothing moved, so a pod that comes back meanwhile keeps its seat.
 import time
 from dataclasses import replace
 
-from kontrol.master.admission import Seat
-from kontrol.master.keys import Keys
-from kontrol.master.term import Term
+from kontrol.master.election.term import Term
+from kontrol.master.records.keys import Keys
+from kontrol.master.records.pods import Seat
 from kontrol.store.protocol import Compare, Delete, Op, Put, Range, Store
 
 IDLE = 24 * 3600.0  # seconds

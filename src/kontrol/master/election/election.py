@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable
 
 from kontrol.ensemble.canonical import canonical
 from kontrol.errors import leaves
-from kontrol.master.follower import Follower
-from kontrol.master.keys import Keys
-from kontrol.master.records import Meta, Outdated
-from kontrol.master.term import Deposed, Term
+from kontrol.master.election.term import Deposed, Term
+from kontrol.master.mirror.follower import Follower
+from kontrol.master.records.keys import Keys
+from kontrol.master.records.meta import Meta, Outdated
 from kontrol.store.protocol import (
     Ambiguous,
     Compare,

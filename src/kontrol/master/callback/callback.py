@@ -20,8 +20,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kontrol.master.fingerprint import Fingerprint
-from kontrol.master.state import STATE_LIMIT, StateError, parse_state
+from kontrol.master.callback.fingerprint import Fingerprint
+from kontrol.master.callback.state import STATE_LIMIT, StateError, parse_state
 from kontrol.process.command import Command, Outcome
 from kontrol.process.guard import Guard, GuardError
 

@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 
 from kontrol import __version__
 from kontrol.ensemble.canonical import JSON
-from kontrol.master.counts import Counts
+from kontrol.master.leader.counts import Counts
+from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master
-from kontrol.master.problems import Facts, problems
-from kontrol.master.requests import Kind
+from kontrol.master.operator.problems import Facts, problems
 from kontrol.store.protocol import KeyValue, Range, Store, StoreError
 
 _RUNS = 5  # in the status

@@ -15,18 +15,18 @@ from dataclasses import dataclass
 
 from kontrol.ensemble.brake import Brake
 from kontrol.ensemble.difference import Changes, difference
-from kontrol.master import policy
-from kontrol.master.counts import Counts
-from kontrol.master.election import Election
-from kontrol.master.execution import Asked, Execution, Runner, Snapshot
-from kontrol.master.keys import Keys
-from kontrol.master.ledger import Ledger
-from kontrol.master.mirror import Mirror
-from kontrol.master.notice import Notice
-from kontrol.master.records import Ending
-from kontrol.master.requests import Answer, Request, Requests
-from kontrol.master.sweep import sweep
-from kontrol.master.term import Term
+from kontrol.master.election.election import Election
+from kontrol.master.election.term import Term
+from kontrol.master.leader import policy
+from kontrol.master.leader.counts import Counts
+from kontrol.master.leader.execution import Asked, Execution, Runner, Snapshot
+from kontrol.master.leader.ledger import Ledger
+from kontrol.master.leader.notice import Notice
+from kontrol.master.leader.requests import Answer, Request, Requests
+from kontrol.master.leader.sweep import sweep
+from kontrol.master.mirror.mirror import Mirror
+from kontrol.master.records.keys import Keys
+from kontrol.master.records.runs import Ending
 from kontrol.store.protocol import Ambiguous, Range, Store, Unavailable
 
 log = logging.getLogger(__name__)

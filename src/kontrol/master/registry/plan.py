@@ -8,19 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kontrol.ensemble.pod import Keepalive, Pod
-from kontrol.master.admission import (
+from kontrol.master.records.keys import Keys
+from kontrol.master.records.pods import Live, Seat
+from kontrol.master.registry.admission import (
     Decision,
     Join,
     Leave,
-    Live,
     Nothing,
     Refresh,
     Refuse,
-    Seat,
     View,
     Write,
 )
-from kontrol.master.keys import Keys
 from kontrol.store.protocol import Compare, Delete, Op, Put
 
 

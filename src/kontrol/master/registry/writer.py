@@ -16,10 +16,11 @@ from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 
 from kontrol.ensemble.pod import Keepalive
-from kontrol.master.admission import Decision, Join, Nothing, Refuse, Seat, View, Write, decide
-from kontrol.master.keys import Keys
-from kontrol.master.mirror import Mirror
-from kontrol.master.plan import Counter, Plan
+from kontrol.master.mirror.mirror import Mirror
+from kontrol.master.records.keys import Keys
+from kontrol.master.records.pods import Seat
+from kontrol.master.registry.admission import Decision, Join, Nothing, Refuse, View, Write, decide
+from kontrol.master.registry.plan import Counter, Plan
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import Ambiguous, LeaseGone, Range, Store, StoreError, TooLarge
 

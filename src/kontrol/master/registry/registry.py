@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import BadRecord, Keepalive, parse_keepalive
-from kontrol.master.admission import Refresh, View, decide
-from kontrol.master.keys import Keys
-from kontrol.master.mirror import Mirror
-from kontrol.master.writer import Writer
+from kontrol.master.mirror.mirror import Mirror
+from kontrol.master.records.keys import Keys
+from kontrol.master.registry.admission import Refresh, View, decide
+from kontrol.master.registry.writer import Writer
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import Store, StoreError
 

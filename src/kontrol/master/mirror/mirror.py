@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from kontrol.ensemble.damper import Damper
 from kontrol.ensemble.ensemble import Ensemble
 from kontrol.ensemble.pod import BadRecord, Keepalive, Pod
-from kontrol.master.admission import Live
-from kontrol.master.follower import Follower, OnRestore
-from kontrol.master.keys import Keys
+from kontrol.master.mirror.follower import Follower, OnRestore
+from kontrol.master.records.keys import Keys
+from kontrol.master.records.pods import Live
 from kontrol.store.protocol import Event, KeyValue, RangeResult, Store
 
 log = logging.getLogger(__name__)

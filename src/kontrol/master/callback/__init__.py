@@ -1,0 +1,1 @@
+"""The callback: its input, its process, and what came of it."""

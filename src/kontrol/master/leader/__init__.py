@@ -1,0 +1,1 @@
+"""What the leader does: it decides, runs, books, and answers operators."""

@@ -1,0 +1,1 @@
+"""The live pods in memory, as the store has them."""

@@ -1,0 +1,1 @@
+"""What a master shows to its operators, and takes from them."""

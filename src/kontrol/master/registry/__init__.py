@@ -1,0 +1,1 @@
+"""Keepalives in, pods in the store out."""
