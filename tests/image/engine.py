@@ -1,9 +1,9 @@
 """podman, as the tests of the images use it: images, networks, and what a build needs from us.
 
 The base image is made from Debian's packages (`debian-12/base`) unless the name is there already,
-so that no registry is asked. `python -m tests.image.engine` makes the image beforehand. A build gets
-the settings of pip that hold here as a secret, and a certificate bundle that they name, so that a
-private index works, and nothing of it is kept.
+so that no registry is asked. `python -m tests.image.engine` makes the image beforehand. A build
+gets the settings of pip that hold here as a secret, and a certificate bundle that they name, so
+that a private index works, and nothing of it is kept.
 """
 
 import asyncio
