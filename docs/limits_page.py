@@ -32,7 +32,7 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
                 "Characters of `id`, `ip`, `app`, `role` and other names; all printable.",
             ),
             Limit(
-                "kontrol.agent.payload:_MAX_FILE",
+                "kontrol.agent.payload.file:_MAX_FILE",
                 "Bytes of the payload file, which may be wider spaced than what is sent of it.",
             ),
             Limit(
@@ -80,15 +80,15 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
     "Remote commands": (
         "",
         (
-            Limit("kontrol.agent.executor:Bounds"),
-            Limit("kontrol.agent.request:MAX_SECONDS", "Seconds that a caller may ask for."),
-            Limit("kontrol.agent.allow:MAX_FILE", "Bytes of the file of allowed commands."),
-            Limit("kontrol.agent.allow:MAX_ARGUMENT"),
+            Limit("kontrol.agent.commands.executor:Bounds"),
+            Limit("kontrol.agent.commands.request:MAX_SECONDS", "Seconds that may be asked for."),
+            Limit("kontrol.agent.commands.allow:MAX_FILE", "Bytes of the allow-list."),
+            Limit("kontrol.agent.commands.allow:MAX_ARGUMENT"),
             Limit(
-                "kontrol.agent.fence:MOST_TIERS",
+                "kontrol.agent.commands.fence:MOST_TIERS",
                 "Tiers whose highest term an agent remembers.",
             ),
-            Limit("kontrol.cli.invoke:_MOST", "Pods that `kontrol invoke --parallel` takes."),
+            Limit("kontrol.cli.invoke.commands:_MOST", "The most that `--parallel` takes."),
         ),
     ),
     "The REST endpoint": (
@@ -101,9 +101,9 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
     "The command line": (
         "",
         (
-            Limit("kontrol.cli.rest_exchange:LIMIT", "Bytes of an answer that is read."),
+            Limit("kontrol.cli.rest.exchange:LIMIT", "Bytes of an answer that is read."),
             Limit(
-                "kontrol.cli.rest_exchange:CONNECT",
+                "kontrol.cli.rest.exchange:CONNECT",
                 "Seconds to find an address, and to connect to it, before the next is tried.",
             ),
         ),
@@ -112,7 +112,7 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
         "",
         (
             Limit(
-                "kontrol.agent.schedule:MAX_TTL",
+                "kontrol.agent.reporting.schedule:MAX_TTL",
                 "Seconds of a TTL that a master may tell; a longer one counts as this.",
             ),
             Limit("kontrol.agent.agent:FAREWELL", "Seconds for the last keepalive to every tier."),

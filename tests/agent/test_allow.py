@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kontrol.agent.allow import MAX_ARGUMENT, AllowList, AllowListError, parse_allow_list
-from kontrol.agent.request import Request
+from kontrol.agent.commands.allow import MAX_ARGUMENT, AllowList, AllowListError, parse_allow_list
+from kontrol.agent.commands.request import Request
 from kontrol.rpc.errors import Refused
 
 RESTART = {

@@ -24,7 +24,7 @@ from tests.agent.commands import (
 from tests.process.helpers import WAIT, Life
 from tests.rpc.support import peer, running, say
 
-from kontrol.agent.executor import Bounds, Executor, refusing
+from kontrol.agent.commands.executor import Bounds, Executor, refusing
 from kontrol.process.command import Command, Outcome
 from kontrol.process.pool import Guards
 from kontrol.rpc.client import Client

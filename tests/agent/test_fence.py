@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.agent.fence import MOST_TIERS, Fence
-from kontrol.agent.request import Mandate
+from kontrol.agent.commands.fence import MOST_TIERS, Fence
+from kontrol.agent.commands.request import Mandate
 from kontrol.rpc.errors import Refused
 
 CALLS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 20)))

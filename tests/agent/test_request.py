@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.agent.request import BadRequest, Mandate, Request, read_exec, read_invoke
+from kontrol.agent.commands.request import BadRequest, Mandate, Request, read_exec, read_invoke
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

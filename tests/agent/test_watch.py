@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from kontrol.agent import inotify, watch
-from kontrol.agent.inotify import Inotify
-from kontrol.agent.payload import PayloadFile
-from kontrol.agent.watch import Watch
+from kontrol.agent.payload import inotify, watch
+from kontrol.agent.payload.file import PayloadFile
+from kontrol.agent.payload.inotify import Inotify
+from kontrol.agent.payload.watch import Watch
 from kontrol.ensemble.canonical import JSON
 
 DEADLINE = 10.0

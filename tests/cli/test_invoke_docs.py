@@ -6,11 +6,11 @@ from typing import get_args
 
 import pytest
 
-from kontrol.agent import allow, fence, outbox, request
-from kontrol.agent.executor import Bounds
-from kontrol.cli import invoke
-from kontrol.cli.invoke_fanout import Kind
-from kontrol.cli.invoke_pods import LIMITS
+from kontrol.agent.commands import allow, fence, outbox, request
+from kontrol.agent.commands.executor import Bounds
+from kontrol.cli.invoke import commands as invoke
+from kontrol.cli.invoke.fanout import Kind
+from kontrol.cli.invoke.pods import LIMITS
 
 PAGE = Path(__file__).parents[2] / "docs" / "invoke.rst"
 TEXT = PAGE.read_text(encoding="utf-8")

@@ -8,8 +8,8 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.cli.invoke_fanout import Result, Target
-from kontrol.cli.invoke_output import (
+from kontrol.cli.invoke.fanout import Result, Target
+from kontrol.cli.invoke.output import (
     LONGEST,
     JsonReport,
     Lines,

@@ -8,9 +8,9 @@ import pytest
 from tests.cli.conftest import Run
 from tests.cli.master import DIGEST, FAILED, PODS, Master, Reply, entry, held, pod, status
 
-from kontrol.cli.operate_document import Doc
-from kontrol.cli.operate_runs import explain, now
-from kontrol.cli.operate_status import screen
+from kontrol.cli.operate.document import Doc
+from kontrol.cli.operate.runs import explain, now
+from kontrol.cli.operate.status import screen
 from kontrol.cli.table import Paper
 
 Read = Callable[[], tuple[str, str]]

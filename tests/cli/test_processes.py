@@ -9,7 +9,7 @@ import pytest
 from tests.cli.master import DIGEST, Master, status
 
 from kontrol import cli
-from kontrol.cli import operate
+from kontrol.cli.operate import commands as operate
 
 # What a command of this part may not load: it would cost more than what it does.
 HEAVY = ("asyncio", "grpc", "google", "zmq", "msgpack", "yaml", "kontrol.master", "kontrol.daemon")

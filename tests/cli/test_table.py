@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.cli.master import entry, pod, status
 
-from kontrol.cli.operate_document import Doc, ago, lasting
-from kontrol.cli.operate_pods import one, table
-from kontrol.cli.operate_runs import explain, ledger, now
-from kontrol.cli.operate_status import problems, screen
+from kontrol.cli.operate.document import Doc, ago, lasting
+from kontrol.cli.operate.pods import one, table
+from kontrol.cli.operate.runs import explain, ledger, now
+from kontrol.cli.operate.status import problems, screen
 from kontrol.cli.table import Cell, Paper, fit, plain, pretty, tame, width
 from kontrol.ensemble.canonical import JSON
 

@@ -11,7 +11,7 @@ import os
 import sys
 
 from automaton.processes import become_subreaper
-from kontrol.agent.executor import Executor
+from kontrol.agent.commands.executor import Executor
 from kontrol.process.pool import Guards
 from kontrol.rpc.server import Call, Server
 

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 from tests.simulation.history import STORE, Acknowledged, Entry, Farewell, Fault
 from tests.support.simloop import SimLoop
 
-from kontrol.agent.reporter import Caller
+from kontrol.agent.reporting.reporter import Caller
 from kontrol.rpc.errors import CallTimeout
 from kontrol.store.memory import Request
 from kontrol.store.protocol import Ambiguous, StoreError, Unavailable

@@ -16,7 +16,7 @@ from tests.web.support import DEADLINE, get, serving
 
 from kontrol.agent import health
 from kontrol.agent.agent import AgentStatus
-from kontrol.agent.reporter import TierStatus
+from kontrol.agent.reporting.reporter import TierStatus
 from kontrol.master.master import Master
 from kontrol.master.operator import metrics as mastering
 from kontrol.metrics.exposition import CONTENT_TYPE, Metric, render

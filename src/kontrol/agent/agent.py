@@ -19,11 +19,11 @@ from pathlib import Path
 from random import Random
 from typing import Never
 
-from kontrol.agent.addresses import Addresses
-from kontrol.agent.payload import PayloadFile
-from kontrol.agent.reporter import Connect, Reporter, Resolve, TierStatus
-from kontrol.agent.schedule import Schedule
-from kontrol.agent.watch import Watch
+from kontrol.agent.payload.file import PayloadFile
+from kontrol.agent.payload.watch import Watch
+from kontrol.agent.reporting.addresses import Addresses
+from kontrol.agent.reporting.reporter import Connect, Reporter, Resolve, TierStatus
+from kontrol.agent.reporting.schedule import Schedule
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.pod import Keepalive, parse_keepalive
 from kontrol.ensemble.tiers import Tier

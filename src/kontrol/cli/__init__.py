@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from kontrol import __version__
-from kontrol.cli import boot, invoke, keys, local, operate
+from kontrol.cli import boot, keys, local
 from kontrol.cli.command import DONE, INTERRUPTED, STATUSES, Command, complain, say
+from kontrol.cli.invoke import commands as invoke
+from kontrol.cli.operate import commands as operate
 from kontrol.settings import assemble, examine
 from kontrol.settings import variables as v
 

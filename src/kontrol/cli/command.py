@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from kontrol.settings import Mistake, SettingsError
 from kontrol.settings.resolve import Resolved
 
-DONE, INTERNAL, USAGE, NOTHING, UNANSWERED = range(5)
+DONE, INTERNAL, USAGE, NOTHING, UNANSWERED, REFUSED = range(6)
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 STATUSES = """\

@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from kontrol import __version__
-from kontrol.agent.addresses import Resolver
 from kontrol.agent.agent import Agent, AgentSettings
+from kontrol.agent.reporting.addresses import Resolver
 from kontrol.daemon.hopeless import Hopeless
 from kontrol.daemon.process import Children
 from kontrol.ensemble.canonical import JSON
@@ -73,8 +73,8 @@ async def command_methods(
     Raises `Hopeless`.
     """
     from automaton.processes import become_subreaper
-    from kontrol.agent.allow import AllowListError
-    from kontrol.agent.executor import Bounds, Executor, refusing
+    from kontrol.agent.commands.allow import AllowListError
+    from kontrol.agent.commands.executor import Bounds, Executor, refusing
     from kontrol.process.pool import Guards
 
     if not takes_commands(settings):

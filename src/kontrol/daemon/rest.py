@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kontrol.agent import health
-from kontrol.agent.addresses import Resolver
 from kontrol.agent.agent import Agent
+from kontrol.agent.reporting.addresses import Resolver
 from kontrol.daemon.hopeless import Hopeless
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
 from kontrol.metrics.exposition import render

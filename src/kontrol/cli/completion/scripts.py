@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from kontrol.cli.command import DONE, Command
 
 if TYPE_CHECKING:
-    from kontrol.cli.completion_tree import Node
+    from kontrol.cli.completion.tree import Node
 
 
 def _completion(options: argparse.Namespace, _others: list[str]) -> int:
     from kontrol.cli import parser
-    from kontrol.cli.completion_tree import tree
+    from kontrol.cli.completion.tree import tree
 
     print(_SHELLS[options.shell](tree(parser())), end="")
     return DONE

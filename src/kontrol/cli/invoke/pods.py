@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kontrol.agent.addresses import Resolver
-from kontrol.cli.invoke_select import Record
+from kontrol.agent.reporting.addresses import Resolver
+from kontrol.cli.invoke.select import Record
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import RemoteError, RpcError

@@ -20,8 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from kontrol.agent import inotify
-from kontrol.agent.inotify import Inotify
+from kontrol.agent.payload import inotify
+from kontrol.agent.payload.inotify import Inotify
 
 log = logging.getLogger(__name__)
 

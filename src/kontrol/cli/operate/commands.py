@@ -7,9 +7,10 @@ a command needs is imported when it runs.
 import argparse
 from typing import TYPE_CHECKING
 
-from kontrol.cli import completion, operate_archive
 from kontrol.cli.command import DONE, NOTHING, UNANSWERED, USAGE, Command, say
-from kontrol.cli.operate_asking import (
+from kontrol.cli.completion import scripts as completion
+from kontrol.cli.operate import archive as operate_archive
+from kontrol.cli.operate.asking import (
     ASKING,
     WRONG,
     Work,
@@ -21,8 +22,8 @@ from kontrol.cli.operate_asking import (
 )
 
 if TYPE_CHECKING:
-    from kontrol.cli.operate_document import Doc
-    from kontrol.cli.rest import Rest
+    from kontrol.cli.operate.document import Doc
+    from kontrol.cli.rest.client import Rest
     from kontrol.cli.table import Paper
     from kontrol.ensemble.canonical import JSON
 
@@ -34,8 +35,8 @@ _DOING = """\
 
 
 def _status(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
-    from kontrol.cli.operate_document import Doc
-    from kontrol.cli.operate_status import problems, screen
+    from kontrol.cli.operate.document import Doc
+    from kontrol.cli.operate.status import problems, screen
 
     answer = rest.get("/v1/status")
     status = Doc.of(answer.document)
@@ -47,14 +48,14 @@ def _status(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
 
 
 def _pods(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
-    from kontrol.cli.operate_document import Doc
-    from kontrol.cli.operate_pods import matching, one, table
+    from kontrol.cli.operate.document import Doc
+    from kontrol.cli.operate.pods import matching, one, table
 
     if options.watch:
         if options.pod is not None:
             say(f"--watch shows every pod, or those of a --role: leave {options.pod!r} out")
             return USAGE
-        from kontrol.cli.operate_watch import follow
+        from kontrol.cli.operate.watch import follow
 
         follow(rest, options.role, as_json=options.json)
     if options.pod is not None:
@@ -84,8 +85,8 @@ def _one_pod(rest: "Rest", name: str) -> "JSON":
     """Return the pod with this key, id or number, None if there is none."""
     from urllib.parse import quote
 
-    from kontrol.cli.operate_pods import named
-    from kontrol.cli.rest import RestError
+    from kontrol.cli.operate.pods import named
+    from kontrol.cli.rest.client import RestError
 
     if not name.startswith("#"):
         try:
@@ -109,8 +110,8 @@ def _state(options: argparse.Namespace, rest: "Rest", _paper: "Paper") -> int:
 
 
 def _runs(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
-    from kontrol.cli.operate_document import Doc
-    from kontrol.cli.operate_runs import ledger
+    from kontrol.cli.operate.document import Doc
+    from kontrol.cli.operate.runs import ledger
 
     document = rest.get("/v1/runs", limit=options.limit).document
     entries = [Doc.of(entry) for entry in items(document, "runs")]
@@ -124,8 +125,8 @@ def _runs(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
 
 
 def _explain(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
-    from kontrol.cli.operate_document import Doc
-    from kontrol.cli.operate_runs import explain, now
+    from kontrol.cli.operate.document import Doc
+    from kontrol.cli.operate.runs import explain, now
 
     if options.run is not None:
         document = rest.get(f"/v1/runs/{options.run}").document
@@ -148,7 +149,7 @@ def _explain(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
 
 
 def _entry(document: "dict[str, JSON]") -> "Doc":
-    from kontrol.cli.operate_document import Doc
+    from kontrol.cli.operate.document import Doc
 
     inner = document.get("run")
     return Doc.of(inner if isinstance(inner, dict) else document)
@@ -158,7 +159,7 @@ def _ask(path: str) -> Work:
     """Make what asks the leader to do something."""
 
     def work(options: argparse.Namespace, rest: "Rest", _paper: "Paper") -> int:
-        from kontrol.cli.operate_document import Doc
+        from kontrol.cli.operate.document import Doc
 
         body: dict[str, JSON] = {"run": options.run} if "run" in options else {}
         answer = rest.post(path, body, patience=_LEADER)

@@ -11,11 +11,11 @@ from kontrol.cli.command import refuse, say, seconds
 from kontrol.settings import SettingsError
 
 if TYPE_CHECKING:  # these are imported when a command runs: `kontrol --help` needs none of them
-    from kontrol.cli.rest import Rest
+    from kontrol.cli.rest.client import Rest
     from kontrol.cli.table import Paper
     from kontrol.ensemble.canonical import JSON
 
-REFUSED, WRONG = 5, 6
+WRONG = 6
 ASKING = """\
   4  no master answered
   5  refused: the token is missing or not good for it
@@ -27,8 +27,8 @@ def asking(work: Work) -> Callable[[argparse.Namespace, list[str]], int]:
     """Make a command of what asks masters: the client is made, and its failures are told."""
 
     def run(options: argparse.Namespace, _others: list[str]) -> int:
-        from kontrol.cli.rest import Rest, RestError, check_ca, read_token
-        from kontrol.cli.rest_address import find
+        from kontrol.cli.rest.address import find
+        from kontrol.cli.rest.client import Rest, RestError, check_ca, read_token
         from kontrol.cli.table import Paper
 
         tell: Callable[[str], None] = say if options.verbose else lambda _text: None

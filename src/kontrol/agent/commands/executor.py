@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from kontrol.agent import audit
-from kontrol.agent.allow import AllowList
-from kontrol.agent.fence import Fence
-from kontrol.agent.job import Job, end
-from kontrol.agent.outbox import Outbox, Pieces, joined
-from kontrol.agent.request import BadRequest, Mandate, Request, read_exec, read_invoke
+from kontrol.agent.commands import audit
+from kontrol.agent.commands.allow import AllowList
+from kontrol.agent.commands.fence import Fence
+from kontrol.agent.commands.job import Job, end
+from kontrol.agent.commands.outbox import Outbox, Pieces, joined
+from kontrol.agent.commands.request import BadRequest, Mandate, Request, read_exec, read_invoke
 from kontrol.process.command import Command, Outcome
 from kontrol.process.pool import Guards
 from kontrol.process.run import OnChunk

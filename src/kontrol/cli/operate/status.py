@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from kontrol.cli import operate_runs as runs
-from kontrol.cli.operate_document import Doc, counted, lasting
+from kontrol.cli.operate import runs
+from kontrol.cli.operate.document import Doc, counted, lasting
 from kontrol.cli.table import Cell, Paper
 
 

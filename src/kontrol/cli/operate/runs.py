@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from kontrol.cli.operate_document import Doc, ago, counted, lasting
+from kontrol.cli.operate.document import Doc, ago, counted, lasting
 from kontrol.cli.table import Cell, Paper
 
 _REASONS = {

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from kontrol.cli.rest_address import Endpoint
+from kontrol.cli.rest.address import Endpoint
 from kontrol.cli.table import plain
 from kontrol.settings import variables as v
 

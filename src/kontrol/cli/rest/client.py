@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlencode
 
-from kontrol.cli.command import NOTHING, UNANSWERED, USAGE
-from kontrol.cli.operate_asking import REFUSED
-from kontrol.cli.rest_address import Endpoint
-from kontrol.cli.rest_exchange import (
+from kontrol.cli.command import NOTHING, REFUSED, UNANSWERED, USAGE
+from kontrol.cli.rest.address import Endpoint
+from kontrol.cli.rest.exchange import (
     LIMIT,
     PORTS,
     Late,

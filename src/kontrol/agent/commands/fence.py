@@ -2,13 +2,13 @@
 
 A leader that lost its office may not know yet, or may have left commands running. So a call made
 from within a callback carries its tier and term; a lower term than the highest seen is refused, and
-who raises it ends what runs of the lower ones first (`kontrol.agent.executor`).
+who raises it ends what runs of the lower ones first (`kontrol.agent.commands.executor`).
 
 Invariant: the highest term of a tier never falls. It is kept in memory: a restart of the agent ends
 all its commands, and forgets it.
 """
 
-from kontrol.agent.request import Mandate
+from kontrol.agent.commands.request import Mandate
 from kontrol.rpc.errors import Refused
 
 MOST_TIERS = 1024

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from kontrol.agent.request import Mandate, Request
+from kontrol.agent.commands.request import Mandate, Request
 from kontrol.process.command import Outcome
 from kontrol.process.guard import GuardError
 from kontrol.rpc.errors import Refused

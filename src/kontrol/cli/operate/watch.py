@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from kontrol.cli.command import say
-from kontrol.cli.operate_document import Doc, counted
-from kontrol.cli.operate_pods import matching, table
-from kontrol.cli.rest import Rest, RestError
+from kontrol.cli.operate.document import Doc, counted
+from kontrol.cli.operate.pods import matching, table
+from kontrol.cli.rest.client import Rest, RestError
 from kontrol.cli.table import Paper, plain, pretty
 from kontrol.ensemble.canonical import JSON
 

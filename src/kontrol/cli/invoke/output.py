@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from typing import BinaryIO
 
-from kontrol.cli.invoke_fanout import Result, Target
+from kontrol.cli.invoke.fanout import Result, Target
 
 LONGEST = 64 * 1024  # bytes of a line that are kept until its end comes
 

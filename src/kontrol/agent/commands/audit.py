@@ -9,7 +9,7 @@ callers wrote is bounded, and escaped by `repr`: it can forge no line.
 
 import logging
 
-from kontrol.agent.request import Request
+from kontrol.agent.commands.request import Request
 from kontrol.rpc.methods import Call
 
 _LONGEST = 1000  # characters of a command, and of a reason

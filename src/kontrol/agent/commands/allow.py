@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kontrol.agent.request import MAX_SECONDS, Request
+from kontrol.agent.commands.request import MAX_SECONDS, Request
 from kontrol.rpc.errors import Refused
 
 MAX_FILE = 256 * 1024

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Never, Protocol, TypeGuard
 
-from kontrol.agent.addresses import Addresses
-from kontrol.agent.schedule import Schedule
+from kontrol.agent.reporting.addresses import Addresses
+from kontrol.agent.reporting.schedule import Schedule
 from kontrol.ensemble.tiers import Tier
 from kontrol.rpc.errors import RemoteError, RpcError
 

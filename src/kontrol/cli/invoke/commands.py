@@ -23,10 +23,10 @@ from kontrol.cli.command import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kontrol.cli.invoke_fanout import FanOut, Result, Target
-    from kontrol.cli.invoke_output import JsonReport, TextReport
-    from kontrol.cli.invoke_pods import Place
-    from kontrol.cli.invoke_select import Record, Selection
+    from kontrol.cli.invoke.fanout import FanOut, Result, Target
+    from kontrol.cli.invoke.output import JsonReport, TextReport
+    from kontrol.cli.invoke.pods import Place
+    from kontrol.cli.invoke.select import Record, Selection
 
 FAILED = 5
 _MOST = 256  # at once: each is three sockets, of which ZeroMQ's context takes 1023
@@ -124,8 +124,8 @@ def _run(_options: argparse.Namespace, others: list[str]) -> int:
 def _invoke(options: argparse.Namespace, words: list[str], made: argparse.ArgumentParser) -> int:
     import asyncio
 
-    from kontrol.cli.invoke_pods import NoMaster, find
-    from kontrol.cli.invoke_select import BadSelection, NoMatch, Selection, condition
+    from kontrol.cli.invoke.pods import NoMaster, find
+    from kontrol.cli.invoke.select import BadSelection, NoMatch, Selection, condition
     from kontrol.errors import leaves
     from kontrol.rpc.keys import KeysError
     from kontrol.settings import SettingsError
@@ -161,8 +161,8 @@ async def _fan_out(
     selection: "Selection",
     request: "dict[str, object]",
 ) -> int:
-    from kontrol.cli.invoke_fanout import FanOut
-    from kontrol.cli.invoke_output import JsonReport, Printer, TextReport, is_terminal
+    from kontrol.cli.invoke.fanout import FanOut
+    from kontrol.cli.invoke.output import JsonReport, Printer, TextReport, is_terminal
 
     pods = await place.pods()
     targets = [_target(pod) for pod in selection.choose(pods)]
@@ -225,7 +225,7 @@ async def _watched(
 
 
 def _target(pod: "Record") -> "Target":
-    from kontrol.cli.invoke_fanout import Target
+    from kontrol.cli.invoke.fanout import Target
 
     port = pod.get("port")
     return Target(

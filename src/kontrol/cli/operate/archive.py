@@ -13,8 +13,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from kontrol.cli.command import DONE, UNANSWERED, USAGE, Command, complain, say
-from kontrol.cli.operate_asking import REFUSED
+from kontrol.cli.command import DONE, REFUSED, UNANSWERED, USAGE, Command, complain, say
 from kontrol.settings import Settings, assemble, examine
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import resolve

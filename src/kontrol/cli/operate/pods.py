@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from kontrol.cli.operate_document import Doc
+from kontrol.cli.operate.document import Doc
 from kontrol.cli.table import Cell, Paper, pretty
 from kontrol.ensemble.canonical import JSON
 

@@ -1,0 +1,1 @@
+"""Commands that others have run on this pod."""

@@ -1,0 +1,1 @@
+"""The payload file, and how its changes are noticed."""

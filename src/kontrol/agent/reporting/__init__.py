@@ -1,0 +1,1 @@
+"""Keepalives: to whom, when, and until when."""
