@@ -4,10 +4,13 @@ import asyncio
 import logging
 import re
 import socket
+from collections import deque
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.web.fuzz import resident
 from tests.web.support import (
     DEADLINE,
     QUICK,
@@ -230,6 +233,29 @@ async def test_the_newest_is_served_when_others_hold_all_connections() -> None:
             assert await held[0].reader.read() == b""  # the oldest gave way
         for one in held:
             await one.close()
+
+
+async def test_a_crowd_keeps_no_probe_out_and_costs_little_memory() -> None:
+    """Thousands of connections from many addresses, each with most of a request."""
+    loop = asyncio.get_running_loop()
+    async with serving(web(limits=Limits(rate=1e9, burst=1 << 30))) as port:
+        assert (await get(port, "/healthz")).status == 200
+        before = resident()
+        with ExitStack() as stack:
+            held = deque[socket.socket]()
+            for i in range(2000):
+                one = stack.enter_context(socket.socket())
+                held.append(one)
+                if len(held) > 200:  # more than are served at once
+                    held.popleft().close()
+                one.bind((f"127.9.{i % 200}.{i // 200 + 1}", 0))
+                one.settimeout(0)
+                await loop.sock_connect(one, ("127.0.0.1", port))
+                with suppress(OSError):
+                    await loop.sock_sendall(one, HEALTH + b"X: " + b"a" * 8000)
+                if i % 100 == 0:
+                    assert (await get(port, "/healthz")).status == 200
+            assert resident() - before < 10 * 1024  # KiB
 
 
 async def test_an_answer_under_way_is_not_put_out() -> None:

@@ -163,7 +163,12 @@ class Listener:
         guest.talk = Connection(
             reader, writer, guest.peer, respond=self._respond, limits=self._limits
         )
-        await guest.talk.run()
+        try:
+            await guest.talk.run()
+        except asyncio.CancelledError:
+            # Put out, or at the end: nobody waits for the outcome. The error would keep all frames
+            # and buffers in a cycle until the collector comes, and many may be put out at once.
+            return
 
     def _ended(self, guest: _Guest, accepted: socket.socket, task: asyncio.Task[None]) -> None:
         self._guests.pop(guest, None)
