@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import fcntl
 import hashlib
+import json
 import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +25,7 @@ NAME = "localhost/kontrol-test"
 PODMAN = ("podman", "--runtime", "runc")
 BUILD = 420.0  # seconds for a build: it downloads
 COMMAND = 60.0
+OLD = 3600.0  # seconds after which an image of another state of the checkout may go
 _CONTEXT = ("constraints.txt", "debian-12", "image", "pyproject.toml", "src")
 _BUNDLE = "/etc/pip-cert.pem"  # where nothing is that packages would replace
 _PIP = ("cert", "index-url", "extra-index-url", "proxy", "timeout", "trusted-host")
@@ -109,12 +112,13 @@ async def _make_base() -> None:
 
 
 async def _forget_others(name: str) -> None:
-    """Remove what earlier states of the checkout left; what is in use stays."""
-    kept = await podman("images", "--format={{.Repository}}:{{.Tag}}", NAME)
-    for other in kept.split():
-        if other != name:
-            with contextlib.suppress(EngineError):
-                await podman("rmi", other)
+    """Remove what earlier states of the checkout left, unless somebody may be testing them yet."""
+    images = json.loads(await podman("images", "--format=json", NAME))
+    for other in images:
+        if time.time() - other["Created"] > OLD:
+            for tag in set(other["Names"]) - {name}:
+                with contextlib.suppress(EngineError):
+                    await podman("rmi", tag)
 
 
 def _digest() -> str:
