@@ -77,6 +77,7 @@ class Connection:
         self._peer = peer
         self._respond = respond
         self._limits = limits
+        writer.transport.set_write_buffer_limits(0)  # what is drained has left the process
         self._http = h11.Connection(h11.SERVER, limits.head)
         self._bare = False  # whether the answer owed is to a `HEAD`: its headers alone
 
