@@ -82,16 +82,19 @@ def test_asks_as_an_operator_else_as_a_master(tmp_path: Path) -> None:
 
 
 async def test_every_master_of_the_tier_is_asked() -> None:
-    async def pods(call: Call) -> object:
+    async def pods(call: Call, *fields: object) -> object:
+        asked.append(fields)
         return [{"id": "a"}]
 
+    asked: list[tuple[object, ...]] = []
     async with serving({"pods": pods}, heartbeat=5) as port:
         place = find({}, f"127.0.0.2|127.0.0.1:{port}")
-        assert await place.pods() == [{"id": "a"}]
+        assert await place.pods("payload") == [{"id": "a"}]
+    assert asked == [("id", "key", "seq", "role", "ip", "port", "payload")]
 
 
 async def test_says_whom_it_asked_in_vain() -> None:
-    async def pods(call: Call) -> object:
+    async def pods(call: Call, *fields: object) -> object:
         raise Refused("Forbidden", "not you")
 
     async with serving({"pods": pods}, heartbeat=5) as port:
@@ -100,7 +103,7 @@ async def test_says_whom_it_asked_in_vain() -> None:
         assert "127.0.0.2:" in str(caught.value)
         assert "127.0.0.1: Forbidden: not you: name one by --master" in str(caught.value)
 
-    async def odd(call: Call) -> object:
+    async def odd(call: Call, *fields: object) -> object:
         return json.loads('{"pods": []}')
 
     async with serving({"pods": odd}, heartbeat=5) as port:

@@ -127,11 +127,19 @@ def master_methods(master: Master) -> dict[str, Method]:
             raise Refused("InvalidRecord", f"record is {type(raw).__name__}; expected JSON text")
         return await master.ping(raw)
 
-    async def pods(call: Call) -> object:
-        """Return the ordered pods; without payloads but to holders of master or operator keys."""
-        if call.caller in _TRUSTED:
-            return master.pods()
-        return [{name: pod[name] for name in _SHOWN if name in pod} for pod in master.pods()]
+    async def pods(call: Call, *fields: object) -> object:
+        """Return the ordered pods; only these fields of them, if any are named.
+
+        Without payloads, annotations and the like but to holders of master or operator keys.
+        """
+        trusted = call.caller in _TRUSTED
+        named = [field for field in fields if isinstance(field, str)]
+        shown = tuple(field for field in named if trusted or field in _SHOWN)
+        if not fields:
+            if trusted:
+                return master.pods()
+            shown = _SHOWN
+        return [{name: pod[name] for name in shown if name in pod} for pod in master.pods()]
 
     async def leader(_call: Call) -> object:
         """Return the leader's id, address and term, or null."""

@@ -164,7 +164,7 @@ async def _fan_out(
     from kontrol.cli.invoke.fanout import FanOut
     from kontrol.cli.invoke.output import JsonReport, Printer, TextReport, is_terminal
 
-    pods = await place.pods()
+    pods = await place.pods(*selection.fields)
     targets = [_target(pod) for pod in selection.choose(pods)]
     out, err = sys.stdout.buffer, sys.stderr.buffer
     tty_out, tty_err = is_terminal(out), is_terminal(err)

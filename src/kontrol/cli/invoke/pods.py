@@ -23,13 +23,15 @@ from kontrol.settings import Mistake, SettingsError
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import LOOPBACK, MASTER, Resolved, resolve
 
-VARIABLE = "KONTROL_MASTER"
+VARIABLE = v.MASTER.name
 _CALLBACK = ("TIER", "TERM_ID", "RUN", "PODS_FILE")
 _PATIENCE = 5.0  # seconds for one master
 _NEEDED = (v.PORT.name, v.ANNOTATIONS.name, v.KEYS.name)
 
 LIMITS = Limits(frame=512 * 1024, window=8)
 """Of a pod's answers. Of each of a hundred at once, what is not printed yet is kept here."""
+
+_FIELDS = ("id", "key", "seq", "role", "ip", "port")
 
 
 class NoMaster(Exception):
@@ -65,15 +67,19 @@ class Place:
     pods_file: Path | None
     mandate: Mapping[str, str | int]
 
-    async def pods(self) -> Sequence[Record]:
-        """Return the pods, ordered by number. Raises `NoMaster`."""
+    async def pods(self, *more: str) -> Sequence[Record]:
+        """Return the pods, ordered by number, with what it takes to select and reach them.
+
+        And with the fields `more`, if the master tells them. Raises `NoMaster`.
+        """
+        fields = dict.fromkeys((*_FIELDS, *more))  # all of them might be more than an answer holds
         if self.pods_file is not None:
             return _records(_load(self.pods_file), str(self.pods_file))
         failures = []
         for host in await _hosts(self.tier):
             try:
                 async with self.asker.master(host, self.tier.port) as client:
-                    return _records(await client.call("pods", timeout=_PATIENCE), host)
+                    return _records(await client.call("pods", *fields, timeout=_PATIENCE), host)
             except RemoteError as error:
                 failures.append(f"{host}: {error}")
             except RpcError as error:

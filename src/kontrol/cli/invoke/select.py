@@ -32,6 +32,11 @@ class Selection:
     roles: tuple[str, ...] = ()
     where: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of records that the conditions look at."""
+        return tuple(path.partition(".")[0] for path, _ in self.where)
+
     def choose(self, pods: Sequence[Record]) -> list[Record]:
         """Return the pods that match, in their order. Raises `NoMatch`.
 

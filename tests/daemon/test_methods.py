@@ -1,0 +1,51 @@
+"""What a master answers over ZeroRPC, and to whom."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from kontrol.daemon.mastering import master_methods
+from kontrol.rpc.events import Result
+from kontrol.rpc.keys import Kind
+from kontrol.rpc.limits import Limits
+from kontrol.rpc.methods import Call
+from kontrol.rpc.wire import Codec, Message
+
+POD = {
+    "app": "a",
+    "id": "redis-1",
+    "ip": "10.0.0.1",
+    "key": "k",
+    "role": "r",
+    "seq": 7,
+    "nonce": "n" * 24,
+    "port": 8000,
+    "payload": "secret",
+    "annotation": "secret",
+}
+
+
+async def pods(caller: Kind | None, *fields: object, count: int = 1) -> Any:  # noqa: ANN401
+    master = cast("Any", SimpleNamespace(pods=lambda: [POD] * count))
+    call = Call("pods", fields, "10.0.0.9#0", caller)
+    return await cast("Any", master_methods(master)["pods"](call, *fields))
+
+
+@pytest.mark.parametrize("caller", [None, "agent"])
+async def test_strangers_see_no_payload_however_they_ask(caller: Kind | None) -> None:
+    for fields in ((), ("payload", "annotation", "id"), ({"x": 1}, 7, None, b"payload")):
+        assert "secret" not in str(await pods(caller, *fields))
+    assert await pods(caller, "id", "payload") == [{"id": "redis-1"}]
+    assert len((await pods(caller))[0]) == 8
+
+
+@pytest.mark.parametrize("caller", ["master", "operator"])
+async def test_holders_of_keys_see_all_or_what_they_ask_for(caller: Kind) -> None:
+    assert await pods(caller) == [POD]
+    assert await pods(caller, "payload", "none", {"x": 1}) == [{"payload": "secret"}]
+
+
+async def test_ten_thousand_pods_fit_an_answer() -> None:
+    found = await pods("operator", "id", "key", "seq", "role", "ip", "port", count=10_000)
+    assert Codec(Limits()).encode(Message("1", "2", Result(found)))
