@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.e2e.daemon import exited
 from tests.image.containers import Container, Containers
 from tests.image.engine import BASE, build, kontrol_image, podman
 from tests.image.tier import tier
@@ -78,11 +79,11 @@ async def first_process(image: str, rounds: int) -> list[Row]:
             container = await containers.run(f"first-{number}")
             await container.log.logged("supervisord started")
             zombies += (await container.exec("sh", "-c", _ORPHANS)).count("Z")
+            pids = await container.processes()
             begun = time.monotonic()
             assert await container.stop() == 0
             ended.append(time.monotonic() - begun)
-            pids = await podman("ps", "--quiet", f"--filter=name={container.full}")
-            left += len(pids.split())
+            left += len([pid for pid in pids if not await exited(pid, 0)])
     return [
         Row("`podman stop` to the container's end", milliseconds(ended), "", "exit status 0"),
         Row("   processes left", str(left)),

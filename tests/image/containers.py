@@ -7,11 +7,13 @@ async with Containers(image) as containers:
 """
 
 import asyncio
+import contextlib
 import json
 import random
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -40,9 +42,10 @@ class Container:
         options = [f"--user={user}"] if user else []
         return await podman("exec", *options, self.full, *words)
 
-    async def pid(self) -> int:
-        """Return the id, on this machine, of its first process."""
-        return int(await podman("inspect", "--format={{.State.Pid}}", self.full))
+    async def processes(self) -> list[int]:
+        """Return the ids, on this machine, of all its processes."""
+        first = await podman("inspect", "--format={{.State.Pid}}", self.full)
+        return _namesakes(int(first))
 
     async def stop(self, grace: int = GRACE) -> int:
         """SIGTERM it, SIGKILL it after `grace` seconds; returns its exit status."""
@@ -53,6 +56,17 @@ class Container:
         """SIGKILL it: nothing in it can say farewell."""
         await podman("kill", "--signal=KILL", self.full)
         await self.log.ended()
+
+
+def _namesakes(pid: int) -> list[int]:
+    """Return the processes in the PID namespace of this one."""
+    space = Path(f"/proc/{pid}/ns/pid").readlink()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # no process, or it ended meanwhile
+            if (entry / "ns/pid").readlink() == space:
+                found.append(int(entry.name))
+    return sorted(found)
 
 
 class Containers:

@@ -18,20 +18,6 @@ EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "image"
 pytestmark = [pytest.mark.privileged("podman", "runc", "debootstrap"), pytest.mark.timeout(300)]
 
 
-def processes(container_pid: int) -> list[int]:
-    """Return the ids, here, of all processes in the PID namespace of this one."""
-    space = Path(f"/proc/{container_pid}/ns/pid").readlink()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if (entry / "ns/pid").readlink() == space:
-                    found.append(int(entry.name))
-            except OSError:  # it ended meanwhile
-                continue
-    return found
-
-
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
     """Keys for masters and for agents, each in a folder that the image's user can read."""
@@ -108,7 +94,7 @@ async def test_pods_come_change_are_lost_and_leave(image: str, keys: Path) -> No
 
         # Stopped: every process ends within the grace, and the pod left.
         stopped = agents.pop("hello-3")
-        inside = processes(await stopped.pid())
+        inside = await stopped.processes()
         assert len(inside) >= 4  # supervisord, kontrol, automaton, socat
         before = run
         began = time.monotonic()
