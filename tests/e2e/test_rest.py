@@ -21,6 +21,8 @@ from tests.support.etcd import EtcdCluster, free_port
 from tests.web import fuzz
 from tests.web.support import READER, SECRET, WRITER, Response, client
 
+from kontrol.agent import control
+
 FULL = {"Connection": "close"}
 
 
@@ -171,7 +173,7 @@ async def test_an_operator_sees_and_does(tokens: Path, payload: str) -> None:
 
 async def test_metrics_and_probes_of_a_tier(tokens: Path) -> None:
     async with EtcdCluster() as etcd, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=1)
+        tier = await lab.tier(etcd.endpoints, masters=0, seats=1, TTL="3")
         leader = await master(tier, 0, tokens)
         daemon, pod = await agent(tier, "a")
         run = await tier.hub.settled({"a"})
@@ -207,6 +209,13 @@ async def test_metrics_and_probes_of_a_tier(tokens: Path) -> None:
         await etcd.start(0)
         await leader.becomes("/readyz", 200)
         await pod.becomes("/readyz", 200)
+
+        # A pod that left is not ready, for as long as its process stays.
+        await asyncio.to_thread(control.leave, tier.control("a"))
+        left = await pod.get("/readyz")
+        failing = [check["name"] for check in left.json["checks"] if not check["ok"]]
+        assert (left.status, failing) == (503, ["staying"])
+        assert (await pod.metrics())["kontrol_agent_leaving",] == 1
         assert await daemon.end() == 0
 
 
