@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import kubernetes_validate
@@ -71,6 +72,35 @@ def test_kustomize_agrees_with_our_reader(top: str) -> None:
     assert not [
         item for item in theirs if "kontrol-callback" in str(item) and "-callback-" not in str(item)
     ]
+
+
+def test_the_overlay_of_the_guide(tmp_path: Path) -> None:
+    """Namespace, image and callback as the guide has them, on a copy of deploy/."""
+    guide = (DEPLOY.parent / "docs" / "guide.rst").read_text("utf-8")
+    _, _, rest = guide.partition(":caption: kustomization.yaml\n\n")
+    block = rest[: rest.index("\n.. code-block")]
+    overlay = yaml.safe_load(textwrap.dedent(block))
+    assert overlay["resources"] == ["kontrol/deploy"]
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        return
+    shutil.copytree(DEPLOY, tmp_path / "kontrol" / "deploy")
+    (tmp_path / "kustomization.yaml").write_text(textwrap.dedent(block), encoding="utf-8")
+    (tmp_path / "on-change").write_text("#!/bin/sh\n: ours\n", encoding="utf-8")
+    output = subprocess.run(
+        [kubectl, "kustomize", tmp_path], capture_output=True, text=True, timeout=30, check=True
+    )
+    objects = list(yaml.safe_load_all(output.stdout))
+    cluster = {"ClusterRole", "ClusterRoleBinding"}
+    assert {o["metadata"].get("namespace") for o in objects if o["kind"] not in cluster} == {
+        "games"
+    }
+    subjects = [s for o in objects if o["kind"].endswith("Binding") for s in o["subjects"]]
+    assert {subject["namespace"] for subject in subjects} == {"games"}
+    (masters,) = [pod for name, pod in templates(objects).items() if name == "Deployment/masters"]
+    assert masters["spec"]["containers"][0]["image"] == "registry.example.com/kontrol:1.0"
+    (callback,) = [o["data"] for o in objects if o["kind"] == "ConfigMap"]
+    assert callback == {"on-change": "#!/bin/sh\n: ours\n"}
 
 
 @every_pod
