@@ -301,6 +301,19 @@ async def test_a_store_that_is_away_is_503() -> None:
         assert "etcd is asleep" in answer.json["error"]["message"]
 
 
+async def test_a_store_that_is_silent_is_told_before_clients_give_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kontrol.web.desk._PATIENCE", 0.1)
+    view = FakeView()
+    view.silent = True
+    async with serving(web(view)) as port:
+        for target in ("/v1/runs", "/v1/runs/7"):
+            answer = await get(port, target)
+            assert answer.error == (503, "Unavailable")
+            assert "no answer in time" in answer.json["error"]["message"]
+
+
 async def test_an_answer_that_does_not_come_is_503() -> None:
     view = FakeView()
     view.silent = True

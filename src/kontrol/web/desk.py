@@ -1,7 +1,8 @@
 """What answers: one method for each route, given who asks and what for."""
 
+import asyncio
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ Checks = Callable[[], Sequence[Mapping[str, JSON]]]
 Metrics = Callable[[], str]
 
 _PART = 64 * 1024  # bytes of a long answer made and sent at once
+_PATIENCE = 4.0  # seconds for the store; clients wait for 5 at least, and should be told why
 _RUNS = 20
 _MOST_RUNS = 200  # the ledger keeps no more
 _NUMBER = re.compile(r"[0-9]{1,18}\Z")
@@ -94,7 +96,7 @@ class Desk:
 
     async def state(self, _: Ask) -> Answer:
         """Tell the state, and which run gave it."""
-        return document(await self._view.state())
+        return document(await _soon(self._view.state()))
 
     async def leader(self, _: Ask) -> Answer:
         """Tell who leads."""
@@ -104,13 +106,13 @@ class Desk:
     async def runs(self, ask: Ask) -> Answer:
         """Tell the last entries of the ledger."""
         limit = _number(ask.query.get("limit", str(_RUNS)), "limit", 1, _MOST_RUNS)
-        runs = await self._view.runs(limit)
+        runs = await _soon(self._view.runs(limit))
         return document({"runs": runs if ask.trusted else [reduced.entry(run) for run in runs]})
 
     async def run(self, ask: Ask) -> Answer:
         """Tell one entry of the ledger."""
         number = _number(ask.path["run"], "the run", 1, 10**18)
-        run = await self._view.run(number)
+        run = await _soon(self._view.run(number))
         if run is None:
             raise HttpError(
                 404,
@@ -143,6 +145,12 @@ class Desk:
         if answer.get("refused"):
             raise HttpError(409, "Refused", str(answer.get("message", "the leader refused")))
         return document(answer, 200 if answer.get("done") else 202)
+
+
+async def _soon(read: Awaitable[T]) -> T:
+    """Await what is read from the store. Raises `TimeoutError`."""
+    async with asyncio.timeout(_PATIENCE):
+        return await read
 
 
 def _parts(
