@@ -178,7 +178,8 @@ async def test_a_proxy_on_loopback_does_not_make_its_clients_local() -> None:
     web = endpoint(None)
     assert (await ask(web, "GET", "/v1/pods", peer="127.0.0.1"))[0] == 200
     assert (await ask(web, "GET", "/v1/pods", peer="::1"))[0] == 200
-    for name in ("x-forwarded-for", "forwarded", "x-real-ip", "via"):
+    assert (await ask(web, "GET", "/v1/pods", peer="127.0.0.6"))[0] == 403  # a mesh's sidecar
+    for name in ("x-forwarded-for", "x-forwarded-proto", "forwarded", "x-real-ip", "via"):
         said = {name: "127.0.0.1"}
         status, _ = await ask(web, "GET", "/v1/pods", peer="127.0.0.1", headers=said)
         assert status == 403

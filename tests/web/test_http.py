@@ -258,6 +258,33 @@ async def test_a_crowd_keeps_no_probe_out_and_costs_little_memory() -> None:
             assert resident() - before < 10 * 1024  # KiB
 
 
+async def test_clients_that_read_no_answers_keep_no_probe_out() -> None:
+    view = FakeView()
+    view.count = 100_000
+    endpoint = web(view, Limits(connections=2, connections_per_address=2, send=1000.0))
+    async with serving(endpoint) as port:
+        with ExitStack() as stack:
+            for _ in range(2):
+                deaf = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                deaf.sendall(b"GET /v1/pods HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                async with asyncio.timeout(DEADLINE):
+                    await view.entered.acquire()
+            async with asyncio.timeout(DEADLINE):
+                while not await raw(port, HEALTH + b"\r\n"):
+                    pass  # until what they do not read fills the system's buffers
+        assert endpoint.listener.evicted >= 1
+
+
+async def test_a_request_with_two_lengths_hides_none() -> None:
+    """A proxy that goes by the other length would pass the second on as part of the first."""
+    two = b"Content-Length: 50\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    async with serving(web()) as port:
+        answer = await raw(port, HEALTH + two + HEALTH + b"\r\n")
+        assert status(answer) == 400
+        assert b"TwoLengths" in answer
+        assert answer.count(b"HTTP/1.1 ") == 1
+
+
 async def test_an_answer_under_way_is_not_put_out() -> None:
     view = FakeView()
     view.silent = True
@@ -323,18 +350,21 @@ async def test_an_answer_that_does_not_come_is_503() -> None:
 
 async def test_a_flood_is_held_back_and_only_the_flood() -> None:
     async with serving(web(limits=Limits(rate=0.001, burst=5))) as port:
-        told = [(await get(port, "/healthz")).status for _ in range(7)]
+        told = [(await get(port, "/metrics")).status for _ in range(7)]
         assert told == [200] * 5 + [429] * 2
-        limited = await get(port, "/healthz")
+        limited = await get(port, "/metrics")
         assert limited.headers["retry-after"] == "1"
+        for probe in ("/healthz", "/readyz"):  # of Kubernetes, from the same address
+            assert (await get(port, probe)).status == 200
         assert (await get_from("127.0.0.2", port)) == 200
 
 
 async def get_from(address: str, port: int) -> int:
     """Ask from another address of loopback."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+    metrics = HEALTH.replace(b"healthz", b"metrics")
     async with asyncio.timeout(DEADLINE):
-        writer.write(HEALTH + b"Connection: close\r\n\r\n")
+        writer.write(metrics + b"Connection: close\r\n\r\n")
         answer = await reader.read()
     writer.close()
     await writer.wait_closed()

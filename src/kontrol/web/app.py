@@ -21,6 +21,9 @@ from kontrol.web.routes import Route, Router
 log = logging.getLogger(__name__)
 
 _SAY_EVERY = 60.0  # seconds between lines on tokens that are not ours
+# Not limited in rate: they cost no more than a refusal, and Kubernetes, which kills a pod that does
+# not answer them, may share its address (a node's that translates addresses) with a flood.
+_PROBES = ("/healthz", "/readyz")
 _PATH = re.compile(r"/[!-~]*\Z")
 
 Outages = tuple[type[Exception], ...]
@@ -94,7 +97,9 @@ class App:
         except HttpError as error:
             wrong = error
         now = asyncio.get_running_loop().time()
-        if access < Access.READER and not self._rate.allow(request.peer, now):
+        path, query = _parts(request.target)
+        limited = access < Access.READER and path not in _PROBES
+        if limited and not self._rate.allow(request.peer, now):
             raise HttpError(
                 429,
                 "TooManyRequests",
@@ -102,7 +107,6 @@ class App:
                 "down, or send a token",
                 (("Retry-After", "1"),),
             )
-        path, query = _parts(request.target)
         route, names, allow = self._router.find(request.method, path)
         if route is None:
             return Answer(204, headers=(("Allow", allow),))

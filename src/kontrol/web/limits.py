@@ -44,7 +44,7 @@ class Limits:
     """Seconds in which a client that was refused amid its request may take in why."""
 
     rate: float = 50.0
-    """Requests per second from one address without a token; more is 429."""
+    """Requests per second from one address without a token, but for health; more is 429."""
 
     burst: int = 200
     """Requests that an address which was quiet may make at once."""

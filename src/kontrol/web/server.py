@@ -15,6 +15,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Never
 
 from kontrol.rpc.errors import BindError
@@ -42,6 +43,10 @@ class _Guest:
     @property
     def waiting(self) -> bool:
         return self.talk is None or self.talk.waiting
+
+    @property
+    def unread(self) -> bool:
+        return self.talk is not None and self.talk.unread
 
 
 class Listener:
@@ -135,13 +140,17 @@ class Listener:
         task.add_done_callback(lambda task: self._ended(guest, accepted, task))
 
     def _evict(self, which: Callable[[_Guest], bool]) -> bool:
-        """Put out the oldest connection of those that waits for a request; False if none does."""
-        for guest in self._guests:
-            if which(guest) and guest.waiting and guest.task is not None:
-                self.evicted += 1
-                del self._guests[guest]
-                guest.task.cancel()
-                return True
+        """Put out the oldest connection that waits for a request, else that reads no answers.
+
+        Returns False if there is none.
+        """
+        for gives_way in (attrgetter("waiting"), attrgetter("unread")):
+            for guest in self._guests:
+                if which(guest) and gives_way(guest) and guest.task is not None:
+                    self.evicted += 1
+                    del self._guests[guest]
+                    guest.task.cancel()
+                    return True
         return False
 
     async def _converse(self, accepted: socket.socket, guest: _Guest) -> None:
