@@ -16,8 +16,8 @@ from kontrol.agent.commands.executor import Bounds, Executor
 from kontrol.process.pool import Guards
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import RemoteError
-from kontrol.rpc.keys import Kind
 from kontrol.rpc.methods import Call
+from kontrol.rpc.security.keys import Kind
 from kontrol.rpc.server import Server
 
 BOUNDS = Bounds()

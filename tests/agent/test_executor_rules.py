@@ -29,7 +29,7 @@ from kontrol.process.command import Command, Outcome
 from kontrol.process.pool import Guards
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import Refused, RemoteError
-from kontrol.rpc.keys import Kind
+from kontrol.rpc.security.keys import Kind
 from kontrol.rpc.server import Server
 
 # Who may.

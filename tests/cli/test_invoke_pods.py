@@ -10,8 +10,8 @@ from tests.rpc.support import serving
 from kontrol.cli.invoke.pods import NoMaster, find
 from kontrol.ensemble.tiers import Tier
 from kontrol.rpc.errors import Refused
-from kontrol.rpc.keys import KeysError
 from kontrol.rpc.methods import Call
+from kontrol.rpc.security.keys import KeysError
 from kontrol.settings import SettingsError
 
 ANNOTATION = {"KONTROL_ANNOTATIONS": '{"kontrol.unity3d.com/master": "masters:8010,other"}'}

@@ -7,9 +7,9 @@ import pytest
 
 from kontrol.daemon.mastering import master_methods
 from kontrol.rpc.events import Result
-from kontrol.rpc.keys import Kind
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.methods import Call
+from kontrol.rpc.security.keys import Kind
 from kontrol.rpc.wire import Codec, Message
 
 POD = {

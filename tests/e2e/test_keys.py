@@ -18,8 +18,8 @@ from tests.support.etcd import EtcdCluster
 
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import RemoteError, RpcError
-from kontrol.rpc.keyfolder import NEEDS, rotate
-from kontrol.rpc.keys import KINDS, Keyring, Kind
+from kontrol.rpc.security.keyfolder import NEEDS, rotate
+from kontrol.rpc.security.keys import KINDS, Keyring, Kind
 
 PODS = 20  # fed by the test, each to both masters
 RATE = 5  # pings per second and connection: 200 in all

@@ -25,8 +25,8 @@ from tests.rpc.support import DEADLINE, descriptors, line, peer, resident, until
 from tests.rpc.tap import tapped
 
 from kontrol.rpc.client import Client
-from kontrol.rpc.keys import Keyring
 from kontrol.rpc.limits import Limits
+from kontrol.rpc.security.keys import Keyring
 from kontrol.rpc.sockets import Context, Credentials, dealer
 from kontrol.rpc.transport import Transport
 

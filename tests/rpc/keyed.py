@@ -8,9 +8,9 @@ import zmq
 from tests.rpc.support import BEAT, running
 
 from kontrol.rpc.client import Client
-from kontrol.rpc.keyfolder import make
-from kontrol.rpc.keys import FILES, Keyring, Kind, ServerKind
 from kontrol.rpc.limits import Limits
+from kontrol.rpc.security.keyfolder import make
+from kontrol.rpc.security.keys import FILES, Keyring, Kind, ServerKind
 from kontrol.rpc.server import Method, Server
 
 

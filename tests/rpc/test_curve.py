@@ -30,10 +30,10 @@ from tests.rpc.support import (
 
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import BindError, LostRemote, RemoteError
-from kontrol.rpc.gate import _GONE, _UNFINISHED, Ration
-from kontrol.rpc.keyfolder import NEEDS
-from kontrol.rpc.keys import KINDS, Keyring, KeysError, Kind
 from kontrol.rpc.limits import Limits
+from kontrol.rpc.security.gate import _GONE, _UNFINISHED, Ration
+from kontrol.rpc.security.keyfolder import NEEDS
+from kontrol.rpc.security.keys import KINDS, Keyring, KeysError, Kind
 from kontrol.rpc.server import Call, Method, Server, restricted
 
 OTHER_KEY = "it expects another public key here: it is of another cluster, or has not heard of ours"

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.rpc.keyed import cluster, part
 
-from kontrol.rpc.keyfolder import NEEDS, make, manifest, rotate
-from kontrol.rpc.keys import (
+from kontrol.rpc.security.keyfolder import NEEDS, make, manifest, rotate
+from kontrol.rpc.security.keys import (
     FILES,
     KINDS,
     Keyring,

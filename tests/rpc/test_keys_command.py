@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kontrol.rpc.keys import KINDS, Keyring, Kind
+from kontrol.rpc.security.keys import KINDS, Keyring, Kind
 
 
 def keys(*words: object) -> subprocess.CompletedProcess[str]:

@@ -17,8 +17,8 @@ from tests.rpc.support import BEAT, DEADLINE, until
 
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import LostRemote, RemoteError, RpcError
-from kontrol.rpc.keyfolder import NEEDS, rotate
-from kontrol.rpc.keys import KINDS, Keyring, Kind, list_file, secret_file
+from kontrol.rpc.security.keyfolder import NEEDS, rotate
+from kontrol.rpc.security.keys import KINDS, Keyring, Kind, list_file, secret_file
 
 PINGERS = 20
 RATE = 10  # pings per second of each

@@ -12,7 +12,7 @@ Action = Callable[[argparse.Namespace], int]
 
 
 def _make(options: argparse.Namespace) -> int:
-    from kontrol.rpc.keyfolder import make
+    from kontrol.rpc.security.keyfolder import make
 
     names = make(options.folder, _today())
     say(f"made {', '.join(names)} in {options.folder}")
@@ -21,7 +21,7 @@ def _make(options: argparse.Namespace) -> int:
 
 
 def _secret(options: argparse.Namespace) -> int:
-    from kontrol.rpc.keyfolder import manifest
+    from kontrol.rpc.security.keyfolder import manifest
 
     kinds = sorted(set(options.kind))
     name = options.name or f"kontrol-keys-{'-'.join(kinds)}"
@@ -33,7 +33,7 @@ def _secret(options: argparse.Namespace) -> int:
 
 
 def _rotate(options: argparse.Namespace) -> int:
-    from kontrol.rpc.keyfolder import rotate
+    from kontrol.rpc.security.keyfolder import rotate
 
     step = rotate(options.folder, options.kind, _today())
     say(f"step {step.number} of 3: {step.done}")
@@ -42,7 +42,7 @@ def _rotate(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from kontrol.rpc.keys import KINDS, assemble, fingerprint, list_file, parse_list, read
+    from kontrol.rpc.security.keys import KINDS, assemble, fingerprint, list_file, parse_list, read
 
     folder: Path = options.folder
     texts = read(folder)
@@ -68,7 +68,7 @@ def _today() -> str:
 
 
 def _run(options: argparse.Namespace, _others: list[str]) -> int:
-    from kontrol.rpc.keys import KeysError
+    from kontrol.rpc.security.keys import KeysError
 
     action: Action = options.action
     try:

@@ -19,8 +19,8 @@ from kontrol.agent.agent import Agent
 from kontrol.daemon.hopeless import Hopeless
 from kontrol.daemon.process import Children
 from kontrol.daemon.reporting import command_methods, make_agent, takes_commands
-from kontrol.rpc.keys import Keyring, KeysError
 from kontrol.rpc.methods import Method
+from kontrol.rpc.security.keys import Keyring, KeysError
 from kontrol.rpc.server import Server
 from kontrol.settings import Settings
 

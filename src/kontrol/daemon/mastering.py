@@ -15,8 +15,8 @@ from kontrol.master.operator.view import View
 from kontrol.process.clock import boottime
 from kontrol.process.guard import Guard
 from kontrol.rpc.errors import Refused
-from kontrol.rpc.keys import Kind
 from kontrol.rpc.methods import Call, Method, restricted
+from kontrol.rpc.security.keys import Kind
 from kontrol.settings import SECRETS, Settings
 from kontrol.settings.model import EtcdSettings
 from kontrol.store.embedded import EmbeddedError, embedded_etcd

@@ -12,8 +12,8 @@ from kontrol.daemon.process import Children
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import Keepalive, key_of
 from kontrol.rpc.client import Client
-from kontrol.rpc.keys import Keyring, KeysError
 from kontrol.rpc.methods import Method
+from kontrol.rpc.security.keys import Keyring, KeysError
 from kontrol.settings import SECRETS, Settings
 
 _ZONE = "topology.kubernetes.io/zone"

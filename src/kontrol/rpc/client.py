@@ -16,8 +16,8 @@ import zmq
 from kontrol.rpc.connection import Calling, Connection
 from kontrol.rpc.errors import CallTimeout, LostRemote, ProtocolError, RemoteError
 from kontrol.rpc.events import Done, Event, Failure, Item, Open, Result
-from kontrol.rpc.keys import Keyring, Kind, list_file
 from kontrol.rpc.limits import Limits
+from kontrol.rpc.security.keys import Keyring, Kind, list_file
 from kontrol.rpc.sockets import Context, Credentials, endpoint
 
 __all__ = ["Client", "Limits"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kontrol.rpc.errors import Refused
-from kontrol.rpc.keys import Kind
+from kontrol.rpc.security.keys import Kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,11 @@ from kontrol.rpc.calls import Calls, Envelope, Serving
 from kontrol.rpc.channel import Illegal, Lost
 from kontrol.rpc.errors import BindError, LostRemote, Refused, Unsendable
 from kontrol.rpc.events import Beat, Done, Event, Item, Open, Reply, Result, failure
-from kontrol.rpc.gate import Gate
-from kontrol.rpc.keys import Keyring, Kind, ServerKind, fingerprint
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.methods import Call, Catalog, Method, Signature, restricted
 from kontrol.rpc.pulse import Pulse
+from kontrol.rpc.security.gate import Gate
+from kontrol.rpc.security.keys import Keyring, Kind, ServerKind, fingerprint
 from kontrol.rpc.sockets import Context, peer_name, router
 from kontrol.rpc.transport import Transport, patiently
 from kontrol.rpc.wire import Codec, Id, Malformed, Message

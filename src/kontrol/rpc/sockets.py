@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import zmq
 
 from kontrol.rpc.errors import BindError
-from kontrol.rpc.keys import Pair
 from kontrol.rpc.limits import Limits
+from kontrol.rpc.security.keys import Pair
 
 Context = zmq.Context[zmq.Socket[bytes]]
 """A ZeroMQ context: an I/O thread, and the sockets that share it."""

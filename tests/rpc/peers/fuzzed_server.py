@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 from kontrol.ensemble.pod import BadRecord, parse_keepalive
 from kontrol.rpc.errors import Refused
-from kontrol.rpc.keys import Keyring
+from kontrol.rpc.security.keys import Keyring
 from kontrol.rpc.server import Call, Method, Server, restricted
 
 faulty: list[str] = []

@@ -127,7 +127,7 @@ def _invoke(options: argparse.Namespace, words: list[str], made: argparse.Argume
     from kontrol.cli.invoke.pods import NoMaster, find
     from kontrol.cli.invoke.select import BadSelection, NoMatch, Selection, condition
     from kontrol.errors import leaves
-    from kontrol.rpc.keys import KeysError
+    from kontrol.rpc.security.keys import KeysError
     from kontrol.settings import SettingsError
 
     try:

@@ -17,8 +17,8 @@ from kontrol.cli.invoke.select import Record
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import RemoteError, RpcError
-from kontrol.rpc.keys import Keyring, KeysError, Kind
 from kontrol.rpc.limits import Limits
+from kontrol.rpc.security.keys import Keyring, KeysError, Kind
 from kontrol.settings import Mistake, SettingsError
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import LOOPBACK, MASTER, Resolved, resolve

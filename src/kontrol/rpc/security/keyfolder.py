@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kontrol.rpc.keys import (
+from kontrol.rpc.security.keys import (
     FILES,
     KINDS,
     KeysError,

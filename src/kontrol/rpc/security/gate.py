@@ -28,7 +28,7 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from kontrol.rpc.errors import BindError, Refused
-from kontrol.rpc.keys import Keyring, KeysError, Kind, ServerKind, fingerprint, list_file
+from kontrol.rpc.security.keys import Keyring, KeysError, Kind, ServerKind, fingerprint, list_file
 from kontrol.rpc.sockets import Context, monitor, plain_address
 from kontrol.rpc.transport import Transport
 

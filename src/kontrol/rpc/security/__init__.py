@@ -1,0 +1,1 @@
+"""Keys: who may connect to the endpoint, and as what."""
