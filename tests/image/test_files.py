@@ -41,6 +41,37 @@ def test_supervisor_is_pinned() -> None:
     assert all(re.fullmatch(r"[a-z]+==[\d.]+", line) for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("environ", "asked"),
+    [
+        ({}, "http://localhost:8001/healthz"),
+        ({"KONTROL_HTTP_PORT": "9", "KONTROL_BIND": "*"}, "http://localhost:9/healthz"),
+        ({"KONTROL_BIND": "10.0.0.7"}, "http://10.0.0.7:8001/healthz"),
+        ({"KONTROL_BIND": "fd00::7"}, "http://[fd00::7]:8001/healthz"),
+        ({"KONTROL_BIND": "[fd00::7]"}, "http://[fd00::7]:8001/healthz"),
+        ({"KONTROL_TLS_CERT": "/cert.pem"}, "https://localhost:8001/healthz"),
+        ({"KONTROL_HTTP_PORT": "0"}, ""),
+    ],
+)
+def test_health_is_asked_where_kontrol_listens(
+    environ: dict[str, str], asked: str, tmp_path: Path
+) -> None:
+    """Where no supervisord runs; in containers, the tests of the image ask with one."""
+    curl = tmp_path / "curl"
+    curl.write_text('#!/bin/sh\nfor url; do :; done\necho "$url"\n', encoding="utf-8")
+    curl.chmod(0o755)
+    health = (TOP / "image/root/usr/bin/kontrol-health").read_text("utf-8")
+    result = subprocess.run(
+        ["/bin/sh", "-c", health.replace("/tmp/supervisor.sock", f"{tmp_path}/none")],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **environ},
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+    assert result.stdout.strip() == asked
+
+
 @pytest.fixture
 def telegraf(tmp_path: Path) -> Path:
     """The script, where it installs no packages, and an archive of a release that never was."""
