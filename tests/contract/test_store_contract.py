@@ -71,13 +71,13 @@ async def test_keys_only(bed: Bed) -> None:
     assert found.kvs == (KeyValue(bed.key("a"), b"", revision, revision),)
 
 
-async def test_the_newest_first(bed: Bed) -> None:
+async def test_the_last_key_first(bed: Bed) -> None:
     for name in ("b", "c", "a", "b"):
         await put(bed, name)
-    found = await bed.store.range(Range(bed.prefix, prefix=True, newest=True))
-    assert [kv.key for kv in found.kvs] == [bed.key(name) for name in ("a", "c", "b")]
-    found = await bed.store.range(Range(bed.prefix, prefix=True, newest=True, limit=1))
-    assert ([kv.key for kv in found.kvs], found.more, found.count) == ([bed.key("a")], True, 3)
+    found = await bed.store.range(Range(bed.prefix, prefix=True, descending=True))
+    assert [kv.key for kv in found.kvs] == [bed.key(name) for name in ("c", "b", "a")]
+    found = await bed.store.range(Range(bed.prefix, prefix=True, descending=True, limit=1))
+    assert ([kv.key for kv in found.kvs], found.more, found.count) == ([bed.key("c")], True, 3)
 
 
 async def test_the_past_can_be_read(bed: Bed) -> None:

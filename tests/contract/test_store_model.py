@@ -85,7 +85,7 @@ ranges = st.builds(
     limit=st.integers(0, 3),
     revision=st.just(0) | st.integers(1, 4),  # 0 now, else this much back
     keys_only=st.booleans(),
-    newest=st.booleans(),
+    descending=st.booleans(),
 )
 puts = st.builds(Put, names, st.binary(max_size=3), leases)
 deletes = st.builds(Delete, names, prefix=st.booleans())
@@ -96,7 +96,7 @@ compares = st.builds(
     st.sampled_from(("=", "!=", "<", ">")),
     st.integers(0, 4),
 )
-everything = st.builds(Range, st.just(""), prefix=st.just(value=True), newest=st.booleans())
+everything = st.builds(Range, st.just(""), prefix=st.just(value=True), descending=st.booleans())
 ops: st.SearchStrategy[Op] = st.one_of(puts, puts, deletes, ranges, everything)
 branches = st.one_of(
     ops.map(lambda op: (op,)),
@@ -118,7 +118,7 @@ steps: st.SearchStrategy[Step] = st.one_of(
 
 
 LOOK: list[Step] = [
-    Transaction((), (Range("", prefix=True), Range("", prefix=True, newest=True)), ()),
+    Transaction((), (Range("", prefix=True), Range("", prefix=True, descending=True)), ()),
     Replay("", EVERYTHING),
 ]
 

@@ -5,11 +5,12 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.master.support import GOOD, KEYS, Stub, alive, record, running
+from tests.master.support import BAD, GOOD, KEYS, Stub, alive, record, running
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.canonical import JSON
 from kontrol.master.operator.archive import ArchiveError, export, restore
+from kontrol.master.operator.view import View
 from kontrol.store.memory import MemoryCluster, MemoryStore
 
 SAVED = replace(GOOD, state=b'{"x":1}')
@@ -85,3 +86,22 @@ async def test_a_damaged_document_changes_nothing() -> None:
         with pytest.raises(ArchiveError):
             await restore(MemoryStore(cluster), KEYS, one)
     await restore(MemoryStore(cluster), KEYS, document)
+
+
+@virtual
+async def test_the_last_run_of_an_import_is_the_last_run() -> None:
+    """Entries that one transaction wrote are of one revision: only their numbers order them."""
+    callback = Stub(outcome=lambda request: SAVED if request.run == 1 else BAD)
+    old, new = MemoryCluster(), MemoryCluster()
+    async with running(old, callback) as master, alive(master, 1):
+        await asyncio.sleep(5)
+        async with alive(master, 2):
+            await asyncio.sleep(60)
+    document = await export(MemoryStore(old), KEYS)
+    last = callback.runs[-1].request.run
+    await restore(MemoryStore(new), KEYS, document)
+    async with running(new, callback) as master, alive(master, 1, 3):
+        shown = await View(master, MemoryStore(new), wall=str).runs(200)
+        assert [entry["run"] for entry in shown] == [*range(last, 0, -1)]
+        await asyncio.sleep(20)
+        assert callback.runs[-1].request.run > last, "no number of a run is told twice"

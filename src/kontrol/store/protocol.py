@@ -83,7 +83,7 @@ class Range:
     """Read `key`, or every key that starts with `key` if `prefix`, in ascending order of key.
 
     `limit` bounds the answer (0: no bound); `revision` reads the past (0: now); `keys_only` leaves
-    values empty; `newest` orders by descending create revision instead.
+    values empty; `descending` turns the order round.
     """
 
     key: str
@@ -91,7 +91,7 @@ class Range:
     limit: int = 0
     revision: int = 0
     keys_only: bool = False
-    newest: bool = False
+    descending: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ class Ledger:
                 Range(keys.applied),
                 Range(keys.running),
                 Range(keys.state),
-                Range(keys.runs, prefix=True, newest=True, limit=1, keys_only=True),
+                Range(keys.runs, prefix=True, descending=True, limit=1, keys_only=True),
                 Range(f"{keys.applied}/", prefix=True),
             ],
         )

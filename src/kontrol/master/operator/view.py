@@ -54,14 +54,14 @@ class View:
         """The state, and the run that left it (0 if none did)."""
         state, states = await asyncio.gather(
             self._first(Range(self._keys.state)),
-            self._first(Range(self._keys.states, prefix=True, newest=True, limit=1)),
+            self._first(Range(self._keys.states, prefix=True, descending=True, limit=1)),
         )
         run = int(states.key.removeprefix(self._keys.states)) if states else 0
         return {"run": run, "state": _load(state)}
 
     async def runs(self, limit: int) -> list[dict[str, JSON]]:
         """The last entries of the ledger, the newest first."""
-        request = Range(self._keys.runs, prefix=True, newest=True, limit=limit)
+        request = Range(self._keys.runs, prefix=True, descending=True, limit=limit)
         return [json.loads(kv.value) for kv in (await self._store.range(request)).kvs]
 
     async def run(self, number: int) -> dict[str, JSON] | None:

@@ -25,7 +25,7 @@ _TARGETS: Final = {
     "mod": (2, "mod_revision"),
     "lease": (4, "lease"),
 }
-_DESCEND, _BY_CREATION = 2, 2
+_DESCEND = 2
 _DELETE = 1
 
 
@@ -54,8 +54,7 @@ def range_request(request: Range) -> Wire:
         limit=request.limit,
         revision=request.revision,
         keys_only=request.keys_only,
-        sort_order=_DESCEND if request.newest else 0,
-        sort_target=_BY_CREATION if request.newest else 0,
+        sort_order=_DESCEND if request.descending else 0,
     )
 
 

@@ -116,9 +116,8 @@ class Core:
             keys = _fold(self._log[:end])
         else:
             keys = self._live
-        kvs = [keys[key] for key in sorted(_matching(request, keys))]
-        if request.newest:
-            kvs.sort(key=lambda kv: -kv.create_revision)
+        order = sorted(_matching(request, keys), reverse=request.descending)
+        kvs = [keys[key] for key in order]
         found = kvs[: request.limit or None]
         if request.keys_only:
             found = [replace(kv, value=b"") for kv in found]
