@@ -1,6 +1,10 @@
 # Everything runs in .venv, made from pyproject.toml alone; no root, no other set-up.
 PYTHON ?= python3
 BIN := .venv/bin
+DOCKERFILES := debian-12/Dockerfile alpine-3.22/Dockerfile deploy/examples/image/Dockerfile
+SCRIPTS := .ci/run debian-12/base image/finish image/packages image/telegraf image/user image/venv \
+	image/root/home/kontrol/boot.sh image/root/usr/bin/kontrol-health \
+	deploy/masters/on-change deploy/examples/image/hello
 
 .PHONY: demo test check lint types imports docs format bench clean
 
@@ -29,6 +33,8 @@ check: lint types imports docs
 lint: .venv/dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/hadolint $(DOCKERFILES)
+	$(BIN)/shellcheck $(SCRIPTS)
 
 format: .venv/dev
 	$(BIN)/ruff check --fix
