@@ -1,6 +1,7 @@
 """Each command against a master that answers as it is told."""
 
 import json
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -146,6 +147,24 @@ def test_a_deploy_under_way_is_told() -> None:
     candidates = [{"id": "m-0", "fingerprint": "9b" * 32}, {"id": "m-1", "fingerprint": "00"}]
     text = "\n".join(screen(Doc.of(status(candidates=candidates)), "", Paper()))
     assert "masters   2: m-0, m-1 (another callback)" in text
+
+
+def test_what_is_known_without_etcd_is_told_as_past() -> None:
+    without = status(etcd={"ok": False, "seconds": 31.0}, plan={"what": "unknown"})
+    lines = screen(Doc.of(without), "URL", Paper())
+    assert "leader    redis-m-0 at 10.0.0.5:8000, term 318, when etcd last answered" in lines
+    assert "callback  not known while etcd does not answer; nothing runs without it" in lines
+
+
+def test_status_names_the_masters_that_are_silent(run: Run, master: Master, read: Read) -> None:
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))  # nobody listens there
+        nobody = f"http://127.0.0.1:{dead.getsockname()[1]}"
+        master.replies["GET /v1/status"] = Reply(status())
+        assert run("status", KONTROL_MASTER=f"{nobody}|{master.url}") == 0
+    out, err = read()
+    assert out.startswith("All is well")
+    assert f"another master did not answer: {nobody}/v1/status: connection refused" in err
 
 
 def test_pods_are_a_table(run: Run, master: Master, read: Read) -> None:

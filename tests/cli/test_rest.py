@@ -304,6 +304,14 @@ def test_tls_is_verified(master: Master, monkeypatch: pytest.MonkeyPatch) -> Non
         Rest([at(master.port, "https")], ca=CERTS / "ca.pem").get("/")
 
 
+def test_an_expired_certificate_has_another_mend() -> None:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_message = "certificate has expired"
+    told = rest_exchange._why(error, at(1, "https"))
+    assert "certificate has expired. Renew" in told
+    assert "--ca" not in told
+
+
 def test_a_master_s_own_certificate_needs_no_authority() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTS / "member.pem", CERTS / "member.key")

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from typing import Never
 
+import pytest
 from tests.master.support import BAD, CONFIG, GOOD, Stub, alive, running
 from tests.support.simloop import virtual
 
@@ -14,6 +15,7 @@ from kontrol.master.operator.view import View
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.memory.client import Reliable
 from kontrol.store.memory.requests import Request
+from kontrol.store.protocol import Put, Unavailable
 
 
 def view(master: Master, cluster: MemoryCluster) -> View:
@@ -237,3 +239,31 @@ async def test_the_status_without_a_store_says_so() -> None:
         assert "etcd" in json.dumps(shown["problems"])
         assert isinstance(shown["ensemble"], dict)
         assert shown["ensemble"]["pods"] == 1
+
+
+@virtual
+async def test_whoever_asks_without_a_store_is_soon_told() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    loop = asyncio.get_running_loop()
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(5)
+        shown = View(master, MemoryStore(cluster, Silent()), wall=lambda: "2026-01-01T00:00:00Z")
+        for asked in (shown.runs(1), shown.run(1), shown.state(), shown.ask("run", "ann")):
+            begun = loop.time()
+            with pytest.raises(Unavailable, match=r"no answer within"):
+                await asked
+            assert loop.time() - begun <= 3
+        assert len(callback.runs) == 1
+
+
+@virtual
+async def test_a_leader_that_stands_again_leads_no_more() -> None:
+    """Its earlier candidacy stands until its lease expires, and may be the first of all."""
+    cluster, callback = MemoryCluster(), Stub()
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(5)
+        first = master.election.candidates[0]
+        await MemoryStore(cluster).txn([], [Put(f"{first.key}0", first.value)])
+        await asyncio.sleep(1)
+        said = (await view(master, cluster).status())["problems"]
+        assert "m1 leads no more" in json.dumps(said)

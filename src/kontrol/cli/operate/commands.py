@@ -44,6 +44,8 @@ def _status(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
         show_json(answer.document)
     else:
         show(screen(status, str(answer.endpoint), paper))
+    for failure in answer.silent:
+        say(f"another master did not answer: {failure}")
     return WRONG if problems(status) else DONE
 
 

@@ -138,6 +138,8 @@ def now(status: Doc) -> str:
             return f"a run is starting: {_due(plan)}"
         case "wait":
             return _held(plan, running)
+        case _ if not status.doc("etcd").true("ok"):
+            return "not known while etcd does not answer; nothing runs without it"
         case _:
             return "not known to the master that answers"
 

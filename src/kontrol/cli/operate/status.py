@@ -61,14 +61,14 @@ def _doing(status: Doc) -> str:
 
 
 def _fields(status: Doc, asked: str) -> Sequence[tuple[str, str | Cell]]:
-    leader, ensemble, applied = (status.doc(name) for name in ("leader", "ensemble", "applied"))
+    ensemble, applied = status.doc("ensemble"), status.doc("applied")
     pairs: list[tuple[str, str | Cell]] = [
         ("tier", f"{status.text('namespace', '?')}/{status.text('app', '?')}"),
         (
             "asked",
             f"{status.text('master', '?')} at {asked}, version {status.text('version', '?')}",
         ),
-        ("leader", _leader(leader)),
+        ("leader", _leader(status)),
         ("masters", _masters(status)),
         ("etcd", _etcd(status.doc("etcd"))),
         ("pods", _pods(ensemble)),
@@ -82,11 +82,15 @@ def _fields(status: Doc, asked: str) -> Sequence[tuple[str, str | Cell]]:
     return pairs
 
 
-def _leader(leader: Doc) -> str | Cell:
+def _leader(status: Doc) -> str | Cell:
+    leader = status.doc("leader")
     if not leader:
         return Cell("none", "bad")
     at = f" at {leader.text('address')}" if "address" in leader else ""
-    return f"{leader.text('id', '?')}{at}, term {leader.text('term', '?')}"
+    told = f"{leader.text('id', '?')}{at}, term {leader.text('term', '?')}"
+    if not status.doc("etcd").true("ok"):
+        return Cell(f"{told}, when etcd last answered", "warn")
+    return told
 
 
 def _masters(status: Doc) -> str:

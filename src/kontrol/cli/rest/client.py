@@ -52,11 +52,15 @@ class RestError(Exception):
 
 
 class Answer(NamedTuple):
-    """What a master said: its HTTP status (200 to 299), the document, and who said it."""
+    """What a master said: its HTTP status (200 to 299), the document, and who said it.
+
+    `silent` tells of the masters that were asked before it, in vain.
+    """
 
     status: int
     document: dict[str, JSON]
     endpoint: Endpoint
+    silent: tuple[str, ...] = ()
 
 
 class Rest:
@@ -106,7 +110,7 @@ class Rest:
             if answer is not None:
                 self._endpoints.remove(endpoint)
                 self._endpoints.insert(0, endpoint)
-                return answer
+                return answer._replace(silent=tuple(map(str, failures)))
         mend = _NOBODY
         if any(isinstance(error, Late) for error in failures):
             mend = _LATE

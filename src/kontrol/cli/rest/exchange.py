@@ -195,6 +195,11 @@ def _left(ends: float) -> float:
 def _why(error: OSError | http.client.HTTPException, endpoint: Endpoint) -> str:
     """Say why there is no answer, and the mend where there is one."""
     match error:
+        case ssl.SSLCertVerificationError() if "expired" in error.verify_message:
+            text = (
+                f"its certificate is not accepted: {plain(error.verify_message)}. Renew the "
+                f"file of {v.TLS_CERT.name}, which the masters read again by themselves"
+            )
         case ssl.SSLCertVerificationError():
             text = (
                 f"its certificate is not accepted: {plain(error.verify_message)}. --ca names the "

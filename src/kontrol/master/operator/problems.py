@@ -10,12 +10,13 @@ from kontrol.ensemble.canonical import JSON
 class Facts:
     """What the judgement stands on; the fields are as in the status document.
 
-    `etcd` is what is wrong with it, empty if nothing is; `fingerprints` are the candidates', the
-    leader's first.
+    `etcd` is what is wrong with it, empty if nothing is; `candidates` are their ids, and
+    `fingerprints` those of their callbacks, the leader's first.
     """
 
     etcd: str
     leader: Mapping[str, JSON] | None
+    candidates: Sequence[str]
     fingerprints: Sequence[str]
     plan: Mapping[str, JSON]
     running: Mapping[str, JSON] | None
@@ -37,8 +38,9 @@ def problems(facts: Facts) -> list[Problem]:
         found.append(
             Problem(
                 f"this master has no answer from etcd: {facts.etcd}",
-                "see that etcd is up and has a quorum (`etcdctl endpoint status --cluster`), and "
-                "that this master reaches it; nothing runs meanwhile, and no pod is dropped",
+                "see that etcd is up, has a quorum (`etcdctl endpoint status --cluster`) and room on "
+                "its disk, and that this master reaches it; nothing runs meanwhile, and no pod is "
+                "dropped",
             )
         )
     elif facts.leader is None:
@@ -46,6 +48,14 @@ def problems(facts: Facts) -> list[Problem]:
             Problem(
                 "no master leads",
                 "a new leader takes up to KONTROL_FOVER; if none comes, see the masters' logs",
+            )
+        )
+    elif facts.candidates[:1] and facts.candidates[0] in facts.candidates[1:]:
+        found.append(
+            Problem(
+                f"{facts.candidates[0]} leads no more and stands again; nobody leads until its "
+                "earlier lease has expired",
+                "it takes up to KONTROL_FOVER; if no leader comes, see the masters' logs",
             )
         )
     elif "term" not in facts.leader:

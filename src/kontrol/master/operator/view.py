@@ -5,9 +5,10 @@ read when it is asked for, so that nothing is kept for the sake of being looked 
 """
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 
 from kontrol import __version__
@@ -16,10 +17,11 @@ from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master
 from kontrol.master.operator.problems import Facts, problems
-from kontrol.store.protocol import KeyValue, Range, Store, StoreError
+from kontrol.store.protocol import KeyValue, Range, Store, StoreError, Unavailable
 
 _RUNS = 5  # in the status
-_PATIENCE = 3.0  # seconds for the store's answers to a status
+_PATIENCE = 1.5  # seconds for the store's answers: people wait, and may ask another master next
+_HOPE = 1.0  # the same while it is silent
 
 
 class View:
@@ -52,24 +54,26 @@ class View:
 
     async def state(self) -> dict[str, JSON]:
         """The state, and the run that left it (0 if none did)."""
-        state, states = await asyncio.gather(
-            self._first(Range(self._keys.state)),
-            self._first(Range(self._keys.states, prefix=True, descending=True, limit=1)),
-        )
+        async with self._patience():
+            state, states = await asyncio.gather(
+                self._first(Range(self._keys.state)),
+                self._first(Range(self._keys.states, prefix=True, descending=True, limit=1)),
+            )
         run = int(states.key.removeprefix(self._keys.states)) if states else 0
         return {"run": run, "state": _load(state)}
 
     async def runs(self, limit: int) -> list[dict[str, JSON]]:
         """The last entries of the ledger, the newest first."""
-        request = Range(self._keys.runs, prefix=True, descending=True, limit=limit)
-        return [json.loads(kv.value) for kv in (await self._store.range(request)).kvs]
+        async with self._patience():
+            return await self._last(limit)
 
     async def run(self, number: int) -> dict[str, JSON] | None:
         """One entry of the ledger; `state_kept` tells whether it can be rolled back to."""
-        entry, state = await asyncio.gather(
-            self._first(Range(self._keys.run(number))),
-            self._first(Range(self._keys.state_of(number), keys_only=True)),
-        )
+        async with self._patience():
+            entry, state = await asyncio.gather(
+                self._first(Range(self._keys.run(number))),
+                self._first(Range(self._keys.state_of(number), keys_only=True)),
+            )
         if entry is None:
             return None
         return {**json.loads(entry.value), "state_kept": state is not None}
@@ -77,7 +81,9 @@ class View:
     async def ask(
         self, kind: Kind, by: str, *, run: int | None = None, timeout: float = 10.0
     ) -> dict[str, JSON]:
-        """Ask the leader; see `Requests.ask`."""
+        """Ask the leader; see `Requests.ask`. Raises `Unavailable` soon if the store is silent."""
+        async with self._patience():
+            await self._first(Range(self._keys.plan, keys_only=True))
         return await self._master.requests.ask(kind, by, run=run, timeout=timeout)
 
     def ready(self) -> list[dict[str, JSON]]:
@@ -106,17 +112,17 @@ class View:
         runs: list[dict[str, JSON]] = []
         error = ""
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with self._patience():
                 *found, runs = await asyncio.gather(
                     self._first(Range(keys.running)),
                     self._first(Range(keys.applied)),
                     self._first(Range(keys.plan)),
-                    self.runs(_RUNS),
+                    self._last(_RUNS),
                 )
             running, applied, said = (_load(kv) for kv in found)
             plan = self._plan(said)
-        except (StoreError, TimeoutError) as failed:
-            error = str(failed) or "no answer in time"
+        except StoreError as failed:
+            error = str(failed)
         candidates = [json.loads(kv.value) for kv in master.election.candidates]
         ensemble = master.mirror.ensemble
         age = self._age()
@@ -124,6 +130,7 @@ class View:
         facts = Facts(
             etcd=error or ("" if master.mirror.current else "its watch is silent"),
             leader=leader,
+            candidates=[str(one.get("id")) for one in candidates],
             fingerprints=[str(one.get("fingerprint", "")) for one in candidates],
             plan=plan,
             running=running,
@@ -176,6 +183,20 @@ class View:
         """Seconds since the store last confirmed that nothing is missing; None if it never did."""
         age = self._master.mirror.age
         return None if age == float("inf") else round(age, 1)
+
+    @contextlib.asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        """Bound reads by the time that people have. Raises `Unavailable`."""
+        seconds = _PATIENCE if self._master.mirror.current else _HOPE
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            raise Unavailable(f"no answer within {seconds:g} s") from None
+
+    async def _last(self, limit: int) -> list[dict[str, JSON]]:
+        request = Range(self._keys.runs, prefix=True, descending=True, limit=limit)
+        return [json.loads(kv.value) for kv in (await self._store.range(request)).kvs]
 
     async def _first(self, request: Range) -> KeyValue | None:
         kvs = (await self._store.range(request)).kvs
