@@ -38,9 +38,9 @@ def problems(facts: Facts) -> list[Problem]:
         found.append(
             Problem(
                 f"this master has no answer from etcd: {facts.etcd}",
-                "see that etcd is up, has a quorum (`etcdctl endpoint status --cluster`) and room on "
-                "its disk, and that this master reaches it; nothing runs meanwhile, and no pod is "
-                "dropped",
+                "see that etcd is up, has a quorum (`etcdctl endpoint status --cluster`) and room "
+                "on its disk, and that this master reaches it; nothing runs meanwhile, and no pod "
+                "is dropped",
             )
         )
     elif facts.leader is None:
