@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Never
 
 import pytest
-from tests.master.support import BAD, CONFIG, GOOD, Stub, alive, running
+from tests.master.support import BAD, CONFIG, GOOD, KEYS, Stub, alive, running
 from tests.support.simloop import virtual
 
 from kontrol.master.callback.callback import RunOutcome, RunRequest
+from kontrol.master.leader.requests import Requests
 from kontrol.master.master import Master
 from kontrol.master.operator.view import View
 from kontrol.store.memory import MemoryCluster, MemoryStore
@@ -267,3 +268,16 @@ async def test_a_leader_that_stands_again_leads_no_more() -> None:
         await asyncio.sleep(1)
         said = (await view(master, cluster).status())["problems"]
         assert "m1 leads no more" in json.dumps(said)
+
+
+@virtual
+async def test_a_request_that_the_store_does_not_take_is_said_to_be_none() -> None:
+    cluster = MemoryCluster()
+    loop = asyncio.get_running_loop()
+    requests = Requests(
+        MemoryStore(cluster, Silent()), KEYS, silence=2, wall=lambda: "2026-01-01T00:00:00Z"
+    )
+    began = loop.time()
+    with pytest.raises(Unavailable, match="nothing was asked for"):
+        await requests.ask("run", "ann", timeout=10)
+    assert loop.time() - began <= 3

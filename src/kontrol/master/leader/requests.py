@@ -26,6 +26,7 @@ from kontrol.store.protocol import (
     LeaseGone,
     Put,
     Store,
+    Unavailable,
 )
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 Kind = Literal["run", "release", "rollback"]
 
 _LEASE = 60  # seconds for which an unanswered request stands
+_PATIENCE = 3.0  # seconds for the store to take a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,11 @@ class Requests:
         Returns `request` (its id), `done` (whether the leader answered), `message`, `refused`, and
         the `run` that it concerns. Raises `StoreError`.
         """
-        lease = (await self._store.grant(_LEASE)).id
+        try:
+            async with asyncio.timeout(min(_PATIENCE, timeout)):
+                lease = (await self._store.grant(_LEASE)).id
+        except TimeoutError:
+            raise Unavailable("it did not answer in time; nothing was asked for") from None
         name = f"{lease:016x}"
         key = self._keys.requests + name
         value = canonical({"kind": kind, "by": by, "at": self._wall(), "run": run})
