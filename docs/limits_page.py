@@ -76,7 +76,17 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
             ),
         ),
     ),
-    "The ZeroRPC endpoint": ("", (Limit("kontrol.rpc.limits:Limits"),)),
+    "The ZeroRPC endpoint": (
+        "",
+        (
+            Limit("kontrol.rpc.limits:Limits"),
+            Limit(
+                "kontrol.daemon.mastering:_OFTEN",
+                "Calls of `pods` per second from one address without a master's or operator's key.",
+            ),
+            Limit("kontrol.daemon.mastering:_AT_ONCE", "Such calls at once, after quiet."),
+        ),
+    ),
     "Remote commands": (
         "",
         (

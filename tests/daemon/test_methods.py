@@ -6,6 +6,7 @@ from typing import Any, cast
 import pytest
 
 from kontrol.daemon.mastering import master_methods
+from kontrol.rpc.errors import Refused
 from kontrol.rpc.events import Result
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.methods import Call
@@ -49,3 +50,32 @@ async def test_holders_of_keys_see_all_or_what_they_ask_for(caller: Kind) -> Non
 async def test_ten_thousand_pods_fit_an_answer() -> None:
     found = await pods("operator", "id", "key", "seq", "role", "ip", "port", count=10_000)
     assert Codec(Limits()).encode(Message("1", "2", Result(found)))
+
+
+async def test_strangers_ask_for_all_pods_now_and_then() -> None:
+    """A call is small, an answer is not, and who does not read has them kept in our memory."""
+    master = cast("Any", SimpleNamespace(pods=lambda: [POD]))
+    method = cast("Any", master_methods(master)["pods"])
+    for _ in range(20):
+        assert await method(Call("pods", (), "10.0.0.9#0"))
+    with pytest.raises(Refused, match=r"10\.0\.0\.9 asks .* ask less often") as refusal:
+        await method(Call("pods", (), "10.0.0.9#1"))
+    assert refusal.value.name == "Busy"
+    assert await method(Call("pods", (), "10.0.0.8#2"))
+    assert await method(Call("pods", (), "10.0.0.9#3", "operator"))
+
+
+async def test_a_field_named_often_costs_once() -> None:
+    class Looked(dict[str, object]):
+        looks = 0
+
+        def __contains__(self, name: object) -> bool:
+            self.looks += 1
+            return super().__contains__(name)
+
+    pod = Looked(POD)
+    master = cast("Any", SimpleNamespace(pods=lambda: [pod]))
+    fields = ("id",) * 5000
+    call = Call("pods", fields, "10.0.0.9#0")
+    assert await cast("Any", master_methods(master)["pods"])(call, *fields) == [{"id": "redis-1"}]
+    assert pod.looks == 1

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 
 import msgpack
 import pytest
+import zmq
 from tests.rpc.ours import Ours
 from tests.rpc.support import (
     BEAT,
@@ -32,6 +33,7 @@ from tests.rpc.test_wire import HEADER, MALFORMED, event
 from tests.support.descriptors import connections
 
 from kontrol.rpc.client import Client
+from kontrol.rpc.limits import Limits
 from kontrol.rpc.server import Call
 
 TIMES = 50
@@ -206,3 +208,30 @@ async def test_an_endless_stream_that_somebody_asks_for_holds_up_nobody() -> Non
                 assert await client.call("echo", "x", timeout=DEADLINE) == "x"
             assert open_ones == 1
         await until(lambda: not open_ones)
+
+
+async def test_a_peer_that_reads_nothing_is_put_out_with_what_waits_for_it() -> None:
+    open_ones = 0
+
+    async def endless(_call: Call) -> AsyncIterator[object]:
+        nonlocal open_ones
+        open_ones += 1
+        try:
+            while True:
+                yield "x" * 500_000
+        finally:
+            open_ones -= 1
+
+    limits = Limits(unread=4, deaf=0.5)
+    async with serving({"endless": endless}, heartbeat=1000.0, limits=limits) as port:
+        deaf: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        for option, value in ((zmq.RCVHWM, 1), (zmq.RECONNECT_IVL, -1), (zmq.LINGER, 0)):
+            deaf.setsockopt(option, value)
+        with deaf.connect(f"tcp://127.0.0.1:{port}"):
+            header = {"message_id": "m", "v": 3}
+            more = [{"message_id": "n", "v": 3, "response_to": "m"}, "_zpc_more", [2**31 - 1]]
+            for sent in ([header, "endless", []], more):
+                deaf.send_multipart([b"", msgpack.packb(sent)])
+            await until(lambda: open_ones == 1)
+            await until(lambda: not open_ones)
+        deaf.close()

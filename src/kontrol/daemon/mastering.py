@@ -1,5 +1,6 @@
 """The master's side: its store, its callback, and what it answers over ZeroRPC."""
 
+import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping
@@ -22,8 +23,12 @@ from kontrol.settings.model import EtcdSettings
 from kontrol.store.embedded import EmbeddedError, embedded_etcd
 from kontrol.store.etcd import EtcdConfig, EtcdStore
 from kontrol.store.protocol import Store
+from kontrol.web.rate import Rate
 
 log = logging.getLogger(__name__)
+
+_OFTEN, _AT_ONCE = 2.0, 20
+"""How often, per second and address, and how often at once, strangers may ask for all pods."""
 
 _SHOWN = ("app", "id", "ip", "key", "role", "seq", "nonce", "port")
 _TRUSTED: tuple[Kind, ...] = ("master", "operator")
@@ -120,6 +125,7 @@ async def make_master(
 
 def master_methods(master: Master) -> dict[str, Method]:
     """Return what the ZeroRPC endpoint of a master answers."""
+    rate = Rate(_OFTEN, _AT_ONCE)
 
     async def ping(_call: Call, raw: object) -> object:
         """Take a keepalive, a JSON text; returns seq, ttl and leader once etcd has it."""
@@ -133,7 +139,15 @@ def master_methods(master: Master) -> dict[str, Method]:
         Without payloads, annotations and the like but to holders of master or operator keys.
         """
         trusted = call.caller in _TRUSTED
-        named = [field for field in fields if isinstance(field, str)]
+        address = call.peer.rpartition("#")[0]
+        # A call is small, and an answer is not: who asks and does not read would fill our memory.
+        if not trusted and not rate.allow(address, asyncio.get_running_loop().time()):
+            raise Refused(
+                "Busy",
+                f"{address} asks for pods() more than {_OFTEN:g} times per second: ask less often,"
+                " or with a master's or an operator's key",
+            )
+        named = dict.fromkeys(field for field in fields if isinstance(field, str))
         shown = tuple(field for field in named if trusted or field in _SHOWN)
         if not fields:
             if trusted:

@@ -37,6 +37,9 @@ class Limits:
     unread: int = 1000
     """Events sent that wait for a connection whose peer does not read; handlers wait with more."""
 
+    deaf: float = 30.0
+    """Seconds for which a peer may take in nothing of what waits for it (on Linux)."""
+
     unhandled: int = 64
     """Events read ahead from one connection while the process is busy; TCP holds back the rest."""
 

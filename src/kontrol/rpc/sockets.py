@@ -69,6 +69,7 @@ async def router(
             zmq.IPV6: int("*:" in where or "[" in where),
             zmq.ROUTER_MANDATORY: 1,
             zmq.BACKLOG: limits.backlog,
+            zmq.TCP_MAXRT: int(limits.deaf * 1000),
             zmq.TCP_KEEPALIVE_IDLE: 30,
             zmq.TCP_KEEPALIVE_INTVL: 10,
             zmq.TCP_KEEPALIVE_CNT: 3,
