@@ -76,3 +76,22 @@ def test_it_ends_cleanly_on_ctrl_c(environment: dict[str, str], after: str) -> N
         assert process.stderr.read() == ""
         assert process.wait(20) == 130
     assert "interrupted" in rest
+
+
+def test_it_ends_cleanly_when_nobody_reads_on(environment: dict[str, str]) -> None:
+    """As in `kontrol demo | head`; the environment tells whether anything is left running."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "kontrol", "demo", "--pace", "0"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if "elect a leader" in line:
+                break
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(20) == 0

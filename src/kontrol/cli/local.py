@@ -89,7 +89,7 @@ COMMANDS = (
     ),
     Command(
         "demo",
-        "show a whole ensemble at work on this machine, in a minute",
+        "show a whole ensemble at work on this machine, in half a minute",
         "kontrol demo",
         _demo,
         passes=True,

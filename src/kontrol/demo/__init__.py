@@ -19,7 +19,11 @@ PACE = 1.5  # seconds between acts
 def parser() -> argparse.ArgumentParser:
     """Return the parser of its options."""
     made = argparse.ArgumentParser(
-        prog="kontrol demo", description="A whole ensemble on loopback, and what happens to it."
+        prog="kontrol demo",
+        description="Show a whole ensemble on loopback, and what happens to it, in half a minute.",
+        epilog="exit status:\n  0  done\n  1  it could not be played: the last lines say why\n"
+        "  2  usage\n  130  interrupted from the keyboard, or by SIGTERM; all was ended",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
         "--pace",
@@ -32,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Play the demonstration; returns 0, 130 if interrupted, 1 if it could not be played."""
+    """Play the demonstration; returns the status: 130 if interrupted, 1 if it cannot be played."""
     pace = parser().parse_args(arguments).pace
     screen = Screen(sys.stdout)
     try:
@@ -43,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         status = 1
     except* (KeyboardInterrupt, asyncio.CancelledError):
         screen.note("interrupted")
-        status = 130
+        status = 0 if screen.left else 130
     else:
         status = 0
     return status
@@ -53,5 +57,6 @@ async def _play(screen: Screen, pace: float) -> None:
     task = asyncio.current_task()
     assert task is not None, "this is a task"  # noqa: S101
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    screen.when_left(task.cancel)
     with tempfile.TemporaryDirectory(prefix="kontrol-demo-") as folder:
         await Story(screen, pace).play(Path(folder))

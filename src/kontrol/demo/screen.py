@@ -1,6 +1,8 @@
 """What the demonstration shows: narration in one colour, the callback's own words in another."""
 
+import os
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 _STYLES = {"step": "1;36", "note": "2", "+": "32", "~": "33", "-": "31", "run": "1", "good": "1;32"}
@@ -13,6 +15,12 @@ class Screen:
         self._stream = stream
         self._colour = stream.isatty() if colour is None else colour
         self._start = time.monotonic()
+        self._listener: Callable[[], object] = lambda: None
+        self.left = False
+
+    def when_left(self, listener: Callable[[], object]) -> None:
+        """Call `listener` once nobody reads any more, as in `kontrol demo | head`."""
+        self._listener = listener
 
     def step(self, text: str) -> None:
         """Tell what is about to be done."""
@@ -39,4 +47,11 @@ class Screen:
         return f"\033[{code}m{text}\033[0m" if self._colour and code else text
 
     def _line(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        if self.left:
+            return
+        try:
+            print(text, file=self._stream, flush=True)
+        except BrokenPipeError:
+            self.left = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            self._listener()

@@ -35,6 +35,7 @@ class Story:
                     say.note(f"{line.daemon}: {line.logger}: {line.message}")
                 raise
             finally:
+                say.when_left(lambda: None)  # it ends as it is, and must not be cut short
                 say.step("the end: pods and masters are told to go")
                 await stage.close()
         say.good("nothing is left running")
