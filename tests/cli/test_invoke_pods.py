@@ -77,7 +77,7 @@ def test_asks_as_an_operator_else_as_a_master(tmp_path: Path) -> None:
         assert find({"KONTROL_KEYS": str(keys)}, None).asker.kind == kind
     assert find({"KONTROL_KEYS": str(whole)}, None).asker.kind == "operator"
     agent = part(tmp_path / "agent", whole, "agent.secret", *LISTS)
-    with pytest.raises(KeysError, match=r"master\.secret"):
+    with pytest.raises(KeysError, match=r"operator\.secret.*--kind operator"):
         find({"KONTROL_KEYS": str(agent)}, None)
 
 

@@ -86,6 +86,7 @@ class Place:
                 failures.append(str(error))
         raise NoMaster(
             f"no master told of the pods: {'; '.join(failures)}: name one by --master or {VARIABLE}"
+            f", with the port of {v.PORT.name}, which is not that of REST"
         )
 
 
@@ -120,8 +121,11 @@ def _asker(folder: Path | None) -> Asker:
     keys = Keyring.load(folder)
     try:
         keys.own("operator")
-    except KeysError:
-        keys.own("master")
+    except KeysError as error:
+        try:
+            keys.own("master")
+        except KeysError:
+            raise error from None  # an operator's key is what people ought to have
         return Asker(keys, "master")
     return Asker(keys)
 
