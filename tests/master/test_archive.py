@@ -88,6 +88,45 @@ async def test_a_damaged_document_changes_nothing() -> None:
     await restore(MemoryStore(cluster), KEYS, document)
 
 
+SEAT: dict[str, JSON] = {"id": "a", "nonce": "n", "n": 1, "seq": 1}
+APPLIED: dict[str, JSON] = {"run": 1, "digest": "d", "fingerprint": None, "members": []}
+
+
+@virtual
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"seq": -5},
+        {"seq": True},
+        {"term": 2**63},
+        {"term": -1},
+        {"seats": {"../k": SEAT}},
+        {"seats": {"k": {**SEAT, "seq": "x"}}},
+        {"seats": {"k": {**SEAT, "left": "x"}}},
+        {"runs": {"5": "hello"}},
+        {"runs": {"5": {"run": 6}}},
+        {"runs": {"5": {"run": 5, "stderr": "x" * 100_000}}},
+        {"states": {"-5": 1}},
+        {"states": {"5": "x" * 2_000_000}},
+        {"states": []},
+        {"state": "x" * 2_000_000},
+        {"applied": [1]},
+        {"applied": {"run": 1, "members": []}},
+        {"applied": {**APPLIED, "digest": 1}},
+        {"applied": {**APPLIED, "members": [[1, 2, 3, 4, 5, 6]]}},
+        {"applied": {**APPLIED, "members": [5]}},
+    ],
+    ids=lambda part: repr(part)[:60],
+)
+async def test_what_masters_could_not_read_is_not_put_there(part: dict[str, JSON]) -> None:
+    """They would end, and end again: a record of the store is trusted to be one."""
+    store = MemoryStore(MemoryCluster())
+    whole: dict[str, JSON] = {"kontrol": 1, "term": 1, "seq": 3, "seats": {"k": SEAT}, "runs": {}}
+    with pytest.raises(ArchiveError, match=r"^the document is damaged: \S.*: take another$"):
+        await restore(store, KEYS, {**whole, **part})
+    await restore(store, KEYS, {**whole, "applied": APPLIED})
+
+
 @virtual
 async def test_the_last_run_of_an_import_is_the_last_run() -> None:
     """Entries that one transaction wrote are of one revision: only their numbers order them."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.difference import Member
+from kontrol.master.operator.form import check
 from kontrol.master.records.keys import Keys
 from kontrol.master.records.meta import Meta
 from kontrol.master.records.pods import Seat
@@ -64,9 +65,10 @@ async def restore(store: Store, keys: Keys, document: JSON) -> str:
     """
     found = _read(document)
     try:
+        check(found)
         puts, last = _writes(keys, found)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ArchiveError(f"the document is damaged: {error!r}: take another") from None
+        raise ArchiveError(f"the document is damaged: {_reason(error)}: take another") from None
     await _claim(store, keys, found)
     for batch in _batches(puts):
         await store.txn([], batch)
@@ -80,6 +82,10 @@ async def restore(store: Store, keys: Keys, document: JSON) -> str:
         f"{keys.root}: {len(found['seats'])} numbers of pods, {len(found['runs'])} entries of the "
         f"ledger and {len(found['states'])} states; the next pod is #{found['seq']}"
     )
+
+
+def _reason(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _writes(keys: Keys, found: dict[str, Any]) -> tuple[list[Put], list[Op]]:
