@@ -227,6 +227,11 @@ def test_invoke(extra: dict[str, str], invoke: str) -> None:
     assert parse({**AGENT, **extra}).security.invoke == invoke
 
 
+def test_commands_from_anybody_are_a_warning() -> None:
+    assert "whoever reaches" in texts(parse({**AGENT, "KONTROL_INVOKE": "insecure"}))[0]
+    assert texts(parse({**AGENT, "KONTROL_INVOKE": "off"})) == []
+
+
 def test_service_links_are_ignored_in_one_line() -> None:
     links = {
         "KONTROL_PORT": "tcp://10.0.0.1:8000",

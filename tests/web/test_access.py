@@ -77,7 +77,9 @@ async def test_loopback_without_a_token_reads_less_and_changes_nothing(
                 refused = await (post if method == "POST" else get)(port, target)
                 assert refused.status == (401 if tokens else 403), target
                 assert ("www-authenticate" in refused.headers) == tokens
-                assert "KONTROL_TOKEN_FILE" in refused.json["error"]["message"]
+                message = refused.json["error"]["message"]
+                assert "KONTROL_TOKEN_FILE" in message
+                assert "loopback" not in message, "that is where it was asked from"
             else:
                 answer = await get(port, target)
                 assert answer.status == 200, target

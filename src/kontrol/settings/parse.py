@@ -144,8 +144,13 @@ def _check_damper(result: Resolved) -> None:
 
 
 def _check_invoke(result: Resolved) -> None:
-    if result.get(v.INVOKE) == "insecure" and v.KEYS.name in result.entries:
+    if result.get(v.INVOKE) != "insecure":
+        return
+    if v.KEYS.name in result.entries:
         result.refuse(v.INVOKE, f"nothing, or off, since {v.KEYS.name} is set")
+    else:
+        text = f"{v.INVOKE.name}=insecure: whoever reaches {v.PORT.name} runs commands here"
+        result.notes.append((logging.WARNING, f"{text}; {v.KEYS.name} says who may"))
 
 
 def _check_callback(result: Resolved) -> None:

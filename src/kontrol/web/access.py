@@ -115,10 +115,11 @@ class Gate:
                 "this token may only read; send the first line of the token file instead",
             )
         if self._tokens is None:
+            who = {Access.LOCAL: "told on loopback only", Access.READER: "told to nobody"}
             raise HttpError(
                 403,
                 "Forbidden",
-                "without a token file this is told on loopback at most, and changes nothing: set "
+                f"without a token file this is {who.get(least, 'done for nobody')}: set "
                 "KONTROL_TOKEN_FILE on the masters, and send its token as `Authorization: Bearer`",
             )
         raise HttpError(
