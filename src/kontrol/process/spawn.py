@@ -13,6 +13,10 @@ import signal
 
 from automaton.processes import die_with_parent
 
+# Characters of a path in a report, at most 2,400 bytes as JSON: it is read when the child has
+# exited, and a pipe may hold no more than a page, so that both ends would wait for ever.
+_SHOWN = 400
+
 _SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGXFSZ}
 
 
@@ -21,7 +25,7 @@ class SpawnError(Exception):
 
     def __init__(self, number: int, path: str, stage: str) -> None:
         super().__init__(f"{stage} {path!r}: {os.strerror(number)}")
-        self.report = {"errno": number, "path": path, "stage": stage}
+        self.report = {"errno": number, "path": path[:_SHOWN], "stage": stage}
 
 
 def spawn(spec: bytes, stdio: list[int]) -> tuple[int, int]:
