@@ -22,8 +22,8 @@ async def main(count: int, name: str) -> None:
     become_subreaper()
     pods: list[dict[str, object]] = []
 
-    async def list_pods(call: Call) -> object:
-        return pods
+    async def list_pods(call: Call, *fields: object) -> object:
+        return [{name: pod[name] for name in pod if name in fields} for pod in pods]
 
     async with Guards(most=AT_ONCE, known=list) as guards, asyncio.TaskGroup() as group:
         for number in range(count):

@@ -115,4 +115,5 @@ async def test_a_bad_allow_list_is_refused_at_the_start(
         }
         daemon = await lab.start("a", environ)
         assert await daemon.ended() == 2
-        assert daemon.find(rf"KONTROL_INVOKE_ALLOW.*{re.escape(str(allow))}")
+        start = re.escape(str(allow)[:40])  # a long value is told in part
+        assert daemon.find(rf"KONTROL_INVOKE_ALLOW.*{start}")

@@ -46,9 +46,8 @@ def test_the_empty_prefix_spans_everything() -> None:
 
 def test_requests_have_the_bytes_that_etcd_documents() -> None:
     # By hand after rpc.proto: tag = number << 3 | wire type; varint 0, length-delimited 2.
-    assert range_request(Range("k", prefix=True, limit=5, newest=True)).SerializeToString() == (
-        b"\x0a\x01k\x12\x01l\x18\x05\x28\x02\x30\x02"
-    )
+    last = Range("k", prefix=True, limit=5, descending=True)
+    assert range_request(last).SerializeToString() == b"\x0a\x01k\x12\x01l\x18\x05\x28\x02"
     request = txn_request(
         [Compare("k", "create", "=", 0), Compare("k", "lease", "!=", 7)],
         [Put("k", b"v", 9)],
