@@ -13,6 +13,7 @@ import pytest
 from tests.cli.conftest import Run
 
 from kontrol import __version__, cli
+from kontrol.cli.command import say
 from kontrol.settings import Settings
 
 DEBUG = {"KONTROL_MODE": "debug"}
@@ -225,3 +226,10 @@ def test_commands_load_no_more_than_they_need() -> None:
     code = "import sys; from kontrol.cli import main; main(['config'])\n"
     done = command(f"{code}print([name for name in {heavy} if name in sys.modules])")
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_nothing_that_is_said_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("no master answered:\n  m1: \x1b[31mred\u202e\r")
+    assert capsys.readouterr().err == (
+        "kontrol: no master answered:\n  m1: \\x1b[31mred\\u202e\\r\n"
+    )

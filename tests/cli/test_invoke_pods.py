@@ -109,3 +109,14 @@ async def test_says_whom_it_asked_in_vain() -> None:
     async with serving({"pods": odd}, heartbeat=5) as port:
         with pytest.raises(NoMaster, match="did not answer with pods"):
             await find({}, f"127.0.0.1:{port}").pods()
+
+
+async def test_a_master_steers_no_terminal_and_forges_no_line() -> None:
+    async def pods(_call: Call, *_fields: object) -> object:
+        raise Refused("Busy", "\x1b]0;owned\x07\u202e\nkontrol: all is well")
+
+    async with serving({"pods": pods}) as port:
+        with pytest.raises(NoMaster) as caught:
+            await find({}, f"127.0.0.1:{port}").pods()
+    assert str(caught.value).isprintable()
+    assert r"\x1b]0;owned\x07\u202e\nkontrol: all is well" in str(caught.value)

@@ -63,5 +63,6 @@ def refuse(mistakes: Sequence[Mistake]) -> int:
 
 
 def say(text: str) -> None:
-    """Tell a person, on standard error."""
-    print(f"kontrol: {text}", file=sys.stderr)
+    """Tell a person, on standard error; what may hold words of strangers steers no terminal."""
+    tame = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    print(f"kontrol: {''.join(tame)}", file=sys.stderr)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from kontrol.agent.reporting.addresses import Resolver
 from kontrol.cli.invoke.select import Record
+from kontrol.cli.table import plain
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import RemoteError, RpcError
@@ -81,7 +82,7 @@ class Place:
                 async with self.asker.master(host, self.tier.port) as client:
                     return _records(await client.call("pods", *fields, timeout=_PATIENCE), host)
             except RemoteError as error:
-                failures.append(f"{host}: {error}")
+                failures.append(f"{host}: {plain(str(error))}")
             except RpcError as error:
                 failures.append(str(error))
         raise NoMaster(
