@@ -67,7 +67,7 @@ async def test_with_keys_callbacks_and_operators_may_and_nobody_else(tmp_path: P
         assert (ran.status, ran.out) == (4, [])
         ran = await invoke("--all", "--", "echo", "hi", **at, KONTROL_KEYS=str(agent))
         assert (ran.status, ran.out) == (2, [])
-        assert "master.secret: there is no such file" in ran.err
+        assert "operator.secret: there is no such file" in ran.err
 
 
 async def test_without_keys_only_what_says_insecure(tmp_path: Path) -> None:
