@@ -59,6 +59,19 @@ async def test_runs_for_masters_and_operators(guards: Guards, caller: Kind) -> N
     assert await methods["invoke"](call(caller), '{"cmd": "echo hi"}') == "hi"
 
 
+async def test_the_fence_is_for_masters(guards: Guards) -> None:
+    """An operator who is held to an allow-list could shut every leader out by it."""
+    executor = Executor(guards, environ=ENVIRON, secrets=SECRETS)
+    methods: Mapping[str, Callable[..., Any]] = executor.methods()
+    last = json.dumps({"cmd": "echo hi", "tier": "t", "term": 2**63 - 1, "run": 1})
+    with pytest.raises(Refused, match="Forbidden: an operator's key asks in nobody's name"):
+        await methods["invoke"](call("operator"), last)
+    with pytest.raises(Refused, match="leave tier, term and run out"):
+        await anext(methods["exec"](call("operator"), last))
+    first = json.dumps({"cmd": "echo hi", "tier": "t", "term": 1, "run": 1})
+    assert await methods["invoke"](call("master"), first) == "hi"
+
+
 async def test_without_keys_it_refuses_with_the_mend() -> None:
     async with running(Server(refusing())) as port, Client("127.0.0.1", port) as client:
         for method in ("invoke", "exec"):

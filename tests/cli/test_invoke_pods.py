@@ -76,6 +76,8 @@ def test_asks_as_an_operator_else_as_a_master(tmp_path: Path) -> None:
         keys = part(tmp_path / kind, whole, f"{kind}.secret", *LISTS)
         assert find({"KONTROL_KEYS": str(keys)}, None).asker.kind == kind
     assert find({"KONTROL_KEYS": str(whole)}, None).asker.kind == "operator"
+    callback = {"TIER": "ns/app", "TERM_ID": "5", "RUN": "7", "PODS_FILE": "pods.json"}
+    assert find({"KONTROL_KEYS": str(whole), **callback}, None).asker.kind == "master"
     agent = part(tmp_path / "agent", whole, "agent.secret", *LISTS)
     with pytest.raises(KeysError, match=r"operator\.secret.*--kind operator"):
         find({"KONTROL_KEYS": str(agent)}, None)

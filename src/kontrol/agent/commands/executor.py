@@ -153,6 +153,7 @@ class Executor:
         try:
             self._authorise(call)
             asked = read()
+            self._authorise_mandate(call, asked.mandate)
             permitted = asked if self._allow is None else self._allow.permit(asked)
             older = self._fence_off(permitted.mandate)
             self._find_room(call, older)
@@ -180,6 +181,15 @@ class Executor:
                 "Forbidden",
                 f"commands are run for keys of kind {' or '.join(sorted(CALLERS))}; the caller has"
                 f" {'none' if call.caller is None else f'one of kind {call.caller}'}",
+            )
+
+    def _authorise_mandate(self, call: Call, mandate: Mandate | None) -> None:
+        """Leave the fence to masters: an operator held to the allow-list could shut them out."""
+        if mandate is not None and call.caller == "operator":
+            raise Refused(
+                "Forbidden",
+                "an operator's key asks in nobody's name: leave tier, term and run out, or ask"
+                " with a master's key, as callbacks do",
             )
 
     def _fence_off(self, mandate: Mandate | None) -> set[Job]:

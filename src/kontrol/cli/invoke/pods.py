@@ -1,8 +1,8 @@
 """Where `kontrol invoke` learns of the pods, and in whose name it asks.
 
 Within a callback: from `$PODS_FILE`, the ensemble that the run is for, in the name of its tier,
-term and run. Elsewhere: from a master, by ZeroRPC. With `KONTROL_KEYS`, as an operator if the
-folder has that key, else as a master.
+term and run, which with `KONTROL_KEYS` masters alone may do. Elsewhere: from a master, by ZeroRPC,
+with keys as an operator if the folder has that key, else as a master.
 """
 
 import asyncio
@@ -99,7 +99,7 @@ def find(environ: Mapping[str, str], master: str | None) -> Place:
         raise SettingsError(wrong)
     within = all(environ.get(name) for name in _CALLBACK)
     return Place(
-        _asker(resolved.get(v.KEYS)),
+        _asker(resolved.get(v.KEYS), within=within),
         _tier(resolved, environ, master),
         Path(environ["PODS_FILE"]) if within and master is None else None,
         _mandate(environ) if within else {},
@@ -116,10 +116,13 @@ def _mandate(environ: Mapping[str, str]) -> Mapping[str, str | int]:
     return {"tier": environ["TIER"], "term": numbers["TERM_ID"], "run": numbers["RUN"]}
 
 
-def _asker(folder: Path | None) -> Asker:
+def _asker(folder: Path | None, *, within: bool) -> Asker:
     if folder is None:
         return Asker()
     keys = Keyring.load(folder)
+    if within:
+        keys.own("master")
+        return Asker(keys, "master")
     try:
         keys.own("operator")
     except KeysError as error:
