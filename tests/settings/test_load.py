@@ -86,7 +86,8 @@ def test_the_report_has_every_variable_and_its_source() -> None:
 
 
 def test_the_report_shows_mistakes_but_no_secret() -> None:
-    resolved = examine({**DEBUG, "KONTROL_TOKEN": "hush", "KONTROL_ETCD": "http://a:hush@e"})
+    urls = {"KONTROL_ETCD": "http://a:hush@e", "KONTROL_MASTER": "http://a:hush@m"}
+    resolved = examine({**DEBUG, "KONTROL_TOKEN": "hush", **urls})
     text = as_table(resolved) + as_json(resolved)
     assert "hush" not in text
     assert {item["variable"] for item in json.loads(as_json(resolved))["mistakes"]} == {

@@ -67,6 +67,9 @@ class Resolved:
         self.mistakes.append(Mistake(variable.name, entry.text if entry else None, expected))
 
 
+_URLS = (v.ETCD, v.MASTER)
+
+
 def resolve(environ: Mapping[str, str], found: Mapping[str, str]) -> Resolved:
     """Lay `environ` over `found` (texts by name of variable) and the defaults, and parse all."""
     result = Resolved()
@@ -104,7 +107,7 @@ def _shown(variable: Variable[object], text: str) -> str:
     if variable.secrecy == "value":
         return MASK
     before, userinfo, host = text.rpartition("@")
-    return f"{MASK}@{host}" if variable is v.ETCD and before and userinfo else text
+    return f"{MASK}@{host}" if variable in _URLS and before and userinfo else text
 
 
 def _is_debug(text: str) -> bool:
