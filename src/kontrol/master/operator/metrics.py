@@ -13,13 +13,14 @@ from kontrol.metrics.exposition import Metric, Values
 _Rows: TypeAlias = "Iterable[tuple[Values, float]]"
 
 _ROLES = 100  # told one by one; agents name them, and could name many
+_OTHERS = "(others)"  # told once, though an agent may call its role that
 
 
 def _pods(master: Master) -> _Rows:
     roles = Counter(pod.role for pod in master.mirror.ensemble)
-    told = roles.most_common(_ROLES)
-    rest = roles.total() - sum(count for _, count in told)
-    return [((role,), count) for role, count in [*told, *[("(others)", rest)] * bool(rest)]]
+    told = {role: count for role, count in roles.most_common(_ROLES) if role != _OTHERS}
+    rest = roles.total() - sum(told.values())
+    return [((role,), count) for role, count in [*told.items(), *[(_OTHERS, rest)] * bool(rest)]]
 
 
 def _age(master: Master) -> float | None:
