@@ -26,7 +26,7 @@ demo: .venv/run  ## the main job on an embedded etcd, on loopback
 	$(BIN)/kontrol demo
 
 test: .venv/test  ## every test that needs no privilege; lists by name what it leaves out
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 check: lint types imports docs
 

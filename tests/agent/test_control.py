@@ -227,3 +227,35 @@ async def test_a_client_that_goes_away_harms_nobody(
         leaver.told = {}
         await ask(path)
     assert "a client went away" in caplog.text
+
+
+@pytest.mark.parametrize("says", [b"OK\n", b"[]\n", b"{}\n", b'{"tiers": 7}\n', b"\xff\n"])
+async def test_what_is_no_agent_is_said_to_be_none(path: Path, says: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(says)
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_unix_server(answer, path):
+        with pytest.raises(ControlError, match="is no agent"):
+            await ask(path)
+
+
+async def test_without_descriptors_the_agent_lives_and_takes_clients_later(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    real, failures = loop.sock_accept, [OSError(24, "Too many open files")]
+
+    async def accept(listener: socket.socket) -> object:
+        if failures:
+            raise failures.pop()
+        return await real(listener)
+
+    monkeypatch.setattr(loop, "sock_accept", accept)
+    monkeypatch.setattr(control, "_AGAIN", 0.01)
+    leaver = Leaver({})
+    async with serving(path, leaver):
+        await ask(path)
+    assert leaver.calls == 1

@@ -15,7 +15,7 @@ from tests.simulation.simulate import judge, simulate
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
-SCHEDULES = int(os.environ.get("KONTROL_TEST_SCHEDULES", "250"))
+SCHEDULES = int(os.environ.get("KONTROL_TEST_SCHEDULES", "100"))
 AT_ONCE = 10
 TOP = Path(__file__).parents[2]
 

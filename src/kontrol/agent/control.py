@@ -24,6 +24,7 @@ Leave = Callable[[], Awaitable[Mapping[str, str | None]]]
 _REQUEST = b"LEAVE\n"
 _PATIENCE = 5.0  # seconds for a client to ask, and to take the answer
 _CLIENTS = 8
+_AGAIN = 1.0  # seconds, as asyncio's own servers wait
 
 
 class ControlError(Exception):
@@ -53,18 +54,29 @@ async def serve(path: Path, leave: Leave) -> None:
         )
         return
     room = asyncio.Semaphore(_CLIENTS)
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.TaskGroup() as group:
             while True:
                 await room.acquire()
-                connection, _ = await loop.sock_accept(listener)
+                connection = await _accept(listener)
                 group.create_task(_answer(connection, leave)).add_done_callback(
                     lambda _: room.release()
                 )
     finally:
         _unlink(path, ours)
         listener.close()
+
+
+async def _accept(listener: socket.socket) -> socket.socket:
+    """Return the next client; without descriptors or memory for one, look again in a while."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            connection, _ = await loop.sock_accept(listener)
+            return connection
+        except OSError as error:
+            log.warning("control socket: no client can be taken: %s", error)
+            await asyncio.sleep(_AGAIN)
 
 
 def leave(path: Path, timeout: float = 10.0) -> None:
@@ -78,15 +90,19 @@ def leave(path: Path, timeout: float = 10.0) -> None:
             connection.connect(os.fspath(path))
             connection.sendall(_REQUEST)
             with connection.makefile("rb") as lines:
-                answer = json.loads(lines.readline().decode("utf-8"))
+                line = lines.readline()
     except OSError as error:
         raise ControlError(
             f"no agent answers at {path} ({error}): is it running, as this user, with the same"
             " KONTROL_CONTROL and KONTROL_PORT?"
         ) from None
-    except ValueError:
-        raise ControlError(f"the agent at {path} ended before it answered") from None
-    refused = {tier: reason for tier, reason in answer["tiers"].items() if reason is not None}
+    if not line.endswith(b"\n"):
+        raise ControlError(f"the agent at {path} ended before it answered")
+    try:
+        told = dict(json.loads(line.decode("utf-8"))["tiers"])
+    except (ValueError, TypeError, KeyError):
+        raise ControlError(f"what listens at {path} is no agent: it says {line!r:.80}") from None
+    refused = {tier: reason for tier, reason in told.items() if reason is not None}
     if refused:
         raise ControlError(
             "; ".join(f"tier {tier} does not know: {reason}" for tier, reason in refused.items())
