@@ -165,8 +165,9 @@ async def test_a_crowd_that_hides_and_ignores_sigterm_is_ended_to_the_last(
 
 async def test_sigterm_lets_each_process_clean_up(guard: Guard, pipe: Life) -> None:
     script = (
+        "trap 'exit 5' TERM; "
         "sh -c 'trap \"echo child >&9; exit\" TERM; echo up >&9; while :; do sleep 0.01; done' & "
-        "trap 'exit 5' TERM; while :; do sleep 0.01; done"
+        "while :; do sleep 0.01; done"
     )
     task = asyncio.ensure_future(guard.run(holding(pipe, script), deadline=None))
     assert await pipe.line() == "up"

@@ -41,6 +41,10 @@ def children(of: int | str = "self") -> list[int]:
     ]
 
 
+def told() -> list[str]:
+    return [Path(f"/proc/{pid}/stat").read_text() for pid in children()]
+
+
 async def gone(pid: int) -> None:
     """Wait until `pid` has ended, by an event if it is not reaped yet."""
     with suppress(ProcessLookupError):
@@ -81,7 +85,7 @@ async def test_it_serves_while_the_block_runs_and_leaves_nothing() -> None:
         assert known == {pid}
         assert '"health":"true"' in await http(address, "/health")
         assert address.startswith("127.0.0.1:")
-    assert children() == []
+    assert not children(), told()
     assert known == set()
     await gone(pid)
     with pytest.raises(ConnectionRefusedError):
@@ -121,7 +125,7 @@ async def test_it_comes_back_at_the_same_address(
             await serves.seen.wait()
         assert '"health":"true"' in await http(address, "/health")
         assert children() != [pid]
-    assert children() == []
+    assert not children(), told()
     assert "the embedded etcd ended, exit status -9" in caplog.text
 
 
@@ -151,7 +155,7 @@ async def test_an_error_in_the_block_comes_out_as_it_is() -> None:
     with pytest.raises(ZeroDivisionError):
         async with embedded_etcd():
             raise ZeroDivisionError
-    assert children() == []
+    assert not children(), told()
 
 
 async def test_being_cancelled_ends_it() -> None:
@@ -167,7 +171,7 @@ async def test_being_cancelled_ends_it() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert children() == []
+    assert not children(), told()
 
 
 async def test_without_etcd_the_mend_is_told(
@@ -195,7 +199,7 @@ async def test_an_etcd_that_fails_is_quoted(
     with pytest.raises(EmbeddedError, match="exit status 3: disk is full"):
         async with embedded_etcd():
             pass
-    assert children() == []
+    assert not children(), told()
 
 
 async def test_an_etcd_that_never_serves_nor_ends_is_killed(
@@ -209,7 +213,7 @@ async def test_an_etcd_that_never_serves_nor_ends_is_killed(
     with pytest.raises(EmbeddedError, match="did not serve within 1 s: thinking"):
         async with embedded_etcd():
             pass
-    assert children() == []
+    assert not children(), told()
 
 
 async def test_its_environment_holds_nothing_of_ours(

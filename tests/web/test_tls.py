@@ -83,7 +83,7 @@ async def test_who_does_not_speak_tls_harms_nobody(tmp_path: Path) -> None:
     async with serving(web) as port:
         assert b"200" not in await raw(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         _, writer = await asyncio.open_connection("127.0.0.1", port)  # says nothing
-        with pytest.raises(ssl.SSLError):
+        with pytest.raises((ssl.SSLError, ConnectionError)):  # an alert, or the end before it
             await client(port, tls=_old()).__aenter__()
         assert (await _health(port)) == 200
         writer.close()
