@@ -16,7 +16,7 @@ from tests.e2e.daemon import Daemon
 from tests.e2e.hub import DEADLINE
 from tests.e2e.lab import MASTER, Lab, Tier
 from tests.e2e.test_network_namespace import network
-from tests.support.descriptors import connections
+from tests.process.helpers import descriptors
 from tests.support.etcd import EtcdCluster, free_port
 from tests.web import fuzz
 from tests.web.support import READER, SECRET, WRITER, Response, client
@@ -284,13 +284,13 @@ async def test_random_requests_cost_a_master_neither_pods_nor_memory(tokens: Pat
         run = await tier.hub.settled({"a"})
         await tier.hub.acknowledgement(run)
         await fuzz.flood(one.port, 500, "first", host=one.host)
-        before, open_before = tier.masters[0].rss(), connections(tier.masters[0].pid)
+        before, open_before = tier.masters[0].rss(), descriptors(tier.masters[0].pid)
         tally = await fuzz.flood(one.port, 2000, "second", host=one.host)
         assert 500 not in tally.answers
         assert tally.answers[200] > 10
         assert (await one.get("/healthz")).status == 200
         assert tier.masters[0].rss() - before < 8 << 20
-        assert connections(tier.masters[0].pid) <= open_before + 2
+        assert descriptors(tier.masters[0].pid) <= open_before + 2
         assert (await one.metrics())["kontrol_http_errors_total",] == 0
         assert (await pod.metrics())["kontrol_agent_keepalives_failed_total", tier.name] == 0
         assert tier.hub.runs[-1].number == run.number  # no pod was lost, nothing was run
