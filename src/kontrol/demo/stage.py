@@ -116,12 +116,11 @@ class Stage:
         process = self._processes[name]
         if process.returncode is None:
             process.send_signal(how)
-        try:
-            async with asyncio.timeout(_END):
-                await process.wait()
-        except TimeoutError:
+        waiting = asyncio.create_task(process.wait())
+        ended, _ = await asyncio.wait({waiting}, timeout=_END)
+        if not ended:
             process.kill()
-            await process.wait()
+        await waiting
         await self._listening[name]
 
     async def close(self) -> None:

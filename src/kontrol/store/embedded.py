@@ -200,14 +200,17 @@ class _Member:
 
     async def _end(self, process: Process) -> None:
         """SIGTERM, then SIGKILL; returns when it is gone and its pipe is closed."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if process.returncode is not None:
-                return
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(number)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GRACE if number == signal.SIGTERM else None):
-                    await self._drain(process)
+        draining = asyncio.create_task(self._drain(process))
+        # `asyncio.timeout` will not do: in early releases of Python 3.11 it takes its own end for
+        # the cancellation that brought us here.
+        for number, grace in ((signal.SIGTERM, GRACE), (signal.SIGKILL, None)):
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(number)
+            ended, _ = await asyncio.wait({draining}, timeout=grace)
+            if ended:
+                break
+        draining.result()
 
 
 async def _served(member: _Member, runner: asyncio.Task[None]) -> str:

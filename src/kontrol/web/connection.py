@@ -90,7 +90,8 @@ class Connection:
                 self._http.start_next_cycle()
             self.unread = True
             async with asyncio.timeout(self._limits.send):
-                self._writer.close()
+                if not self._writer.is_closing():  # Python 3.11.2 cannot abort what is closed twice
+                    self._writer.close()
                 await self._writer.wait_closed()
         except OSError:  # time-outs and TLS's errors among them
             pass
