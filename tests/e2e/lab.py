@@ -68,13 +68,15 @@ class Lab:
         trace: TracebackType | None,
     ) -> None:
         try:
+            # A daemon that is killed just before or after its callback cannot remove its folder.
+            excused = sum(daemon.process.returncode is None for daemon in self.daemons)
             for daemon in self.daemons:
                 await daemon.kill()
             left = self._reap_survivors(await self._survivors())
             litter = [str(path) for path in (self.folder / "tmp").iterdir()]
             if error is None:
                 assert not left, f"left running: {left}"
-                assert not litter, f"left behind: {litter}"
+                assert len(litter) <= excused, f"left behind: {litter}"
                 for daemon in self.daemons:
                     found = [line for line in daemon.lines if _UNSEEMLY.search(line)]
                     assert not found, f"{daemon.name} said: {found}"
