@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -62,8 +63,20 @@ def pytest_runtest_makereport(
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     stash = session.config.stash
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:  # a worker of several: the one who asked for them tells
+        output.update(left_out=stash[LEFT_OUT], skipped=stash[SKIPPED])
+        return
     if STRICT and (stash[LEFT_OUT] or stash[SKIPPED]) and not session.exitstatus:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:  # noqa: ANN401 - of a plug-in without types
+    output = getattr(node, "workeroutput", {})
+    for key, name in ((LEFT_OUT, "left_out"), (SKIPPED, "skipped")):
+        known = node.config.stash[key]
+        known += [one for one in output.get(name, []) if one not in known]
 
 
 def pytest_terminal_summary(
