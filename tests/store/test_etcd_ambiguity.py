@@ -7,7 +7,7 @@ from tests.store.etcd_helpers import DEADLINE, QUICK, at_most, client, get, put
 from tests.support.etcd import EtcdCluster
 from tests.support.proxy import Proxy
 
-from kontrol.store.protocol import Ambiguous, Put, Unavailable
+from kontrol.store.protocol import Ambiguous, NoSpace, Put, Unavailable
 
 
 async def test_a_write_whose_connection_breaks_is_ambiguous_and_was_done() -> None:
@@ -114,16 +114,21 @@ async def test_a_refresh_that_nobody_answers_ends_in_time() -> None:
         assert await store.refresh(lease.id + 1) == 0
 
 
-async def test_a_full_store_is_ambiguous_for_etcd_says_so_to_what_it_did() -> None:
+async def test_a_full_store_is_told_apart_for_etcd_says_so_to_what_it_did() -> None:
     async with (
         EtcdCluster(options=("--quota-backend-bytes=65536",)) as cluster,
         client(cluster.endpoints) as store,
     ):
+        lease = await store.grant(40)
 
         async def fill() -> None:
             while True:  # etcd looks at its size when it commits, every 100 ms
                 await put(store, "/k/a", b"." * 4096)
 
-        with pytest.raises(Ambiguous, match="space exceeded"):
+        with pytest.raises(NoSpace, match="space exceeded"):
             await asyncio.wait_for(fill(), DEADLINE)
         assert await get(store, "/k/a") == b"." * 4096
+        # A grant says so too, at once; what takes no room goes on.
+        with at_most(1), pytest.raises(NoSpace, match="space exceeded"):
+            await store.grant(40)
+        assert await store.refresh(lease.id) == 40

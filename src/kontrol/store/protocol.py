@@ -34,6 +34,14 @@ class Ambiguous(StoreError):
     """The answer was lost: a write may or may not have been done. Settle it by reading."""
 
 
+class NoSpace(Ambiguous):
+    """The store's database is over its quota (etcd's NOSPACE alarm) and takes no more.
+
+    The write that crossed the quota was done, and got this answer; later ones were not done.
+    Reads and lease refreshes go on.
+    """
+
+
 class Compacted(StoreError):
     """The revision asked for is compacted away; `revision` is the oldest left, 0 if unknown."""
 
@@ -211,13 +219,13 @@ class Store(Protocol):
     ) -> TxnResult:
         """Do `then` if all compares hold, else `otherwise`, atomically; at most 128 of each.
 
-        Raises `Unavailable`, `Ambiguous` (only if a branch writes), `LeaseGone`, `TooLarge`,
-        `Denied`; `ValueError` if a branch writes a key twice.
+        Raises `Unavailable`, `Ambiguous` (only if a branch writes; `NoSpace` is one), `LeaseGone`,
+        `TooLarge`, `Denied`; `ValueError` if a branch writes a key twice.
         """
         ...
 
     async def grant(self, ttl: int) -> Lease:
-        """Create a lease of at least `ttl` seconds. Raises `Unavailable`, `Denied`."""
+        """Create a lease of at least `ttl` seconds. Raises `Unavailable`, `Denied`, `NoSpace`."""
         ...
 
     async def refresh(self, lease: int) -> int:

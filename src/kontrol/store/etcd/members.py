@@ -20,7 +20,7 @@ from kontrol.store.etcd.config import EtcdConfig, Pems
 from kontrol.store.etcd.errors import LoggedOut, classify
 from kontrol.store.etcd.messages import AUTHENTICATE, STATUS, Method, Wire
 from kontrol.store.etcd.stream import Stream
-from kontrol.store.protocol import Ambiguous, Denied, StoreError, Unavailable
+from kontrol.store.protocol import Ambiguous, Denied, NoSpace, StoreError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +197,8 @@ class Client:
     ) -> Wire:
         """Ask until a member answers or the time is up; `attempt` is the bound of one try.
 
-        Raises what the answer means; `Unavailable` in the end, and `Ambiguous` if it `writes`.
+        Raises what the answer means, `NoSpace` at once; `Unavailable` in the end, and `Ambiguous`
+        if it `writes`.
         """
         deadline = _now() + self.config.timeout
         attempt = attempt or self.config.attempt_timeout
@@ -206,6 +207,8 @@ class Client:
             member = self.member
             try:
                 answer = await member.call(method, request, min(attempt, deadline - _now()))
+            except NoSpace:
+                raise  # it is the whole cluster that is full
             except (Unavailable, Ambiguous) as error:
                 self.leave(member, error)
                 if writes and isinstance(error, Ambiguous):
