@@ -254,3 +254,7 @@ async def test_a_result_that_is_no_range_says_so(bed: Bed) -> None:
     done: TxnResult = await bed.store.txn([], ops)
     with pytest.raises(AssertionError, match="no range"):
         done.range(0)
+
+
+async def test_no_alarm_stands(bed: Bed) -> None:
+    assert await bed.store.alarms() == ()

@@ -16,10 +16,11 @@ The rules that a caller may rely on:
 * Every wait is bounded by the store's own time-out; no call hangs for ever.
 """
 
-from collections.abc import AsyncIterator, Sequence
+import operator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 
 class StoreError(Exception):
@@ -121,6 +122,13 @@ class Delete:
 
 Op = Range | Put | Delete
 
+_OPERATORS: Final[dict[str, Callable[[int, int], bool]]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Compare:
@@ -130,6 +138,16 @@ class Compare:
     target: Literal["create", "mod", "version", "lease"]
     op: Literal["=", "!=", "<", ">"]
     operand: int
+
+    def holds(self, kv: KeyValue | None) -> bool:
+        """Tell whether it holds for what is at the key, None if nothing is."""
+        actual = {
+            "create": kv.create_revision if kv else 0,
+            "mod": kv.mod_revision if kv else 0,
+            "version": kv.version if kv else 0,
+            "lease": kv.lease if kv else 0,
+        }[self.target]
+        return _OPERATORS[self.op](actual, self.operand)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +259,13 @@ class Store(Protocol):
 
     async def revoke(self, lease: int) -> None:
         """End the lease and delete its keys; a lease already gone is no error."""
+        ...
+
+    async def alarms(self) -> tuple[str, ...]:
+        """Return the names of the alarms that stand: `NOSPACE`, `CORRUPT`. Raises `Unavailable`.
+
+        Empty if there are none, and if the store does not tell us.
+        """
         ...
 
     def watch(

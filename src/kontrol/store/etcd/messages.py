@@ -110,7 +110,7 @@ _MESSAGES: Final[dict[str, dict[int, str]]] = {
     "AuthenticateRequest": {1: "string name", 2: "string password"},
     "AuthenticateResponse": {1: "ResponseHeader header", 2: "string token"},
     "StatusRequest": {},
-    "StatusResponse": {1: "ResponseHeader header", 2: "string version"},
+    "StatusResponse": {1: "ResponseHeader header", 2: "string version", 8: "*string errors"},
 }
 
 _Field = descriptor_pb2.FieldDescriptorProto

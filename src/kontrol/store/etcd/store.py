@@ -5,32 +5,47 @@ may be repeated. Reads may. So may a grant, whose id is ours, a refresh and a re
 the same twice as once. A transaction that writes may not.
 """
 
+import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from kontrol.store.etcd.config import EtcdConfig
 from kontrol.store.etcd.convert import range_request, range_result, txn_request, txn_result
 from kontrol.store.etcd.errors import AlreadyExists
 from kontrol.store.etcd.leases import Keepalives
 from kontrol.store.etcd.members import Client
-from kontrol.store.etcd.messages import GRANT, RANGE, REVOKE, TIME_TO_LIVE, TXN, Wire
+from kontrol.store.etcd.messages import (
+    GRANT,
+    RANGE,
+    REVOKE,
+    STATUS,
+    TIME_TO_LIVE,
+    TXN,
+    Wire,
+)
 from kontrol.store.etcd.watch import EtcdWatch, compacted_revision
 from kontrol.store.protocol import (
     Compacted,
     Compare,
     Delete,
+    Denied,
     Lease,
     LeaseGone,
+    NoSpace,
     Op,
     Range,
     RangeResult,
     TxnResult,
+    Unavailable,
     Watch,
 )
+
+_ALARM: Final = re.compile(r"\b(NOSPACE|CORRUPT)\b")  # as in "memberID:1 alarm:NOSPACE"
 
 
 class EtcdStore:
@@ -75,11 +90,37 @@ class EtcdStore:
             return txn_result(await self._client.call(TXN, request, writes=True))
         # etcd up to 3.5.5 crashes if its client goes away during a transaction that only reads:
         # docs/decisions/0080. The deletion of a key that never is makes it another, and no more.
-        key = next((op.key for op in (*ops, *compares)), "")
-        request = txn_request(compares, then, [*otherwise, Delete(f"{key}\0")])
-        result = txn_result(await self._client.call(TXN, request))
+        never = next((op.key for op in (*ops, *compares)), "") + "\0"
+        request = txn_request(compares, then, [*otherwise, Delete(never)])
+        try:
+            result = txn_result(await self._client.call(TXN, request))
+        except NoSpace:
+            return await self._snapshot(never, compares, then, otherwise)
         asked = then if result.succeeded else otherwise
         return replace(result, results=result.results[: len(asked)])
+
+    async def _snapshot(
+        self, key: str, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op]
+    ) -> TxnResult:
+        """Do a transaction that only reads, as ranges at one revision: that of a read of `key`.
+
+        Over its quota, etcd before 3.4.20 and 3.5.7 refuses every transaction.
+        """
+        header = (await self.range(Range(key))).header
+
+        async def read(op: Range) -> RangeResult:
+            return await self.range(op if op.revision else replace(op, revision=header.revision))
+
+        try:
+            found = await asyncio.gather(*(read(Range(c.key, keys_only=True)) for c in compares))
+            succeeded = all(
+                compare.holds(next(iter(result.kvs), None))
+                for compare, result in zip(compares, found, strict=True)
+            )
+            asked = [op for op in (then if succeeded else otherwise) if isinstance(op, Range)]
+            return TxnResult(header, succeeded, tuple(await asyncio.gather(*map(read, asked))))
+        except Compacted as error:
+            raise Unavailable(f"it was compacted while it was read: {error}") from error
 
     async def grant(self, ttl: int) -> Lease:
         """See `Store.grant`."""
@@ -108,6 +149,15 @@ class EtcdStore:
         """See `Store.revoke`."""
         with suppress(LeaseGone):
             await self._client.call(REVOKE, REVOKE.request(ID=lease))
+
+    async def alarms(self) -> tuple[str, ...]:
+        """See `Store.alarms`."""
+        # Not the method Alarm, which is a proposal to raft each time.
+        try:
+            answer = await self._client.call(STATUS, STATUS.request())
+        except Denied:
+            return ()
+        return tuple(sorted(set(_ALARM.findall(" ".join(answer.errors)))))
 
     @asynccontextmanager
     async def watch(

@@ -5,9 +5,19 @@ event loop, behind a network whose faults a simulation may choose.
 """
 
 from kontrol.store.memory.client import MemoryCluster, MemoryStore, Network, Reliable
-from kontrol.store.memory.requests import Compact, Grant, Refresh, Remaining, Request, Revoke, Txn
+from kontrol.store.memory.requests import (
+    Alarms,
+    Compact,
+    Grant,
+    Refresh,
+    Remaining,
+    Request,
+    Revoke,
+    Txn,
+)
 
 __all__ = [
+    "Alarms",
     "Compact",
     "Grant",
     "MemoryCluster",

@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 
 from kontrol.store.memory.core import TICK, Core, Snapshot
 from kontrol.store.memory.requests import (
+    Alarms,
     Compact,
     Grant,
     Refresh,
@@ -32,6 +33,7 @@ from kontrol.store.protocol import (
     Compare,
     Event,
     Lease,
+    NoSpace,
     Op,
     Range,
     RangeResult,
@@ -176,6 +178,10 @@ class MemoryStore:
         """See `Store.revoke`."""
         await self._call(Revoke(lease), lambda _: self._core.revoke(lease))
 
+    async def alarms(self) -> tuple[str, ...]:
+        """See `Store.alarms`."""
+        return await self._call(Alarms(), lambda _: self._core.alarms())
+
     async def compact(self, revision: int) -> None:
         """Forget the history before `revision`; beyond the protocol, for tests."""
         await self._call(Compact(revision), lambda _: self._core.compact(revision))
@@ -214,6 +220,8 @@ class MemoryStore:
 
         try:
             return await self._network.call(request, at_the_cluster)
+        except NoSpace:
+            raise
         except Ambiguous as error:
             if isinstance(request, Txn) and request.writes:
                 raise

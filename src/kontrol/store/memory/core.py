@@ -15,7 +15,6 @@ The rules follow etcd's `server/etcdserver/apply.go` (transactions), `server/sto
 
 import bisect
 import math
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -29,6 +28,7 @@ from kontrol.store.protocol import (
     KeyValue,
     Lease,
     LeaseGone,
+    NoSpace,
     Op,
     Put,
     Range,
@@ -43,13 +43,6 @@ MAX_BYTES = 1536 * 1024  # etcd --max-request-bytes
 MIN_TTL = 2  # ceil(1.5 election timeouts of 1 s): lessor.go, minLeaseTTL
 TICK = 0.5  # seconds between two looks for expired leases: lessor.go, runLoop
 REVOKED_PER_TICK = 500  # leaseRevokeRate / 2
-
-_OPERATORS: dict[str, Callable[[int, int], bool]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    ">": operator.gt,
-}
 
 
 @dataclass(slots=True)
@@ -95,6 +88,7 @@ class Core:
         self.cluster = cluster
         self.revision = 1  # of an empty etcd; the first write gets 2
         self.compacted = 0
+        self.full = False  # the NOSPACE alarm: puts and grants are refused
         self._on_commit = on_commit
         self._log: list[Event] = []
         self._live: dict[str, KeyValue] = {}
@@ -135,6 +129,8 @@ class Core:
     def txn(self, request: Txn) -> TxnResult:
         """Do one branch whole, or raise and do nothing."""
         _check(request)
+        if self.full and any(isinstance(op, Put) for op in (*request.then, *request.otherwise)):
+            raise NoSpace("database space exceeded")
         succeeded = all(self._holds(compare) for compare in request.compares)
         branch = request.then if succeeded else request.otherwise
         for op in branch:  # before any of them is done
@@ -154,14 +150,7 @@ class Core:
         )
 
     def _holds(self, compare: Compare) -> bool:
-        kv = self._live.get(compare.key)
-        actual = {
-            "create": kv.create_revision if kv else 0,
-            "mod": kv.mod_revision if kv else 0,
-            "version": kv.version if kv else 0,
-            "lease": kv.lease if kv else 0,
-        }[compare.target]
-        return _OPERATORS[compare.op](actual, compare.operand)
+        return compare.holds(self._live.get(compare.key))
 
     def _do(self, op: Op, revision: int, events: list[Event]) -> RangeResult | int | None:
         """Do one operation of a transaction; later ones see what it did."""
@@ -199,6 +188,8 @@ class Core:
 
     def grant(self, ttl: int, now: float) -> Lease:
         """Create a lease; one shorter than `MIN_TTL` gets that."""
+        if self.full:
+            raise NoSpace("database space exceeded")
         self._granted += 1
         # An odd multiplier permutes 63 bits: distinct ids in no order, as etcd's, yet repeatable.
         lease = (self.cluster + self._granted) * 0x9E3779B97F4A7C15 & (1 << 63) - 1
@@ -249,6 +240,10 @@ class Core:
         """Elect another etcd leader, which gives every lease its full time again."""
         for held in self._leases.values():
             held.expiry = now + held.ttl
+
+    def alarms(self) -> tuple[str, ...]:
+        """Return the alarms that stand."""
+        return ("NOSPACE",) if self.full else ()
 
     # History
 

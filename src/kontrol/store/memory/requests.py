@@ -48,10 +48,15 @@ class Revoke:
 
 
 @dataclass(frozen=True, slots=True)
+class Alarms:
+    """Ask which alarms stand."""
+
+
+@dataclass(frozen=True, slots=True)
 class Compact:
     """Forget the history before `revision`."""
 
     revision: int
 
 
-Request = Range | Txn | Grant | Refresh | Remaining | Revoke | Compact
+Request = Range | Txn | Grant | Refresh | Remaining | Revoke | Alarms | Compact
