@@ -32,7 +32,7 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
                 "Characters of `id`, `ip`, `app`, `role` and other names; all printable.",
             ),
             Limit(
-                "kontrol.agent.payload.file:_MAX_FILE",
+                "kontrol.agent.payload:_MAX_FILE",
                 "Bytes of the payload file, which may be wider spaced than what is sent of it.",
             ),
             Limit(

@@ -9,7 +9,7 @@ import pytest
 from tests.agent.network import IDENTITY, Network, named
 
 from kontrol.agent.agent import Agent, AgentSettings
-from kontrol.agent.payload.file import PayloadFile
+from kontrol.agent.payload import PayloadFile
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import MAX_BYTES, parse_keepalive
 

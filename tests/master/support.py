@@ -70,9 +70,18 @@ class Stub:
 
     def __post_init__(self) -> None:
         self._stop = asyncio.Event()
+        self._replaced = asyncio.Event()
 
     def fingerprint(self) -> str:
+        self._replaced.clear()
         return self.name
+
+    def replace(self, name: str) -> None:
+        self.name = name
+        self._replaced.set()
+
+    async def changed(self) -> None:
+        await self._replaced.wait()
 
     async def run(self, request: RunRequest, deadline: float) -> RunOutcome:
         ran = Ran(asyncio.get_running_loop().time(), request)

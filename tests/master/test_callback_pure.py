@@ -1,6 +1,7 @@
 """What a callback is given and how it is judged: pure functions, under generated input."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -240,7 +241,7 @@ def test_whatever_was_ended_from_outside_is_never_good(reason: Reason, status: i
 def test_the_fingerprint_follows_the_files_that_words_name(tmp_path: Path) -> None:
     hook, data = tmp_path / "hook.sh", tmp_path / "data.json"
     hook.write_text("one", encoding="utf-8")
-    subject = Fingerprint(f"sh '{hook}' {data} --flag {tmp_path} /dev/zero")
+    subject = fingerprint_of(f"sh '{hook}' {data} --flag {tmp_path} /dev/zero")
     seen = [subject.read()]
     assert subject.read() == seen[0]
     data.write_text("{}", encoding="utf-8")
@@ -261,6 +262,105 @@ def test_the_fingerprint_follows_the_files_that_words_name(tmp_path: Path) -> No
 def test_the_fingerprint_follows_the_command_line(tmp_path: Path) -> None:
     hook = tmp_path / "hook"
     hook.write_text("x", encoding="utf-8")
-    assert Fingerprint(f"{hook} a").read() != Fingerprint(f"{hook}  a").read()
-    assert Fingerprint("echo 'unclosed").read() == Fingerprint("echo 'unclosed").read()
-    assert len(Fingerprint("echo").read()) == 64
+    assert fingerprint_of(f"{hook} a").read() != fingerprint_of(f"{hook}  a").read()
+    assert fingerprint_of("echo 'unclosed").read() == fingerprint_of("echo 'unclosed").read()
+    assert len(fingerprint_of("echo").read()) == 64
+
+
+def fingerprint_of(command: str, *folders: Path) -> Fingerprint:
+    return Fingerprint(command, ":".join(map(str, folders)), shell=False)
+
+
+def program(folder: Path, text: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "on-change").write_text(text, encoding="utf-8")
+    (folder / "on-change").chmod(0o755)
+
+
+def test_the_fingerprint_follows_the_program_that_the_path_leads_to(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    subject = fingerprint_of("on-change --all", first, second)
+    assert subject.paths() == [first / "on-change", second / "on-change", Path("--all")]
+    seen = [subject.read()]
+    program(second, "one")
+    seen.append(subject.read())
+    program(second, "two")
+    seen.append(subject.read())
+    program(first, "three")
+    seen.append(subject.read())
+    assert len(set(seen)) == 4
+    assert subject.paths() == [first / "on-change", Path("--all")]
+    (first / "on-change").chmod(0o644)  # not executable: it is passed over
+    assert subject.read() == seen[2]
+
+
+def test_a_shell_ends_words_at_its_operators(tmp_path: Path) -> None:
+    for name in ("library", "hook"):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    command = f". {tmp_path}/library;{tmp_path}/hook|cat"
+    found = {one: Fingerprint(command, "", shell=one).paths() for one in (True, False)}
+    assert {tmp_path / "library", tmp_path / "hook"} < set(found[True])
+    assert found[False][1:] == [Path(command.partition(" ")[2])]
+
+
+def test_a_further_word_is_not_looked_for_in_the_path(tmp_path: Path) -> None:
+    subject = fingerprint_of("echo on-change", tmp_path)
+    before = subject.read()
+    program(tmp_path, "one")
+    assert subject.read() == before
+
+
+def test_two_writes_within_one_tick_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook, now = tmp_path / "hook", 0.0
+    hook.write_text("one", encoding="utf-8")
+    found = hook.stat()
+    monkeypatch.setattr(os, "fstat", lambda _: found)  # the same size and times for ever
+    subject = Fingerprint(str(hook), "", shell=False, clock=lambda: now)
+    before = subject.read()
+    hook.write_text("two", encoding="utf-8")
+    now = 0.2  # what is read now was the last of that tick
+    after = subject.read()
+    assert after != before
+    hook.write_text("tri", encoding="utf-8")
+    assert subject.read() == after, "read again, although its times are the same"
+
+
+def test_a_file_that_the_callback_writes_makes_no_new_callback_for_ever(tmp_path: Path) -> None:
+    hook, book = tmp_path / "hook", tmp_path / "book"
+    for file in (hook, book):
+        file.write_text("", encoding="utf-8")
+    subject = fingerprint_of(f"{hook} {book}")
+
+    def run(*, writes: Path | None = None) -> list[str]:
+        subject.run_begins()
+        if writes is not None:
+            writes.write_text(writes.read_text(encoding="utf-8") + "line\n", encoding="utf-8")
+        return subject.run_ended()
+
+    seen = [subject.read()]
+    assert run(writes=book) == []
+    seen.append(subject.read())
+    assert run(writes=book) == [str(book)]
+    assert book not in subject.paths()
+    assert run(writes=book) == []  # told once
+    assert subject.read() == seen[1] != seen[0]
+    hook.write_text("updated", encoding="utf-8")
+    assert subject.read() != seen[1]
+    before = subject.read()
+    assert run() == []  # it is left alone: so it counts again
+    assert book in subject.paths()
+    assert subject.read() != before
+
+
+def test_an_update_during_one_run_is_a_new_callback(tmp_path: Path) -> None:
+    hook = tmp_path / "hook"
+    hook.write_text("one", encoding="utf-8")
+    subject = fingerprint_of(str(hook))
+    before = subject.read()
+    for text in ("two", "two", "three"):
+        subject.run_begins()
+        hook.write_text(text, encoding="utf-8")
+        assert subject.run_ended() == []
+        assert subject.read() != before

@@ -266,3 +266,17 @@ async def test_the_fingerprint_is_of_the_command_and_its_files(
     assert before == build(f"sh {hook}").fingerprint()
     hook.write_text("two", encoding="utf-8")
     assert subject.fingerprint() != before
+
+
+async def test_a_callback_that_writes_a_file_it_names_stays_the_same(
+    build: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = tmp_path / "book"
+    subject = build(f"echo $RUN >> {book}")
+    seen = []
+    for _ in range(4):
+        assert (await subject.run(request(), soon())).state is None
+        seen.append(subject.fingerprint())
+    assert book.read_text(encoding="utf-8") == "7\n" * 4
+    assert len(set(seen)) == 1
+    assert caplog.text.count(f"{book}, a word of KONTROL_CALLBACK, changed during two runs") == 1

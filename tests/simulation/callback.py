@@ -36,11 +36,22 @@ class SimRunner:
         self._host = host
         self._clock = clock
         self._fingerprint = fingerprint
+        self._replaced = asyncio.Event()
         self._child: Child | None = None
 
     def fingerprint(self) -> str:
         """Return what tells this callback from another."""
+        self._replaced.clear()
         return self._fingerprint
+
+    def replace(self, fingerprint: str) -> None:
+        """Put another callback in its place."""
+        self._fingerprint = fingerprint
+        self._replaced.set()
+
+    async def changed(self) -> None:
+        """Return when `replace` was called after `fingerprint`."""
+        await self._replaced.wait()
 
     async def run(self, request: RunRequest, deadline: float) -> RunOutcome:
         """Run it, or have it killed at the deadline or on cancellation."""

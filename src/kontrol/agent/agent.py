@@ -19,18 +19,19 @@ from pathlib import Path
 from random import Random
 from typing import Never
 
-from kontrol.agent.payload.file import PayloadFile
-from kontrol.agent.payload.watch import Watch
+from kontrol.agent.payload import PayloadFile
 from kontrol.agent.reporting.addresses import Addresses
 from kontrol.agent.reporting.reporter import Connect, Reporter, Resolve, TierStatus
 from kontrol.agent.reporting.schedule import Schedule
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.pod import Keepalive, parse_keepalive
 from kontrol.ensemble.tiers import Tier
+from kontrol.files.watch import Watch
 
 log = logging.getLogger(__name__)
 
 FAREWELL = 2.0  # seconds, for all tiers together
+LOOK = 0.1  # seconds between looks at a payload file whose changes leave no events
 _LAST = 2**63 - 1  # the greatest n that a record may have
 
 
@@ -161,9 +162,9 @@ class Agent:
                 task.cancel()
 
     async def _follow(self, file: PayloadFile) -> Never:
-        with Watch(file.path) as watch:
+        with Watch(f"payload {file.path}", interval=LOOK) as watch:
             while True:
-                watch.arm()  # before reading, so that no change falls between
+                watch.arm([file.path])  # before reading, so that no change falls between
                 file.refresh(self.update)
                 await watch.changed()
 

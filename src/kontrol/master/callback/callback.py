@@ -9,7 +9,9 @@ Building the input and judging the outcome are pure functions; `Callback` adds a
 files and the guard.
 """
 
+import asyncio
 import json
+import logging
 import os
 import resource
 import shlex
@@ -20,12 +22,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kontrol.files.watch import Watch
 from kontrol.master.callback.fingerprint import Fingerprint
 from kontrol.master.callback.state import STATE_LIMIT, StateError, parse_state
 from kontrol.process.command import Command, Outcome
 from kontrol.process.guard import Guard, GuardError
 
+log = logging.getLogger(__name__)
+
 STRING_LIMIT = 128 * 1024  # NAME=value and its NUL: MAX_ARG_STRLEN, include/uapi/linux/binfmts.h
+
+_LOOK = 1.0  # seconds between looks at files whose changes leave no events
+_SETTLE = 0.5  # seconds for which a new callback stays as it is before it is taken
+_SETTLE_MAX = 10.0  # seconds after which it is taken even so
 
 _VARIABLES = ("HASH", "MD5", "PODS", "STATE", "CHANGES", "TIER", "TERM_ID", "RUN")
 _FILES = {"PODS": "PODS_FILE", "STATE": "STATE_FILE", "CHANGES": "CHANGES_FILE"}
@@ -98,11 +107,37 @@ class Callback:
             self._environ["TIER"] = tier
         self._guard = guard
         self._on_stderr = on_stderr
-        self._fingerprint = Fingerprint(command)
+        path = self._environ.get("PATH", os.defpath)
+        self._fingerprint = Fingerprint(command, path, shell=shell)
+        self._told: str | None = None  # the fingerprint that was returned last
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the command line and of each file that a word of it names."""
-        return self._fingerprint.read()
+        self._told = self._fingerprint.read()
+        return self._told
+
+    async def changed(self) -> None:
+        """Return when the fingerprint is another than `fingerprint` returned last.
+
+        A change is awaited until it has settled, so that a half-written script is not taken. No
+        change is missed between two calls: the fingerprints are compared, not only events awaited.
+        """
+        loop = asyncio.get_running_loop()
+        last = self._told or self.fingerprint()
+        latest = None
+        with Watch("the callback's files", interval=_LOOK) as watch:
+            while True:
+                watch.arm(self._fingerprint.paths())  # before reading, so that no change is missed
+                now = self._fingerprint.read()
+                if now == self._told:
+                    latest = None
+                    await watch.changed()
+                elif now == last or (latest is not None and loop.time() >= latest):
+                    return
+                elif latest is None:
+                    latest = loop.time() + _SETTLE_MAX
+                last = now
+                await asyncio.sleep(_SETTLE)
 
     async def run(self, request: RunRequest, deadline: float) -> RunOutcome:
         """Run it once, until `deadline` (seconds of `boottime`) at the latest, and judge it."""
@@ -110,6 +145,7 @@ class Callback:
             folder = Path(tempfile.mkdtemp(prefix="kontrol-"))  # mode 0700
         except OSError as error:
             return _not_started(f"no temporary folder: {error}: set TMPDIR to one that is writable")
+        self._fingerprint.run_begins()
         try:
             environ = self._environ | build_environment(
                 request,
@@ -131,6 +167,12 @@ class Callback:
             return _not_started(str(error))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            for word in self._fingerprint.run_ended():
+                log.warning(
+                    "%s, a word of KONTROL_CALLBACK, changed during two runs: while runs write it, "
+                    "its changes do not make a new callback",
+                    word,
+                )
 
     def extend(self, deadline: float) -> None:
         """Move the deadline of the run under way (seconds of `boottime`)."""

@@ -31,6 +31,10 @@ class Runner(Protocol):
         """Return what tells this callback from another."""
         ...
 
+    async def changed(self) -> None:
+        """Return when the fingerprint is another than `fingerprint` returned last."""
+        ...
+
     async def run(self, request: RunRequest, deadline: float) -> RunOutcome:
         """Run it; it is killed when the boot clock reaches the deadline, which can be extended."""
         ...

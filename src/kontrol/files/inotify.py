@@ -1,4 +1,4 @@
-"""Linux's inotify(7) and statfs(2), as much of them as watching one file takes.
+"""Linux's inotify(7) and statfs(2), as much of them as watching files takes.
 
 Through ctypes: the standard library has neither, and a package for these four calls would weigh
 more than they do.

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from kontrol.agent.payload import inotify, watch
-from kontrol.agent.payload.file import PayloadFile
-from kontrol.agent.payload.inotify import Inotify
-from kontrol.agent.payload.watch import Watch
+from kontrol.agent.payload import PayloadFile
 from kontrol.ensemble.canonical import JSON
+from kontrol.files import inotify, watch
+from kontrol.files.inotify import Inotify
+from kontrol.files.watch import Watch
 
 DEADLINE = 10.0
 
@@ -30,9 +30,9 @@ class Follower:
         self._seen = asyncio.Event()
 
     async def run(self) -> None:
-        with Watch(self.file.path) as watch:
+        with Watch(f"payload {self.file.path}", interval=0.1) as watch:
             while True:
-                watch.arm()
+                watch.arm([self.file.path])
                 self.sure = watch.sure
                 self.file.refresh(self.values.append)
                 self.looks += 1
@@ -224,8 +224,8 @@ async def test_writes_from_another_process_without_a_pause(tmp_path: Path) -> No
 async def test_what_happens_beside_the_file_wakes_nobody(tmp_path: Path) -> None:
     path = tmp_path / "payload.json"
     put(path, 1)
-    with Watch(path) as watch:
-        watch.arm()
+    with Watch("file", interval=0.1) as watch:
+        watch.arm([path])
         for i in range(100):
             put(tmp_path / f"other-{i}", i)
         watch._readable()  # the events are there as soon as the change is
@@ -246,9 +246,9 @@ async def test_a_directory_that_goes_while_it_is_walked_is_no_fault(
         return add(self, path, mask)
 
     (tmp_path / "folder").mkdir()
-    with monkeypatch.context() as patch, Watch(tmp_path / "folder" / "payload.json") as watch:
+    with monkeypatch.context() as patch, Watch("file", interval=0.1) as watch:
         patch.setattr(Inotify, "add", gone)
-        watch.arm()
+        watch.arm([tmp_path / "folder" / "payload.json"])
         assert watch.sure
 
 
@@ -256,8 +256,8 @@ async def test_a_file_that_may_be_read_later(tmp_path: Path) -> None:
     path = tmp_path / "payload.json"
     put(path, 1)
     path.chmod(0)
-    with Watch(path) as watch:
-        watch.arm()
+    with Watch("file", interval=0.1) as watch:
+        watch.arm([path])
         path.chmod(0o600)
         async with asyncio.timeout(DEADLINE):
             await watch.changed()  # all that a test run by root can see
@@ -266,8 +266,8 @@ async def test_a_file_that_may_be_read_later(tmp_path: Path) -> None:
 async def test_lost_events_cause_a_look(tmp_path: Path) -> None:
     path = tmp_path / "payload.json"
     put(path, 1)
-    with Watch(path) as watch:
-        watch.arm()
+    with Watch("file", interval=0.1) as watch:
+        watch.arm([path])
         assert watch._inotify is not None
         watch._inotify.read = lambda: iter([(-1, inotify.OVERFLOW, "")])  # type: ignore[method-assign]
         watch._readable()
@@ -357,11 +357,11 @@ async def test_old_directories_are_no_longer_watched(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     path = tmp_path / "link"
     path.symlink_to("a/file")
-    with Watch(path) as watch:
-        watch.arm()
+    with Watch("file", interval=0.1) as watch:
+        watch.arm([path])
         before = watches(watch)
         for i in range(10):
             (tmp_path / str(i)).mkdir()
             swap(path, f"{i}/file")
-            watch.arm()
+            watch.arm([path])
             assert watches(watch) == before

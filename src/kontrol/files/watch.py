@@ -1,31 +1,31 @@
-"""Awaits changes of the file that a path leads to, whatever the path goes through.
+"""Awaits changes of the files that paths lead to, whatever the paths go through.
 
-The path is walked as the kernel walks it, symbolic links included. Every directory in which a name
+Each path is walked as the kernel walks it, symbolic links included. Every directory in which a name
 is looked up on the way is watched for that name, and the file at the end for its content. So a
 rename over the file, a directory that does not exist yet, and the swap of a link anywhere on the
-way (the `..data` of a Kubernetes volume) are all seen.
+way (the `..data` of a Kubernetes volume) are all seen. One inotify instance serves all paths.
 
 Invariant: a directory is watched before the name is looked up in it, and the file before it is
 read. So a change that the walk or the reader missed has left an event.
 
 Where the kernel cannot tell (no inotify, none left, a directory that may not be read, a file
-system that changes elsewhere), `changed` returns every 100 ms instead.
+system that changes elsewhere), `changed` returns at a fixed interval instead.
 """
 
 import asyncio
 import logging
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from kontrol.agent.payload import inotify
-from kontrol.agent.payload.inotify import Inotify
+from kontrol.files import inotify
+from kontrol.files.inotify import Inotify
 
 log = logging.getLogger(__name__)
 
-_LOOK = 0.1  # seconds between looks without events
 _SETTLE = 0.02  # seconds for a burst to end, so that it is one change; a lone rename needs none
 _MAX_LINKS = 40  # as the kernel: path_resolution(7)
 
@@ -36,13 +36,15 @@ _FILE = inotify.MODIFY  # its directory tells the rest
 
 
 class Watch:
-    """Watches `path`: `arm`, read the file, await `changed`, and again. A context manager.
+    """Watches files: `arm`, read them, await `changed`, and again. A context manager.
 
     Must be made on the running loop. `sure` says that events tell of every change.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path.absolute().as_posix()
+    def __init__(self, name: str, *, interval: float) -> None:
+        """`name` is for the log; `interval`, in seconds, is how often to look without events."""
+        self._name = name
+        self._interval = interval
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         self._whole = False  # whether what changed came by a rename, complete at once
@@ -64,22 +66,25 @@ class Watch:
             self._loop.remove_reader(self._inotify.fileno())
             self._inotify.close()
 
-    def arm(self) -> None:
-        """Watch what the path goes through now. To be called before the file is read."""
+    def arm(self, paths: Iterable[Path]) -> None:
+        """Watch what these paths, and no others, go through now; to be called before reading."""
         if self._inotify is None:
             return
         before, self._names = self._names, {}
-        try:
-            self._judge(self._walk(self._inotify))
-        except OSError as error:
-            self._judge(str(error))
+        doubts = []
+        for path in paths:
+            try:
+                doubts.append(self._walk(self._inotify, path.absolute().as_posix()))
+            except OSError as error:
+                doubts.append(str(error))
+        self._judge(next((doubt for doubt in doubts if doubt is not None), None))
         for watch in before.keys() - self._names.keys():
             self._inotify.remove(watch)
 
     async def changed(self) -> None:
         """Return soon after the next change, or when it is time to look."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(None if self.sure else _LOOK):
+            async with asyncio.timeout(None if self.sure else self._interval):
                 await self._event.wait()
                 if not self._whole or self._loop.time() < self._last + _SETTLE:
                     await asyncio.sleep(_SETTLE)
@@ -89,7 +94,7 @@ class Watch:
 
     def _judge(self, doubt: str | None) -> None:
         if self.sure and doubt is not None:
-            log.info("payload %s: looking every %g s: %s", self._path, _LOOK, doubt)
+            log.info("%s: looking every %g s: %s", self._name, self._interval, doubt)
         self.sure = doubt is None
 
     def _readable(self) -> None:
@@ -99,12 +104,12 @@ class Watch:
                 self._whole |= bool(mask & inotify.MOVED_TO)
                 self._event.set()
 
-    def _walk(self, events: Inotify) -> str | None:
-        """Watch the way down to the file, or to where it breaks off.
+    def _walk(self, events: Inotify, path: str) -> str | None:
+        """Watch the way down to the file of `path`, or to where it breaks off.
 
         Returns why events may be missing, None if they are not. Raises `OSError`.
         """
-        current, todo, links = "/", self._path.split("/")[::-1], 0
+        current, todo, links = "/", path.split("/")[::-1], 0
         mode, foreign = stat.S_IFDIR, None
         while todo:
             name = todo.pop()

@@ -1,1 +1,0 @@
-"""The payload file, and how its changes are noticed."""
