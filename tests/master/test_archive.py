@@ -11,6 +11,7 @@ from tests.support.simloop import virtual
 from kontrol.ensemble.canonical import JSON
 from kontrol.master.operator.archive import ArchiveError, export, restore
 from kontrol.master.operator.view import View
+from kontrol.master.records.records import Records
 from kontrol.store.memory import MemoryCluster, MemoryStore
 
 SAVED = replace(GOOD, state=b'{"x":1}')
@@ -23,7 +24,7 @@ async def lived(cluster: MemoryCluster, callback: Stub) -> dict[str, JSON]:
             await asyncio.sleep(5)
         await master.ping(record(2, n=1, down=True))
         await asyncio.sleep(5)
-    return json.loads(json.dumps(await export(MemoryStore(cluster), KEYS)))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(await export(MemoryStore(cluster), Records(KEYS))))  # type: ignore[no-any-return]
 
 
 @virtual
@@ -32,7 +33,7 @@ async def test_a_tier_goes_on_in_another_store() -> None:
     callback = Stub(outcome=lambda _: SAVED)
     document = await lived(old, callback)
     before = [run.request for run in callback.runs]
-    said = await restore(MemoryStore(new), KEYS, document)
+    said = await restore(MemoryStore(new), Records(KEYS), document)
     assert "2 entries" in said
     async with running(new, callback) as master, alive(master, 1):
         await asyncio.sleep(30)
@@ -52,8 +53,8 @@ async def test_a_tier_goes_on_in_another_store() -> None:
 @virtual
 async def test_an_export_of_nothing_can_be_imported() -> None:
     store = MemoryStore(MemoryCluster())
-    document = await export(store, KEYS)
-    await restore(store, KEYS, document)
+    document = await export(store, Records(KEYS))
+    await restore(store, Records(KEYS), document)
 
 
 @virtual
@@ -63,12 +64,12 @@ async def test_a_tier_that_is_used_is_not_replaced() -> None:
     used = MemoryCluster()
     await lived(used, callback)
     with pytest.raises(ArchiveError, match=r"in use.*etcdctl del"):
-        await restore(MemoryStore(used), KEYS, document)
+        await restore(MemoryStore(used), Records(KEYS), document)
     fresh = MemoryCluster()
     async with running(fresh, callback):
         await asyncio.sleep(1)
         with pytest.raises(ArchiveError, match=r"masters are at work \(m1\): stop"):
-            await restore(MemoryStore(fresh), KEYS, document)
+            await restore(MemoryStore(fresh), Records(KEYS), document)
 
 
 @virtual
@@ -84,8 +85,8 @@ async def test_a_damaged_document_changes_nothing() -> None:
     bad.append({**document, "applied": {"run": 1, "members": [[1]]}})
     for one in bad:
         with pytest.raises(ArchiveError):
-            await restore(MemoryStore(cluster), KEYS, one)
-    await restore(MemoryStore(cluster), KEYS, document)
+            await restore(MemoryStore(cluster), Records(KEYS), one)
+    await restore(MemoryStore(cluster), Records(KEYS), document)
 
 
 SEAT: dict[str, JSON] = {"id": "a", "nonce": "n", "n": 1, "seq": 1}
@@ -111,7 +112,7 @@ APPLIED: dict[str, JSON] = {"run": 1, "digest": "d", "fingerprint": None, "membe
         {"states": []},
         {"state": "x" * 2_000_000},
         {"applied": [1]},
-        {"applied": {"run": 1, "members": []}},
+        {"applied": {"digest": "d", "members": []}},
         {"applied": {**APPLIED, "digest": 1}},
         {"applied": {**APPLIED, "members": [[1, 2, 3, 4, 5, 6]]}},
         {"applied": {**APPLIED, "members": [5]}},
@@ -123,8 +124,8 @@ async def test_what_masters_could_not_read_is_not_put_there(part: dict[str, JSON
     store = MemoryStore(MemoryCluster())
     whole: dict[str, JSON] = {"kontrol": 1, "term": 1, "seq": 3, "seats": {"k": SEAT}, "runs": {}}
     with pytest.raises(ArchiveError, match=r"^the document is damaged: \S.*: take another$"):
-        await restore(store, KEYS, {**whole, **part})
-    await restore(store, KEYS, {**whole, "applied": APPLIED})
+        await restore(store, Records(KEYS), {**whole, **part})
+    await restore(store, Records(KEYS), {**whole, "applied": APPLIED})
 
 
 @virtual
@@ -136,9 +137,9 @@ async def test_the_last_run_of_an_import_is_the_last_run() -> None:
         await asyncio.sleep(5)
         async with alive(master, 2):
             await asyncio.sleep(60)
-    document = await export(MemoryStore(old), KEYS)
+    document = await export(MemoryStore(old), Records(KEYS))
     last = callback.runs[-1].request.run
-    await restore(MemoryStore(new), KEYS, document)
+    await restore(MemoryStore(new), Records(KEYS), document)
     async with running(new, callback) as master, alive(master, 1, 3):
         shown = await View(master, MemoryStore(new), wall=str).runs(200)
         assert [entry["run"] for entry in shown] == [*range(last, 0, -1)]

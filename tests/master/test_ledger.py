@@ -10,6 +10,7 @@ from kontrol.ensemble.difference import Changes
 from kontrol.ensemble.pod import Pod
 from kontrol.master.election.term import Deposed, Term
 from kontrol.master.leader.ledger import Ledger
+from kontrol.master.records.records import Records
 from kontrol.master.records.runs import Ending, Running
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.protocol import Put, Range
@@ -30,7 +31,7 @@ class Book:
         put = await self.store.txn([], [Put(key, b"{}", lease)])
         clock = asyncio.get_running_loop().time
         term = Term(self.store, key, lease, put.header.revision, fover=3, clock=clock)
-        ledger = Ledger(self.store, KEYS, term)
+        ledger = Ledger(self.store, Records(KEYS), term)
         await ledger.open(0)
         return ledger
 

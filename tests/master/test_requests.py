@@ -13,6 +13,7 @@ from kontrol.master.callback.callback import RunOutcome, RunRequest
 from kontrol.master.leader.requests import Requests
 from kontrol.master.master import Master
 from kontrol.master.operator.view import View
+from kontrol.master.records.records import Records
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.memory.client import Reliable
 from kontrol.store.memory.requests import Request
@@ -275,7 +276,10 @@ async def test_a_request_that_the_store_does_not_take_is_said_to_be_none() -> No
     cluster = MemoryCluster()
     loop = asyncio.get_running_loop()
     requests = Requests(
-        MemoryStore(cluster, Silent()), KEYS, silence=2, wall=lambda: "2026-01-01T00:00:00Z"
+        MemoryStore(cluster, Silent()),
+        Records(KEYS),
+        silence=2,
+        wall=lambda: "2026-01-01T00:00:00Z",
     )
     began = loop.time()
     with pytest.raises(Unavailable, match="nothing was asked for"):

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kontrol.ensemble.canonical import JSON, canonical
+from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.damper import Damper
 from kontrol.master.election.election import Election
 from kontrol.master.leader.counts import Counts
@@ -19,6 +19,8 @@ from kontrol.master.leader.leader import Leader, LeaderConfig
 from kontrol.master.leader.requests import Requests
 from kontrol.master.mirror.mirror import Mirror
 from kontrol.master.records.keys import Keys
+from kontrol.master.records.masters import Candidate
+from kontrol.master.records.records import Records
 from kontrol.master.registry.registry import Registry
 from kontrol.store.protocol import Range, Store
 
@@ -61,20 +63,21 @@ class Master:
         self.config = config
         self.counts = Counts()
         self._store = store
-        self.keys = keys = Keys.of(config.namespace, config.app)
+        self.records = records = Records(Keys.of(config.namespace, config.app))
+        self.keys = records.keys
         self._runner = runner
         damper = Damper(config.damper, config.damper_max)
-        self.mirror = Mirror(store, keys, ttl=config.ttl, damper=damper)
+        self.mirror = Mirror(store, records, ttl=config.ttl, damper=damper)
         self.election = Election(
-            store, keys, fover=config.fover, value=self._candidacy, clock=boot_clock
+            store, records, fover=config.fover, value=self._candidacy, clock=boot_clock
         )
         self.registry = Registry(
-            store, keys, self.mirror, ttl=config.ttl, leader=lambda: self.leader_id
+            store, records, self.mirror, ttl=config.ttl, leader=lambda: self.leader_id
         )
-        self.requests = Requests(store, keys, silence=config.fover / 3, wall=wall)
+        self.requests = Requests(store, records, silence=config.fover / 3, wall=wall)
         self.leader = Leader(
             store,
-            keys,
+            records,
             self.mirror,
             self.election,
             self.requests,
@@ -103,17 +106,19 @@ class Master:
     @property
     def leader_id(self) -> str | None:
         """The id of the leader, None while there is none."""
-        who = self.leader_record
-        return None if who is None else str(who["id"])
+        candidates = self.election.candidates
+        return self.records.candidate(candidates[0]).id if candidates else None
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """Those who stand for leader, the leader first."""
+        return [self.records.candidate(kv) for kv in self.election.candidates]
 
     @property
     def leader_record(self) -> dict[str, JSON] | None:
         """The leader's candidacy: `id`, `address`, `fingerprint`, and `term` once it leads."""
-        candidates = self.election.candidates
-        if not candidates:
-            return None
-        record: dict[str, JSON] = json.loads(candidates[0].value)
-        return record
+        candidates = self.candidates
+        return candidates[0].public() if candidates else None
 
     def pods(self) -> list[dict[str, JSON]]:
         """The ordered pods, as the callback sees them."""
@@ -122,14 +127,12 @@ class Master:
     async def state(self) -> JSON:
         """The state that the callback returned last. Raises `StoreError`."""
         kvs = (await self._store.range(Range(self.keys.state))).kvs
-        state: JSON = json.loads(kvs[0].value) if kvs else None
-        return state
+        state = self.records.state(kvs[0]) if kvs else None
+        return None if state is None else json.loads(state)
 
     def _candidacy(self) -> bytes:
-        return canonical(
-            {
-                "id": self.config.id,
-                "address": self.config.address,
-                "fingerprint": self._runner.fingerprint() if self._runner else "",
-            }
-        )
+        return Candidate(
+            id=self.config.id,
+            address=self.config.address,
+            fingerprint=self._runner.fingerprint() if self._runner else "",
+        ).encode()

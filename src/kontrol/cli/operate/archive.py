@@ -19,7 +19,7 @@ from kontrol.settings import variables as v
 from kontrol.settings.resolve import resolve
 
 if TYPE_CHECKING:
-    from kontrol.master.records.keys import Keys
+    from kontrol.master.records.records import Records
     from kontrol.store.protocol import Store
 
 _T = TypeVar("_T")
@@ -55,7 +55,7 @@ def _import(options: argparse.Namespace, _others: list[str]) -> int:
         say(f"{options.file}: expected an export of Kontrol; {error}")
         return USAGE
     try:
-        print(_with_store(settings, lambda store, keys: restore(store, keys, document)))
+        print(_with_store(settings, lambda store, records: restore(store, records, document)))
     except ArchiveError as error:
         say(str(error))
         return REFUSED
@@ -74,7 +74,9 @@ def _settings() -> Settings:
     return assemble(resolved)
 
 
-def _with_store(settings: Settings, work: "Callable[[Store, Keys], Awaitable[_T]]") -> "_T | int":
+def _with_store(
+    settings: Settings, work: "Callable[[Store, Records], Awaitable[_T]]"
+) -> "_T | int":
     """Do some work on the masters' store; returns what came of it, or an exit status, said why."""
     import asyncio
 
@@ -82,12 +84,14 @@ def _with_store(settings: Settings, work: "Callable[[Store, Keys], Awaitable[_T]
     from kontrol.daemon.mastering import open_store
     from kontrol.daemon.process import Children
     from kontrol.master.records.keys import Keys
+    from kontrol.master.records.records import Records
     from kontrol.store.protocol import StoreError
 
     async def run() -> _T:
         async with AsyncExitStack() as stack:
             store = await open_store(settings, stack, Children())
-            return await work(store, Keys.of(settings.pod.namespace, settings.pod.app))
+            keys = Keys.of(settings.pod.namespace, settings.pod.app)
+            return await work(store, Records(keys))
 
     try:
         return asyncio.run(run())

@@ -15,8 +15,8 @@ from kontrol.ensemble.canonical import canonical
 from kontrol.errors import leaves
 from kontrol.master.election.term import Deposed, Term
 from kontrol.master.mirror.follower import Follower
-from kontrol.master.records.keys import Keys
-from kontrol.master.records.meta import Meta, Outdated
+from kontrol.master.records.meta import Outdated
+from kontrol.master.records.records import Records
 from kontrol.store.protocol import (
     Ambiguous,
     Compare,
@@ -45,7 +45,7 @@ class Election:
     def __init__(
         self,
         store: Store,
-        keys: Keys,
+        records: Records,
         *,
         fover: float,
         value: Callable[[], bytes],
@@ -56,7 +56,8 @@ class Election:
         self.proofs = 0
         self.known = 0  # the highest term that may have been, before a restore that we noticed
         self._store = store
-        self._keys = keys
+        self._records = records
+        self._keys = keys = records.keys
         self._fover = fover
         self._value = value
         self._clock = clock
@@ -126,8 +127,9 @@ class Election:
             await asyncio.sleep(delay)
 
     async def _campaign(self, lead: Lead) -> None:
-        meta = (await self._store.range(Range(self._keys.meta))).kvs
-        self._floor = Meta.decode(meta[0].value).floor if meta else 0
+        found = (await self._store.range(Range(self._keys.meta))).kvs
+        meta = self._records.meta(found[0]) if found else None
+        self._floor = meta.floor if meta else 0
         lease = (await self._store.grant(math.ceil(self._fover))).id
         try:
             async with asyncio.TaskGroup() as group:
@@ -179,7 +181,7 @@ class Election:
                     return
                 if candidates[0].key != waiting_for:
                     waiting_for = candidates[0].key
-                    leader = json.loads(candidates[0].value)["id"]
+                    leader = self._records.candidate(candidates[0]).id
                     log.info("candidate, behind %s (as number %d)", leader, term.revision)
             await self._moved.wait()
 

@@ -7,7 +7,6 @@ predecessor did; and that a run which its predecessor left unended has been dead
 """
 
 import asyncio
-import json
 import logging
 import random
 from collections.abc import Callable
@@ -22,10 +21,11 @@ from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.execution import Asked, Execution, Runner, Snapshot
 from kontrol.master.leader.ledger import Ledger
 from kontrol.master.leader.notice import Notice
-from kontrol.master.leader.requests import Answer, Request, Requests
+from kontrol.master.leader.requests import Requests
 from kontrol.master.leader.sweep import sweep
 from kontrol.master.mirror.mirror import Mirror
-from kontrol.master.records.keys import Keys
+from kontrol.master.records.masters import Answer, Request
+from kontrol.master.records.records import Records
 from kontrol.master.records.runs import Ending
 from kontrol.store.protocol import Ambiguous, Range, Store, Unavailable
 
@@ -49,7 +49,7 @@ class Leader:
     def __init__(
         self,
         store: Store,
-        keys: Keys,
+        records: Records,
         mirror: Mirror,
         election: Election,
         requests: Requests,
@@ -65,9 +65,10 @@ class Leader:
 
         `emit` hears of `lock_obtained`, `md5_changed` and `callback_invoked`.
         """
-        self.notice = Notice(keys, wall)
+        self.notice = Notice(records.keys, wall)
         self._store = store
-        self._keys = keys
+        self._records = records
+        self._keys = records.keys
         self._mirror = mirror
         self._election = election
         self._requests = requests
@@ -91,7 +92,7 @@ class Leader:
 
     async def lead(self, term: Term) -> None:
         """Lead until cancelled. Raises `Deposed`, `Outdated`, `StoreError`."""
-        ledger = Ledger(self._store, self._keys, term)
+        ledger = Ledger(self._store, self._records, term)
         await ledger.open(self._election.known)
         await self._election.announce(term)
         log.info("leader, in term %d", term.number)
@@ -265,7 +266,7 @@ class Leader:
         if fingerprint in (None, self._fingerprint):
             return False
         return any(
-            json.loads(kv.value).get("fingerprint") == fingerprint
+            self._records.candidate(kv).fingerprint == fingerprint
             for kv in self._election.candidates
         )
 
@@ -279,7 +280,7 @@ class Leader:
     async def _sweep(self, term: Term) -> None:
         while True:
             try:
-                await sweep(self._store, self._keys, term)
+                await sweep(self._store, self._records, term)
             except (Unavailable, Ambiguous) as error:
                 log.debug("the seats are swept later: %s", error)
             await asyncio.sleep(_SWEEP_EVERY)

@@ -9,20 +9,24 @@ anything else knows that the store went back, and writes nothing more.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.difference import Changes, Member, missing
 from kontrol.ensemble.pod import Pod
 from kontrol.master.election.term import Term
-from kontrol.master.mirror.mirror import Mirror
-from kontrol.master.records.keys import Keys
+from kontrol.master.records.fields import MOST_RUN
 from kontrol.master.records.meta import Meta
-from kontrol.master.records.pods import Seat
-from kontrol.master.records.runs import Applied, Ending, Running, encode_entry, encode_members
+from kontrol.master.records.records import Records
+from kontrol.master.records.runs import (
+    Applied,
+    Ending,
+    Head,
+    Running,
+    encode_entry,
+    encode_members,
+)
 from kontrol.store.protocol import (
     Ambiguous,
     Compare,
@@ -38,19 +42,21 @@ log = logging.getLogger(__name__)
 
 _STATES = 20
 _RUNS = 200
+_NEWEST = 20  # entries, of which some may be damaged
 _ASK = 40  # members whose fate one transaction asks for: three ranges each, of 128 operations
 
 
 class Ledger:
     """The leader's book. Opened once per term; nobody else writes while the term stands."""
 
-    def __init__(self, store: Store, keys: Keys, term: Term) -> None:
+    def __init__(self, store: Store, records: Records, term: Term) -> None:
         self.applied = Applied()
         self.running: Running | None = None
         self.state: bytes | None = None
         self.next_run = 1
         self._store = store
-        self._keys = keys
+        self._records = records
+        self._keys = records.keys
         self._term = term
         self._running_revision = 0  # 0: absent
         self._applied_revision = 0
@@ -60,7 +66,7 @@ class Ledger:
 
         Raises `Outdated`, `Deposed`, and `StoreError`.
         """
-        keys = self._keys
+        keys, records = self._keys, self._records
         answer = await self._term.write(
             [],
             [
@@ -68,35 +74,39 @@ class Ledger:
                 Range(keys.applied),
                 Range(keys.running),
                 Range(keys.state),
-                Range(keys.runs, prefix=True, descending=True, limit=1, keys_only=True),
+                Range(keys.runs, prefix=True, descending=True, limit=_NEWEST),
                 Range(f"{keys.applied}/", prefix=True),
+                Range(keys.candidates, prefix=True),
             ],
         )
-        meta, applied, running, state, newest, chunks = (answer.range(i).kvs for i in range(6))
-        floor = Meta.decode(meta[0].value).floor if meta else 0
+        found = [answer.range(i).kvs for i in range(7)]
+        metas, applied, running, state, newest, chunks, candidates = found
+        meta = records.meta(metas[0]) if metas else None
+        unended = records.running(running[0]) if running else Running()
+        if meta is None:
+            told = records.highest_term(running, newest, candidates)
+            floor = max(0, told + 1 - self._term.revision)
+        else:
+            floor = meta.floor
         # Every run takes two writes or more, so the same step takes us past all numbers of runs.
         step = max(0, known + 1 - (floor + self._term.revision))
-        if step or not meta:
-            await self._term.insist([Put(keys.meta, Meta(floor + step).encode())])
+        if step or meta is None:
+            raised = replace(meta or Meta(), floor=floor + step)
+            await self._term.insist([Put(keys.meta, raised.encode())])
         self._term.number = floor + step + self._term.revision
         if applied:
-            head = json.loads(applied[0].value)
-            mine = keys.members(head["run"])
-            members = [
-                Member(*row)
-                for kv in chunks
-                if kv.key.startswith(mine)
-                for row in json.loads(kv.value)
-            ]
-            self.applied = Applied(head["run"], head["digest"], head["fingerprint"], tuple(members))
+            self.applied = records.applied(applied[0], chunks) or Applied()
             self._applied_revision = applied[0].mod_revision
+        self.state = records.state(state[0]) if state else None
+        numbers = [keys.number(kv.key) or 0 for kv in newest]
+        last = max([number for number in numbers if number <= MOST_RUN], default=0)
+        self.next_run = 1 + max(last, unended.run, self.applied.run) + step
         if running:
-            self.running = Running(**json.loads(running[0].value))
             self._running_revision = running[0].mod_revision
-        self.state = state[0].value if state else None
-        last = int(newest[0].key.removeprefix(keys.runs)) if newest else 0
-        started = self.running.run if self.running else 0
-        self.next_run = 1 + max(last, started, self.applied.run) + step
+            if not unended.run:  # its number cannot be read; no run's is above that of a term
+                unended = replace(unended, run=max(self.next_run, self._term.number))
+                self.next_run = unended.run + 1
+            self.running = unended
 
     async def start(self, running: Running) -> None:
         """Write that a run begins; only then may its process start."""
@@ -114,14 +124,9 @@ class Ledger:
         for i, chunk in enumerate(chunks):
             await self._term.insist([Put(f"{self._keys.members(running.run)}{i:04d}", chunk)])
         kept = self.state if state is None else state
-        head: dict[str, JSON] = {
-            "run": running.run,
-            "digest": running.digest,
-            "fingerprint": running.fingerprint,
-            "pods": len(members),
-        }
+        head = Head(running.run, running.digest, running.fingerprint, len(members))
         ops: list[Op] = [
-            Put(self._keys.applied, canonical(head)),
+            Put(self._keys.applied, head.encode()),
             Put(self._keys.run(running.run), encode_entry(running, len(pods), changes, ending)),
             Delete(self._keys.running),
         ]
@@ -152,9 +157,9 @@ class Ledger:
         state moves only with a number that is never used again.
         """
         kept = (await self._store.range(Range(self._keys.state_of(number)))).kvs
-        if not kept:
+        state = self._records.state(kept[0]) if kept else None
+        if state is None:
             return None
-        state = kept[0].value
         booked = Running(
             run=self.next_run,
             term=self._term.number,
@@ -220,12 +225,12 @@ class Ledger:
                 ],
             )
             for i, member in enumerate(some):
-                live = [Mirror.decode(kv) for kv in answer.range(3 * i).kvs]
+                live = [self._records.pod(kv) for kv in answer.range(3 * i).kvs]
                 if any(there and there.pod.seq == member.seq for there in live):
                     return None
                 seats = answer.range(3 * i + 1).kvs + answer.range(3 * i + 2).kvs
-                tombstones = (Seat.decode(kv.value) for kv in seats)
-                if any(seat.seq == member.seq and seat.left for seat in tombstones):
+                tombstones = (self._records.seat(kv) for kv in seats)
+                if any(seat and seat.seq == member.seq and seat.left for seat in tombstones):
                     left.add(member.seq)
         return left
 

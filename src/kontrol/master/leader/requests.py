@@ -8,21 +8,20 @@ that its successor does again: what is asked for is done at least once.
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Literal
 
-from kontrol.ensemble.canonical import JSON, canonical
+from kontrol.ensemble.canonical import JSON
 from kontrol.master.election.term import Term
 from kontrol.master.mirror.follower import Follower
-from kontrol.master.records.keys import Keys
+from kontrol.master.records.masters import Answer, Request
+from kontrol.master.records.records import Records
 from kontrol.store.protocol import (
     Ambiguous,
     Compare,
     Event,
-    KeyValue,
     LeaseGone,
     Put,
     Store,
@@ -37,39 +36,16 @@ _LEASE = 60  # seconds for which an unanswered request stands
 _PATIENCE = 3.0  # seconds for the store to take a request
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request: `by` says who asked, `at` when (RFC 3339), `run` which run it is about."""
-
-    id: str
-    kind: Kind
-    by: str
-    at: str
-    run: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of a request: a line for people, and the run that it concerns."""
-
-    message: str
-    refused: bool = False
-    run: int | None = None
-
-    def public(self) -> dict[str, JSON]:
-        """Return it as JSON."""
-        return {"message": self.message, "refused": self.refused, "run": self.run}
-
-
 class Requests:
     """The requests of one tier, on every master; `run` must be running."""
 
     def __init__(
-        self, store: Store, keys: Keys, *, silence: float, wall: Callable[[], str]
+        self, store: Store, records: Records, *, silence: float, wall: Callable[[], str]
     ) -> None:
         """`silence` as for a `Follower`; `wall` tells the date and time, RFC 3339."""
         self._store = store
-        self._keys = keys
+        self._records = records
+        self._keys = keys = records.keys
         self._wall = wall
         self._follower = Follower(store, keys.requests, silence=silence)
         self._follower.listen(self._take)
@@ -87,8 +63,8 @@ class Requests:
     def pending(self, *kinds: Kind) -> list[Request]:
         """Return the requests of these kinds that nobody answered, the oldest first."""
         entries = sorted(self._follower.entries.values(), key=lambda kv: kv.create_revision)
-        found = (_decode(kv) for kv in entries if kv.key not in self._answered)
-        return [request for request, answer in found if answer is None and request.kind in kinds]
+        found = (self._records.request(kv) for kv in entries if kv.key not in self._answered)
+        return [one for one in found if one and one.answer is None and one.kind in kinds]
 
     async def ask(
         self, kind: Kind, by: str, *, run: int | None = None, timeout: float
@@ -105,7 +81,7 @@ class Requests:
             raise Unavailable("it did not answer in time; nothing was asked for") from None
         name = f"{lease:016x}"
         key = self._keys.requests + name
-        value = canonical({"kind": kind, "by": by, "at": self._wall(), "run": run})
+        value = Request(name, kind, by, self._wall(), run).encode()
         waiting = self._waiting[key] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout):
@@ -126,7 +102,7 @@ class Requests:
         if entry is None:
             return  # nobody waits any more
         log.info("request of %s (%s): %s", request.by, request.kind, answer.message)
-        value = canonical({**json.loads(entry.value), "answer": answer.public()})
+        value = replace(request, answer=answer).encode()
         with contextlib.suppress(LeaseGone):
             unmoved = Compare(key, "mod", "=", entry.mod_revision)
             await term.insist([Put(key, value, entry.lease)], [unmoved])
@@ -148,14 +124,7 @@ class Requests:
                 self._answered.discard(key)
                 answer: Answer | None = Answer("the request expired unanswered", refused=True)
             else:
-                _, answer = _decode(event.kv)
+                request = self._records.request(event.kv)
+                answer = request.answer if request else None
             if waiting is not None and answer is not None and not waiting.done():
                 waiting.set_result(answer)
-
-
-def _decode(kv: KeyValue) -> tuple[Request, Answer | None]:
-    found = json.loads(kv.value)
-    answer = found.get("answer")
-    name = kv.key.rpartition("/")[2]
-    request = Request(name, found["kind"], found["by"], found["at"], found["run"])
-    return request, None if answer is None else Answer(**answer)

@@ -9,19 +9,19 @@ import time
 from dataclasses import replace
 
 from kontrol.master.election.term import Term
-from kontrol.master.records.keys import Keys
-from kontrol.master.records.pods import Seat
+from kontrol.master.records.records import Records
 from kontrol.store.protocol import Compare, Delete, Op, Put, Range, Store
 
 IDLE = 24 * 3600.0  # seconds
 
 
-async def sweep(store: Store, keys: Keys, term: Term, *, now: float | None = None) -> int:
+async def sweep(store: Store, records: Records, term: Term, *, now: float | None = None) -> int:
     """Stamp and delete unused seats; returns how many were deleted.
 
     `now` is in Unix seconds: stamps outlive the machine that made them. Raises `Deposed` and
     `StoreError`.
     """
+    keys = records.keys
     now = time.time() if now is None else now
     answer = await store.txn(
         [], [Range(keys.pods, prefix=True, keys_only=True), Range(keys.seats, prefix=True)]
@@ -32,7 +32,9 @@ async def sweep(store: Store, keys: Keys, term: Term, *, now: float | None = Non
         name = kv.key.removeprefix(keys.seats)
         if name in live:
             continue
-        seat = Seat.decode(kv.value)
+        seat = records.seat(kv)
+        if seat is None:
+            continue
         unmoved = Compare(kv.key, "mod", "=", kv.mod_revision)
         if seat.idle is None:
             op: Op = Put(kv.key, replace(seat, idle=now).encode())

@@ -5,18 +5,15 @@ new leader goes on where the old one was.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 
 from kontrol.ensemble.damper import Damper
 from kontrol.ensemble.ensemble import Ensemble
-from kontrol.ensemble.pod import BadRecord, Keepalive, Pod
+from kontrol.ensemble.pod import Keepalive
 from kontrol.master.mirror.follower import Follower, OnRestore
-from kontrol.master.records.keys import Keys
 from kontrol.master.records.pods import Live
-from kontrol.store.protocol import Event, KeyValue, RangeResult, Store
-
-log = logging.getLogger(__name__)
+from kontrol.master.records.records import Records
+from kontrol.store.protocol import Event, RangeResult, Store
 
 
 class Mirror:
@@ -25,12 +22,13 @@ class Mirror:
     `version` rises with every change that the callback could see.
     """
 
-    def __init__(self, store: Store, keys: Keys, *, ttl: float, damper: Damper) -> None:
+    def __init__(self, store: Store, records: Records, *, ttl: float, damper: Damper) -> None:
         """`ttl` in seconds."""
         self.ensemble = Ensemble()
         self.damper = damper
         self.version = 0
-        self._keys = keys
+        self._records = records
+        self._keys = keys = records.keys
         self._ttl = ttl
         self._follower = Follower(store, keys.pods, silence=ttl / 3)
         self._follower.listen(self._take)
@@ -95,15 +93,6 @@ class Mirror:
         pods = [pod for pod in self.ensemble.with_id(record.id) if pod.key != record.key]
         return tuple(live for pod in pods[:2] if (live := self.live(pod.key)) is not None)
 
-    @staticmethod
-    def decode(kv: KeyValue) -> Live | None:
-        """Read a pod as the store has it; None, and a line in the log, if it is damaged."""
-        try:
-            return Live(Pod.decode(kv.value), kv.mod_revision, kv.lease)
-        except BadRecord as error:
-            log.warning("%s in the store is no pod: %s; delete it", kv.key, error)
-            return None
-
     def _take(self, events: Sequence[Event]) -> None:
         changed = not self.version  # the first reading may be of what nobody acted on yet
         for event in events:
@@ -111,7 +100,7 @@ class Mirror:
             if event.type == "delete":
                 changed |= self.ensemble.remove(key) is not None
                 continue
-            live = self.decode(event.kv)
+            live = self._records.pod(event.kv)
             if live is None:
                 changed |= self.ensemble.remove(key) is not None
             else:

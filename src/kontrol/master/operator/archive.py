@@ -1,75 +1,99 @@
 """What a tier must not lose with its etcd, as one JSON document: state, numbers and ledger.
 
 A document is put into a tier that nobody uses yet. It raises the counter and the floor of terms
-first, so that whatever happens meanwhile, no number of a pod, a run or a term is told twice.
+first, so that whatever happens meanwhile, no number of a pod, a run or a term is told twice. All of
+it is judged before anything is written, by what reads the records of the store.
 """
 
 import json
+import logging
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kontrol.ensemble.canonical import JSON, canonical
-from kontrol.ensemble.difference import Member
-from kontrol.master.operator.form import check
-from kontrol.master.records.keys import Keys
+from kontrol.master.records.fields import MOST_RUN, Damaged, Fields
 from kontrol.master.records.meta import Meta
 from kontrol.master.records.pods import Seat
-from kontrol.master.records.runs import encode_members
-from kontrol.store.protocol import Compare, KeyValue, Op, Put, Range, Store
+from kontrol.master.records.records import Records
+from kontrol.master.records.runs import (
+    Head,
+    decode_entry,
+    decode_state,
+    encode_rows,
+    member_of,
+)
+from kontrol.store.protocol import Compare, Op, Put, Range, Store
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 _BATCH = 16  # operations of up to 4 KiB
+_SEAT = re.compile(r"[0-9A-Za-z_-]{1,64}(\.[0-9]{1,20})?\Z")  # `Keys.seat` and `Keys.old_seat`
 
 
 class ArchiveError(Exception):
     """A document that cannot be read, or a tier that it must not be put into."""
 
 
-async def export(store: Store, keys: Keys) -> dict[str, JSON]:
-    """Return the document. Raises `StoreError`."""
-    singles = (keys.meta, keys.counter, keys.applied, keys.state)
-    prefixes = (keys.seats, keys.runs, f"{keys.applied}/")
+async def export(store: Store, records: Records) -> dict[str, JSON]:
+    """Return the document, without what is damaged, of which the log warns. Raises `StoreError`."""
+    keys = records.keys
+    singles = (keys.meta, keys.counter, keys.applied, keys.state, keys.running)
+    prefixes = (keys.seats, keys.runs, f"{keys.applied}/", keys.candidates)
     answer = await store.txn(
         [], [*(Range(key) for key in singles), *(Range(key, prefix=True) for key in prefixes)]
     )
-    meta, counter, applied, state, seats, runs, chunks = (answer.range(i).kvs for i in range(7))
-    listed = await store.range(Range(keys.states, prefix=True, keys_only=True))
-    states: dict[str, JSON] = {}
-    for kv in listed.kvs:  # one by one: each may be half a megabyte
-        found = (await store.range(Range(kv.key))).kvs
-        if found:
-            states[_number(kv, keys.states)] = json.loads(found[0].value)
-    head: dict[str, Any] = json.loads(applied[0].value) if applied else {"run": 0}
-    mine = keys.members(head["run"])
-    members = [row for kv in chunks if kv.key.startswith(mine) for row in json.loads(kv.value)]
-    floor = Meta.decode(meta[0].value).floor if meta else 0
+    found = [answer.range(i).kvs for i in range(len(singles) + len(prefixes))]
+    meta, counter, applied, state, running, seats, runs, chunks, candidates = found
+    layout = records.meta(meta[0]) if meta else None
+    number = records.counter(counter[0]) if counter else None
+    head = records.head(applied[0]) if applied else None
+    if number is None:
+        pods = (await store.range(Range(keys.pods, prefix=True))).kvs
+        number = records.free_number(pods, seats, chunks)
     document: dict[str, JSON] = {
         "kontrol": FORMAT,
         "tier": keys.root,
-        "term": floor + answer.header.revision,  # none higher was told
-        "seq": int(counter[0].value) if counter else 0,
-        "applied": {**head, "members": members} if applied else None,
-        "seats": {kv.key.removeprefix(keys.seats): json.loads(kv.value) for kv in seats},
-        "runs": {_number(kv, keys.runs): json.loads(kv.value) for kv in runs},
-        "states": states,
+        # none higher was told
+        "term": max(
+            answer.header.revision + (layout.floor if layout else 0),
+            records.highest_term(running, runs, candidates),
+        ),
+        "seq": number,
+        "applied": None,
+        "seats": {
+            kv.key.removeprefix(keys.seats): seat.public()
+            for kv in seats
+            if (seat := records.seat(kv)) and _SEAT.match(kv.key.removeprefix(keys.seats))
+        },
+        "runs": {str(entry["run"]): entry for kv in runs if (entry := records.entry(kv))},
+        "states": await _states(store, records),
     }
-    if state:
-        document["state"] = json.loads(state[0].value)
+    if head is not None:
+        mine = keys.members(head.run)
+        rows = [row for kv in chunks if kv.key.startswith(mine) for row in records.rows(kv)]
+        document["applied"] = {**head.public(), "members": rows}
+    for kv in state:
+        if (kept := records.state(kv)) is not None:
+            document["state"] = json.loads(kept)
+    if records.damaged:
+        log.warning("%d damaged records are not in the export", records.damaged)
     return document
 
 
-async def restore(store: Store, keys: Keys, document: JSON) -> str:
+async def restore(store: Store, records: Records, document: JSON) -> str:
     """Put a document into an unused tier; returns a line on what was put there.
 
     Raises `ArchiveError` and `StoreError`.
     """
+    keys = records.keys
     found = _read(document)
     try:
-        check(found)
-        puts, last = _writes(keys, found)
+        puts, last = _writes(records, found)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ArchiveError(f"the document is damaged: {_reason(error)}: take another") from None
-    await _claim(store, keys, found)
+    await _claim(store, records, found)
     for batch in _batches(puts):
         await store.txn([], batch)
     free = Compare(keys.applied, "create", "=", 0)
@@ -84,33 +108,72 @@ async def restore(store: Store, keys: Keys, document: JSON) -> str:
     )
 
 
+async def _states(store: Store, records: Records) -> dict[str, JSON]:
+    keys = records.keys
+    states: dict[str, JSON] = {}
+    listed = await store.range(Range(keys.states, prefix=True, keys_only=True))
+    for kv in listed.kvs:  # one by one: each may be half a megabyte
+        number = keys.number(kv.key)
+        for found in (await store.range(Range(kv.key))).kvs:
+            state = records.state(found)
+            if state is not None and number is not None:
+                states[str(number)] = json.loads(state)
+    return states
+
+
 def _reason(error: Exception) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def _writes(keys: Keys, found: dict[str, Any]) -> tuple[list[Put], list[Op]]:
-    """Return what may be written one after the other, and what is to be written last, at once."""
-    puts = [Put(keys.seats + key, Seat(**seat).encode()) for key, seat in found["seats"].items()]
-    puts += [Put(keys.run(int(n)), canonical(entry)) for n, entry in found["runs"].items()]
-    puts += [Put(keys.state_of(int(n)), canonical(kept)) for n, kept in found["states"].items()]
+def _writes(records: Records, found: dict[str, Any]) -> tuple[list[Put], list[Op]]:
+    """Return what may be written one after the other, and what is to be written last, at once.
+
+    Raises `ValueError`, `TypeError`, `KeyError` or `AttributeError` for a damaged document.
+    """
+    keys = records.keys
+    numbers = Fields({"term": found["term"], "seq": found["seq"]})
+    numbers.number("term")
+    numbers.number("seq")
+    puts: list[Put] = []
+    for key, value in found["seats"].items():
+        if not _SEAT.match(key):
+            raise Damaged("a seat's key", key, "a pod's key, or one with a number")
+        puts.append(Put(keys.seats + key, Seat.decode(canonical(value)).encode()))
+    for text, value in found["runs"].items():
+        entry = canonical(value)
+        decode_entry(entry, _run(text))
+        puts.append(Put(keys.run(_run(text)), entry))
+    for text, value in found["states"].items():
+        puts.append(Put(keys.state_of(_run(text)), decode_state(canonical(value))))
     last: list[Op] = []
-    if found["applied"]:
-        head = {name: value for name, value in found["applied"].items() if name != "members"}
-        members = [Member(*row) for row in found["applied"]["members"]]
-        prefix = keys.members(head["run"])
-        chunks = enumerate(encode_members(members))
-        puts += [Put(f"{prefix}{i:04d}", chunk) for i, chunk in chunks]
-        last.append(Put(keys.applied, canonical(head)))
+    if found["applied"] is not None:
+        rows = found["applied"]["members"]
+        for row in rows:
+            member_of(row)
+        rest = {name: value for name, value in found["applied"].items() if name != "members"}
+        head = Head.decode(canonical(rest))
+        prefix = keys.members(head.run)
+        puts += [Put(f"{prefix}{i:04d}", chunk) for i, chunk in enumerate(encode_rows(rows))]
+        last.append(Put(keys.applied, head.encode()))
     if "state" in found:
-        last.append(Put(keys.state, canonical(found["state"])))
+        last.append(Put(keys.state, decode_state(canonical(found["state"]))))
     return puts, last
 
 
-async def _claim(store: Store, keys: Keys, found: dict[str, Any]) -> None:
+def _run(text: str) -> int:
+    """Return a run's number, in the one spelling that it has. Raises `Damaged`."""
+    number = int(text)
+    if str(number) != text or not 0 <= number <= MOST_RUN:
+        raise Damaged("a run", text, f"a number from 0 to {MOST_RUN}")
+    return number
+
+
+async def _claim(store: Store, records: Records, found: dict[str, Any]) -> None:
     """Raise the counter and the floor, in a tier that has none."""
+    keys = records.keys
     standing = (await store.range(Range(keys.candidates, prefix=True))).kvs
     if standing:
-        names = ", ".join(sorted(str(json.loads(kv.value)["id"]) for kv in standing))
+        names = ", ".join(sorted(records.candidate(kv).id for kv in standing))
         raise ArchiveError(f"masters are at work ({names}): stop them all, then import")
     answer = await store.range(Range(keys.root, prefix=True, limit=1, keys_only=True))
     floor = max(0, found["term"] + 1 - answer.header.revision)
@@ -135,10 +198,6 @@ def _read(document: JSON) -> dict[str, Any]:
         if not isinstance(found.get(name), kind):
             raise ArchiveError(f"the document is damaged: {name} is no {kind.__name__}")
     return {"states": {}, "applied": None, **found}
-
-
-def _number(kv: KeyValue, prefix: str) -> str:
-    return str(int(kv.key.removeprefix(prefix)))
 
 
 def _batches(puts: Sequence[Put]) -> Iterable[list[Op]]:

@@ -6,7 +6,6 @@ read when it is asked for, so that nothing is kept for the sake of being looked 
 
 import asyncio
 import contextlib
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
@@ -20,6 +19,7 @@ from kontrol.master.operator.problems import Facts, problems
 from kontrol.store.protocol import KeyValue, Range, Store, StoreError, Unavailable
 
 _RUNS = 5  # in the status
+_NEWEST = 20  # states, of which some may not be under a run's number
 _PATIENCE = 1.5  # seconds for the store's answers: people wait, and may ask another master next
 _HOPE = 1.0  # the same while it is silent
 
@@ -32,6 +32,7 @@ class View:
         self._master = master
         self._store = store
         self._keys = master.keys
+        self._records = master.records
         self._wall = wall
 
     @property
@@ -54,13 +55,13 @@ class View:
 
     async def state(self) -> dict[str, JSON]:
         """The state, and the run that left it (0 if none did)."""
+        newest = Range(
+            self._keys.states, prefix=True, descending=True, limit=_NEWEST, keys_only=True
+        )
         async with self._patience():
-            state, states = await asyncio.gather(
-                self._first(Range(self._keys.state)),
-                self._first(Range(self._keys.states, prefix=True, descending=True, limit=1)),
-            )
-        run = int(states.key.removeprefix(self._keys.states)) if states else 0
-        return {"run": run, "state": _load(state)}
+            state, states = await asyncio.gather(self._master.state(), self._store.range(newest))
+        numbers = (self._keys.number(kv.key) for kv in states.kvs)
+        return {"run": next((n for n in numbers if n is not None), 0), "state": state}
 
     async def runs(self, limit: int) -> list[dict[str, JSON]]:
         """The last entries of the ledger, the newest first."""
@@ -74,9 +75,8 @@ class View:
                 self._first(Range(self._keys.run(number))),
                 self._first(Range(self._keys.state_of(number), keys_only=True)),
             )
-        if entry is None:
-            return None
-        return {**json.loads(entry.value), "state_kept": state is not None}
+        found = None if entry is None else self._records.entry(entry)
+        return None if found is None else {**found, "state_kept": state is not None}
 
     async def ask(
         self, kind: Kind, by: str, *, run: int | None = None, timeout: float = 10.0
@@ -105,7 +105,7 @@ class View:
 
     async def status(self) -> dict[str, JSON]:
         """The whole situation; without a store, what the mirrors knew last."""
-        master, keys = self._master, self._keys
+        master, keys, records = self._master, self._keys, self._records
         running: dict[str, JSON] | None = None
         applied: dict[str, JSON] | None = None
         plan: dict[str, JSON] = {"what": "unknown"}
@@ -119,19 +119,22 @@ class View:
                     self._first(Range(keys.plan)),
                     self._last(_RUNS),
                 )
-            running, applied, said = (_load(kv) for kv in found)
-            plan = self._plan(said)
+            unended, acknowledged, said = found
+            running = records.running(unended).public() if unended else None
+            head = records.head(acknowledged) if acknowledged else None
+            applied = head.public() if head else None
+            plan = self._plan(records.plan(said) if said else None)
         except StoreError as failed:
             error = str(failed)
-        candidates = [json.loads(kv.value) for kv in master.election.candidates]
+        candidates = master.candidates
         ensemble = master.mirror.ensemble
         age = self._age()
         leader = self.leader()
         facts = Facts(
             etcd=error or ("" if master.mirror.current else "its watch is silent"),
             leader=leader,
-            candidates=[str(one.get("id")) for one in candidates],
-            fingerprints=[str(one.get("fingerprint", "")) for one in candidates],
+            candidates=[one.id for one in candidates],
+            fingerprints=[one.fingerprint for one in candidates],
             plan=plan,
             running=running,
             pods=len(ensemble),
@@ -144,7 +147,7 @@ class View:
             "time": self._wall(),
             "etcd": {"ok": not facts.etcd, "error": facts.etcd, "seconds": age},
             "leader": leader,
-            "candidates": candidates,
+            "candidates": [one.public() for one in candidates],
             "ensemble": {
                 "pods": len(ensemble),
                 "roles": dict(sorted(Counter(pod.role for pod in ensemble).items())),
@@ -170,8 +173,7 @@ class View:
         if plan.get("hold") == "damper" and ripe is not None:
             plan["seconds"] = max(0.0, round(ripe - loop.time(), 1))
         elif isinstance(left, int | float) and isinstance(at, str):
-            until = datetime.fromisoformat(at) + timedelta(seconds=left)
-            plan["seconds"] = max(0.0, round((until - now).total_seconds(), 1))
+            plan["seconds"] = still(left, at, now)
         seconds = plan.get("seconds")
         plan["until"] = None
         if isinstance(seconds, int | float):
@@ -196,12 +198,21 @@ class View:
 
     async def _last(self, limit: int) -> list[dict[str, JSON]]:
         request = Range(self._keys.runs, prefix=True, descending=True, limit=limit)
-        return [json.loads(kv.value) for kv in (await self._store.range(request)).kvs]
+        found = (await self._store.range(request)).kvs
+        return [entry for kv in found if (entry := self._records.entry(kv)) is not None]
 
     async def _first(self, request: Range) -> KeyValue | None:
         kvs = (await self._store.range(request)).kvs
         return kvs[0] if kvs else None
 
 
-def _load(kv: KeyValue | None) -> dict[str, JSON] | None:
-    return None if kv is None else json.loads(kv.value)
+def still(seconds: float, at: str, now: datetime) -> float:
+    """Return what is left now of the `seconds` that were left at the time `at`, for people.
+
+    The times are of two hosts, whose clocks may differ: so it is never more than was told.
+    """
+    try:
+        passed = (now - datetime.fromisoformat(at)).total_seconds()
+    except (ValueError, TypeError, OverflowError):  # not a time, or one without a zone
+        passed = 0.0
+    return round(max(0.0, seconds - max(0.0, passed)), 1)

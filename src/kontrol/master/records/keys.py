@@ -1,8 +1,11 @@
 """Where things are in the store: every key that a tier of masters reads or writes."""
 
+import re
 from dataclasses import dataclass
 
 SCHEMA = 1  # the version of this layout, kept in `meta`
+
+_NUMBERED = re.compile(r"/([0-9]{12})\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,11 @@ class Keys:
         return f"{self.root}plan"
 
     @property
+    def ages(self) -> str:
+        """What masters have watched of time, by which unused seats age."""
+        return f"{self.root}ages"
+
+    @property
     def meta(self) -> str:
         """The version of this layout, and the floor of terms."""
         return f"{self.root}meta"
@@ -106,3 +114,9 @@ class Keys:
     def members(self, number: int) -> str:
         """Prefix of the chunks that list the pods of an acknowledged run."""
         return f"{self.applied}/{number:012d}/"
+
+    @staticmethod
+    def number(key: str) -> int | None:
+        """Return the run that the key of an entry or of a state ends with, None if it does not."""
+        found = _NUMBERED.search(key)
+        return int(found[1]) if found else None

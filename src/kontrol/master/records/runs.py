@@ -1,37 +1,86 @@
 """The records of runs, and how the store spells them."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.difference import Changes, Member
 from kontrol.ensemble.ensemble import digest_of
+from kontrol.master.records.fields import MOST, MOST_RUN, Damaged, Fields, Record, read
 
 _CHUNK = 512 * 1024  # bytes of members in one key
-_ENTRY = 4096  # bytes of a ledger entry
+_ENTRY = 4096  # bytes of a ledger entry, as it is written, or little more
+_MAX_ENTRY = 64 * 1024  # bytes, as it is read
+_MAX_STATE = 1024 * 1024  # bytes: twice what a callback may print; etcd takes half as much again
+_STATE_DEPTH = 200  # likewise
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class Running(Record):
     """A run that is not acknowledged. `ended` with `why` if it failed, else it may be under way.
 
-    `reason` is why it was due; `by` is who asked for it, if somebody did.
+    `reason` is why it was due; `by` is who asked for it, if somebody did; `fover` the fail-over
+    time in seconds of the leader that wrote it, None if it is not known. By default it is what an
+    unreadable record stands for: a run of unknown number and term (0), that may be under way.
     """
 
-    run: int
-    term: int
-    attempt: int
-    digest: str
-    fingerprint: str
-    started: str
+    run: int = 0
+    term: int = 0
+    attempt: int = 1
+    digest: str = ""
+    fingerprint: str = ""
+    started: str = ""
     ended: bool = False
     why: str = ""
     reason: str = ""
     by: str = ""
+    fover: float | None = None
+    more: Mapping[str, JSON] = field(default_factory=dict)
 
-    def encode(self) -> bytes:
-        """Return the record as the store keeps it."""
-        return canonical(asdict(self))
+    @classmethod
+    def decode(cls, raw: bytes) -> "Running":
+        """Read what `encode` wrote. Raises `Damaged`."""
+        found = Fields.of(raw)
+        return cls(
+            run=found.number("run", least=1, most=MOST_RUN),
+            term=found.number("term", 0, most=2 * MOST),
+            attempt=found.number("attempt", 1, least=1),
+            digest=found.text("digest", ""),
+            fingerprint=found.text("fingerprint", ""),
+            started=found.text("started", ""),
+            ended=found.flag("ended"),
+            why=found.text("why", ""),
+            reason=found.text("reason", ""),
+            by=found.text("by", ""),
+            fover=found.maybe_seconds("fover"),
+            more=found.more,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Head(Record):
+    """The record of the last acknowledged run; its pods are in chunks, `pods` of them in all.
+
+    An absent digest is none's: something is due. An absent fingerprint is that of any callback.
+    """
+
+    run: int
+    digest: str = ""
+    fingerprint: str | None = None
+    pods: int | None = None
+    more: Mapping[str, JSON] = field(default_factory=dict)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> "Head":
+        """Read what `encode` wrote. Raises `Damaged`."""
+        found = Fields.of(raw)
+        return cls(
+            run=found.number("run", most=MOST_RUN),
+            digest=found.text("digest", ""),
+            fingerprint=found.maybe_text("fingerprint"),
+            pods=found.maybe_number("pods"),
+            more=found.more,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +105,62 @@ class Ending:
     stderr: str = ""
 
 
-def encode_members(members: Sequence[Member]) -> Iterable[bytes]:
+def encode_members(members: Iterable[Member]) -> Iterable[bytes]:
     """Encode members in arrays of at most `_CHUNK` bytes."""
+    return encode_rows([m.seq, m.key, m.id, m.ip, m.role, m.hash] for m in members)
+
+
+def encode_rows(members: Iterable[JSON]) -> Iterable[bytes]:
+    """Encode the rows of members in arrays of at most `_CHUNK` bytes."""
     rows: list[bytes] = []
     size = 0
-    for m in members:
-        row = canonical([m.seq, m.key, m.id, m.ip, m.role, m.hash])
+    for member in members:
+        row = canonical(member)
         if size + len(row) + 1 > _CHUNK:
             yield b"[" + b",".join(rows) + b"]"
             rows, size = [], 0
         rows.append(row)
         size += len(row) + 1
     yield b"[" + b",".join(rows) + b"]"
+
+
+def decode_rows(raw: bytes) -> list[JSON]:
+    """Read one of the arrays that `encode_members` wrote, row by row. Raises `Damaged`."""
+    rows = read(raw)
+    if not isinstance(rows, list):
+        raise Damaged("the value", rows, "a list of pods")
+    return rows
+
+
+def member_of(row: JSON) -> Member:
+    """Read one row: the first six columns, whatever a later version adds. Raises `Damaged`."""
+    columns = row[:6] if isinstance(row, list) else []
+    match columns:
+        case [int() as seq, str() as key, str() as id_, str() as ip, str() as role, str() as mark]:
+            if not isinstance(seq, bool) and 0 <= seq <= MOST:
+                return Member(seq, key, id_, ip, role, mark)
+    raise Damaged("a pod", row, "a number and five texts")
+
+
+def decode_entry(raw: bytes, number: int | None) -> dict[str, JSON]:
+    """Read the entry of the ledger whose key says `number`. Raises `Damaged`."""
+    if len(raw) > _MAX_ENTRY:
+        raise Damaged("the value", f"{len(raw)} bytes", f"at most {_MAX_ENTRY}")
+    value = read(raw)
+    found = Fields(value)
+    if found.number("run", most=MOST_RUN) != number:
+        raise Damaged("run", value, f"{number}, as its key says")
+    found.maybe_number("term", most=2 * MOST)
+    assert isinstance(value, dict)  # noqa: S101 - Fields took it
+    return value
+
+
+def decode_state(raw: bytes) -> bytes:
+    """Return a state as it is, byte for byte. Raises `Damaged` if it is none."""
+    if len(raw) > _MAX_STATE:
+        raise Damaged("the value", f"{len(raw)} bytes", f"at most {_MAX_STATE}")
+    read(raw, depth=_STATE_DEPTH)
+    return raw
 
 
 def encode_entry(running: Running, pods: int, changes: Changes, ending: Ending) -> bytes:

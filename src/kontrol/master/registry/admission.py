@@ -148,7 +148,7 @@ def _farewell(record: Keepalive, view: View) -> Decision:
     if live is not None and live.pod.id == record.id:
         if _older(record, live.pod.nonce, live.pod.n):
             return _stale(record, live.pod.nonce, live.pod.n, "of this pod")
-        return Leave(replace(Seat.of(Pod.of(record, live.pod.seq)), left=True), live)
+        return Leave(Seat.of(Pod.of(record, live.pod.seq), seat, left=True), live)
     if live is None and seat is not None and seat.id == record.id and not seat.left:
         if _older(record, seat.nonce, seat.n):
             return _stale(record, seat.nonce, seat.n, "of this pod")

@@ -48,12 +48,12 @@ class Plan:
                 return live.pod.seq
             case Write(pod, live):
                 self._unmoved(live)
-                self._put(pod, live.lease)
+                self._put(pod, live.lease, view)
                 return pod.seq
             case Join(_, seq, moved, bury):
                 pod = Pod.of(record, seq if seq is not None else self._number())
                 self._as_read(record.key, view)
-                self._put(pod, lease)
+                self._put(pod, lease, view)
                 self._put_out(moved)
                 if bury is not None:
                     self.ops.append(Put(self.keys.old_seat(pod.key, bury.seq), bury.encode()))
@@ -93,10 +93,10 @@ class Plan:
             Compare(self.keys.seat(key), "mod", "=", view.seat_revision),
         ]
 
-    def _put(self, pod: Pod, lease: int) -> None:
+    def _put(self, pod: Pod, lease: int, view: View) -> None:
         self.ops += [
             Put(self.keys.pod(pod.key), pod.encode(), lease),
-            Put(self.keys.seat(pod.key), Seat.of(pod).encode()),
+            Put(self.keys.seat(pod.key), Seat.of(pod, view.seat).encode()),
         ]
 
     def _put_out(self, moved: Iterable[Live]) -> None:

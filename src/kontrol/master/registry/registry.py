@@ -12,7 +12,7 @@ from collections.abc import Callable
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import BadRecord, Keepalive, parse_keepalive
 from kontrol.master.mirror.mirror import Mirror
-from kontrol.master.records.keys import Keys
+from kontrol.master.records.records import Records
 from kontrol.master.registry.admission import Refresh, View, decide
 from kontrol.master.registry.writer import Writer
 from kontrol.rpc.errors import Refused
@@ -30,7 +30,7 @@ class Registry:
     def __init__(
         self,
         store: Store,
-        keys: Keys,
+        records: Records,
         mirror: Mirror,
         *,
         ttl: float,
@@ -42,7 +42,7 @@ class Registry:
         self._ttl = ttl
         self._leader = leader
         self.outcomes: Counter[str] = Counter()
-        self.writer = Writer(store, keys, mirror, ttl=ttl)
+        self.writer = Writer(store, records, mirror, ttl=ttl)
 
     async def run(self) -> None:
         """Write what changes, until cancelled."""

@@ -12,17 +12,24 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kontrol.ensemble.pod import Keepalive
 from kontrol.master.mirror.mirror import Mirror
-from kontrol.master.records.keys import Keys
-from kontrol.master.records.pods import Seat
+from kontrol.master.records.records import Records
 from kontrol.master.registry.admission import Decision, Join, Nothing, Refuse, View, Write, decide
 from kontrol.master.registry.plan import Counter, Plan
 from kontrol.rpc.errors import Refused
-from kontrol.store.protocol import Ambiguous, LeaseGone, Range, Store, StoreError, TooLarge
+from kontrol.store.protocol import (
+    Ambiguous,
+    KeyValue,
+    LeaseGone,
+    Range,
+    Store,
+    StoreError,
+    TooLarge,
+)
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +66,14 @@ class Writer:
     `batches` counts batches, `batched` the keepalives in them, `seconds` what they took in all.
     """
 
-    def __init__(self, store: Store, keys: Keys, mirror: Mirror, *, ttl: float) -> None:
+    def __init__(self, store: Store, records: Records, mirror: Mirror, *, ttl: float) -> None:
         """`ttl` in seconds is the time of the leases that it grants."""
         self.batches = 0
         self.batched = 0
         self.seconds = 0.0
         self._store = store
-        self._keys = keys
+        self._records = records
+        self._keys = records.keys
         self._mirror = mirror
         self._ttl = ttl
         self._queue: deque[_Entry] = deque()
@@ -171,6 +179,7 @@ class Writer:
 
     async def _read(self, batch: list[_Entry]) -> Counter:
         """Read what the decisions stand on, and decide; returns the counter."""
+        records = self._records
         ops: list[Range] = [Range(self._keys.counter)]
         counts = []
         for entry in batch:
@@ -187,11 +196,11 @@ class Writer:
         for entry, count in zip(batch, counts, strict=True):
             pods, seats, *others = found[at : at + 2 + count]
             at += 2 + count
-            elsewhere = tuple(live for kvs in others for kv in kvs if (live := Mirror.decode(kv)))
+            elsewhere = tuple(live for kvs in others for kv in kvs if (live := records.pod(kv)))
             entry.view = View(
-                live=Mirror.decode(pods[0]) if pods else None,
+                live=records.pod(pods[0]) if pods else None,
                 live_revision=pods[0].mod_revision if pods else 0,
-                seat=Seat.decode(seats[0].value) if seats else None,
+                seat=records.seat(seats[0]) if seats else None,
                 seat_revision=seats[0].mod_revision if seats else 0,
                 elsewhere=tuple(live for live in elsewhere if live.pod.id == entry.record.id),
             )
@@ -199,8 +208,20 @@ class Writer:
             entry.decision = decide(
                 entry.record, entry.view, incumbent_silent=silent, lease_gone=entry.lease_gone
             )
-        counter = found[0]
-        return Counter(int(counter[0].value), counter[0].mod_revision) if counter else Counter()
+        return await self._counter(found[0])
+
+    async def _counter(self, found: Sequence[KeyValue]) -> Counter:
+        """Return the next number; where it cannot be read, count the numbers in use."""
+        number = self._records.counter(found[0]) if found else None
+        revision = found[0].mod_revision if found else 0
+        if number is not None:
+            return Counter(number, revision)
+        keys = self._keys
+        pods, seats, chunks = [
+            (await self._store.range(Range(prefix, prefix=True))).kvs
+            for prefix in (keys.pods, keys.seats, f"{keys.applied}/")
+        ]
+        return Counter(self._records.free_number(pods, seats, chunks), revision)
 
     async def _silent(self, entry: _Entry) -> bool:
         """Tell whether another identity's pod at the key may be put out.

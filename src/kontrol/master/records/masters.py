@@ -1,0 +1,130 @@
+"""What masters tell each other: who stands for leader, what operators ask, what the plan is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kontrol.ensemble.canonical import JSON
+from kontrol.master.records.fields import MOST, MOST_RUN, Damaged, Fields, Record, read
+
+_NAME = 1024  # characters
+_MOST_SECONDS = 1e9  # that a plan waits
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate(Record):
+    """A candidacy. `fingerprint` is its callback's, empty without one; `term` is set once it leads.
+
+    `version` is Kontrol's, empty if it is not known. `ttl`, `fover` and `damper` are its settings
+    in seconds, None where they are not known. The id of one that cannot be read is `?`.
+    """
+
+    id: str = "?"
+    address: str = ""
+    fingerprint: str = ""
+    term: int | None = None
+    version: str = ""
+    ttl: float | None = None
+    fover: float | None = None
+    damper: float | None = None
+    more: Mapping[str, JSON] = field(default_factory=dict)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> "Candidate":
+        """Read what `encode` wrote. Raises `Damaged`."""
+        found = Fields.of(raw)
+        return cls(
+            id=found.text("id", "?", most=_NAME),
+            address=found.text("address", "", most=_NAME),
+            fingerprint=found.text("fingerprint", "", most=_NAME),
+            term=found.maybe_number("term", most=2 * MOST),
+            version=found.text("version", "", most=_NAME),
+            ttl=found.maybe_seconds("ttl"),
+            fover=found.maybe_seconds("fover"),
+            damper=found.maybe_seconds("damper"),
+            more=found.more,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Record):
+    """What came of a request: a line for people, and the run that it concerns."""
+
+    message: str
+    refused: bool = False
+    run: int | None = None
+    more: Mapping[str, JSON] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, found: Fields) -> "Answer":
+        """Take an answer from its fields. Raises `Damaged`."""
+        return cls(
+            found.text("message", ""),
+            found.flag("refused"),
+            found.maybe_number("run", most=MOST_RUN),
+            found.more,
+        )
+
+    def public(self) -> dict[str, JSON]:
+        """Return it as JSON; `run` is there in any case."""
+        return {**self.more, "message": self.message, "refused": self.refused, "run": self.run}
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Record):
+    """What an operator asks: `by` says who, `at` when (RFC 3339), `run` which run it is about.
+
+    Its `kind` may be one that only a later version knows. `id` is the end of its key.
+    """
+
+    id: str
+    kind: str
+    by: str = "?"
+    at: str = ""
+    run: int | None = None
+    answer: Answer | None = None
+    more: Mapping[str, JSON] = field(default_factory=dict)
+
+    @classmethod
+    def decode(cls, key: str, raw: bytes) -> "Request":
+        """Read what `encode` wrote at `key`. Raises `Damaged`."""
+        found = Fields.of(raw)
+        answer = found.object("answer")
+        return cls(
+            id=key.rpartition("/")[2],
+            kind=found.text("kind", most=_NAME),
+            by=found.text("by", "?", most=_NAME),
+            at=found.text("at", "", most=_NAME),
+            run=found.maybe_number("run", most=MOST_RUN),
+            answer=None if answer is None else Answer.of(answer),
+            more=found.more,
+        )
+
+    def public(self) -> dict[str, JSON]:
+        """Return it as JSON, without its `id`."""
+        asked: dict[str, JSON] = {"kind": self.kind, "by": self.by, "at": self.at, "run": self.run}
+        if self.answer is not None:
+            asked["answer"] = self.answer.public()
+        return {**self.more, **asked}
+
+
+def decode_plan(raw: bytes) -> dict[str, JSON]:
+    """Read the leader's plan, as `leader/notice.py` publishes it. Raises `Damaged`.
+
+    It is for people: `seconds` is what was left at the leader's wall time `at`.
+    """
+    value = read(raw)
+    found = Fields(value)
+    what = found.text("what", "unknown", most=_NAME)
+    for name in ("reason", "hold", "at"):
+        found.maybe_text(name, most=_NAME)
+    found.maybe_number("of")
+    seconds = found.more.get("seconds")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float | None):
+        raise Damaged("seconds", seconds, "a number of seconds")
+    if seconds is not None and abs(seconds) > _MOST_SECONDS:
+        raise Damaged("seconds", seconds, f"at most {_MOST_SECONDS:g} seconds")
+    lost = found.more.get("lost")
+    if lost is not None and not (isinstance(lost, list) and all(isinstance(i, str) for i in lost)):
+        raise Damaged("lost", lost, "a list of names")
+    assert isinstance(value, dict)  # noqa: S101 - Fields took it
+    return {**value, "what": what}

@@ -1,0 +1,226 @@
+"""Every record in etcd, read by one path that a damaged one does not stop.
+
+A record may have been written by another version, an operator or a bug. What cannot be read has a
+meaning that is stated here, kind by kind, and is named in the log once per key and revision, with
+what is done instead and how to fix it. One object per master, because it remembers what it logged.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from kontrol.ensemble.canonical import JSON
+from kontrol.ensemble.difference import Member
+from kontrol.ensemble.pod import BadRecord, Pod
+from kontrol.master.records.fields import Damaged
+from kontrol.master.records.keys import Keys
+from kontrol.master.records.masters import Candidate, Request, decode_plan
+from kontrol.master.records.meta import Meta
+from kontrol.master.records.pods import Live, Seat, decode_counter
+from kontrol.master.records.runs import (
+    Applied,
+    Head,
+    Running,
+    decode_entry,
+    decode_rows,
+    decode_state,
+    member_of,
+)
+from kontrol.store.protocol import KeyValue
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+_LOGGED = 1000  # records of which it is remembered that they were logged
+
+
+class Records:
+    """The keys of a tier, and how its records are read. No method raises but `meta`."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
+        self.damaged = 0  # records that were found to be damaged, as they were logged
+        self._logged: OrderedDict[tuple[str, int], None] = OrderedDict()
+
+    def pod(self, kv: KeyValue) -> Live | None:
+        """Read a live pod. A damaged one is no pod: its agent's next report writes it anew."""
+
+        def decode(raw: bytes) -> Live:
+            pod = Pod.decode(raw)
+            if kv.key != self.keys.pod(pod.key):
+                raise BadRecord("key", pod.key, "the key under which the record is")
+            return Live(pod, kv.mod_revision, kv.lease)
+
+        return self._read(
+            kv,
+            decode,
+            "it is taken for no pod; its agent's next report replaces it, or it expires with its "
+            "lease",
+        )
+
+    def seat(self, kv: KeyValue) -> Seat | None:
+        """Read a seat. A damaged one is no seat: the next pod at its key gets a new number."""
+        return self._read(
+            kv,
+            Seat.decode,
+            "it is taken for none, so a pod that is not live loses its number and counts as lost; "
+            f"the next pod at this key replaces it, or delete it: `etcdctl del {kv.key}`",
+        )
+
+    def counter(self, kv: KeyValue) -> int | None:
+        """Read the next sequence number. Where it is damaged, it has to be counted again."""
+        return self._read(
+            kv,
+            decode_counter,
+            "the numbers in use are counted, and the next pod that joins gets a higher one and "
+            "replaces it",
+        )
+
+    def candidate(self, kv: KeyValue) -> Candidate:
+        """Read a candidacy. A damaged one stands in the election all the same, as `?`."""
+        found = self._read(
+            kv,
+            Candidate.decode,
+            "it stands in the election all the same; it goes when its master ends or is restarted",
+        )
+        return found if found is not None else Candidate()
+
+    def meta(self, kv: KeyValue) -> Meta | None:
+        """Read the version and the floor. None: version 1, and the floor has to be found out.
+
+        Raises `Outdated` for a later version.
+        """
+        return self._read(
+            kv,
+            Meta.decode,
+            "the layout is taken for the first, and the next leader replaces it, above all terms "
+            "that are recorded",
+        )
+
+    def running(self, kv: KeyValue) -> Running:
+        """Read the run that is not acknowledged. A damaged one is `Running()`: any, under way."""
+        found = self._read(
+            kv,
+            Running.decode,
+            "it is taken for a run under way, which the next leader waits out and books as failed",
+        )
+        return found if found is not None else Running()
+
+    def head(self, kv: KeyValue) -> Head | None:
+        """Read the last acknowledged run. A damaged one is none, as before the first run."""
+        return self._read(
+            kv,
+            Head.decode,
+            "it is taken for none, as before the first run: the callback runs again, with all "
+            "pods as joined, and that replaces it",
+        )
+
+    def rows(self, kv: KeyValue) -> list[JSON]:
+        """Read a chunk of the acknowledged pods, as rows; damaged, it has none."""
+        return (
+            self._read(
+                kv,
+                decode_rows,
+                "the pods in it are taken for new ones; the next acknowledged run replaces it",
+            )
+            or []
+        )
+
+    def members(self, kv: KeyValue) -> list[Member]:
+        """Read a chunk of the acknowledged pods, without the damaged ones."""
+        found = []
+        for row in self.rows(kv):
+            try:
+                found.append(member_of(row))
+            except Damaged as error:
+                self._log(kv, error, "such pods are taken for new ones; the next run replaces it")
+        return found
+
+    def applied(self, kv: KeyValue, chunks: Iterable[KeyValue]) -> Applied | None:
+        """Read the last acknowledged run and its pods, of all the chunks there are."""
+        head = self.head(kv)
+        if head is None:
+            return None
+        mine = self.keys.members(head.run)
+        members = [m for chunk in chunks if chunk.key.startswith(mine) for m in self.members(chunk)]
+        if head.pods is not None and len(members) != head.pods:
+            self._log(
+                kv,
+                Damaged("pods", head.pods, f"{len(members)}, which are below {mine}"),
+                "the missing pods are taken for new ones; the next acknowledged run replaces it",
+            )
+        return Applied(head.run, head.digest, head.fingerprint, tuple(members))
+
+    def state(self, kv: KeyValue) -> bytes | None:
+        """Read a state, as it is kept, byte for byte. A damaged one is none, and is kept."""
+        return self._read(
+            kv,
+            decode_state,
+            "it is kept, and the callback is given none; `kontrol rollback RUN` puts the state of "
+            "an earlier run back",
+        )
+
+    def entry(self, kv: KeyValue) -> dict[str, JSON] | None:
+        """Read an entry of the ledger. A damaged one is left out of every list."""
+        return self._read(
+            kv,
+            lambda raw: decode_entry(raw, self.keys.number(kv.key)),
+            f"it is shown nowhere; delete it: `etcdctl del {kv.key}`",
+        )
+
+    def request(self, kv: KeyValue) -> Request | None:
+        """Read what an operator asks. A damaged one is ignored."""
+        return self._read(
+            kv,
+            lambda raw: Request.decode(kv.key, raw),
+            "it is ignored; it expires within a minute, unless it has no lease: "
+            f"`etcdctl del {kv.key}`",
+        )
+
+    def plan(self, kv: KeyValue) -> dict[str, JSON] | None:
+        """Read the leader's plan. A damaged one is unknown."""
+        return self._read(kv, decode_plan, "it is shown as unknown; the leader's next replaces it")
+
+    def free_number(
+        self, pods: Iterable[KeyValue], seats: Iterable[KeyValue], chunks: Iterable[KeyValue]
+    ) -> int:
+        """Return the sequence number above all that pods, seats and acknowledged pods have."""
+        used = [live.pod.seq for kv in pods if (live := self.pod(kv))]
+        used += [seat.seq for kv in seats if (seat := self.seat(kv))]
+        used += [member.seq for kv in chunks for member in self.members(kv)]
+        return 1 + max(used, default=-1)
+
+    def highest_term(
+        self,
+        running: Iterable[KeyValue],
+        entries: Iterable[KeyValue],
+        candidates: Iterable[KeyValue],
+    ) -> int:
+        """Return the highest term that these record, 0 if they record none."""
+        terms = [self.running(kv).term for kv in running]
+        for kv in entries:
+            term = (self.entry(kv) or {}).get("term")
+            terms += [term] if isinstance(term, int) else []
+        terms += [self.candidate(kv).term or 0 for kv in candidates]
+        return max(terms, default=0)
+
+    def _read(self, kv: KeyValue, decode: Callable[[bytes], _T], instead: str) -> _T | None:
+        try:
+            return decode(kv.value)
+        except (Damaged, BadRecord) as error:
+            self._log(kv, error, instead)
+            return None
+
+    def _log(self, kv: KeyValue, error: Exception, instead: str) -> None:
+        """Name a damaged record in the log, once per revision."""
+        told = (kv.key, kv.mod_revision)
+        if told in self._logged:
+            self._logged.move_to_end(told)
+            return
+        self.damaged += 1
+        self._logged[told] = None
+        if len(self._logged) > _LOGGED:
+            self._logged.popitem(last=False)
+        log.warning("the record %s is damaged: %s; %s", kv.key, error, instead)
