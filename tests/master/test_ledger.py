@@ -9,6 +9,7 @@ from tests.support.simloop import virtual
 from kontrol.ensemble.difference import Changes
 from kontrol.ensemble.pod import Pod
 from kontrol.master.election.term import Deposed, Term
+from kontrol.master.highwater import HighWater
 from kontrol.master.leader.ledger import Ledger
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import Ending, Running
@@ -31,8 +32,9 @@ class Book:
         put = await self.store.txn([], [Put(key, b"{}", lease)])
         clock = asyncio.get_running_loop().time
         term = Term(self.store, key, lease, put.header.revision, fover=3, clock=clock)
-        ledger = Ledger(self.store, Records(KEYS), term)
-        await ledger.open(0)
+        records = Records(KEYS)
+        ledger = Ledger(self.store, records, term)
+        await ledger.open(HighWater(self.store, records, silence=1))
         return ledger
 
     async def contents(self) -> dict[str, bytes]:

@@ -5,7 +5,16 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.master.leader.policy import Idle, Run, Situation, Wait, backoff, decide
+from kontrol.master.leader.policy import (
+    Idle,
+    Rollout,
+    Run,
+    Situation,
+    Wait,
+    backoff,
+    decide,
+    outdated,
+)
 
 QUIET = Situation(
     digest="d",
@@ -13,7 +22,7 @@ QUIET = Situation(
     applied_digest="d",
     applied_fingerprint="f",
     failed=None,
-    peers=False,
+    rollout=None,
     ripe=None,
     gap=None,
     brake=None,
@@ -43,13 +52,34 @@ def test_a_new_callback_is_due() -> None:
 
 
 def test_a_new_callback_waits_for_the_end_of_the_deploy() -> None:
-    assert decide(100, replace(QUIET, fingerprint="f2", peers=True)) == Idle()
+    waiting = replace(QUIET, fingerprint="f2", rollout=160)
+    assert decide(100, waiting) == Wait("callback", 160, "rollout")
+    assert decide(160, waiting) == Run("callback", again=False)
 
 
 def test_a_change_during_the_deploy_is_due_all_the_same() -> None:
-    assert decide(100, replace(CHANGED, fingerprint="f2", peers=True)) == Run(
+    assert decide(100, replace(CHANGED, fingerprint="f2", rollout=160)) == Run(
         "ensemble", again=False
     )
+
+
+def test_a_new_callback_waits_for_others_a_minute_from_when_it_was_first_seen() -> None:
+    rollout = Rollout()
+    assert rollout.until(100, differs=True, peers=True) == 160
+    assert rollout.until(130, differs=True, peers=True) == 160
+    assert rollout.until(140, differs=True, peers=False) is None
+    assert rollout.until(150, differs=False, peers=False) is None
+    assert rollout.until(170, differs=True, peers=True) == 230
+
+
+def test_a_decision_is_outdated_when_nothing_is_due_or_gap_or_brake_hold() -> None:
+    assert outdated(100, QUIET) == "nothing is due any more"
+    assert outdated(100, CHANGED) == ""
+    assert outdated(100, replace(QUIET, asked=True)) == ""
+    for held in (CHANGED, replace(QUIET, asked=True)):
+        assert outdated(100, replace(held, brake=101)) == "the brake holds it now"
+        assert outdated(100, replace(held, gap=101, ripe=500)) == "the gap holds it now"
+        assert outdated(101, replace(held, brake=101, gap=100, ripe=500)) == ""
 
 
 def test_a_failed_run_is_due_after_its_backoff() -> None:
@@ -97,7 +127,7 @@ TIMES = st.none() | st.floats(0, 200)
         applied_fingerprint=st.sampled_from([None, "f", "g"]),
         failed=st.none()
         | st.tuples(st.sampled_from("ab"), st.sampled_from("fg"), st.floats(0, 200)),
-        peers=st.booleans(),
+        rollout=TIMES,
         ripe=TIMES,
         gap=TIMES,
         brake=TIMES,

@@ -6,16 +6,20 @@ while `run` is running.
 
 import asyncio
 import json
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kontrol import __version__
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.damper import Damper
 from kontrol.master.election.election import Election
+from kontrol.master.highwater import HighWater
 from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.execution import Runner
-from kontrol.master.leader.leader import Leader, LeaderConfig
+from kontrol.master.leader.leader import Leader
+from kontrol.master.leader.leadership import LeaderConfig, Parts
 from kontrol.master.leader.requests import Requests
 from kontrol.master.mirror.mirror import Mirror
 from kontrol.master.records.keys import Keys
@@ -23,6 +27,8 @@ from kontrol.master.records.masters import Candidate
 from kontrol.master.records.records import Records
 from kontrol.master.registry.registry import Registry
 from kontrol.store.protocol import Range, Store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +72,38 @@ class Master:
         self.records = records = Records(Keys.of(config.namespace, config.app))
         self.keys = records.keys
         self._runner = runner
+        self._fingerprint = "" if runner is None else runner.fingerprint()
         damper = Damper(config.damper, config.damper_max)
         self.mirror = Mirror(store, records, ttl=config.ttl, damper=damper)
+        self._highwater = HighWater(store, records, silence=config.fover / 3)
         self.election = Election(
-            store, records, fover=config.fover, value=self._candidacy, clock=boot_clock
+            store,
+            records,
+            fover=config.fover,
+            candidate=self._candidate,
+            highwater=self._highwater,
+            clock=boot_clock,
         )
         self.registry = Registry(
             store, records, self.mirror, ttl=config.ttl, leader=lambda: self.leader_id
         )
         self.requests = Requests(store, records, silence=config.fover / 3, wall=wall)
         self.leader = Leader(
-            store,
-            records,
-            self.mirror,
-            self.election,
-            self.requests,
-            runner=runner,
-            config=LeaderConfig(config.ttl, config.fover, config.brake),
-            counts=self.counts,
-            emit=emit,
-            wall=wall,
-            rng=rng,
+            Parts(
+                store=store,
+                records=records,
+                mirror=self.mirror,
+                election=self.election,
+                requests=self.requests,
+                highwater=self._highwater,
+                runner=runner,
+                fingerprint=lambda: self._fingerprint,
+                config=LeaderConfig(config.ttl, config.fover, config.brake),
+                counts=self.counts,
+                emit=emit,
+                wall=wall,
+                rng=rng,
+            )
         )
         self.mirror.on_restore(self.election.restart)
 
@@ -97,6 +114,9 @@ class Master:
             group.create_task(self.election.follow())
             group.create_task(self.registry.run())
             group.create_task(self.requests.run())
+            group.create_task(self._highwater.follow())
+            if self._runner is not None:
+                group.create_task(self._follow_callback(self._runner))
             await self.election.run(self.leader.lead)
 
     async def ping(self, raw: str | bytes) -> dict[str, JSON]:
@@ -130,9 +150,25 @@ class Master:
         state = self.records.state(kvs[0]) if kvs else None
         return None if state is None else json.loads(state)
 
-    def _candidacy(self) -> bytes:
+    async def _follow_callback(self, runner: Runner) -> None:
+        """Notice when the callback is replaced, until cancelled."""
+        while True:
+            await runner.changed()
+            now = runner.fingerprint()
+            if now != self._fingerprint:
+                log.info("the callback changed: its fingerprint is now %.16s", now)
+                self._fingerprint = now
+                self.election.described()
+                self.leader.wake()
+
+    def _candidate(self) -> Candidate:
+        config = self.config
         return Candidate(
-            id=self.config.id,
-            address=self.config.address,
-            fingerprint=self._runner.fingerprint() if self._runner else "",
-        ).encode()
+            id=config.id,
+            address=config.address,
+            fingerprint=self._fingerprint,
+            version=__version__,
+            ttl=config.ttl,
+            fover=config.fover,
+            damper=config.damper,
+        )

@@ -158,6 +158,14 @@ def _held(plan: Doc, running: Doc) -> str:
             f"HELD BY THE BRAKE for {left} more: {who} are lost. It goes on when they return, or "
             "after `kontrol release`"
         ),
+        "rollout": (
+            f"the callback changed; waiting up to {left} for masters that have the former one: "
+            f"{', '.join(plan.texts('peers')) or 'unknown'}"
+        ),
+        "predecessor": (
+            f"waiting {left} for the processes of run {running.text('run')} to be killed, whose "
+            "leader went away"
+        ),
     }.get(plan.text("hold"), f"held for {left} more")
 
 

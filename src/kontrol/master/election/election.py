@@ -6,15 +6,17 @@ when its own is, when its lease expires, or when the store turns out to have gon
 """
 
 import asyncio
-import json
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
-from kontrol.ensemble.canonical import canonical
 from kontrol.errors import leaves
+from kontrol.master.election.owned import OwnedKey
 from kontrol.master.election.term import Deposed, Term
+from kontrol.master.highwater import HighWater
 from kontrol.master.mirror.follower import Follower
+from kontrol.master.records.masters import Candidate
 from kontrol.master.records.meta import Outdated
 from kontrol.master.records.records import Records
 from kontrol.store.protocol import (
@@ -39,6 +41,28 @@ _UNSEEN = 1_000_000
 Lead = Callable[[Term], Awaitable[None]]
 
 
+class Candidacy:
+    """A key that stands for this master, and describes it to all others."""
+
+    def __init__(self, key: OwnedKey, candidate: Callable[[], Candidate]) -> None:
+        self._key = key
+        self._candidate = candidate
+        self._number: int | None = None
+        self._writing = asyncio.Lock()
+
+    async def announce(self, number: int) -> None:
+        """Tell that it leads, in the term of this number. Raises as `OwnedKey.put`."""
+        self._number = number
+        await self.update()
+
+    async def update(self) -> None:
+        """Write it anew if the description changed. Raises as `OwnedKey.put`."""
+        async with self._writing:
+            value = replace(self._candidate(), term=self._number).encode()
+            if value != self._key.value:
+                await self._key.put(value)
+
+
 class Election:
     """Campaigns for leadership, and leads with what it is given while it is leader."""
 
@@ -48,18 +72,19 @@ class Election:
         records: Records,
         *,
         fover: float,
-        value: Callable[[], bytes],
+        candidate: Callable[[], Candidate],
+        highwater: HighWater,
         clock: Callable[[], float],
     ) -> None:
-        """`fover` in seconds; `value` is what the candidacy says of us; `clock` the boot clock."""
+        """`fover` in seconds; `candidate` describes this master; `clock` is the boot clock."""
         self.term: Term | None = None
         self.proofs = 0
-        self.known = 0  # the highest term that may have been, before a restore that we noticed
         self._store = store
         self._records = records
         self._keys = keys = records.keys
         self._fover = fover
-        self._value = value
+        self._candidate = candidate
+        self._highwater = highwater
         self._clock = clock
         self._candidates = Follower(store, keys.candidates, silence=fover / 3)
         self._candidates.listen(lambda _: self._moved.set())
@@ -67,6 +92,8 @@ class Election:
         self._floor = 0
         self._moved = asyncio.Event()
         self._again = asyncio.Event()
+        self._described = asyncio.Event()
+        self._candidacy: Candidacy | None = None
 
     @property
     def candidates(self) -> list[KeyValue]:
@@ -84,15 +111,22 @@ class Election:
 
     def restart(self, revision: int) -> None:
         """Give up what we are, and campaign anew: the store went back from `revision`."""
-        self.known = max(self.known, self._floor + revision + _UNSEEN)
+        self._highwater.saw_term(self._floor + revision + _UNSEEN)
         self._again.set()
+
+    def described(self) -> None:
+        """Tell that this master's description changed: its candidacy is rewritten."""
+        self._described.set()
 
     async def announce(self, term: Term) -> None:
         """Tell everybody, in the candidacy, that it leads and under which number."""
-        self.known = max(self.known, term.number)
+        assert self._candidacy is not None, "not a candidate"  # noqa: S101
         self._floor = term.number - term.revision
-        value = canonical({**json.loads(self._value()), "term": term.number})
-        await term.insist([Put(term.key, value, term.lease)])
+        await self._candidacy.announce(term.number)
+
+    def others(self, term: Term) -> list[Candidate]:
+        """Return the other candidates that live, the oldest first."""
+        return [self._records.candidate(kv) for kv in self.candidates if kv.key != term.key]
 
     async def follow(self) -> None:
         """Keep the list of candidates up to date, until cancelled."""
@@ -127,16 +161,17 @@ class Election:
             await asyncio.sleep(delay)
 
     async def _campaign(self, lead: Lead) -> None:
-        found = (await self._store.range(Range(self._keys.meta))).kvs
-        meta = self._records.meta(found[0]) if found else None
-        self._floor = meta.floor if meta else 0
+        meta = (await self._store.range(Range(self._keys.meta))).kvs
+        known = self._records.meta(meta[0]) if meta else None
+        self._floor = known.floor if known else 0
         lease = (await self._store.grant(math.ceil(self._fover))).id
         try:
             async with asyncio.TaskGroup() as group:
                 self._again.clear()
                 keeping = group.create_task(self._keep(lease))
                 watching = group.create_task(self._leave_on_restore())
-                term = await self._stand(lease)
+                term, self._candidacy = await self._stand(lease)
+                describing = group.create_task(self._describe(self._candidacy))
                 await self._wait(term)
                 await term.prove()
                 self.proofs += 1
@@ -145,28 +180,36 @@ class Election:
                 try:
                     await lead(term)
                 finally:
-                    self.term = None
-                    for task in (keeping, watching, proving):
+                    self.term = self._candidacy = None
+                    for task in (keeping, watching, describing, proving):
                         task.cancel()
         finally:
             await self._resign(lease)
 
-    async def _stand(self, lease: int) -> Term:
+    async def _stand(self, lease: int) -> tuple[Term, Candidacy]:
         """Put the candidacy down; the revision of its creation is the term, should it win."""
         key = self._keys.candidate(lease)
         absent = Compare(key, "create", "=", 0)
+        value = self._candidate().encode()
         while True:
             try:
-                answer = await self._store.txn(
-                    [absent], [Put(key, self._value(), lease)], [Range(key)]
-                )
+                answer = await self._store.txn([absent], [Put(key, value, lease)], [Range(key)])
             except Ambiguous:
                 continue  # a second put finds the first one's key, and asks for it
             if answer.succeeded:
                 revision = answer.header.revision
             else:
                 revision = answer.range(0).kvs[0].create_revision
-            return Term(self._store, key, lease, revision, fover=self._fover, clock=self._clock)
+            term = Term(self._store, key, lease, revision, fover=self._fover, clock=self._clock)
+            owned = OwnedKey(self._store, term, key, value=value, revision=revision, lease=lease)
+            return term, Candidacy(owned, self._candidate)
+
+    async def _describe(self, candidacy: Candidacy) -> None:
+        """Keep the candidacy true, until cancelled."""
+        while True:
+            await candidacy.update()
+            await self._described.wait()
+            self._described.clear()
 
     async def _wait(self, term: Term) -> None:
         """Wait until every older candidate is gone. Raises `Deposed` if we go first."""

@@ -85,7 +85,9 @@ class Term:
     async def write(self, compares: Sequence[Compare], then: Sequence[Op]) -> TxnResult:
         """Write under the fence. Raises `Deposed` if the term is over, and `StoreError`.
 
-        `succeeded` is False if another comparison failed.
+        `succeeded` is False if another comparison failed. A write that is tried again, or whose
+        answer was lost, must move a key that it compares: else a late copy of it would be done
+        after later writes of the same term, which the fence lets pass.
         """
         answer = await self._store.txn([self.fence, *compares], then, [Range(self.key)])
         if not answer.succeeded:
@@ -100,9 +102,11 @@ class Term:
         return Deposed(f"term {self.number} ended: {why}")
 
     async def insist(self, ops: Sequence[Op], compares: Sequence[Compare] = ()) -> None:
-        """Write under the fence what may be written twice, until the store has answered.
+        """Write under the fence, again until the store has answered.
 
-        If one of `compares` fails nothing is written. Raises as `write`, but for outages.
+        For writes that may come late and twice: deletions of what nobody writes again, keys that
+        are written once, and whatever moves one of `compares`. If one of these fails nothing is
+        written. Raises as `write`, but for outages.
         """
         delay = 0.0
         while True:

@@ -7,7 +7,7 @@ unended.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,6 +66,22 @@ class Asked:
     started: Callable[[int], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """To run the callback with this `fingerprint` for `snapshot`; made at loop time `at`."""
+
+    snapshot: Snapshot
+    fingerprint: str
+    attempt: int
+    reason: str
+    asked: Asked | None
+    at: float
+
+
+Outdated = Callable[[Decision], Awaitable[str]]
+"""Says why a decision must not be carried out any more; empty if it may."""
+
+
 class Execution:
     """Runs the callback under one term."""
 
@@ -76,61 +92,65 @@ class Execution:
         runner: Runner,
         wall: Callable[[], str],
         *,
-        patience: float,
+        fover: float,
         counts: Counts,
         emit: Callable[[str], None],
+        outdated: Outdated,
     ) -> None:
-        """`patience` is how many seconds the store gets to book a run while shutting down.
+        """`fover`, in seconds, is recorded with each run, for a successor to wait out.
 
-        `emit` hears of each start, as `callback_invoked`.
+        A third of it is what the store gets to record a run's end while shutting down. `emit` hears
+        of each start, as `callback_invoked`. `outdated` is asked once a start is recorded, which
+        may take as long as etcd does.
         """
         self._term = term
         self._ledger = ledger
         self._runner = runner
         self._wall = wall
-        self._patience = patience
+        self._fover = fover
         self._counts = counts
         self._emit = emit
+        self._outdated = outdated
 
-    async def run(
-        self,
-        snapshot: Snapshot,
-        fingerprint: str,
-        attempt: int,
-        reason: str,
-        asked: Asked | None = None,
-    ) -> None:
-        """Run the callback once for `snapshot`, and book how it ended.
+    async def run(self, decision: Decision) -> bool:
+        """Run the callback once, and record how it ended.
 
+        False if the decision was outdated once the start was recorded: then the run is withdrawn.
         Raises `Deposed` and `StoreError`; on cancellation the callback is ended first.
         """
+        snapshot, asked = decision.snapshot, decision.asked
         running = Running(
             run=self._ledger.next_run,
             term=self._term.number,
-            attempt=attempt,
+            attempt=decision.attempt,
             digest=snapshot.digest,
-            fingerprint=fingerprint,
+            fingerprint=decision.fingerprint,
             started=self._wall(),
-            reason=reason,
+            reason=decision.reason,
             by=asked.by if asked else "",
+            fover=self._fover,
         )
         request = RunRequest(
             run=running.run,
             term=running.term,
-            attempt=attempt,
+            attempt=running.attempt,
             digest=running.digest,
             pods=b"[" + b",".join(pod.canonical for pod in snapshot.pods) + b"]",
             changes=canonical(snapshot.changes.public()),
             state=self._ledger.state,
         )
         await self._ledger.start(running)
+        if why := await self._outdated(decision):
+            log.warning("run %d is not started: %s", running.run, why)
+            await self._ledger.withdraw(len(snapshot.pods), snapshot.changes, why)
+            return False
 
         def started() -> None:
             log.info(
                 "run %d (attempt %d, %s): %d pods; %s",
                 running.run,
-                attempt,
-                reason,
+                running.attempt,
+                running.reason,
                 len(snapshot.pods),
                 snapshot.changes,
             )
@@ -142,10 +162,10 @@ class Execution:
         outcome, stopped = await self._call(request, started)
         if not stopped:
             await self._book(snapshot, outcome)
-            return
+            return True
         # Shutting down: book it if the store answers, and leave the rest to the successor.
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._fover / 3):
                 await self._book(snapshot, outcome)
         except (StoreError, TimeoutError) as error:
             why = str(error) or "no answer in time"

@@ -2,20 +2,24 @@
 
 A run begins with `running`, written before its process starts, and ends with one transaction:
 either it is acknowledged (`state`, `applied`, its entry, and `running` removed) or it failed (its
-entry, and `running` marked as ended, which keeps it due). Everything is written under the fence of
-a term, and compares the revisions of `running` and `applied`; so, under one term, whoever finds
-them moved to what he wrote knows that the write whose answer was lost was done, and whoever finds
-anything else knows that the store went back, and writes nothing more.
+entry, and `running` marked as ended, which keeps it due). A rollback moves `state`.
+
+Invariant: every write is fenced by the term, compares the revisions of all three heads (`running`,
+`applied`, `state`) and moves at least one of them. So none is done twice, however late a copy of it
+arrives. Whoever finds the heads moved to what he wrote knows that a write whose answer was lost was
+done; whoever finds anything else knows that the store went back, and writes nothing more.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from kontrol.ensemble.difference import Changes, Member, missing
 from kontrol.ensemble.pod import Pod
+from kontrol.master.election.owned import OwnedKey
 from kontrol.master.election.term import Term
+from kontrol.master.highwater import HighWater
 from kontrol.master.records.fields import MOST_RUN
 from kontrol.master.records.meta import Meta
 from kontrol.master.records.records import Records
@@ -49,7 +53,10 @@ _ASK = 40  # members whose fate one transaction asks for: three ranges each, of 
 class Ledger:
     """The leader's book. Opened once per term; nobody else writes while the term stands."""
 
-    def __init__(self, store: Store, records: Records, term: Term) -> None:
+    def __init__(
+        self, store: Store, records: Records, term: Term, *, ttl: float | None = None
+    ) -> None:
+        """`ttl`, in seconds, is what pods are told; it is recorded with each acknowledged run."""
         self.applied = Applied()
         self.running: Running | None = None
         self.state: bytes | None = None
@@ -58,11 +65,13 @@ class Ledger:
         self._records = records
         self._keys = records.keys
         self._term = term
-        self._running_revision = 0  # 0: absent
-        self._applied_revision = 0
+        self._ttl = ttl
+        self._before: Running | None = None  # what the run under way took the place of
+        keys = records.keys
+        self._heads = {keys.running: 0, keys.applied: 0, keys.state: 0}  # revisions; 0: absent
 
-    async def open(self, known: int) -> None:
-        """Read the book, and give the term its number, above `known`.
+    async def open(self, highwater: HighWater) -> None:
+        """Read the ledger, and give the term its number, above all that `highwater` saw.
 
         Raises `Outdated`, `Deposed`, and `StoreError`.
         """
@@ -77,41 +86,58 @@ class Ledger:
                 Range(keys.runs, prefix=True, descending=True, limit=_NEWEST),
                 Range(f"{keys.applied}/", prefix=True),
                 Range(keys.candidates, prefix=True),
+                Range(keys.last_run),
             ],
         )
-        found = [answer.range(i).kvs for i in range(7)]
-        metas, applied, running, state, newest, chunks, candidates = found
+        found = [answer.range(i).kvs for i in range(8)]
+        metas, applied, running, state, newest, chunks, candidates, last_run = found
         meta = records.meta(metas[0]) if metas else None
-        unended = records.running(running[0]) if running else Running()
         if meta is None:
             told = records.highest_term(running, newest, candidates)
             floor = max(0, told + 1 - self._term.revision)
         else:
             floor = meta.floor
-        # Every run takes two writes or more, so the same step takes us past all numbers of runs.
-        step = max(0, known + 1 - (floor + self._term.revision))
+        step = max(0, highwater.term + 1 - (floor + self._term.revision))
         if step or meta is None:
             raised = replace(meta or Meta(), floor=floor + step)
-            await self._term.insist([Put(keys.meta, raised.encode())])
+            revision = metas[0].mod_revision if metas else 0
+            await OwnedKey(self._store, self._term, keys.meta, revision=revision).put(
+                raised.encode()
+            )
         self._term.number = floor + step + self._term.revision
+        highwater.saw_term(self._term.number)
         if applied:
             self.applied = records.applied(applied[0], chunks) or Applied()
-            self._applied_revision = applied[0].mod_revision
         self.state = records.state(state[0]) if state else None
+        for kv in (*applied, *running, *state):
+            self._heads[kv.key] = kv.mod_revision
+        unended = records.running(running[0]) if running else None
         numbers = [keys.number(kv.key) or 0 for kv in newest]
+        numbers += [records.last_run(kv) or 0 for kv in last_run]
         last = max([number for number in numbers if number <= MOST_RUN], default=0)
-        self.next_run = 1 + max(last, unended.run, self.applied.run) + step
-        if running:
-            self._running_revision = running[0].mod_revision
-            if not unended.run:  # its number cannot be read; no run's is above that of a term
-                unended = replace(unended, run=max(self.next_run, self._term.number))
-                self.next_run = unended.run + 1
-            self.running = unended
+        if unended is not None and not unended.run:  # its number cannot be read
+            unended = replace(unended, run=last + 1)
+        known = max(last, unended.run if unended else 0, self.applied.run, highwater.run)
+        # Where the store went back there may have been runs that nobody who lives has seen, fewer
+        # than revisions: each takes two or more.
+        self.next_run = 1 + known + step
+        self.running = None if unended is None or unended.withdrawn else unended
+
+    @property
+    def failed(self) -> Running | None:
+        """The run that failed and was not made good, apart from one that is under way."""
+        under_way = self.running is not None and not self.running.ended
+        return self._before if under_way else self.running
 
     async def start(self, running: Running) -> None:
         """Write that a run begins; only then may its process start."""
-        await self._move([Put(self._keys.running, running.encode())])
-        self.running = running
+        await self._move(
+            [
+                Put(self._keys.last_run, b"%d" % running.run),
+                Put(self._keys.running, running.encode()),
+            ]
+        )
+        self._before, self.running = self.running, running
         self.next_run = running.run + 1
 
     async def commit(
@@ -124,7 +150,7 @@ class Ledger:
         for i, chunk in enumerate(chunks):
             await self._term.insist([Put(f"{self._keys.members(running.run)}{i:04d}", chunk)])
         kept = self.state if state is None else state
-        head = Head(running.run, running.digest, running.fingerprint, len(members))
+        head = Head(running.run, running.digest, running.fingerprint, len(members), self._ttl)
         ops: list[Op] = [
             Put(self._keys.applied, head.encode()),
             Put(self._keys.run(running.run), encode_entry(running, len(pods), changes, ending)),
@@ -137,7 +163,7 @@ class Ledger:
         await self._move(ops)
         self.state = kept
         self.running = None
-        self.applied = Applied(running.run, running.digest, running.fingerprint, members)
+        self.applied = Applied(running.run, running.digest, running.fingerprint, members, self._ttl)
 
     async def fail(self, pods: int, changes: Changes, ending: Ending) -> None:
         """Write that the run under way ended without success: it stays due."""
@@ -150,17 +176,46 @@ class Ledger:
         )
         self.running = ended
 
-    async def put_back(self, number: int, started: str, by: str) -> int | None:
-        """Make the state that run `number` left the state again; returns the run that this is.
+    async def withdraw(self, pods: int, changes: Changes, why: str) -> None:
+        """Take the start of the run under way back: its process was not started.
 
-        None if that state is not kept. It is a run of its own in the book, though nothing ran: the
-        state moves only with a number that is never used again.
+        What stood before stands again. The run keeps its number, and has an entry that says `why`.
+        `running` is rewritten and not deleted: an absent key would compare as before the start, and
+        a late copy of that would be done.
         """
-        kept = (await self._store.range(Range(self._keys.state_of(number)))).kvs
-        state = self._records.state(kept[0]) if kept else None
-        if state is None:
-            return None
-        booked = Running(
+        running, before = self._under_way(), self._before
+        stands = before or replace(running, ended=True, withdrawn=True)
+        ending = Ending(ok=False, why=f"not started: {why}")
+        await self._move(
+            [
+                Put(self._keys.running, stands.encode()),
+                Put(self._keys.run(running.run), encode_entry(running, pods, changes, ending)),
+            ]
+        )
+        self.running = before
+
+    async def kept(self, number: int) -> bytes | None:
+        """Return the state that run `number` left, if it is kept."""
+        kvs = (await self._store.range(Range(self._keys.state_of(number)))).kvs
+        return self._records.state(kvs[0]) if kvs else None
+
+    async def roll_back(
+        self,
+        number: int,
+        state: bytes,
+        *,
+        started: str,
+        by: str,
+        answer: Callable[[int], tuple[Compare, Put]],
+    ) -> int | None:
+        """Make `state`, which run `number` left, the state again; returns the run that this is.
+
+        It is a run of its own in the ledger, though nothing ran: the state moves only with a number
+        that is never used again. `answer` is given that number; what it returns, a key to write and
+        what must hold for it, is written with the rollback or not at all: so a request is carried
+        out once, whoever leads next. None if that does not hold, and nothing was done.
+        """
+        entry = Running(
             run=self.next_run,
             term=self._term.number,
             attempt=1,
@@ -171,18 +226,21 @@ class Ledger:
             by=by,
         )
         ending = Ending(ok=True, why=f"the state of run {number} was put back")
-        entry = encode_entry(booked, len(self.applied.members), Changes(), ending)
         ops: list[Op] = [
+            Put(self._keys.last_run, b"%d" % entry.run),
             Put(self._keys.state, state),
-            Put(self._keys.state_of(booked.run), state),
-            Put(self._keys.run(booked.run), entry),
+            Put(self._keys.state_of(entry.run), state),
+            Put(
+                self._keys.run(entry.run),
+                encode_entry(entry, len(self.applied.members), Changes(), ending),
+            ),
         ]
-        if self.running is not None:  # a failed one, which stays due
-            ops.append(Put(self._keys.running, self.running.encode()))
-        await self._move(ops)
+        condition, put = answer(entry.run)
+        self.next_run += 1
+        if not await self._move([*ops, put], [condition]):
+            return None
         self.state = state
-        self.next_run = booked.run + 1
-        return booked.run
+        return entry.run
 
     async def trim(self) -> None:
         """Drop what is beyond the last 20 states, 200 entries, and the last run's pods."""
@@ -200,7 +258,7 @@ class Ledger:
         old = [*states[:-_STATES], *runs[:-_RUNS]]
         old += [key for key in chunks if not key.startswith(mine)]
         for i in range(0, len(old), 100):
-            await self._term.insist([Delete(key) for key in old[i : i + 100]], [self._as_applied()])
+            await self._term.insist([Delete(key) for key in old[i : i + 100]], self._unmoved())
 
     async def fates(self, pods: Iterable[Pod]) -> set[int] | None:
         """Tell which pods of the acknowledged list left, by `seq`; the other missing are lost.
@@ -238,47 +296,66 @@ class Ledger:
         assert self.running is not None, "no run was started"  # noqa: S101
         return self.running
 
-    def _as_applied(self) -> Compare:
-        """Compare the last acknowledged run with ours: a store that went back has another.
+    def _unmoved(self) -> list[Compare]:
+        """Compare the heads with what they were when they were last read or written here.
 
-        The fence alone does not tell: the candidacy that it compares may be in a snapshot.
+        The fence alone does not tell that the store went back: the candidacy that it compares may
+        be in the snapshot.
         """
-        return Compare(self._keys.applied, "mod", "=", self._applied_revision)
+        return [Compare(key, "mod", "=", revision) for key, revision in self._heads.items()]
 
-    async def _move(self, ops: Sequence[Op]) -> None:
-        """Write what moves `running`, once, whatever becomes of the answers."""
-        keys = self._keys
-        unmoved = Compare(keys.running, "mod", "=", self._running_revision)
-        values = {op.key: op.value for op in ops if isinstance(op, Put)}
+    async def _move(self, ops: Sequence[Op], conditions: Sequence[Compare] = ()) -> bool:
+        """Write what moves a head, once, whatever becomes of the answers.
+
+        Returns False if one of `conditions` does not hold, and nothing was written. Raises
+        `Deposed` if the heads are not as they were left, and `StoreError`.
+        """
+        assert any(not isinstance(op, Range) and op.key in self._heads for op in ops)  # noqa: S101
         delay = 0.0
         while True:
             try:
-                answer = await self._term.write([unmoved, self._as_applied()], ops)
-                if not answer.succeeded:
-                    await self._settle(values)
-                    return
-                revision = answer.header.revision
-                self._running_revision = revision if keys.running in values else 0
-                if keys.applied in values:
-                    self._applied_revision = revision
-                return
+                answer = await self._term.write([*self._unmoved(), *conditions], ops)
+                if answer.succeeded:
+                    for op in ops:
+                        if not isinstance(op, Range) and op.key in self._heads:
+                            put = isinstance(op, Put)
+                            self._heads[op.key] = answer.header.revision if put else 0
+                    return True
+                done = await self._settle(ops)
+                if done or conditions:
+                    return done
             except (Ambiguous, Unavailable) as error:
                 log.warning("the ledger waits for the store: %s", error)
             delay = min(1.0, delay * 2 or 0.05)
             await asyncio.sleep(delay)
 
-    async def _settle(self, values: Mapping[str, bytes]) -> None:
-        """Make sure that it was an earlier try of ours that moved it. Raises `Deposed`."""
-        keys = self._keys
-        found = await self._store.txn([], [Range(keys.running), Range(keys.applied)])
-        running, applied = (found.range(i).kvs for i in range(2))
-        ours = (running[0].value if running else None) == values.get(keys.running)
-        revision = applied[0].mod_revision if applied else 0
-        if keys.applied in values:
-            ours = ours and bool(applied) and applied[0].value == values[keys.applied]
-        else:
-            ours = ours and revision == self._applied_revision
-        if not ours:
+    async def _settle(self, ops: Sequence[Op]) -> bool:
+        """Tell whether an earlier try wrote `ops`. Raises `Deposed` if something else was written.
+
+        One transaction is one revision: all that it put has that revision, and our values.
+        """
+        written = {op.key: op for op in ops if not isinstance(op, Range)}
+        keys = [*self._heads, *(key for key in written if key not in self._heads)]
+        answer = await self._store.txn([], [Range(key) for key in keys])
+        found = {key: kvs[0] for i, key in enumerate(keys) if (kvs := answer.range(i).kvs)}
+        heads = {key: found[key].mod_revision if key in found else 0 for key in self._heads}
+        if heads == self._heads:
+            return False
+        revisions = set()
+        for key in keys:
+            op, kv = written.get(key), found.get(key)
+            if isinstance(op, Put):
+                if kv is None and op.lease:
+                    continue  # expired since
+                ours = kv is not None and kv.value == op.value
+                revisions.add(kv.mod_revision if kv else 0)
+            elif isinstance(op, Delete):
+                ours = kv is None
+            else:
+                ours = heads[key] == self._heads[key]
+            if not ours:
+                raise self._term.depose("the ledger is not as it was left: the store went back")
+        if len(revisions) != 1:
             raise self._term.depose("the ledger is not as it was left: the store went back")
-        self._running_revision = running[0].mod_revision if running else 0
-        self._applied_revision = revision
+        self._heads = heads
+        return True

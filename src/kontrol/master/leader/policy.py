@@ -2,18 +2,20 @@
 
 Why it may be due: the ensemble or the callback differ from what was last acknowledged, or a run
 was started and not acknowledged. What may hold it, each until a time of its own: the damper, the
-back-off after a failure, the gap (time without masters or store is nobody's silence), the brake.
-An operator who asks for a run gets it at once, due or not, unless the gap or the brake hold it.
+back-off after a failure, a rollout (other masters still have the acknowledged callback), the gap
+(time without masters or etcd is nobody's silence), the brake. An operator who asks for a run gets
+it at once, due or not, unless the gap or the brake hold it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Reason = Literal["ensemble", "callback", "unacknowledged", "asked"]
-Hold = Literal["damper", "retry", "gap", "brake"]
+Hold = Literal["damper", "retry", "rollout", "predecessor", "gap", "brake"]
 
 _BACKOFF = 1.0  # seconds before the second attempt
 _BACKOFF_MAX = 300.0
+_ROLLOUT = 60.0  # seconds for which a new callback waits for masters that have the old one
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +23,8 @@ class Situation:
     """What the leader knows. Times are seconds of the loop's clock; None: not held by that.
 
     `failed` is (digest, fingerprint, the time to retry at) of the run that is not acknowledged.
-    `peers` says that a live candidate still has the acknowledged callback, `asked` that an operator
-    wants a run.
+    `rollout` is until when a new callback waits for masters that have the acknowledged one;
+    `asked` says that an operator wants a run.
     """
 
     digest: str
@@ -30,7 +32,7 @@ class Situation:
     applied_digest: str
     applied_fingerprint: str | None
     failed: tuple[str, str, float] | None
-    peers: bool
+    rollout: float | None
     ripe: float | None
     gap: float | None
     brake: float | None
@@ -72,6 +74,8 @@ def decide(now: float, s: Situation) -> Idle | Wait | Run:
         holds.append((s.failed[2], "retry"))
     elif s.ripe is not None:
         holds.append((s.ripe, "damper"))
+    if reason == "callback" and s.rollout is not None:
+        holds.append((s.rollout, "rollout"))
     if s.gap is not None:
         holds.append((s.gap, "gap"))
     if s.brake is not None:
@@ -81,6 +85,37 @@ def decide(now: float, s: Situation) -> Idle | Wait | Run:
         until, hold = max(held)
         return Wait(reason, until, hold)
     return Run(reason, again)
+
+
+def outdated(now: float, s: Situation) -> str:
+    """Say why a run that was decided must not start now; empty if it may.
+
+    For a decision whose first write had to wait: the damper and the back-off were waited out then,
+    what holds against acting on a wrong list is judged again.
+    """
+    if not s.asked and _due(s) is None:
+        return "nothing is due any more"
+    plan = decide(now, replace(s, asked=True))
+    return f"the {plan.hold} holds it now" if isinstance(plan, Wait) else ""
+
+
+class Rollout:
+    """Since when the leader's callback differs from the acknowledged one. One per term."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def until(self, now: float, *, differs: bool, peers: bool) -> float | None:
+        """Return the time until which the new callback waits; None if it does not.
+
+        `differs`: from the acknowledged callback, which a live candidate still has if `peers`.
+        """
+        if not differs:
+            self._since = None
+            return None
+        if self._since is None:
+            self._since = now
+        return self._since + _ROLLOUT if peers else None
 
 
 def backoff(attempt: int, jitter: float) -> float:
@@ -96,6 +131,6 @@ def _due(s: Situation) -> Reason | None:
         return "ensemble"
     if s.failed is not None:
         return "unacknowledged"
-    if s.applied_fingerprint not in (None, s.fingerprint) and not s.peers:
+    if s.applied_fingerprint not in (None, s.fingerprint):
         return "callback"
     return None

@@ -2,15 +2,16 @@
 
 A request is a key under a lease of its own, so it can be put down at whichever master one reaches,
 outlives a change of leader, and goes by itself if nobody answers. The leader writes its answer
-into the same key, under its fence. A leader that dies between doing and answering leaves a request
-that its successor does again: what is asked for is done at least once.
+into the same key, under its fence. A rollback and its answer are one transaction, so it is done
+once. A leader that dies between starting a run and answering leaves a request that its successor
+carries out again: a run that is asked for happens at least once.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kontrol.ensemble.canonical import JSON
@@ -22,6 +23,7 @@ from kontrol.store.protocol import (
     Ambiguous,
     Compare,
     Event,
+    KeyValue,
     LeaseGone,
     Put,
     Store,
@@ -34,6 +36,14 @@ Kind = Literal["run", "release", "rollback"]
 
 _LEASE = 60  # seconds for which an unanswered request stands
 _PATIENCE = 3.0  # seconds for the store to take a request
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A request that waits to be answered, and its key as the store has it."""
+
+    request: Request
+    kv: KeyValue
 
 
 class Requests:
@@ -50,7 +60,6 @@ class Requests:
         self._follower = Follower(store, keys.requests, silence=silence)
         self._follower.listen(self._take)
         self._waiting: dict[str, asyncio.Future[Answer]] = {}
-        self._answered: set[str] = set()
 
     async def run(self) -> None:
         """Follow the requests until cancelled."""
@@ -60,11 +69,15 @@ class Requests:
         """Call `listener` when a request came, was answered, or went."""
         self._follower.listen(lambda _: listener())
 
-    def pending(self, *kinds: Kind) -> list[Request]:
+    def pending(self, *kinds: Kind) -> list[Pending]:
         """Return the requests of these kinds that nobody answered, the oldest first."""
         entries = sorted(self._follower.entries.values(), key=lambda kv: kv.create_revision)
-        found = (self._records.request(kv) for kv in entries if kv.key not in self._answered)
-        return [one for one in found if one and one.answer is None and one.kind in kinds]
+        found = ((self._records.request(kv), kv) for kv in entries)
+        return [
+            Pending(request, kv)
+            for request, kv in found
+            if request is not None and request.answer is None and request.kind in kinds
+        ]
 
     async def ask(
         self, kind: Kind, by: str, *, run: int | None = None, timeout: float
@@ -94,19 +107,6 @@ class Requests:
             del self._waiting[key]
         return {"request": name, "done": True, **answer.public()}
 
-    async def answer(self, term: Term, request: Request, answer: Answer) -> None:
-        """Answer under the fence of `term`. Raises `Deposed` and `StoreError`."""
-        key = self._keys.requests + request.id
-        entry = self._follower.entries.get(key)
-        self._answered.add(key)  # before the store tells it
-        if entry is None:
-            return  # nobody waits any more
-        log.info("request of %s (%s): %s", request.by, request.kind, answer.message)
-        value = replace(request, answer=answer).encode()
-        with contextlib.suppress(LeaseGone):
-            unmoved = Compare(key, "mod", "=", entry.mod_revision)
-            await term.insist([Put(key, value, entry.lease)], [unmoved])
-
     async def _put_down(self, key: str, value: bytes, lease: int) -> None:
         absent = Compare(key, "create", "=", 0)
         while True:
@@ -121,10 +121,40 @@ class Requests:
             key = event.kv.key
             waiting = self._waiting.get(key)
             if event.type == "delete":
-                self._answered.discard(key)
                 answer: Answer | None = Answer("the request expired unanswered", refused=True)
             else:
                 request = self._records.request(event.kv)
-                answer = request.answer if request else None
+                answer = None if request is None else request.answer
             if waiting is not None and answer is not None and not waiting.done():
                 waiting.set_result(answer)
+
+
+class Answers:
+    """A term's answers to requests."""
+
+    def __init__(self, requests: Requests, term: Term) -> None:
+        self._requests = requests
+        self._term = term
+        self._answered: set[str] = set()  # the store may not have told yet
+
+    def pending(self, *kinds: Kind) -> list[Pending]:
+        """Return the requests of these kinds that this term has not answered, the oldest first."""
+        return [p for p in self._requests.pending(*kinds) if p.kv.key not in self._answered]
+
+    def part(self, pending: Pending, answer: Answer) -> tuple[Compare, Put]:
+        """Return what answers a request within another transaction."""
+        kv, value = pending.kv, replace(pending.request, answer=answer).encode()
+        return Compare(kv.key, "mod", "=", kv.mod_revision), Put(kv.key, value, kv.lease)
+
+    def answered(self, pending: Pending, answer: Answer) -> None:
+        """Note that a request is answered, or that nobody waits for its answer any more."""
+        self._answered.add(pending.kv.key)
+        request = pending.request
+        log.info("request of %s (%s): %s", request.by, request.kind, answer.message)
+
+    async def answer(self, pending: Pending, answer: Answer) -> None:
+        """Answer. Raises `Deposed` and `StoreError`."""
+        self.answered(pending, answer)
+        unmoved, put = self.part(pending, answer)
+        with contextlib.suppress(LeaseGone):
+            await self._term.insist([put], [unmoved])

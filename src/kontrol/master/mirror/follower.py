@@ -40,15 +40,25 @@ class Follower:
         self.revision = 0
         self.restores = 0  # of the store, that were noticed
         self.confirmed = float("-inf")
-        self.recovered = float("-inf")
         self.complete = asyncio.Event()
         self._store = store
         self._prefix = prefix
         self._silence = silence
         self._heard = float("-inf")
+        self._recovered = float("-inf")
         self._listeners: list[Listener] = []
         self._on_restore: list[OnRestore] = []
         self._cluster = 0
+
+    @property
+    def recovered(self) -> float:
+        """The loop time since which the store was never silent for long; now, if it is silent.
+
+        Minus infinity before `entries` is complete.
+        """
+        now = asyncio.get_running_loop().time()
+        silent = self.complete.is_set() and now - self._heard > self._silence
+        return now if silent else self._recovered
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` after each change of `entries`."""
@@ -117,7 +127,7 @@ class Follower:
         self.confirmed = asked
         self._apply(events)
         if not self.complete.is_set():
-            self.recovered = asyncio.get_running_loop().time()
+            self._recovered = asyncio.get_running_loop().time()
             self.complete.set()
             self._tell(())
 
@@ -156,7 +166,7 @@ class Follower:
     def _hear(self) -> None:
         now = asyncio.get_running_loop().time()
         if now - self._heard > self._silence:
-            self.recovered = now
+            self._recovered = now
         self._heard = now
 
     def _apply(self, events: Sequence[Event]) -> None:

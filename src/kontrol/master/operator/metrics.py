@@ -36,7 +36,7 @@ def _term(master: Master) -> float | None:
 
 def _plan(master: Master) -> policy.Idle | policy.Wait | policy.Run:
     """What this master is about to do, as leader."""
-    return policy.Idle() if master.election.term is None else master.leader.notice.plan
+    return master.leader.plan
 
 
 def _due(master: Master) -> _Rows:
@@ -217,7 +217,8 @@ METRICS: tuple[Metric[Master], ...] = (
         "kontrol_leader_held",
         "gauge",
         "1 for what holds a run that is due: the damper, the back-off after a failure (`retry`), "
-        "the gap, the brake.",
+        "masters that still have the former callback (`rollout`), a run that a former leader left "
+        "(`predecessor`), the gap, the brake.",
         _held,
         ("hold",),
     ),

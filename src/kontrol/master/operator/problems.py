@@ -70,7 +70,8 @@ def problems(facts: Facts) -> list[Problem]:
         found.append(
             Problem(
                 "the masters have different callbacks",
-                "as it is during a deploy: the new one runs once no master has the old one",
+                "as during a deployment: the new one runs once no master has the former one, or "
+                "60 s after the leader has it; if that lasts, deploy the same one to every master",
             )
         )
     if not facts.etcd and not facts.pods:

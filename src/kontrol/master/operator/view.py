@@ -120,7 +120,8 @@ class View:
                     self._last(_RUNS),
                 )
             unended, acknowledged, said = found
-            running = records.running(unended).public() if unended else None
+            run = records.running(unended) if unended else None
+            running = None if run is None or run.withdrawn else run.public()
             head = records.head(acknowledged) if acknowledged else None
             applied = head.public() if head else None
             plan = self._plan(records.plan(said) if said else None)

@@ -48,6 +48,11 @@ class Keys:
         return f"{self.root}running"
 
     @property
+    def last_run(self) -> str:
+        """The number of the run that was started last, or of a rollback."""
+        return f"{self.root}last-run"
+
+    @property
     def state(self) -> str:
         """The state that the callback returned last."""
         return f"{self.root}state"

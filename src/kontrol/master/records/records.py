@@ -151,7 +151,11 @@ class Records:
                 Damaged("pods", head.pods, f"{len(members)}, which are below {mine}"),
                 "the missing pods are taken for new ones; the next acknowledged run replaces it",
             )
-        return Applied(head.run, head.digest, head.fingerprint, tuple(members))
+        return Applied(head.run, head.digest, head.fingerprint, tuple(members), head.ttl)
+
+    def last_run(self, kv: KeyValue) -> int | None:
+        """Read the number of the last run. A damaged one is none: the ledger has it too."""
+        return self._read(kv, decode_counter, "the ledger is relied on; the next run replaces it")
 
     def state(self, kv: KeyValue) -> bytes | None:
         """Read a state, as it is kept, byte for byte. A damaged one is none, and is kept."""

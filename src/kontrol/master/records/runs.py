@@ -21,7 +21,8 @@ class Running(Record):
 
     `reason` is why it was due; `by` is who asked for it, if somebody did; `fover` the fail-over
     time in seconds of the leader that wrote it, None if it is not known. By default it is what an
-    unreadable record stands for: a run of unknown number and term (0), that may be under way.
+    unreadable record stands for: a run of unknown number and term (0), that may be under way. A
+    run that is `withdrawn` was never started: nothing is owed to it.
     """
 
     run: int = 0
@@ -35,6 +36,7 @@ class Running(Record):
     reason: str = ""
     by: str = ""
     fover: float | None = None
+    withdrawn: bool = False
     more: Mapping[str, JSON] = field(default_factory=dict)
 
     @classmethod
@@ -53,6 +55,7 @@ class Running(Record):
             reason=found.text("reason", ""),
             by=found.text("by", ""),
             fover=found.maybe_seconds("fover"),
+            withdrawn=found.flag("withdrawn"),
             more=found.more,
         )
 
@@ -62,12 +65,14 @@ class Head(Record):
     """The record of the last acknowledged run; its pods are in chunks, `pods` of them in all.
 
     An absent digest is none's: something is due. An absent fingerprint is that of any callback.
+    `ttl` is what pods were told then, in seconds, None if it is not known.
     """
 
     run: int
     digest: str = ""
     fingerprint: str | None = None
     pods: int | None = None
+    ttl: float | None = None
     more: Mapping[str, JSON] = field(default_factory=dict)
 
     @classmethod
@@ -79,18 +84,23 @@ class Head(Record):
             digest=found.text("digest", ""),
             fingerprint=found.maybe_text("fingerprint"),
             pods=found.maybe_number("pods"),
+            ttl=found.maybe_seconds("ttl"),
             more=found.more,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The last acknowledged run, and the pods it was for; by default the empty ensemble."""
+    """The last acknowledged run, and the pods it was for; by default the empty ensemble.
+
+    `ttl` is what pods were told then, in seconds, None if it is not known.
+    """
 
     run: int = 0
     digest: str = digest_of(())
     fingerprint: str | None = None
     members: tuple[Member, ...] = ()
+    ttl: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""What the leader is about to do, told to people: in its log, and in the store for every master.
+"""What the leader is about to do, for people: in its log, and in the store for every master.
 
-The notice in the store is under the leader's lease, so it goes with the leader. It is written only
-of what lasts: most plans are carried out in less time than telling them takes.
+The record in the store is under the leader's lease, so it goes with the leader. Only plans that
+last are written: most are carried out in less time than writing them takes.
 """
 
 import asyncio
@@ -10,10 +10,8 @@ from collections.abc import Callable, Sequence
 
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.difference import Member, names
-from kontrol.master.election.term import Term
+from kontrol.master.election.owned import OwnedKey
 from kontrol.master.leader import policy
-from kontrol.master.records.keys import Keys
-from kontrol.store.protocol import Put
 
 log = logging.getLogger(__name__)
 
@@ -22,36 +20,48 @@ Plan = policy.Idle | policy.Wait | policy.Run
 _LASTING = 0.5  # seconds
 
 
-class Notice:
-    """The leader's plan, and its publication."""
+class PlanPublisher:
+    """The plan of one term, and its publication."""
 
-    def __init__(self, keys: Keys, wall: Callable[[], str]) -> None:
-        """`wall` tells the date and time, RFC 3339."""
+    def __init__(self, key: OwnedKey, wall: Callable[[], str]) -> None:
+        """`key` is where it is published; `wall` tells the date and time, RFC 3339."""
         self.plan: Plan = policy.Idle()
-        self._keys = keys
+        self._key = key
         self._wall = wall
         self._lost: Sequence[Member] = ()
         self._of = 0
+        self._peers: Sequence[str] = ()
         self._moved = asyncio.Event()
 
-    @property
-    def held(self) -> str:
-        """What holds the callback: damper, retry, gap or brake; empty if nothing does."""
-        return self.plan.hold if isinstance(self.plan, policy.Wait) else ""
+    def tell(
+        self,
+        plan: Plan,
+        lost: Sequence[Member] = (),
+        of: int = 0,
+        peers: Sequence[str] = (),
+    ) -> None:
+        """Take note of the plan.
 
-    def tell(self, plan: Plan, lost: Sequence[Member] = (), of: int = 0) -> None:
-        """Take note of the plan; `lost` are the pods lost of the `of` in the acknowledged list."""
+        `lost` are the pods lost of the `of` in the acknowledged list; `peers` are the masters that
+        still have the acknowledged callback.
+        """
         before = self.plan
-        if plan == before:
+        if (plan, peers) == (before, self._peers):
             return
-        self.plan, self._lost, self._of = plan, lost, of
+        self.plan, self._lost, self._of, self._peers = plan, lost, of, peers
         self._moved.set()
-        if not isinstance(plan, policy.Wait) or plan.hold not in ("gap", "brake"):
+        if not isinstance(plan, policy.Wait) or plan.hold not in ("gap", "brake", "rollout"):
             return
         if isinstance(before, policy.Wait) and before.hold == plan.hold:
             return
         seconds = plan.until - asyncio.get_running_loop().time()
-        if plan.hold == "brake":
+        if plan.hold == "rollout":
+            log.info(
+                "the callback changed: waiting up to %.0f s for %s to have the new one",
+                seconds,
+                ", ".join(peers),
+            )
+        elif plan.hold == "brake":
             log.error(
                 "BRAKE: %d of %d pods are lost (%s); the callback is held for %.0f s more, until "
                 "they return, or until `kontrol release`",
@@ -70,14 +80,13 @@ class Notice:
                 seconds,
             )
 
-    async def publish(self, term: Term) -> None:
-        """Keep the notice in the store up to date, until cancelled. Raises as `Term.insist`."""
+    async def publish(self) -> None:
+        """Keep the plan in the store up to date, until cancelled. Raises as `OwnedKey.put`."""
         written: JSON = None
         while True:
             plan = self._public()
             if plan != written:
-                value = canonical({**plan, "at": self._wall()})
-                await term.insist([Put(self._keys.plan, value, term.lease)])
+                await self._key.put(canonical({**plan, "at": self._wall()}))
                 written = plan
             await self._moved.wait()
             await asyncio.sleep(_LASTING)
@@ -93,4 +102,9 @@ class Notice:
                 told |= {"what": "wait", "reason": reason, "hold": hold, "seconds": left}
             case policy.Idle():
                 pass
-        return {**told, "lost": [names([m]) for m in self._lost[:20]], "of": self._of}
+        return {
+            **told,
+            "lost": [names([m]) for m in self._lost[:20]],
+            "of": self._of,
+            "peers": list(self._peers[:20]),
+        }

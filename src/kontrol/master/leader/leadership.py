@@ -1,0 +1,364 @@
+"""One term at work: runs the callback whenever it is due, one run at a time, and records each.
+
+One loop: look at the situation, decide (`policy`), and wait for the time or the news that may
+change the decision. Before the first decision a new leader makes sure of two things: that its
+mirror shows at least what the store held when it won, so it never acts on an older list than its
+predecessor did; and that a run which its predecessor left unended has been dead for long enough.
+
+Invariant: nothing of a term is used in another one, even by the same process: between the two,
+another master may have led.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kontrol.ensemble.brake import Brake
+from kontrol.ensemble.difference import Changes, difference
+from kontrol.master.election.election import Election
+from kontrol.master.election.owned import OwnedKey
+from kontrol.master.election.term import Term
+from kontrol.master.highwater import HighWater
+from kontrol.master.leader import policy
+from kontrol.master.leader.counts import Counts
+from kontrol.master.leader.execution import (
+    Asked,
+    Decision,
+    Execution,
+    Runner,
+    Snapshot,
+)
+from kontrol.master.leader.ledger import Ledger
+from kontrol.master.leader.publisher import PlanPublisher
+from kontrol.master.leader.requests import Answers, Pending, Requests
+from kontrol.master.mirror.mirror import Mirror
+from kontrol.master.records.masters import Answer
+from kontrol.master.records.records import Records
+from kontrol.master.records.runs import Ending
+from kontrol.store.protocol import Ambiguous, LeaseGone, Range, RangeResult, Store, Unavailable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderConfig:
+    """Times in seconds; `brake` in percent of pods."""
+
+    ttl: float
+    fover: float
+    brake: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a term works with. All of it belongs to the process.
+
+    Without a `runner` nothing is ever run. `fingerprint` tells the callback's, as last seen. `wall`
+    tells the date and time, RFC 3339. `emit` hears of `lock_obtained`, `md5_changed` and
+    `callback_invoked`.
+    """
+
+    store: Store
+    records: Records
+    mirror: Mirror
+    election: Election
+    requests: Requests
+    highwater: HighWater
+    runner: Runner | None
+    fingerprint: Callable[[], str]
+    config: LeaderConfig
+    counts: Counts
+    emit: Callable[[str], None]
+    wall: Callable[[], str]
+    rng: random.Random
+
+
+class Leadership:
+    """Leads in one term while `run` runs."""
+
+    def __init__(self, term: Term, parts: Parts, news: asyncio.Event) -> None:
+        """`news` is set whenever something changed that may change the decision."""
+        config = parts.config
+        self._term = term
+        self._parts = parts
+        self._news = news
+        self._ledger = Ledger(parts.store, parts.records, term, ttl=config.ttl)
+        self._answers = Answers(parts.requests, term)
+        self._publisher = PlanPublisher(
+            OwnedKey(parts.store, term, parts.records.keys.plan, lease=term.lease), parts.wall
+        )
+        self._brake = Brake(config.brake, 2 * config.ttl)
+        self._rollout = policy.Rollout()
+        self._digest = ""
+        self._retry_at = 0.0
+
+    @property
+    def plan(self) -> policy.Idle | policy.Wait | policy.Run:
+        """What is about to be done."""
+        return self._publisher.plan
+
+    async def run(self) -> None:
+        """Lead until cancelled. Raises `Deposed`, `Outdated`, `StoreError`."""
+        parts = self._parts
+        await self._ledger.open(parts.highwater)
+        await parts.election.announce(self._term)
+        log.info("leader, in term %d", self._term.number)
+        parts.counts.terms += 1
+        parts.emit("lock_obtained")
+        self._digest = self._ledger.applied.digest
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._publisher.publish())
+            if parts.runner is None:
+                await self._decline()
+            else:
+                await self._catch_up()
+                await self._await_orphaned_run()
+                await self._loop(group, parts.runner)
+
+    async def _decline(self) -> None:
+        """Answer operators, without a callback."""
+        why = "KONTROL_CALLBACK is not set on the leader: there is nothing to run"
+        while True:
+            self._news.clear()
+            await self._serve()
+            for pending in self._answers.pending("run"):
+                await self._answers.answer(pending, Answer(why, refused=True))
+            await self._news.wait()
+
+    async def _loop(self, group: asyncio.TaskGroup, runner: Runner) -> None:
+        """Run the callback whenever it is due."""
+        loop = asyncio.get_running_loop()
+        parts, ledger = self._parts, self._ledger
+        execution = Execution(
+            self._term,
+            ledger,
+            runner,
+            parts.wall,
+            fover=parts.config.fover,
+            counts=parts.counts,
+            emit=parts.emit,
+            outdated=self._outdated,
+        )
+        self._retry_at = loop.time()
+        if ledger.running is not None:
+            self._retry_at += policy.backoff(ledger.running.attempt, parts.rng.random())
+        while True:
+            decision = await self._next_run(group)
+            parts.mirror.damper.taken()
+            if await execution.run(decision):
+                wait = policy.backoff(decision.attempt, parts.rng.random())
+                self._retry_at = loop.time() + wait
+
+    async def _next_run(self, group: asyncio.TaskGroup) -> Decision:
+        """Wait until a run is due and nothing holds it."""
+        loop = asyncio.get_running_loop()
+        ledger, mirror = self._ledger, self._parts.mirror
+        snapshot: Snapshot | None = None
+        while True:
+            self._news.clear()
+            await self._serve()
+            asked = next(iter(self._answers.pending("run")), None)
+            ripe = mirror.damper.ripe
+            if asked is None and ripe is not None and ripe > loop.time():
+                self._publisher.tell(policy.Wait("ensemble", ripe, "damper"))
+                await self._news_or(ripe)  # not worth a look, at any size
+                continue
+            if snapshot is None or snapshot.version != mirror.version:
+                snapshot = await self._look()
+                if snapshot is None:
+                    await self._news.wait()
+                    continue
+            situation = self._situation(snapshot, asked=asked is not None)
+            plan = policy.decide(loop.time(), situation)
+            lost, of = snapshot.changes.lost, len(ledger.applied.members)
+            self._publisher.tell(plan, lost, of, self._peers())
+            match plan:
+                case policy.Idle():
+                    await self._news.wait()
+                case policy.Wait(_, until, hold) if asked is not None:
+                    why = f"held by the {hold} for {until - loop.time():.0f} s more: {len(lost)} "
+                    why += f"of {of} pods are lost"
+                    why += "; if they are gone for good, `kontrol release`" * (hold == "brake")
+                    await self._answers.answer(asked, Answer(why, refused=True))
+                case policy.Wait(_, until, _):
+                    await self._news_or(until)
+                case policy.Run(reason, again):
+                    return Decision(
+                        snapshot,
+                        situation.fingerprint,
+                        ledger.failed.attempt + 1 if again and ledger.failed else 1,
+                        reason,
+                        None if asked is None else self._asked(group, asked),
+                        loop.time(),
+                    )
+
+    async def _serve(self) -> None:
+        """Do what operators ask for besides runs."""
+        for pending in self._answers.pending("release", "rollback"):
+            if pending.request.kind == "release":
+                released = self._brake.release()
+                told = "the brake is released" if released else "the brake holds nothing"
+                await self._answers.answer(pending, Answer(told))
+            else:
+                await self._roll_back(pending)
+
+    async def _roll_back(self, pending: Pending) -> None:
+        number = pending.request.run or 0
+        state = await self._ledger.kept(number)
+        if state is None:
+            why = f"the state of run {number} is not kept: the last 20 are, see `kontrol runs`"
+            await self._answers.answer(pending, Answer(why, refused=True))
+            return
+
+        def done(run: int) -> Answer:
+            return Answer(f"run {run} put the state of run {number} back", run=run)
+
+        run: int | None = None
+        with contextlib.suppress(LeaseGone):
+            run = await self._ledger.roll_back(
+                number,
+                state,
+                started=self._parts.wall(),
+                by=pending.request.by,
+                answer=lambda run: self._answers.part(pending, done(run)),
+            )
+        expired = Answer("it expired before it was done", refused=True)
+        self._answers.answered(pending, expired if run is None else done(run))
+
+    def _asked(self, group: asyncio.TaskGroup, pending: Pending) -> Asked:
+        def started(run: int) -> None:
+            answer = Answer(f"run {run} has started", run=run)
+            group.create_task(self._answers.answer(pending, answer))
+
+        return Asked(pending.request.by, started)
+
+    async def _catch_up(self) -> None:
+        """Wait until the mirror shows at least what the store holds now."""
+        mirror = self._parts.mirror
+        await mirror.complete.wait()
+        read = await self._read_keys()
+        while True:
+            self._news.clear()
+            if mirror.reached(read):
+                return
+            await self._news.wait()
+
+    async def _read_keys(self) -> RangeResult:
+        """Read the keys of all pods, until the store answers."""
+        request = Range(self._parts.records.keys.pods, prefix=True, keys_only=True)
+        while True:
+            try:
+                return await self._parts.store.range(request)
+            except Unavailable as error:
+                log.warning("waiting for the store, to catch up with it: %s", error)
+                await self._pause()
+
+    async def _await_orphaned_run(self) -> None:
+        """Wait out a run that another term left unended, and count it as a failed attempt.
+
+        Its processes are killed within the fail-over time of the leader that started it, which is
+        in the record.
+        """
+        running = self._ledger.running
+        if running is None or running.ended:
+            return
+        fover = running.fover or self._parts.config.fover
+        log.warning(
+            "run %d of term %d was not ended: waiting %g s for its processes to be killed",
+            running.run,
+            running.term,
+            fover,
+        )
+        until = asyncio.get_running_loop().time() + fover
+        self._publisher.tell(policy.Wait("unacknowledged", until, "predecessor"))
+        await asyncio.sleep(fover)
+        why = f"its leader, of term {running.term}, went away"
+        await self._ledger.fail(0, Changes(), Ending(ok=False, why=why))
+
+    async def _look(self) -> Snapshot | None:
+        """Take a snapshot, with what became of the missing; None if the mirror lags behind."""
+        mirror, ledger = self._parts.mirror, self._ledger
+        version, pods = mirror.version, tuple(mirror.ensemble)
+        digest = mirror.ensemble.digest
+        if digest != self._digest:
+            self._digest = digest
+            self._parts.counts.digests += 1
+            self._parts.emit("md5_changed")
+        left: set[int] | None = None
+        try:
+            left = await ledger.fates(pods)
+        except (Unavailable, Ambiguous) as error:
+            log.warning("waiting for the store, to tell left from lost: %s", error)
+            await self._pause()
+            self._news.set()
+        if left is None:
+            return None
+        return Snapshot(version, pods, digest, difference(ledger.applied.members, pods, left))
+
+    def _situation(self, snapshot: Snapshot, *, asked: bool) -> policy.Situation:
+        now = asyncio.get_running_loop().time()
+        applied, failed = self._ledger.applied, self._ledger.failed
+        fingerprint = self._parts.fingerprint()
+        lost = len(snapshot.changes.lost)
+        return policy.Situation(
+            digest=snapshot.digest,
+            fingerprint=fingerprint,
+            applied_digest=applied.digest,
+            applied_fingerprint=applied.fingerprint,
+            failed=None if failed is None else (failed.digest, failed.fingerprint, self._retry_at),
+            rollout=self._rollout.until(
+                now,
+                differs=applied.fingerprint not in (None, fingerprint),
+                peers=bool(self._peers()),
+            ),
+            ripe=self._parts.mirror.damper.ripe,
+            gap=self._gap(snapshot),
+            brake=self._brake.consider(now, lost, len(applied.members)),
+            asked=asked,
+        )
+
+    def _gap(self, snapshot: Snapshot) -> float | None:
+        """Return until when pods that are missing may have been kept from reporting.
+
+        Those that were told a longer TTL report as seldom as that.
+        """
+        if not snapshot.changes.lost:
+            return None
+        ttl = max(self._parts.config.ttl, self._ledger.applied.ttl or 0.0)
+        return self._parts.mirror.recovered + ttl
+
+    def _peers(self) -> Sequence[str]:
+        """Name the other masters that still have the acknowledged callback."""
+        applied = self._ledger.applied.fingerprint
+        if applied in (None, self._parts.fingerprint()):
+            return ()
+        others = self._parts.election.others(self._term)
+        return tuple(each.id for each in others if each.fingerprint == applied)
+
+    async def _outdated(self, decision: Decision) -> str:
+        """Say why a run that was decided must not start any more; empty if it may."""
+        now = asyncio.get_running_loop().time()
+        gap = self._gap(decision.snapshot)
+        if gap is not None and gap > now:
+            return "etcd was silent, and the pods that seem lost may only have been cut off"
+        if now - decision.at <= self._parts.config.ttl / 20:
+            return ""
+        await self._catch_up()  # the answer to the write may have overtaken the watch
+        fresh = await self._look()
+        if fresh is None:
+            return "the pods changed meanwhile"
+        return policy.outdated(now, self._situation(fresh, asked=decision.asked is not None))
+
+    async def _pause(self) -> None:
+        """Wait a little before the store is asked again."""
+        await asyncio.sleep(min(1.0, self._parts.config.fover / 10))
+
+    async def _news_or(self, until: float) -> None:
+        try:
+            async with asyncio.timeout_at(until):
+                await self._news.wait()
+        except TimeoutError:
+            pass

@@ -1,0 +1,283 @@
+"""What belongs to one term stays in it, whoever leads before and after."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import TypeVar
+
+from tests.master.support import BAD, CONFIG, KEYS, Stub, alive, record, running
+from tests.master.test_leading import ledger, value
+from tests.master.test_registry import Trouble
+from tests.support.simloop import virtual
+
+from kontrol.master.master import Master
+from kontrol.master.operator.view import View
+from kontrol.store.memory import MemoryCluster, MemoryStore
+from kontrol.store.memory.requests import Request, Txn
+from kontrol.store.protocol import Put, Unavailable
+
+_Answer = TypeVar("_Answer")
+
+
+async def leads(master: Master) -> None:
+    """Wait until `master` leads."""
+    moved = asyncio.Event()
+    master.election.on_change(moved.set)
+    async with asyncio.timeout(2 * CONFIG.fover):
+        while master.leader_id != master.config.id or master.election.term is None:
+            await moved.wait()
+            moved.clear()
+
+
+@virtual
+async def test_the_brake_of_a_former_term_is_forgotten() -> None:
+    """A leader that held, was deposed, and leads again later holds a new loss anew."""
+    cluster, callback = MemoryCluster(), Stub()
+    async with running(cluster, callback, damper=3.0) as one, alive(one, 1):
+        async with alive(one, 2, 3, 4, 5, 6):
+            await asyncio.sleep(5)
+        async with running(cluster, callback, id="m2", damper=3.0) as two:
+            await asyncio.sleep(CONFIG.ttl + 5)
+            assert len(callback.runs) == 1  # held
+            one.election.restart(0)
+            await leads(two)
+            async with alive(one, 2, 3, 4, 5, 6):
+                await asyncio.sleep(3 * CONFIG.ttl)
+            await asyncio.sleep(CONFIG.ttl + 1)
+        await leads(one)
+        await asyncio.sleep(8)
+        assert len(callback.runs) == 1
+        assert len(one.pods()) == 1
+        await asyncio.sleep(2 * CONFIG.ttl)
+        assert callback.runs[-1].changes == {"lost": ["p2", "p3", "p4", "p5", "p6"]}
+
+
+@virtual
+async def test_a_release_of_a_former_term_is_forgotten() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    async with running(cluster, callback) as one, alive(one, 1):
+        async with alive(one, 2, 3, 4, 5, 6):
+            await asyncio.sleep(5)
+        async with running(cluster, callback, id="m2") as two:
+            await asyncio.sleep(CONFIG.ttl + 3)
+            callback.seconds = 60
+            await one.requests.ask("release", "ann", timeout=5)
+            await asyncio.sleep(0.1)
+            assert len(callback.runs) == 2
+            one.election.restart(0)
+            await leads(two)
+        await leads(one)
+        begun = asyncio.get_running_loop().time()
+        await asyncio.sleep(CONFIG.fover + 2 * CONFIG.ttl + 5)
+        assert callback.runs[2].at - begun >= 2 * CONFIG.ttl
+
+
+class Outage(Trouble):
+    """A network that breaks off for `seconds` at the first request that `at` picks."""
+
+    def __init__(self, at: Callable[[Request], bool], seconds: float) -> None:
+        super().__init__()
+        self.up = asyncio.Event()
+        self.up.set()
+        self.ended = float("inf")
+        self._at = at
+        self._seconds = seconds
+
+    async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:
+        loop = asyncio.get_running_loop()
+        if self.ended == float("inf") and self._at(request):
+            self.ended = loop.time() + self._seconds
+            self.up.clear()
+            loop.call_at(self.ended, self.up.set)
+        if not self.up.is_set():
+            try:
+                async with asyncio.timeout(6):
+                    await self.up.wait()
+            except TimeoutError:
+                raise Unavailable("no answer") from None
+        return await super().call(request, do)
+
+    async def deliver(self) -> bool:
+        broken = not self.up.is_set()
+        await self.up.wait()
+        return broken
+
+
+def starts_after(count: int) -> Callable[[Request], bool]:
+    """Pick the write that begins a run, when there were `count` before."""
+    seen = 0
+
+    def picks(request: Request) -> bool:
+        nonlocal seen
+        begins = isinstance(request, Txn) and any(
+            isinstance(op, Put) and op.key == KEYS.running for op in request.then
+        )
+        seen += begins
+        return begins and seen == count + 1
+
+    return picks
+
+
+@virtual
+async def test_a_start_that_had_to_wait_for_etcd_is_decided_again() -> None:
+    """Else a run starts right after an outage, and tells a pod lost that could not report."""
+    cluster, callback = MemoryCluster(), Stub()
+    network = Outage(starts_after(1), 8)
+    async with (
+        running(cluster, id="m2") as other,
+        running(cluster, callback, network=network, fover=30) as master,
+    ):
+        # The one without a callback must not lead.
+        other.election.restart(0)
+        await leads(master)
+        async with alive(other, 1, 2):
+            async with alive(other, 3):
+                await asyncio.sleep(5)
+            assert len(callback.runs) == 1
+            await asyncio.sleep(CONFIG.ttl + 8 + 2)
+            assert network.ended < asyncio.get_running_loop().time()
+            assert len(callback.runs) == 1
+            assert await value(cluster, KEYS.running) is not None
+            shown = await View(master, MemoryStore(cluster), wall=master_wall).status()
+            assert shown["running"] is None  # withdrawn: nothing is owed to it
+            await asyncio.sleep(2 * CONFIG.ttl)
+    late = callback.runs[1]
+    assert late.changes == {"lost": ["p3"]}
+    assert late.at - network.ended >= CONFIG.ttl
+    entries = await ledger(cluster)
+    assert [(e["run"], e["ok"]) for e in entries] == [(1, True), (2, False), (3, True)]
+    assert "not started" in str(entries[1]["why"])
+    assert late.request.attempt == 1
+
+
+@virtual
+async def test_a_start_that_waited_is_withdrawn_if_nothing_is_due_any_more() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    network = Outage(starts_after(1), 8)
+    async with (
+        running(cluster, id="m2") as other,
+        running(cluster, callback, network=network, fover=30) as master,
+    ):
+        other.election.restart(0)
+        await leads(master)
+        async with alive(other, 1):
+            await asyncio.sleep(5)
+            await other.ping(record(2))
+            await asyncio.sleep(2)
+            await other.ping(record(2, n=1, down=True))
+            async with asyncio.timeout(60):
+                await network.up.wait()
+            await asyncio.sleep(30)
+    assert len(callback.runs) == 1
+    assert [e["ok"] for e in await ledger(cluster)] == [True, False]
+
+
+def master_wall() -> str:
+    return "2026-01-01T00:00:00.000+00:00"
+
+
+@virtual
+async def test_a_callback_replaced_in_place_runs_once_all_masters_have_it() -> None:
+    cluster, mine, theirs = MemoryCluster(), Stub(), Stub()
+    async with running(cluster, mine) as one, alive(one, 1):
+        async with running(cluster, theirs, id="m2"):
+            await asyncio.sleep(5)
+            assert len(mine.runs) == 1
+            mine.replace("f2")
+            await asyncio.sleep(10)
+            assert len(mine.runs) == 1
+            shown = await View(one, MemoryStore(cluster), wall=master_wall).status()
+            plan = shown["plan"]
+            assert isinstance(plan, dict)
+            assert (plan["hold"], plan["peers"]) == ("rollout", ["m2"])
+            theirs.replace("f2")
+            await asyncio.sleep(0.1)
+            assert len(mine.runs) == 2
+            assert mine.runs[1].changes == {}
+            await asyncio.sleep(120)
+            assert len(mine.runs) == 2
+        assert theirs.runs == []
+
+
+@virtual
+async def test_a_callback_that_one_master_never_gets_runs_after_a_minute() -> None:
+    cluster, mine, theirs = MemoryCluster(), Stub(), Stub()
+    async with running(cluster, mine) as one, alive(one, 1), running(cluster, theirs, id="m2"):
+        await asyncio.sleep(5)
+        replaced = asyncio.get_running_loop().time()
+        mine.replace("f2")
+        await asyncio.sleep(90)
+        assert len(mine.runs) == 2
+        assert 60 <= mine.runs[1].at - replaced < 61
+
+
+@virtual
+async def test_a_successor_knows_that_the_callback_was_replaced() -> None:
+    """The candidacies of standbys tell their present callback, not the one that they began with."""
+    cluster, mine, theirs = MemoryCluster(), Stub(), Stub()
+    async with running(cluster, theirs, id="m2") as two, alive(two, 1), running(cluster, mine):
+        await asyncio.sleep(5)
+        theirs.replace("f2")
+        mine.replace("f2")
+        await asyncio.sleep(0.1)
+        assert [json.loads(kv.value)["fingerprint"] for kv in two.election.candidates] == [
+            "f2",
+            "f2",
+        ]
+
+
+@virtual
+async def test_an_orphaned_run_is_waited_out_for_its_leader_s_own_time() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    orphan = {"run": 7, "term": 3, "attempt": 2, "digest": "d", "fingerprint": "f1",
+              "started": "s", "ended": False, "why": "", "fover": 30.0}  # fmt: skip
+    await MemoryStore(cluster).txn([], [Put(KEYS.running, json.dumps(orphan).encode())])
+    start = asyncio.get_running_loop().time()
+    async with running(cluster, callback, fover=6.0) as master, alive(master, 1):
+        await asyncio.sleep(20)
+        shown = await View(master, MemoryStore(cluster), wall=master_wall).status()
+        assert isinstance(shown["plan"], dict)
+        assert shown["plan"]["hold"] == "predecessor"
+        await asyncio.sleep(30)
+    assert callback.runs[0].at - start >= 30
+
+
+@virtual
+async def test_a_run_s_record_tells_its_leader_s_fail_over_time() -> None:
+    cluster, callback = MemoryCluster(), Stub(outcome=lambda _: BAD)
+    async with running(cluster, callback, fover=7.5) as master, alive(master, 1):
+        await asyncio.sleep(5)
+        raw = await value(cluster, KEYS.running)
+        assert raw is not None
+        assert json.loads(raw)["fover"] == 7.5
+
+
+@virtual
+async def test_runs_are_not_told_twice_over_a_restore_with_a_raised_revision() -> None:
+    """As `etcdutl snapshot restore --bump-revision` does: terms rise by it, runs do not."""
+    cluster, callback = MemoryCluster(), Stub(seconds=0.01)
+    async with (
+        running(cluster, callback) as one,
+        running(cluster, callback, id="m2") as two,
+        alive(one, 1),
+    ):
+        await asyncio.sleep(3)
+        early = cluster.snapshot()
+        for n in range(5):
+            await two.ping(record(2, n=n, payload=n))
+            await asyncio.sleep(3)
+        await one.requests.ask("run", "ann", timeout=5)
+        await asyncio.sleep(1)
+        await one.requests.ask("rollback", "ann", run=1, timeout=5)
+        before = len(callback.runs)
+        raised = cluster.core.revision + 1_000_000_000
+        cluster.restore(early)
+        cluster.core.revision = cluster.core.compacted = raised
+        await asyncio.sleep(30)
+        await two.ping(record(3, nonce="b"))
+        await asyncio.sleep(30)
+        assert len(callback.runs) > before
+    runs = [run.request.run for run in callback.runs]
+    terms = [run.request.term for run in callback.runs]
+    assert runs == sorted(set(runs))
+    assert terms == sorted(terms)
