@@ -12,6 +12,7 @@ from kontrol.daemon.daemon import Daemon
 from kontrol.daemon.hopeless import Hopeless
 from kontrol.daemon.process import raise_limits
 from kontrol.errors import leaves
+from kontrol.process.loop import BootLoop
 from kontrol.rpc.errors import BindError
 from kontrol.settings import Settings
 
@@ -28,7 +29,8 @@ def run(settings: Settings, environ: Mapping[str, str] | None = None) -> int:
     raise_limits()
     status = 0
     try:
-        asyncio.run(daemon.run())
+        with asyncio.Runner(loop_factory=BootLoop) as runner:
+            runner.run(daemon.run())
     except* (Hopeless, BindError) as group:
         for error in leaves(group):
             log.error("%s", error)

@@ -10,13 +10,13 @@ import os
 import sys
 import time
 
-_CLOCK_BOOTTIME = 7  # include/uapi/linux/time.h
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _TFD_TIMER_ABSTIME = 1  # include/uapi/linux/timerfd.h
 
 
 def boottime() -> float:
     """Return seconds since boot, suspension included (macOS, for development: without)."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime(_CLOCK)
 
 
 class BootTimer:
@@ -34,7 +34,7 @@ class BootTimer:
 
         self._ctypes = ctypes
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self.fd = self._check(self._libc.timerfd_create(_CLOCK_BOOTTIME, os.O_CLOEXEC))
+        self.fd = self._check(self._libc.timerfd_create(_CLOCK, os.O_CLOEXEC))
 
     def arm(self, at: float | None) -> None:
         """Become readable at `at` seconds of `boottime`, at once if that has passed; None: never.
@@ -57,6 +57,12 @@ class BootTimer:
         if self._at is None or self.fd is not None:
             return None
         return max(0, int((self._at - boottime()) * 1000) + 1)
+
+    def close(self) -> None:
+        """Close the descriptor, once."""
+        fd, self.fd = self.fd, None
+        if fd is not None:
+            os.close(fd)
 
     def _check(self, result: int) -> int:
         if result < 0:
