@@ -14,7 +14,8 @@ ERRORS = {
     "InvalidRecord": "A keepalive that is no JSON, too large, too deep, or has a field that is "
     "missing or odd. The message names it.",
     "Conflict": "Another pod that is alive has this key. The message names both.",
-    "Stale": "An older record than the one that is known of this pod.",
+    "Stale": "An older record than the one that is known of this pod. The message names "
+    "both, in the form above.",
     "Gone": "This process of the pod said farewell before.",
     "Unavailable": "This master has no answer from etcd, or more waits to be written than it "
     "takes. Ask another, or again.",

@@ -10,6 +10,7 @@ from tests.agent.network import IDENTITY, Network, named
 
 from kontrol.agent.agent import Agent, AgentSettings
 from kontrol.agent.payload import PayloadFile
+from kontrol.agent.reporting.nonce import LONGEST_SKEW
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import MAX_BYTES, parse_keepalive
 
@@ -139,13 +140,13 @@ def test_a_payload_is_good_if_a_master_would_take_the_record(
         assert (file.error is None) == good
     assert agent.status.n == 1
     for down in (False, True):  # what was taken stays good, in the farewell too
-        parse_keepalive(agent._record(leap=2**31, down=down))
+        parse_keepalive(agent._record(skew=LONGEST_SKEW, down=down))
     for depth, good in ((31, True), (32, False)):
         path.write_text("[" * depth + "]" * depth, encoding="utf-8")
         file.refresh(agent.update)
         assert (file.error is None) == good
     assert agent.status.n == 2
-    parse_keepalive(agent._record(leap=0))
+    parse_keepalive(agent._record(skew=0))
 
 
 def test_the_size_that_counts_is_that_of_the_record(path: Path, taken: Taken) -> None:

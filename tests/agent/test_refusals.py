@@ -3,10 +3,9 @@
 import asyncio
 
 import pytest
-from tests.agent.network import CLOCK, TTL, Master, Network, now, one, running, silent, tier
+from tests.agent.network import TTL, Master, Network, now, one, running, silent, tier
 from tests.support.simloop import virtual
 
-from kontrol.agent.agent import nonce
 from kontrol.ensemble.pod import Keepalive
 from kontrol.rpc.errors import RemoteError
 
@@ -33,27 +32,6 @@ def test_a_refusal_is_shown_and_tried_again_on_the_same_connection(name: str) ->
         assert len({record.nonce for record in master.records}) == 1
 
     check()
-
-
-@virtual
-async def test_after_the_clock_was_set_back_the_nonce_leaps_until_it_is_taken() -> None:
-    hours = 8 * 3600
-    former = nonce(CLOCK + hours * 10**9, 0)
-
-    def answer(record: Keepalive) -> object:
-        if record.nonce < former:
-            raise RemoteError("Stale", "a newer process of this pod has reported")
-        return {"seq": 1}
-
-    master = Master(answer)
-    agent = one(master).agent("10.0.0.1")
-    start = now()
-    async with running(agent):
-        await asyncio.sleep(3 * TTL)
-    assert master.acknowledged[0] - start < 2 * TTL
-    taken = [record.nonce for record in master.records if record.nonce >= former]
-    assert len(set(taken)) == 1
-    assert len(taken) >= 3
 
 
 @virtual

@@ -1,11 +1,7 @@
 """The agent of one pod: what it reports, to which tiers, and its farewell.
 
 The record is the pod's identity, known from the start, with what changes: the payload and the
-counter `n`, raised with each change. The *nonce* names this process and orders it after those
-before it: the wall clock's nanoseconds and 32 random bits, in hexadecimal of fixed width, so that
-it rises from start to start as long as the clock does. Where the clock was set back, the tier
-answers `Stale` to a process that it has never acknowledged; the reporter then *leaps*: it puts the
-nonce 2, 4, 8... seconds ahead until the tier takes it.
+counter `n`, raised with each change. Its nonce names this process; see `reporting/nonce.py`.
 
 Invariant: after `leave` has begun, nothing but farewells is sent, ever.
 """
@@ -21,6 +17,7 @@ from typing import Never
 
 from kontrol.agent.payload import PayloadFile
 from kontrol.agent.reporting.addresses import Addresses
+from kontrol.agent.reporting.nonce import nonce
 from kontrol.agent.reporting.reporter import Connect, Reporter, Resolve, TierStatus
 from kontrol.agent.reporting.schedule import Schedule
 from kontrol.ensemble.canonical import JSON, canonical
@@ -87,6 +84,7 @@ class Agent:
                 tier,
                 Schedule(settings.ttl, random.random),
                 Addresses(random.shuffle),
+                started=self._started,
                 record=self._record,
                 connect=connect,
                 resolve=resolve,
@@ -168,12 +166,12 @@ class Agent:
                 file.refresh(self.update)
                 await watch.changed()
 
-    def _record(self, *, leap: int, down: bool = False) -> str:
-        """Return the text of the keepalive to send now, its nonce `leap` seconds ahead."""
+    def _record(self, *, skew: int, down: bool = False) -> str:
+        """Return the text of the keepalive to send now, its nonce `skew` nanoseconds ahead."""
         record = replace(
             self._identity,
             payload=self._payload,
-            nonce=nonce(self._started + leap * 1_000_000_000, self._salt),
+            nonce=nonce(self._started + skew, self._salt),
             n=self._n + down,  # the farewell is newer than any record before it
             down=down,
         )
@@ -183,8 +181,3 @@ class Agent:
         """Return the longest text of a record with `payload`: what fits now fits ever after."""
         longest = nonce(self._started, self._salt)
         return replace(self._identity, payload=payload, nonce=longest, n=_LAST, down=True).encode()
-
-
-def nonce(now: int, salt: int) -> str:
-    """Return the nonce of a process started at `now`, in nanoseconds of the wall clock."""
-    return f"{now:016x}{salt:08x}"

@@ -23,6 +23,7 @@ from itertools import chain
 from typing import Never, Protocol, TypeGuard
 
 from kontrol.agent.reporting.addresses import Addresses
+from kontrol.agent.reporting.nonce import LONGEST_SKEW, SECOND, skew_past
 from kontrol.agent.reporting.schedule import Schedule
 from kontrol.ensemble.tiers import Tier
 from kontrol.rpc.errors import RemoteError, RpcError
@@ -33,7 +34,6 @@ _FAREWELL_ATTEMPT = 0.8  # seconds: two and a half attempts within the two secon
 _FAREWELL_PAUSE = 0.05
 _LONGEST_REASON = 300  # characters: the text is a peer's
 _REFUSALS = frozenset({"InvalidRecord", "Conflict", "Stale", "Gone"})
-_LONGEST_LEAP = 2**31  # seconds, 68 years
 
 
 class Caller(Protocol):
@@ -47,8 +47,8 @@ class Caller(Protocol):
 class Record(Protocol):
     """Makes the JSON text to send now."""
 
-    def __call__(self, *, leap: int, down: bool = False) -> str:
-        """Return the record, its nonce `leap` seconds ahead; the farewell if `down`."""
+    def __call__(self, *, skew: int, down: bool = False) -> str:
+        """Return the record, its nonce `skew` nanoseconds ahead; the farewell if `down`."""
         ...
 
 
@@ -83,6 +83,7 @@ class TierStatus:
 class Reporter:
     """Reports to `tier`.
 
+    `started` is when the process did, in nanoseconds of the wall clock: the time in its nonce.
     `emitted` is called with each keepalive sent.
     """
 
@@ -92,6 +93,7 @@ class Reporter:
         schedule: Schedule,
         addresses: Addresses,
         *,
+        started: int,
         record: Record,
         connect: Connect,
         resolve: Resolve,
@@ -100,6 +102,7 @@ class Reporter:
         self.tier = tier
         self._schedule = schedule
         self._addresses = addresses
+        self._started = started
         self._record = record
         self._connect = connect
         self._resolve = resolve
@@ -110,7 +113,7 @@ class Reporter:
         self._sent = self._taken = self._refusals = self._failures = 0
         self._round_trips = 0.0
         self._acknowledged: float | None = None  # loop time
-        self._leap = 0
+        self._skew = 0  # nanoseconds
         self._seq: int | None = None
         self._leader: str | None = None
         self._error: str | None = None
@@ -194,7 +197,7 @@ class Reporter:
         """Send one keepalive; return the seconds until the next one is due."""
         loop = asyncio.get_running_loop()
         self._changed.clear()
-        raw = self._record(leap=self._leap)
+        raw = self._record(skew=self._skew)
         started = loop.time()
         self._sent += 1
         self._emitted()
@@ -231,11 +234,30 @@ class Reporter:
         self._refusals += 1
         self._error = _reason(refusal)
         log.warning("tier %s refuses our keepalive: %s", self.tier, self._error)
-        # Stale before any acknowledgement: no newer process has replaced this one, but the clock
-        # was set back since the last one started, whose nonce can only be guessed, by doubling.
-        # Gone: this process has not said farewell; whoever did so in its name is mistaken.
-        if refusal.name == "Gone" or (refusal.name == "Stale" and self._acknowledged is None):
-            self._leap = min(2 * self._leap or 2, _LONGEST_LEAP)
+        if refusal.name == "Gone":
+            # This process has not said farewell; whoever did so in its name is mistaken.
+            self._skew += 1
+        elif refusal.name == "Stale" and self._acknowledged is None:
+            # No newer process has replaced this one: the clock was set back. One that was
+            # acknowledged gives way, or two processes would outbid each other for ever.
+            self._put_ahead(refusal.message)
+
+    def _put_ahead(self, message: str) -> None:
+        skew = skew_past(message, self._started, self._skew)
+        if skew is None:
+            log.error(
+                "tier %s: the nonce of the record that it has of this pod is out of reach, dated %d "
+                "years after this process or of another form: refused while the tier has that one",
+                self.tier,
+                LONGEST_SKEW // SECOND // (365 * 24 * 3600),
+            )
+            return
+        self._skew = skew
+        log.warning(
+            "tier %s: the clock of this host was set back, it seems: the nonce goes %.9g s ahead",
+            self.tier,
+            skew / SECOND,
+        )
 
     def _failed(self, reason: str) -> None:
         self._failures += 1
@@ -255,7 +277,7 @@ class Reporter:
         """
         if not self._sent:
             return None
-        raw = self._record(leap=self._leap, down=True)
+        raw = self._record(skew=self._skew, down=True)
         self._error = "no answer in time"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):

@@ -164,8 +164,10 @@ def _older(record: Keepalive, nonce: str, n: int | None) -> bool:
 
 
 def _stale(record: Keepalive, nonce: str, n: int | None, whose: str) -> Refuse:
+    # Agents whose clock was set back read the newest nonce from this: docs/rpc.rst promises it.
     return Refuse(
         "Stale",
         f"record {record.nonce}/{record.n} of pod {record.id} is older than {nonce}/{n}, "
-        f"the newest {whose}; another process reports under this id or a message came late",
+        f"the newest {whose}: another process reports under this id, a message came late, or the "
+        "clock of its host was set back",
     )
