@@ -113,9 +113,10 @@ async def running(
     callback: Stub | None = None,
     *,
     network: Network | None = None,
+    wall: Callable[[], str] = lambda: "2026-01-01T00:00:00.000+00:00",
     **changes: Any,  # noqa: ANN401 - any field of the configuration
 ) -> AsyncIterator[Master]:
-    """A master that runs meanwhile."""
+    """A master that runs meanwhile, by the wall clock `wall`."""
     async with asyncio.TaskGroup() as group:
         loop = asyncio.get_running_loop()
         master = Master(
@@ -123,7 +124,7 @@ async def running(
             replace(CONFIG, **changes),
             runner=callback,
             boot_clock=loop.time,
-            wall=lambda: "2026-01-01T00:00:00.000+00:00",
+            wall=wall,
             rng=random.Random(1),
         )
         task = group.create_task(master.run())

@@ -33,7 +33,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MasterConfig:
-    """What a master needs to know of itself and its tier. Times in seconds, `brake` in percent."""
+    """What a master needs to know of itself and its tier. Times in seconds, `brake` in percent.
+
+    `sweep_every` and `sweep_age` are as in `LeaderConfig`.
+    """
 
     namespace: str
     app: str
@@ -44,6 +47,8 @@ class MasterConfig:
     damper: float = 10.0
     damper_max: float = 60.0
     brake: float = 50.0
+    sweep_every: float = 3600.0
+    sweep_age: float = 24 * 3600.0
 
 
 class Master:
@@ -98,9 +103,12 @@ class Master:
                 highwater=self._highwater,
                 runner=runner,
                 fingerprint=lambda: self._fingerprint,
-                config=LeaderConfig(config.ttl, config.fover, config.brake),
+                config=LeaderConfig(
+                    config.ttl, config.fover, config.brake, config.sweep_every, config.sweep_age
+                ),
                 counts=self.counts,
                 emit=emit,
+                clock=boot_clock,
                 wall=wall,
                 rng=rng,
             )

@@ -34,6 +34,7 @@ from kontrol.master.leader.execution import (
 from kontrol.master.leader.ledger import Ledger
 from kontrol.master.leader.publisher import PlanPublisher
 from kontrol.master.leader.requests import Answers, Pending, Requests
+from kontrol.master.leader.sweep import Sweep
 from kontrol.master.mirror.mirror import Mirror
 from kontrol.master.records.masters import Answer
 from kontrol.master.records.records import Records
@@ -45,11 +46,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LeaderConfig:
-    """Times in seconds; `brake` in percent of pods."""
+    """Times in seconds; `brake` in percent of pods.
+
+    A seat is swept that was not used for `sweep_age`, and that is looked at `sweep_every` so often.
+    """
 
     ttl: float
     fover: float
     brake: float
+    sweep_every: float = 3600.0
+    sweep_age: float = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,8 @@ class Parts:
     """What a term works with. All of it belongs to the process.
 
     Without a `runner` nothing is ever run. `fingerprint` tells the callback's, as last seen. `wall`
-    tells the date and time, RFC 3339. `emit` hears of `lock_obtained`, `md5_changed` and
-    `callback_invoked`.
+    tells the date and time, RFC 3339, and `clock` is the boot clock. `emit` hears of
+    `lock_obtained`, `md5_changed` and `callback_invoked`.
     """
 
     store: Store
@@ -72,6 +78,7 @@ class Parts:
     config: LeaderConfig
     counts: Counts
     emit: Callable[[str], None]
+    clock: Callable[[], float]
     wall: Callable[[], str]
     rng: random.Random
 
@@ -92,6 +99,15 @@ class Leadership:
         )
         self._brake = Brake(config.brake, 2 * config.ttl)
         self._rollout = policy.Rollout()
+        self._sweep = Sweep(
+            parts.store,
+            parts.records,
+            term,
+            every=config.sweep_every,
+            age=config.sweep_age,
+            clock=parts.clock,
+            wall=parts.wall,
+        )
         self._digest = ""
         self._retry_at = 0.0
 
@@ -111,6 +127,7 @@ class Leadership:
         self._digest = self._ledger.applied.digest
         async with asyncio.TaskGroup() as group:
             group.create_task(self._publisher.publish())
+            group.create_task(self._sweep.run())
             if parts.runner is None:
                 await self._decline()
             else:

@@ -15,7 +15,7 @@ MOST_RUN = 10**11  # of runs: their keys have twelve digits, and the next ones m
 
 _DEPTH = 100  # of arrays and objects within each other
 _TEXT = 64 * 1024  # characters; the longest is what a run wrote to standard error
-_SECONDS = 1e12
+MOST_SECONDS = 1e12
 
 
 class Damaged(ValueError):
@@ -105,8 +105,8 @@ class Fields:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Damaged(name, value, "a number of seconds")
-        if not 0 <= value <= _SECONDS:
-            raise Damaged(name, value, f"from 0 to {_SECONDS:g} seconds")
+        if not 0 <= value <= MOST_SECONDS:
+            raise Damaged(name, value, f"from 0 to {MOST_SECONDS:g} seconds")
         return float(value)
 
 

@@ -20,7 +20,8 @@ class Seat(Record):
     """The last identity to use a key.
 
     `nonce` is empty, and `n` None, where they are not known: no record is older than that. `idle`
-    is when the sweep first found it unused, in Unix seconds by the leader's clock: for people.
+    is when the sweep first found it unused, in Unix seconds by the leader's clock: for people. What
+    counts is that it is set; how long ago that was, the revision tells (see `ages.py`).
     """
 
     id: str

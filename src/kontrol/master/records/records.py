@@ -13,6 +13,7 @@ from typing import TypeVar
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.difference import Member
 from kontrol.ensemble.pod import BadRecord, Pod
+from kontrol.master.records.ages import Ages
 from kontrol.master.records.fields import Damaged
 from kontrol.master.records.keys import Keys
 from kontrol.master.records.masters import Candidate, Request, decode_plan
@@ -186,6 +187,14 @@ class Records:
     def plan(self, kv: KeyValue) -> dict[str, JSON] | None:
         """Read the leader's plan. A damaged one is unknown."""
         return self._read(kv, decode_plan, "it is shown as unknown; the leader's next replaces it")
+
+    def ages(self, kv: KeyValue) -> Ages | None:
+        """Read what masters have watched. Damaged, it is nothing: unused seats age from now on."""
+        return self._read(
+            kv,
+            Ages.decode,
+            "the age of unused numbers of pods is counted from now on; the next sweep replaces it",
+        )
 
     def free_number(
         self, pods: Iterable[KeyValue], seats: Iterable[KeyValue], chunks: Iterable[KeyValue]
