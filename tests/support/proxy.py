@@ -5,6 +5,7 @@ async with Proxy("127.0.0.1:2379") as proxy:
     proxy.deaf()      # requests still arrive, answers are swallowed, until cut() or heal()
     proxy.cut()       # every connection is reset
     proxy.dead()      # a partition: what is sent waits, either way; new connections hang
+    proxy.delay = 2   # seconds that everything takes from now on, each way
     proxy.heal()      # what waited arrives, as after a partition; what was swallowed is lost
 """
 
@@ -28,6 +29,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.endpoint = ""
+        self.delay = 0.0
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -96,12 +98,35 @@ class Proxy:
     async def _carry(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool
     ) -> None:
+        """Carry what comes from `source` to `sink`, in order, and end with it."""
+        arrived: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        writing = asyncio.create_task(self._deliver(arrived, sink, answers=answers))
+        loop = asyncio.get_running_loop()
+        try:
+            with suppress(OSError):
+                while data := await source.read(65536):
+                    arrived.put_nowait((loop.time() + self.delay, data))
+        finally:
+            writing.cancel()
+            await asyncio.wait({writing})
+            sink.transport.abort()  # the other direction ends with this one
+
+    async def _deliver(
+        self,
+        arrived: asyncio.Queue[tuple[float, bytes]],
+        sink: asyncio.StreamWriter,
+        *,
+        answers: bool,
+    ) -> None:
+        loop = asyncio.get_running_loop()
         with suppress(OSError):
-            while data := await source.read(65536):
+            while True:
+                at, data = await arrived.get()
                 if answers and self._deaf:
                     self._swallowed.set()
                     continue
                 await self._healed.wait()
+                if at > loop.time():
+                    await asyncio.sleep(at - loop.time())
                 sink.write(data)
                 await sink.drain()
-        sink.transport.abort()  # the other direction ends with this one

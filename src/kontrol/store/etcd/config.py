@@ -14,8 +14,9 @@ class EtcdConfig:
     `endpoints` are `host:port`, the first preferred. TLS is on with `tls`, or with a `ca`, `cert`
     or `key` (PEM files; without a `ca` the roots that gRPC carries). All durations are seconds:
     `connect_timeout` bounds a connection attempt, `attempt_timeout` one try of a call at one
-    member, `timeout` a call with all its tries. `keepalive_streams` carry all lease refreshes: a
-    member that is not etcd's leader answered 3,459 a second on one stream, 8,936 on sixteen.
+    member while that answers quickly (see `Pace`), `timeout` a call with all its tries.
+    `keepalive_streams` carry all lease refreshes: a member that is not etcd's leader answered 3,459
+    a second on one stream, 8,936 on sixteen.
     """
 
     endpoints: tuple[str, ...]

@@ -17,7 +17,7 @@ from kontrol.store.etcd.stream import Stream
 from kontrol.store.protocol import Ambiguous, StoreError, Unavailable
 
 MAX_PENDING = 20_000  # refreshes waiting in one lane; more is a caller without bounds
-STALL = 1.5  # seconds without any answer, while some are due, until the member is left
+STALL = 1.5  # seconds without any answer, while some are due, until a quick member is left
 _PAUSE = 0.1  # seconds before a failed stream is opened again
 
 
@@ -79,7 +79,7 @@ class Lane:
     def _send(self, stream: Stream, lease: int) -> None:
         stream.send(KEEP_ALIVE.request(ID=lease))
         if self._watchdog is None:
-            self._watch(stream, STALL)
+            self._watch(stream, stream.patience(STALL))
 
     def _watch(self, stream: Stream, delay: float) -> None:
         self._watchdog = asyncio.get_running_loop().call_later(delay, self._check, stream)
@@ -91,11 +91,13 @@ class Lane:
             return
         now = asyncio.get_running_loop().time()
         silent = now - max(self._pending[0].asked, stream.received)
-        if silent >= STALL:
+        patience = stream.patience(STALL)
+        if silent >= patience:
+            stream.pace.silent(silent)
             reason = f"etcd at {stream.endpoint} did not answer a refresh for {silent:.1f} s"
             stream.give_up(Unavailable(reason))
         else:
-            self._watch(stream, STALL - silent)
+            self._watch(stream, patience - silent)
 
     async def _run(self) -> None:
         try:
@@ -121,14 +123,15 @@ class Lane:
         for entry in self._pending:
             self._send(stream, entry.lease)
         while True:
-            self._answer(await stream.receive())
+            self._answer(await stream.receive(), stream)
 
-    def _answer(self, message: Wire) -> None:
+    def _answer(self, message: Wire, stream: Stream) -> None:
         if not self._pending or self._pending[0].lease != message.ID:
             raise Unavailable(f"etcd answered for lease {message.ID}, which is not the next one")
-        answer = self._pending.popleft().answer
-        if not answer.done():
-            answer.set_result(max(message.TTL, 0))
+        refresh = self._pending.popleft()
+        stream.pace.answered(stream.received - max(refresh.asked, stream.opened))
+        if not refresh.answer.done():
+            refresh.answer.set_result(max(message.TTL, 0))
 
     def _forget_stream(self) -> None:
         self._stream = None

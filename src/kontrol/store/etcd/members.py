@@ -19,18 +19,19 @@ from grpc import aio
 from kontrol.store.etcd.config import EtcdConfig, Pems
 from kontrol.store.etcd.errors import LoggedOut, classify
 from kontrol.store.etcd.messages import AUTHENTICATE, STATUS, Method, Wire
-from kontrol.store.etcd.stream import Stream
+from kontrol.store.etcd.stream import Pace, Stream
 from kontrol.store.protocol import Ambiguous, Denied, NoSpace, StoreError, Unavailable
 
 log = logging.getLogger(__name__)
 
 # Pings find a dead peer under a stream that nothing else probes. etcd closes connections that ping
 # more often than every 5 s; gRPC ignores keepalive_timeout_ms without ping_timeout_ms, and stops
-# pinging a quiet stream after two without max_pings_without_data.
+# pinging a quiet stream after two without max_pings_without_data. The time-out, which gRPC uses
+# for TCP_USER_TIMEOUT too, is more than a slow round trip, or it would break the connection.
 _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.http2.ping_timeout_ms", 3_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -45,10 +46,11 @@ _MAX_PAUSE = 0.4
 
 
 class Member:
-    """One member: its channel, and the token that it gave us."""
+    """One member: its channel, the token that it gave us, and its pace."""
 
     def __init__(self, endpoint: str, config: EtcdConfig) -> None:
         self.endpoint = endpoint
+        self.pace = Pace(config.timeout)
         self._config = config
         self._pems = config.pems()
         self._channel = _channel(endpoint, self._pems)
@@ -56,8 +58,12 @@ class Member:
         self._token: str | None = None if config.user else ""
         self._login = asyncio.Lock()
 
-    async def call(self, method: Method, request: Wire, timeout: float) -> Wire:
-        """Ask this member once, logging in as needed. Raises `StoreError` and `ValueError`."""
+    async def call(self, method: Method, request: Wire, attempt: float, limit: float) -> Wire:
+        """Ask this member once, logging in as needed. Raises `StoreError` and `ValueError`.
+
+        It is given `attempt` seconds, or more if it is slow, and `limit` at most.
+        """
+        timeout = min(self.pace.patience(attempt), limit)
         deadline = _now() + timeout
         await self.connect(timeout)
         try:
@@ -67,11 +73,17 @@ class Member:
 
     async def _ask(self, method: Method, request: Wire, deadline: float) -> Wire:
         token = await self.log_in(deadline - _now())
+        asked = _now()
         try:
-            return await self._unary(method, request, deadline - _now(), token)
+            answer = await self._unary(method, request, deadline - asked, token)
         except LoggedOut as error:
             self.log_out(token, error)
             raise
+        except Ambiguous:
+            self.pace.silent(_now() - asked)
+            raise
+        self.pace.answered(_now() - asked)
+        return answer
 
     async def connect(self, timeout: float) -> None:
         """Return once the channel is connected. Raises `Unavailable`."""
@@ -160,7 +172,7 @@ class Member:
             request_serializer=method.request.SerializeToString,
             response_deserializer=method.response.FromString,
         )
-        return Stream(self.endpoint, make, _metadata(token))
+        return Stream(self.endpoint, self.pace, make, _metadata(token))
 
     async def close(self) -> None:
         """Close the channel."""
@@ -195,7 +207,7 @@ class Client:
     async def call(
         self, method: Method, request: Wire, *, writes: bool = False, attempt: float = 0
     ) -> Wire:
-        """Ask until a member answers or the time is up; `attempt` is the bound of one try.
+        """Ask until a member answers or the time is up; `attempt` is the usual bound of one try.
 
         Raises what the answer means, `NoSpace` at once; `Unavailable` in the end, and `Ambiguous`
         if it `writes`.
@@ -206,7 +218,7 @@ class Client:
         while not self._closed:
             member = self.member
             try:
-                answer = await member.call(method, request, min(attempt, deadline - _now()))
+                answer = await member.call(method, request, attempt, deadline - _now())
             except NoSpace:
                 raise  # it is the whole cluster that is full
             except (Unavailable, Ambiguous) as error:
@@ -234,7 +246,7 @@ class Client:
         member = self.member
         try:
             await member.connect(self.config.connect_timeout)
-            token = await member.log_in(self.config.attempt_timeout)
+            token = await member.log_in(member.pace.patience(self.config.attempt_timeout))
             stream = member.open(method, token)
             try:
                 yield stream

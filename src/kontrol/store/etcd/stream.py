@@ -1,4 +1,4 @@
-"""A two-way stream of messages that can be given up from outside.
+"""How long to wait for a member, and a two-way stream that can be given up from outside.
 
 gRPC ends a stream when a pending `read()` is cancelled, and reports its own cancellation as a
 `CancelledError` that looks like the task's. Here a read is never cancelled to wait less long:
@@ -13,6 +13,34 @@ from grpc import aio
 from kontrol.store.etcd.errors import classify
 from kontrol.store.etcd.messages import Wire
 from kontrol.store.protocol import Unavailable
+
+
+class Pace:
+    """How long one member takes to answer, as learnt from its answers and from waiting in vain.
+
+    A bound that a slow etcd can never keep would end every call, and open every stream again, for
+    ever: so bounds grow with the time that answers take, up to `most`, and come down with them.
+    """
+
+    def __init__(self, most: float) -> None:
+        self.seconds = 0.0
+        self._most = most
+
+    def patience(self, usual: float, seconds: float | None = None) -> float:
+        """Return the seconds to wait where `usual` are enough for a member in good health.
+
+        With `seconds`, where answers take so long.
+        """
+        seconds = self.seconds if seconds is None else seconds
+        return min(max(usual, 2 * seconds), max(usual, self._most))
+
+    def answered(self, seconds: float) -> None:
+        """Note an answer that took so long."""
+        self.seconds = max(seconds, self.seconds / 2)
+
+    def silent(self, seconds: float) -> None:
+        """Note that so long was not enough."""
+        self.seconds = max(seconds, self.seconds)
 
 
 class _Requests:
@@ -35,14 +63,26 @@ class _Requests:
 
 
 class Stream:
-    """One open stream; `received` is the loop time of the last message, at first of the start."""
+    """One open stream. `received` is the loop time of the last message, at first `opened`."""
 
-    def __init__(self, endpoint: str, make: Wire, metadata: tuple[tuple[str, str], ...]) -> None:
+    def __init__(
+        self, endpoint: str, pace: Pace, make: Wire, metadata: tuple[tuple[str, str], ...]
+    ) -> None:
         self.endpoint = endpoint
-        self.received = asyncio.get_running_loop().time()
+        self.pace = pace
+        self._seconds = pace.seconds
+        self.opened = self.received = asyncio.get_running_loop().time()
         self._outgoing: asyncio.Queue[Wire | None] = asyncio.Queue()
         self._reason: BaseException | None = None
         self._call = make(_Requests(self._outgoing), metadata=metadata)
+
+    def patience(self, usual: float) -> float:
+        """Return the seconds of silence to bear, as `Pace` says, but no more than at the start.
+
+        Else of several that wait for one stalled member, each would make the next one wait longer.
+        """
+        self._seconds = min(self._seconds, self.pace.seconds)
+        return self.pace.patience(usual, self._seconds)
 
     def send(self, message: Wire) -> None:
         """Queue a message."""

@@ -46,8 +46,8 @@ from kontrol.store.protocol import (
 )
 
 PROBE = 1.0  # seconds between two probes
-PROBE_ATTEMPT = 1.0  # seconds that a probe's read waits for one member
-STALL = 1.5  # seconds without any message, progress being asked for, until the member is left
+PROBE_ATTEMPT = 1.0  # seconds that a probe's read waits for one quick member
+STALL = 1.5  # seconds without any message, though asked for progress, until a quick member is left
 SETTLE = 0.25  # seconds between two progress requests
 SETTLED = 0.2  # seconds between their answers; a server that catches up sends every 0.1 s
 MAX_QUEUED = 256  # batches read ahead of the consumer; then the server has to wait
@@ -246,7 +246,9 @@ class EtcdWatch:
                         self._moved.clear()
                         await self._moved.wait()
             silent = _now() - max(since, stream.received)
-            if silent >= STALL and len(self._batches) < MAX_QUEUED:
+            patience = stream.patience(STALL)
+            if silent >= patience and len(self._batches) < MAX_QUEUED:
+                stream.pace.silent(silent)
                 raise Unavailable(f"etcd at {stream.endpoint}: watch silent for {silent:.1f} s")
 
     def _answer(self, batch: Batch) -> None:
@@ -258,7 +260,8 @@ class EtcdWatch:
 async def compacted_revision(client: Client, key: str, *, prefix: bool) -> int:
     """Return the oldest revision that is left, 0 if etcd does not say; only a watch tells it."""
     try:
-        async with asyncio.timeout(client.config.attempt_timeout), client.stream(WATCH) as stream:
+        patience = client.member.pace.patience(client.config.attempt_timeout)
+        async with asyncio.timeout(patience), client.stream(WATCH) as stream:
             stream.send(watch_create(key, prefix=prefix, start=1))
             while not (revision := (await stream.receive()).compact_revision):
                 pass
