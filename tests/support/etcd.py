@@ -25,6 +25,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from kontrol.store.etcd import EtcdConfig, EtcdStore
+from kontrol.store.protocol import Put
+
 CERTS = Path(__file__).with_name("certs")
 CA, CERT, KEY = CERTS / "ca.pem", CERTS / "client.pem", CERTS / "client.key"
 START_TIMEOUT = 30.0
@@ -324,11 +327,13 @@ class EtcdCluster:
         await self.ctl("snapshot", "save", str(path), member=0)
         return path
 
-    async def restore(self, snapshot: Path, *, same_cluster: bool = False) -> None:
+    async def restore(self, snapshot: Path, *, same_cluster: bool = False, raised: int = 0) -> None:
         """Kill every member, replace the data by `snapshot`, start again.
 
         The cluster gets another id, as an operator's restore usually has it; or, `same_cluster`,
-        keeps its id, so that the lower revision alone tells.
+        keeps its id, so that the lower revision alone tells. With `raised`, the revision is as much
+        higher than the snapshot's, and all before is compacted, before any client connects: as
+        `etcdutl snapshot restore --bump-revision --mark-compacted` of later releases does.
         """
         await self._kill_all()
         if not same_cluster:
@@ -347,6 +352,24 @@ class EtcdCluster:
                 f"--initial-cluster-token={self._cluster}",
                 f"--initial-advertise-peer-urls={member.peer_url}",
             )
+        if raised:
+            await self._raise(raised)
         for i in range(self._size):
             await self.start(i, ready=False)
         await self.ready()
+
+    async def _raise(self, revisions: int) -> None:
+        """Raise the revision where no client looks, and compact."""
+        ports = [member.client_port for member in self.members]
+        for i, member in enumerate(self.members):
+            member.client_port = free_port()
+            await self.start(i, ready=False)
+        await self.ready()
+        async with EtcdStore(EtcdConfig((self.members[0].endpoint,))) as store:
+            revision = 0
+            for _ in range(revisions):
+                revision = (await store.txn([], [Put("raised", b"")])).header.revision
+        await self.ctl("compact", str(revision), member=0)
+        await self._kill_all()
+        for member, port in zip(self.members, ports, strict=True):
+            member.client_port = port
