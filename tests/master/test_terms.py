@@ -281,3 +281,36 @@ async def test_runs_are_not_told_twice_over_a_restore_with_a_raised_revision() -
     terms = [run.request.term for run in callback.runs]
     assert runs == sorted(set(runs))
     assert terms == sorted(terms)
+
+
+@virtual
+async def test_numbers_that_nobody_can_have_are_not_gone_on_from() -> None:
+    """An operator or a bug wrote them; the last ones of twelve digits would end all numbering."""
+    cluster, callback = MemoryCluster(), Stub()
+    orphan = {"run": 99_999_999_999, "term": 1, "ended": False}
+    await MemoryStore(cluster).txn(
+        [],
+        [
+            Put(KEYS.last_run, b"99999999999"),
+            Put(KEYS.running, json.dumps(orphan).encode()),
+            Put(KEYS.run(99_999_999_998), b"{}"),
+        ],
+    )
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(CONFIG.fover + 5)
+    assert [run.request.run for run in callback.runs] == [1]
+
+
+@virtual
+async def test_a_fail_over_time_that_nobody_can_have_is_waited_for_a_day_at_most() -> None:
+    cluster = MemoryCluster()
+    orphan = {"run": 7, "term": 1, "ended": False, "fover": 1e11}
+    await MemoryStore(cluster).txn([], [Put(KEYS.running, json.dumps(orphan).encode())])
+    async with running(cluster, Stub()) as master:
+        await asyncio.sleep(2)
+        plan = (await View(master, MemoryStore(cluster), wall=master_wall).status())["plan"]
+        assert isinstance(plan, dict)
+        assert plan["hold"] == "predecessor"
+        left = plan["seconds"]
+        assert isinstance(left, float)
+        assert 24 * 3600 - 2 < left <= 24 * 3600

@@ -7,7 +7,7 @@ revision or raises it. Every master remembers, so any that lives through a resto
 from collections.abc import Sequence
 
 from kontrol.master.mirror.follower import Follower
-from kontrol.master.records.fields import MOST_RUN
+from kontrol.master.records.fields import BELIEVED_RUN
 from kontrol.master.records.records import Records
 from kontrol.store.protocol import Event, Store
 
@@ -34,5 +34,5 @@ class HighWater:
     def _take(self, events: Sequence[Event]) -> None:
         for event in events:
             number = None if event.type == "delete" else self._records.last_run(event.kv)
-            if number is not None and number <= MOST_RUN:
+            if number is not None and number <= BELIEVED_RUN:
                 self.run = max(self.run, number)

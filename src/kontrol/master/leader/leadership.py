@@ -43,6 +43,8 @@ from kontrol.store.protocol import Ambiguous, LeaseGone, Range, RangeResult, Sto
 
 log = logging.getLogger(__name__)
 
+_LONGEST_FOVER = 24 * 3600.0  # seconds, that KONTROL_FOVER can be
+
 
 @dataclass(frozen=True, slots=True)
 class LeaderConfig:
@@ -282,7 +284,7 @@ class Leadership:
         running = self._ledger.running
         if running is None or running.ended:
             return
-        fover = running.fover or self._parts.config.fover
+        fover = min(running.fover or self._parts.config.fover, _LONGEST_FOVER)
         log.warning(
             "run %d of term %d was not ended: waiting %g s for its processes to be killed",
             running.run,

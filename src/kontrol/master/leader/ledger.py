@@ -20,7 +20,7 @@ from kontrol.ensemble.pod import Pod
 from kontrol.master.election.owned import OwnedKey
 from kontrol.master.election.term import Term
 from kontrol.master.highwater import HighWater
-from kontrol.master.records.fields import MOST_RUN
+from kontrol.master.records.fields import BELIEVED_RUN
 from kontrol.master.records.meta import Meta
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import (
@@ -112,12 +112,14 @@ class Ledger:
         for kv in (*applied, *running, *state):
             self._heads[kv.key] = kv.mod_revision
         unended = records.running(running[0]) if running else None
-        numbers = [keys.number(kv.key) or 0 for kv in newest]
+        numbers = [self.applied.run, highwater.run, *(keys.number(kv.key) or 0 for kv in newest)]
         numbers += [records.last_run(kv) or 0 for kv in last_run]
-        last = max([number for number in numbers if number <= MOST_RUN], default=0)
+        if unended is not None:
+            numbers.append(unended.run)
+        known = max(number for number in numbers if number <= BELIEVED_RUN)
         if unended is not None and not unended.run:  # its number cannot be read
-            unended = replace(unended, run=last + 1)
-        known = max(last, unended.run if unended else 0, self.applied.run, highwater.run)
+            known += 1
+            unended = replace(unended, run=known)
         # Where the store went back there may have been runs that nobody who lives has seen, fewer
         # than revisions: each takes two or more.
         self.next_run = 1 + known + step
