@@ -45,7 +45,7 @@ from automaton.events import (
 from automaton.machine import OK, Machine
 from automaton.manifest import Manifest, Outcome, State
 from automaton.output import Output
-from automaton.payload import Payload
+from automaton.payload import Payload, timestamp, timestamp_after
 from automaton.processes import (
     become_subreaper,
     children,
@@ -73,6 +73,7 @@ class Driver:
         self._machine = Machine(manifest)
         self._environment = environment
         self._payload = Payload(manifest.payload) if manifest.payload else None
+        self._since = self._payload.since() if self._payload else None
         self._events: deque[Event] = deque()
         self._history: deque[dict[str, object]] = deque(maxlen=HISTORY)
         self._waiting: dict[int, asyncio.Future[str]] = {}
@@ -140,7 +141,7 @@ class Driver:
     def _status(self) -> str:
         status = {
             "state": self._machine.tag,
-            "since": self._history[-1]["since"] if self._history else None,
+            "since": self._since if self._history else None,
             "pid": self._script.pid if self._script else None,
             "input": self._machine.input,
             "queue": [{"command": move.verb, "state": move.tag} for move in self._machine.queue],
@@ -228,15 +229,18 @@ class Driver:
         self._handle(Ended(status == 0, seconds))
 
     def _entered(self, tag: str, cause: str) -> None:
-        before = self._history[-1]["state"] if self._history else "(start)"
-        since = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._history.append({"state": tag, "since": since, "cause": cause, "outcome": None})
+        before = self._history[-1]["state"] if self._history else None
+        now = datetime.now(UTC)
+        entered = timestamp(now)
+        if self._since is None or tag != before:
+            self._since = entered = timestamp_after(self._since, now)
+        self._history.append({"state": tag, "since": entered, "cause": cause, "outcome": None})
         if self._payload is not None:
             try:
-                self._payload.write(tag)
+                self._payload.write(tag, self._since)
             except OSError as error:
                 _log.warning("payload: %s; the file keeps what it had", error)
-        _log.info("%s -> %s (%s)", before, tag, cause)
+        _log.info("%s -> %s (%s)", before or "(start)", tag, cause)
 
     # The process's own affairs.
 

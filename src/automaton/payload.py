@@ -1,29 +1,67 @@
 """Keeps the current state in a file, as JSON, for whoever reports it (a keepalive does).
 
 A reader sees the old content or the new, never a part: each is written beside the file and moved
-over it. The content is the state alone, so that entering the same state again changes nothing.
+over it. The content is the state and since when the machine has been in it, so that a state that
+was left and came back is another content, however soon; entering it from itself changes nothing.
 """
 
 import json
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+_MAX = 4096  # bytes of a file that may be ours
+_TICK = timedelta(milliseconds=1)  # as times are written
 
 
 class Payload:
-    """The file. A failure raises `OSError` and leaves the file as it was."""
+    """The file. A failure to write raises `OSError` and leaves the file as it was."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path).absolute()
-        self._written: str | None = None
+        self._written: tuple[str, str] | None = None
 
-    def write(self, tag: str) -> None:
-        """Say that the machine is in state `tag`."""
-        if tag == self._written:
+    def since(self) -> str | None:
+        """Return the time in the file that an earlier process left; None if there is none."""
+        try:
+            if not self._path.is_file():  # a FIFO would block
+                return None
+            with self._path.open("rb") as file:
+                content = json.loads(file.read(_MAX))
+        except (OSError, ValueError, RecursionError):
+            return None
+        since = content.get("since") if isinstance(content, dict) else None
+        return since if isinstance(since, str) else None
+
+    def write(self, tag: str, since: str) -> None:
+        """Say that the machine is in state `tag`, and since when."""
+        if (tag, since) == self._written:
             return
         beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
-            beside.write_text(json.dumps({"state": tag}) + "\n", encoding="utf-8")
+            content = json.dumps({"state": tag, "since": since})
+            beside.write_text(content + "\n", encoding="utf-8")
             beside.replace(self._path)
         finally:
             beside.unlink(missing_ok=True)
-        self._written = tag
+        self._written = (tag, since)
+
+
+def timestamp(now: datetime) -> str:
+    """Return an aware time as RFC 3339 in UTC, to the millisecond."""
+    return now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def timestamp_after(before: str | None, now: datetime) -> str:
+    """Return the time of a change, `now`, never the same as that of the change before.
+
+    Where the clock stands still, or went back by less than a second, it is one millisecond after
+    `before`. A `before` that is no time is passed over.
+    """
+    try:
+        last = datetime.fromisoformat(before or "")
+    except ValueError:
+        return timestamp(now)
+    if last.tzinfo is not None and -_TICK < last - now < timedelta(seconds=1):
+        now = last + _TICK
+    return timestamp(now)

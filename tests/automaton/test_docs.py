@@ -93,8 +93,12 @@ def test_every_block_of_the_page_does_what_it_says(tmp_path: Path) -> None:
     )
     said = done.stdout.decode().split("\n@@@\n")
     for (command, shown), output in zip(expected, said, strict=False):
-        assert output.strip("\n") == shown.strip("\n"), command
+        assert timeless(output).strip("\n") == timeless(shown).strip("\n"), command
     assert len(said) == len(expected) + 1, said[-1]
+
+
+def timeless(text: str) -> str:
+    return re.sub(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "TIME", text)
 
 
 def test_the_examples_are_sound() -> None:

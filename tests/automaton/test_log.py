@@ -9,7 +9,6 @@ import pytest
 from automaton import log as logs
 from automaton.log import FileLog
 from automaton.output import Output
-from automaton.payload import Payload
 
 
 def record(text: str) -> logging.LogRecord:
@@ -64,17 +63,3 @@ async def test_last_words_are_there_when_the_script_has_ended() -> None:
     assert output.tail == "last words"
     output.detach()
     output.close()
-
-
-def test_the_payload_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    payload = Payload(str(tmp_path / "payload.json"))
-    payload.write("A")
-    first = (tmp_path / "payload.json").stat()
-    payload.write("A")
-    assert (tmp_path / "payload.json").stat().st_ino == first.st_ino, "nothing changed"
-    payload.write("B")
-    assert (tmp_path / "payload.json").read_text() == '{"state": "B"}\n'
-    gone = Payload(str(tmp_path / "no" / "payload.json"))
-    with pytest.raises(FileNotFoundError):
-        gone.write("A")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["payload.json"]

@@ -246,8 +246,8 @@ class Reporter:
         skew = skew_past(message, self._started, self._skew)
         if skew is None:
             log.error(
-                "tier %s: the nonce of the record that it has of this pod is out of reach, dated %d "
-                "years after this process or of another form: refused while the tier has that one",
+                "tier %s: the nonce of the record that it has of this pod is out of reach, dated "
+                "%d years after this process or of another form: refused while that one is there",
                 self.tier,
                 LONGEST_SKEW // SECOND // (365 * 24 * 3600),
             )
