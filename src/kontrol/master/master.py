@@ -146,7 +146,7 @@ class Master:
     def leader_record(self) -> dict[str, JSON] | None:
         """The leader's candidacy: `id`, `address`, `fingerprint`, and `term` once it leads."""
         candidates = self.candidates
-        return candidates[0].public() if candidates else None
+        return candidates[0].known() if candidates else None
 
     def pods(self) -> list[dict[str, JSON]]:
         """The ordered pods, as the callback sees them."""

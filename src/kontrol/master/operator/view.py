@@ -121,9 +121,9 @@ class View:
                 )
             unended, acknowledged, said = found
             run = records.running(unended) if unended else None
-            running = None if run is None or run.withdrawn else run.public()
+            running = None if run is None or run.withdrawn else run.known()
             head = records.head(acknowledged) if acknowledged else None
-            applied = head.public() if head else None
+            applied = head.known() if head else None
             plan = self._plan(records.plan(said) if said else None)
         except StoreError as failed:
             error = str(failed)
@@ -148,7 +148,7 @@ class View:
             "time": self._wall(),
             "etcd": {"ok": not facts.etcd, "error": facts.etcd, "seconds": age},
             "leader": leader,
-            "candidates": [one.public() for one in candidates],
+            "candidates": [one.known() for one in candidates],
             "ensemble": {
                 "pods": len(ensemble),
                 "roles": dict(sorted(Counter(pod.role for pod in ensemble).items())),

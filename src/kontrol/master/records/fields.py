@@ -118,14 +118,17 @@ class Record:
 
     more: Mapping[str, JSON]
 
-    def public(self) -> dict[str, JSON]:
-        """Return the fields as JSON; those that are None are left out."""
-        known = {
+    def known(self) -> dict[str, JSON]:
+        """Return the known fields as JSON, which may be shown, but for those that are None."""
+        return {
             field.name: value
             for field in fields(self)  # type: ignore[arg-type]
             if field.name != "more" and (value := getattr(self, field.name)) is not None
         }
-        return {**self.more, **known}
+
+    def public(self) -> dict[str, JSON]:
+        """Return all fields as JSON, those of others too."""
+        return {**self.more, **self.known()}
 
     def encode(self) -> bytes:
         """Return the record as the store keeps it."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kontrol.ensemble.canonical import JSON
-from kontrol.master.records.fields import MOST, MOST_RUN, Damaged, Fields, Record, read
+from kontrol.master.records.fields import MOST, MOST_RUN, Damaged, Fields, Record
 
 _NAME = 1024  # characters
 _MOST_SECONDS = 1e9  # that a plan waits
@@ -108,23 +108,22 @@ class Request(Record):
 
 
 def decode_plan(raw: bytes) -> dict[str, JSON]:
-    """Read the leader's plan, as `leader/notice.py` publishes it. Raises `Damaged`.
+    """Read the known fields of the plan that `leader/publisher.py` writes. Raises `Damaged`.
 
     It is for people: `seconds` is what was left at the leader's wall time `at`.
     """
-    value = read(raw)
-    found = Fields(value)
-    what = found.text("what", "unknown", most=_NAME)
-    for name in ("reason", "hold", "at"):
-        found.maybe_text(name, most=_NAME)
-    found.maybe_number("of")
-    seconds = found.more.get("seconds")
+    found = Fields.of(raw)
+    plan: dict[str, JSON] = {"what": found.text("what", "unknown", most=_NAME)}
+    plan |= {name: found.maybe_text(name, most=_NAME) for name in ("reason", "hold", "at")}
+    plan |= {"of": found.maybe_number("of"), "seconds": found.more.get("seconds")}
+    plan |= {name: found.more.get(name) or [] for name in ("lost", "peers")}
+    seconds = plan["seconds"]
     if isinstance(seconds, bool) or not isinstance(seconds, int | float | None):
         raise Damaged("seconds", seconds, "a number of seconds")
     if seconds is not None and abs(seconds) > _MOST_SECONDS:
         raise Damaged("seconds", seconds, f"at most {_MOST_SECONDS:g} seconds")
-    lost = found.more.get("lost")
-    if lost is not None and not (isinstance(lost, list) and all(isinstance(i, str) for i in lost)):
-        raise Damaged("lost", lost, "a list of names")
-    assert isinstance(value, dict)  # noqa: S101 - Fields took it
-    return {**value, "what": what}
+    for name in ("lost", "peers"):
+        told = plan[name]
+        if not isinstance(told, list) or not all(isinstance(one, str) for one in told):
+            raise Damaged(name, told, "a list of names")
+    return plan

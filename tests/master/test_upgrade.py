@@ -1,0 +1,199 @@
+"""Two masters over records of the version before, of theirs, of the one after, and damaged ones.
+
+Whatever is stored: no master ends, pods report and keep their numbers where they can be known, and
+the callback runs.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from tests.master.support import BAD, CONFIG, GOOD, KEYS, Ran, Stub, alive, record, running
+from tests.master.test_records import GARBAGE
+from tests.support.simloop import virtual
+
+from kontrol.ensemble.canonical import JSON, canonical
+from kontrol.ensemble.pod import key_of
+from kontrol.master.master import Master
+from kontrol.master.operator.view import View
+from kontrol.store.memory import MemoryCluster, MemoryStore
+from kontrol.store.protocol import Put, Range
+
+WALL = "2026-01-01T00:00:00+00:00"
+POD = key_of("10.0.0.1")
+GONE = key_of("10.0.0.9")
+REQUEST = KEYS.requests + "00000000000000ff"
+LATER: dict[str, JSON] = {"later": {"x": [1, "two"]}}
+
+# What this version writes, and what of that a version may leave out.
+WRITTEN: Mapping[str, Mapping[str, JSON]] = {
+    KEYS.pod(POD): {
+        "app": "app",
+        "id": "p1",
+        "ip": "10.0.0.1",
+        "key": POD,
+        "role": "r",
+        "seq": 4,
+        "nonce": "a",
+        "n": 0,
+        "payload": "",
+    },
+    KEYS.seat(POD): {"id": "p1", "nonce": "a", "n": 0, "seq": 4, "left": False},
+    KEYS.seat(GONE): {"id": "p9", "nonce": "a", "n": 0, "seq": 2, "left": True, "idle": 1.5},
+    KEYS.old_seat(GONE, 1): {"id": "p8", "nonce": "a", "n": 0, "seq": 1, "left": True},
+    KEYS.applied: {"run": 3, "digest": "d", "fingerprint": "f1", "pods": 1, "ttl": 9.0},
+    KEYS.running: {
+        "run": 4,
+        "term": 2,
+        "attempt": 1,
+        "digest": "d",
+        "fingerprint": "f1",
+        "started": WALL,
+        "ended": True,
+        "why": "exit status 3",
+        "reason": "ensemble",
+        "by": "",
+        "fover": 6.0,
+    },
+    KEYS.run(3): {"run": 3, "term": 2, "ok": True, "attempt": 1, "changes": {}},
+    KEYS.meta: {"floor": 100, "version": 1},
+    KEYS.candidate(0xFE): {"id": "m0", "address": "10.1.0.9", "fingerprint": "f1"},
+    KEYS.plan: {"what": "idle", "reason": None, "hold": None, "at": WALL, "lost": [], "of": 1},
+    KEYS.ages: {"cluster": 1, "watched": 5.0, "samples": [[0.0, 1]]},
+    REQUEST: {"kind": "run", "by": "ann", "at": WALL, "run": None},
+}
+REQUIRED = {
+    KEYS.pod(POD): {"app", "id", "ip", "key", "role", "seq"},
+    KEYS.seat(POD): {"id", "seq"},
+    KEYS.seat(GONE): {"id", "seq", "left"},
+    KEYS.old_seat(GONE, 1): {"id", "seq", "left"},
+    KEYS.applied: {"run"},
+    KEYS.running: {"run"},
+    KEYS.run(3): {"run"},
+    REQUEST: {"kind"},
+}
+OTHERS = {
+    KEYS.counter: b"5",
+    KEYS.last_run: b"4",
+    KEYS.state: b'{"x":1}',
+    KEYS.state_of(3): b'{"x":1}',
+    f"{KEYS.members(3)}0000": json.dumps([[4, POD, "p1", "10.0.0.1", "r", "h"]]).encode(),
+}
+LEASED = (KEYS.pods, KEYS.candidates, KEYS.requests, KEYS.plan)
+
+
+def earlier(key: str) -> bytes:
+    """A record without the fields that a version may not know."""
+    keep = REQUIRED.get(key, set())
+    return canonical({name: value for name, value in WRITTEN[key].items() if name in keep})
+
+
+def later(key: str) -> bytes:
+    """A record with a field that only a later version knows."""
+    return canonical({**WRITTEN[key], **LATER})
+
+
+async def store_all(cluster: MemoryCluster, values: Mapping[str, bytes]) -> None:
+    """Put records down, some under leases of their own, which expire soon."""
+    store = MemoryStore(cluster)
+    for key, value in values.items():
+        lease = (await store.grant(9)).id if key.startswith(LEASED) else 0
+        await store.txn([], [Put(key, value, lease)])
+
+
+async def works(cluster: MemoryCluster, callback: Stub, one: Master, two: Master) -> Ran:
+    """See that pods report to both masters, and that the callback runs; returns the last run."""
+    async with alive(one, 1), alive(two, 2):
+        await asyncio.sleep(40)
+        assert callback.runs
+        before = len(callback.runs)
+        async with alive(one, 3):
+            await asyncio.sleep(20)
+        assert len(callback.runs) > before, "a change is seen"
+        for master in (one, two):
+            view = View(master, MemoryStore(cluster), wall=lambda: WALL)
+            status: Any = await view.status()
+            assert (status["etcd"]["ok"], status["ensemble"]["pods"]) == (True, 3)
+            json.dumps([status, await view.state(), await view.runs(200), await view.run(3)])
+    return callback.runs[before]
+
+
+@virtual
+@pytest.mark.parametrize("version", ["earlier", "this", "later"])
+async def test_masters_work_with_the_records_of_versions(
+    version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write: dict[str, Callable[[str], bytes]] = {
+        "earlier": earlier,
+        "this": lambda key: canonical(WRITTEN[key]),
+        "later": later,
+    }
+    cluster = MemoryCluster()
+    callback = Stub(outcome=lambda request: GOOD if request.run > 5 else BAD)
+    await store_all(cluster, {**OTHERS, **{key: write[version](key) for key in WRITTEN}})
+    async with running(cluster, callback) as one, running(cluster, callback, id="m2") as two:
+        last = await works(cluster, callback, one, two)
+        assert (await one.ping(record(1)))["seq"] == 4, "it kept its number"
+        assert (await one.ping(record(9, nonce="b")))["seq"] == 2
+        assert last.request.state == b'{"x":1}'
+        assert last.request.run > 4
+        if version != "earlier":
+            assert last.request.term > 100
+    assert not [line for line in caplog.messages if "damaged" in line]
+
+
+async def kept(store: MemoryStore, key: str) -> dict[str, Any]:
+    """Return a record, which still has the field that is not known."""
+    found: dict[str, Any] = json.loads((await store.range(Range(key))).kvs[0].value)
+    assert found["later"] == LATER["later"], key
+    return found
+
+
+@virtual
+async def test_unknown_fields_survive_what_leaders_rewrite() -> None:
+    cluster, callback = MemoryCluster(), Stub(outcome=lambda _: BAD)
+    stored = {**OTHERS, **{key: later(key) for key in WRITTEN if not key.startswith(LEASED)}}
+    stored[KEYS.running] = canonical({**WRITTEN[KEYS.running], **LATER, "ended": False})
+    await store_all(cluster, stored)
+    store = MemoryStore(cluster)
+
+    async with (
+        running(cluster, callback, sweep_every=5.0) as one,
+        running(cluster, callback, id="m2") as two,
+    ):
+        await asyncio.sleep(CONFIG.fover + 0.1)
+        assert (await kept(store, KEYS.running))["ended"] is True
+        await store.txn([], [Put(REQUEST, later(REQUEST), (await store.grant(60)).id)])
+        await asyncio.sleep(10)
+        assert (await kept(store, REQUEST))["answer"]["message"]
+        assert "idle" in await kept(store, KEYS.old_seat(GONE, 1))
+        assert (await kept(store, KEYS.ages))["watched"] >= 5
+        # The floor is raised.
+        for master in (one, two):
+            master.election.restart(10_000)
+        await asyncio.sleep(30)
+        assert (await kept(store, KEYS.meta))["floor"] > 10_000
+
+
+@virtual
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=list(GARBAGE))
+async def test_masters_work_with_damage_everywhere(
+    garbage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    every = dict.fromkeys([*OTHERS, *WRITTEN], garbage)
+    every |= {KEYS.runs + "x": garbage, KEYS.states + "x": garbage, KEYS.seats + "x.y": garbage}
+    await store_all(cluster, every)
+    async with running(cluster, callback) as one, running(cluster, callback, id="m2") as two:
+        await works(cluster, callback, one, two)
+        last = callback.runs[-1].request
+        assert one.candidates[0].id == "m1"
+    said = [line for line in caplog.messages if "is damaged" in line]
+    keys = [line.split(" ")[2] for line in said]
+    named = {key for key in every if key in keys}
+    assert named >= {KEYS.pod(POD), KEYS.seat(POD), KEYS.running} or garbage in (b"{}", b"null")
+    assert max(map(keys.count, named)) <= 2, "once for each master"
+    assert last.state in (None, garbage)
+    assert last.run > 3
