@@ -7,6 +7,8 @@ the callback runs.
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,9 +19,11 @@ from tests.support.simloop import virtual
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.pod import key_of
 from kontrol.master.master import Master
+from kontrol.master.operator.archive import export, restore
 from kontrol.master.operator.view import View
+from kontrol.master.records.records import Records
 from kontrol.store.memory import MemoryCluster, MemoryStore
-from kontrol.store.protocol import Put, Range
+from kontrol.store.protocol import Delete, Put, Range
 
 WALL = "2026-01-01T00:00:00+00:00"
 POD = key_of("10.0.0.1")
@@ -197,3 +201,131 @@ async def test_masters_work_with_damage_everywhere(
     assert max(map(keys.count, named)) <= 2, "once for each master"
     assert last.state in (None, garbage)
     assert last.run > 3
+
+
+async def damage(cluster: MemoryCluster, *keys: str) -> None:
+    await MemoryStore(cluster).txn([], [Put(key, b"?") for key in keys])
+
+
+@virtual
+@pytest.mark.parametrize("known", ["pods/", "seqs/", "applied/"])
+@pytest.mark.parametrize("lost", ["damaged", "deleted"])
+async def test_no_number_is_given_twice_when_the_counter_is_lost(known: str, lost: str) -> None:
+    """The highest is that of a pod, of a seat, or of the acknowledged list."""
+    cluster = MemoryCluster()
+    store = MemoryStore(cluster)
+    async with running(cluster, Stub()) as master, alive(master, 1, 2):
+        await asyncio.sleep(3)
+        for prefix in {"pods/", "seqs/", "applied/"} - {known}:
+            for kv in (await store.range(Range(KEYS.root + prefix, prefix=True))).kvs:
+                await store.txn([], [Put(kv.key, b"?", kv.lease)])
+        gone = Put(KEYS.counter, b"?") if lost == "damaged" else Delete(KEYS.counter)
+        await store.txn([], [gone])
+        assert (await master.ping(record(3)))["seq"] == 2
+        assert (await master.ping(record(4)))["seq"] == 3
+
+
+@virtual
+async def test_terms_and_runs_rise_when_the_floor_is_damaged() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    for number, name in enumerate(("m1", "m2", "m3"), 1):
+        async with running(cluster, callback, id=name) as master, alive(master, number):
+            if number == 1:
+                master.election.restart(10**6)
+            await asyncio.sleep(20)
+        await damage(cluster, KEYS.meta)
+    requests = [ran.request for ran in callback.runs]
+    assert len(requests) >= 3
+    assert requests[0].term > 10**6
+    assert len({request.term for request in requests}) == 3
+    for before, after in pairwise(requests):
+        assert (after.term, after.run) > (before.term, before.run)
+        assert after.run > before.run
+        assert after.term >= before.term
+
+
+@virtual
+async def test_a_damaged_running_record_is_waited_out_and_recorded_as_failed() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    loop = asyncio.get_running_loop()
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(3)
+    await damage(cluster, KEYS.running)
+    began = loop.time()
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(20)
+        runs: Any = await View(master, MemoryStore(cluster), wall=lambda: WALL).runs(9)
+    assert callback.runs[1].at - began >= CONFIG.fover
+    assert [(run["run"], run["ok"]) for run in runs] == [(3, True), (2, False), (1, True)]
+    assert callback.runs[1].request.run == 3
+
+
+@virtual
+async def test_a_damaged_state_is_kept_and_given_to_nobody() -> None:
+    cluster, callback = MemoryCluster(), Stub(outcome=lambda _: replace(GOOD, state=b'{"x":1}'))
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(3)
+        assert await master.state() == {"x": 1}
+    await damage(cluster, KEYS.state, KEYS.state_of(1))
+    callback.outcome = lambda _: GOOD  # nothing on standard output keeps the state
+    async with running(cluster, callback) as master, alive(master, 1, 2):
+        await asyncio.sleep(5)
+        assert callback.runs[-1].request.state is None
+        assert await master.state() is None
+        kept = (await MemoryStore(cluster).range(Range(KEYS.state))).kvs
+        assert kept[0].value == b"?"
+        answer = await master.requests.ask("rollback", "ann", run=1, timeout=5)
+        assert answer["refused"] is True, "it is no state to go back to"
+
+
+@virtual
+async def test_a_later_layout_keeps_masters_from_leading_and_pods_report() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    await store_all(cluster, {KEYS.meta: b'{"version":2,"floor":{"of":"another form"}}'})
+    async with (
+        running(cluster, callback) as one,
+        running(cluster, callback, id="m2") as two,
+        alive(one, 1),
+        alive(two, 2),
+    ):
+        await asyncio.sleep(30)
+        assert len(one.pods()) == 2
+        assert one.leader_id is None
+        assert not callback.runs
+
+
+@virtual
+async def test_an_export_leaves_out_what_is_damaged_and_keeps_what_is_unknown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cluster = MemoryCluster()
+    stored = {**OTHERS, **{key: later(key) for key in WRITTEN if not key.startswith(LEASED)}}
+    rows = json.dumps([[4, POD, "p1", "10.0.0.1", "r", "h", "later"]]).encode()
+    await store_all(cluster, {**stored, f"{KEYS.members(3)}0000": rows})
+    await damage(cluster, KEYS.run(2), KEYS.seat("x"), KEYS.state_of(2), KEYS.seats + "x y")
+    document = await export(MemoryStore(cluster), Records(KEYS))
+    assert "4 damaged records are not in the export" in caplog.messages
+    caplog.clear()
+    fresh = MemoryCluster()
+    await restore(MemoryStore(fresh), Records(KEYS), json.loads(json.dumps(document)))
+    store = MemoryStore(fresh)
+    for key in (KEYS.seat(GONE), KEYS.applied, KEYS.run(3)):
+        await kept(store, key)
+    assert (await store.range(Range(f"{KEYS.members(3)}0000"))).kvs[0].value == canonical(
+        json.loads(rows)
+    )
+    callback = Stub()
+    async with running(fresh, callback) as master, alive(master, 1):
+        assert (await master.ping(record(1)))["seq"] == 4
+        await asyncio.sleep(20)
+        assert callback.runs[-1].request.state == b'{"x":1}'
+    assert not [line for line in caplog.messages if "damaged" in line]
+
+
+@virtual
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=list(GARBAGE))
+async def test_an_export_of_damage_alone_can_be_imported(garbage: bytes) -> None:
+    cluster, fresh = MemoryCluster(), MemoryCluster()
+    await store_all(cluster, dict.fromkeys([*OTHERS, *WRITTEN], garbage))
+    document = await export(MemoryStore(cluster), Records(KEYS))
+    await restore(MemoryStore(fresh), Records(KEYS), json.loads(json.dumps(document)))
