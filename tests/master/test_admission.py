@@ -123,7 +123,7 @@ def test_a_record_that_moved_while_another_stood_puts_that_out() -> None:
 
 
 def test_a_lease_about_to_go_is_replaced_under_the_same_number() -> None:
-    assert decide(RECORD, known(), lease_gone=True) == Join(RECORD, seq=7)
+    assert decide(RECORD, known(), new_lease=True) == Join(RECORD, seq=7)
 
 
 def test_a_farewell_leaves_a_tombstone() -> None:
@@ -197,7 +197,7 @@ VIEWS = st.builds(
 def test_no_older_record_is_ever_written_over_a_newer(
     record: Keepalive, view: View, silent: bool, gone: bool
 ) -> None:
-    decision = decide(record, view, incumbent_silent=silent, lease_gone=gone)
+    decision = decide(record, view, incumbent_silent=silent, new_lease=gone)
     live = view.live
     if not isinstance(decision, Write | Join | Leave) or live is None or live.pod.id != record.id:
         return
@@ -209,7 +209,7 @@ def test_no_older_record_is_ever_written_over_a_newer(
 def test_a_number_goes_with_the_identity_alone(
     record: Keepalive, view: View, silent: bool, gone: bool
 ) -> None:
-    decision = decide(record, view, incumbent_silent=silent, lease_gone=gone)
+    decision = decide(record, view, incumbent_silent=silent, new_lease=gone)
     if isinstance(decision, Join) and decision.seq is not None:
         assert record.id in {
             view.live.pod.id if view.live else None,

@@ -75,14 +75,15 @@ async def test_an_unchanged_keepalive_writes_nothing() -> None:
 
 
 @virtual
-async def test_a_change_of_a_known_pod_is_one_transaction_without_a_reading() -> None:
+async def test_a_change_of_a_known_pod_is_read_and_written_beside_one_refresh() -> None:
     cluster, network = MemoryCluster(), Trouble()
     async with running(cluster, network=network) as master:
         await master.ping(record(1))
         await asyncio.sleep(0.1)
         network.requests.clear()
         await master.ping(record(1, n=1, payload="new"))
-        assert [type(r) for r in network.requests] == [Txn, Refresh]
+        assert sorted(type(r).__name__ for r in network.requests) == ["Refresh", "Txn", "Txn"]
+        assert [writes(r) for r in network.requests if isinstance(r, Txn)] == [False, True]
 
 
 @virtual

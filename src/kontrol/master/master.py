@@ -30,6 +30,8 @@ from kontrol.store.protocol import Range, Store
 
 log = logging.getLogger(__name__)
 
+_DAY = 86400.0  # seconds, the longest setting
+
 
 @dataclass(frozen=True, slots=True)
 class MasterConfig:
@@ -89,8 +91,15 @@ class Master:
             highwater=self._highwater,
             clock=boot_clock,
         )
+        self._leader: Candidate | None = None
+        self._ttl = config.ttl
+        self.election.on_change(self._follow_leader)
         self.registry = Registry(
-            store, records, self.mirror, ttl=config.ttl, leader=lambda: self.leader_id
+            store,
+            records,
+            self.mirror,
+            ttl=lambda: self._ttl,
+            leader=lambda: self.leader_id,
         )
         self.requests = Requests(store, records, silence=config.fover / 3, wall=wall)
         self.leader = Leader(
@@ -134,8 +143,12 @@ class Master:
     @property
     def leader_id(self) -> str | None:
         """The id of the leader, None while there is none."""
-        candidates = self.election.candidates
-        return self.records.candidate(candidates[0]).id if candidates else None
+        return None if self._leader is None else self._leader.id
+
+    @property
+    def ttl(self) -> float:
+        """The tier's TTL in seconds: the leader's, as last known; that of this master before."""
+        return self._ttl
 
     @property
     def candidates(self) -> list[Candidate]:
@@ -157,6 +170,20 @@ class Master:
         kvs = (await self._store.range(Range(self.keys.state))).kvs
         state = self.records.state(kvs[0]) if kvs else None
         return None if state is None else json.loads(state)
+
+    def _follow_leader(self) -> None:
+        """Notice who leads, and its TTL, which is the tier's."""
+        candidates = self.election.candidates
+        leader = self._leader = self.records.candidate(candidates[0]) if candidates else None
+        if leader is None:
+            return
+        told = leader.ttl  # None by masters of an earlier version
+        ttl = told if told is not None and 2 <= told <= _DAY else self.config.ttl
+        if ttl != self._ttl:
+            log.info(
+                "the TTL is now %g s, as the leader %s has it, after %g", ttl, leader.id, self._ttl
+            )
+            self._ttl = ttl
 
     async def _follow_callback(self, runner: Runner) -> None:
         """Notice when the callback is replaced, until cancelled."""

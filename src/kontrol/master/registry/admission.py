@@ -81,12 +81,12 @@ Decision = Refresh | Write | Join | Leave | Nothing | Refuse
 
 
 def decide(
-    record: Keepalive, view: View, *, incumbent_silent: bool = False, lease_gone: bool = False
+    record: Keepalive, view: View, *, incumbent_silent: bool = False, new_lease: bool = False
 ) -> Decision:
     """Judge one keepalive.
 
-    `incumbent_silent`: another identity's pod may lose the key now. `lease_gone`: the live record
-    is about to go with its lease, and needs another one.
+    `incumbent_silent`: another identity's pod may lose the key now. `new_lease`: the live record
+    is to be put under another lease, because its own is gone, or was granted another TTL.
     """
     if record.down:
         return _farewell(record, view)
@@ -95,7 +95,7 @@ def decide(
             return _stale(record, other.pod.nonce, other.pod.n, f"from {other.pod.ip}")
     live = view.live
     if live is not None and live.pod.id == record.id:
-        return _update(record, live, view, lease_gone=lease_gone)
+        return _update(record, live, view, new_lease=new_lease)
     if live is not None and not incumbent_silent:
         return Refuse(
             "Conflict",
@@ -105,11 +105,11 @@ def decide(
     return _join(record, view)
 
 
-def _update(record: Keepalive, live: Live, view: View, *, lease_gone: bool) -> Decision:
+def _update(record: Keepalive, live: Live, view: View, *, new_lease: bool) -> Decision:
     known = live.pod
     if _older(record, known.nonce, known.n):
         return _stale(record, known.nonce, known.n, "of this pod")
-    if view.elsewhere or lease_gone:
+    if view.elsewhere or new_lease:
         return _join(record, view)
     pod = Pod.of(record, known.seq)
     counted = record.nonce and record.n is not None

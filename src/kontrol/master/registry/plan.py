@@ -47,7 +47,7 @@ class Plan:
             case Refresh(live):
                 return live.pod.seq
             case Write(pod, live):
-                self._unmoved(live)
+                self._as_read(record.key, view)
                 self._put(pod, live.lease, view)
                 return pod.seq
             case Join(_, seq, moved, bury):

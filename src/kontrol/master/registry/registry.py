@@ -1,28 +1,36 @@
 """The registry: keepalives in, pods in the store out, acknowledged once the store has them.
 
-The common keepalive says nothing new. It costs no write: decided on the mirror, it is one lease
-refresh. Everything else goes through the one `Writer`.
+A keepalive goes one way down:
+
+1. What does the mirror make of it? If a live record of the same identity is known, its lease is
+   refreshed at once, whatever comes after: a pod that reports lives on however full or slow the
+   store is.
+2. If it says nothing new, the refresh is all: no write.
+3. Everything else is read, decided and written by the one `Writer`.
+4. It is acknowledged if the lease under which the pod then is was refreshed, or granted for it.
+
+The lease's TTL is the tier's. A lease that was granted another (the setting changed since) is
+replaced by 3; until then the pod is told the TTL that its lease has.
 """
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Callable
 
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import BadRecord, Keepalive, parse_keepalive
 from kontrol.master.mirror.mirror import Mirror
+from kontrol.master.records.pods import Live
 from kontrol.master.records.records import Records
-from kontrol.master.registry.admission import Refresh, View, decide
+from kontrol.master.registry.admission import Join, Refresh, View, Write, decide
+from kontrol.master.registry.refreshes import LeaseRefresh, Refreshes
 from kontrol.master.registry.writer import Writer
 from kontrol.rpc.errors import Refused
-from kontrol.store.protocol import Store, StoreError
-
-log = logging.getLogger(__name__)
+from kontrol.store.protocol import NoSpace, Store, StoreError
 
 
 class Registry:
-    """Takes keepalives. `run` must be running for those that change something.
+    """Takes keepalives while `run` is running.
 
     `outcomes` counts them: `refreshed`, `written`, or the name of the refusal.
     """
@@ -33,65 +41,107 @@ class Registry:
         records: Records,
         mirror: Mirror,
         *,
-        ttl: float,
+        ttl: Callable[[], float],
         leader: Callable[[], str | None],
     ) -> None:
-        """`ttl` in seconds is what a silent pod is given; `leader` tells the leader's name."""
-        self._store = store
+        """`ttl` tells the seconds that a silent pod of this tier is given, `leader` its name."""
         self._mirror = mirror
         self._ttl = ttl
         self._leader = leader
+        self._refreshes = Refreshes(store)
         self.outcomes: Counter[str] = Counter()
         self.writer = Writer(store, records, mirror, ttl=ttl)
 
     async def run(self) -> None:
-        """Write what changes, until cancelled."""
-        await self.writer.run()
+        """Refresh and write, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._refreshes.run())
+            group.create_task(self.writer.run())
 
     async def ping(self, raw: str | bytes) -> dict[str, JSON]:
         """Take one keepalive, the JSON text; returns the acknowledgement, once the store has it.
 
         Returns `seq` (None after a farewell of a stranger), `ttl` in seconds, and `leader`.
-        Raises `Refused`: `InvalidRecord`, `Conflict`, `Stale`, `Gone`, or `Unavailable`.
+        Raises `Refused`: `InvalidRecord`, `Conflict`, `Stale`, `Gone`; `NotWritten` if the pod's
+        lease was refreshed and its change could not be written; else `Unavailable`.
         """
         try:
-            seq, outcome = await self._take(raw)
+            seq, ttl, outcome = await self._take(raw)
         except Refused as refused:
             self.outcomes[refused.name] += 1
             raise
         self.outcomes[outcome] += 1
-        return {"seq": seq, "ttl": self._ttl, "leader": self._leader()}
+        return {"seq": seq, "ttl": ttl, "leader": self._leader()}
 
-    async def _take(self, raw: str | bytes) -> tuple[int | None, str]:
-        """Take one keepalive; returns its `seq` and how it was taken. Raises `Refused`."""
+    async def _take(self, raw: str | bytes) -> tuple[int | None, float, str]:
+        """Take one keepalive; returns its `seq`, its TTL and how it was taken."""
         try:
             record = parse_keepalive(raw)
         except BadRecord as error:
             raise Refused("InvalidRecord", str(error)) from None
+        ttl, current = self._ttl(), self._mirror.complete.is_set()
+        current = current and self._mirror.age <= ttl / 3
+        view = View(live=self._mirror.live(record.key), elsewhere=self._mirror.elsewhere(record))
+        decision = decide(record, view)
+        known = decision.live.pod.seq if isinstance(decision, Refresh) else None
+        refresh: LeaseRefresh | None = None
         try:
-            async with asyncio.timeout(self._patience):
-                seq = await self._unchanged(record)
-                if seq is not None:
-                    return seq, "refreshed"
-                return await self.writer.write(record, len(raw)), "written"
+            if isinstance(decision, Refresh | Write | Join):
+                refresh = self._refresh(record, view.live)
+            async with asyncio.timeout(_patience(ttl, current=current)):
+                if refresh is not None and known is not None:
+                    confirmed = await refresh.answer() == self.writer.lease_ttl
+                    if confirmed and current:
+                        return known, self._ttl(), "refreshed"
+                urgent = known is None
+                return *await self._write(record, len(raw), refresh, urgent=urgent), "written"
         except (StoreError, TimeoutError) as error:
-            why = str(error) or "not in time"
-            message = f"this master has no answer from etcd ({why}); try another, or again"
-            raise Refused("Unavailable", message) from None
+            alive = refresh.ttl if refresh is not None else None
+            if alive and known is None:
+                raise _not_written(record, error) from None
+            if alive and current:  # all that it waits for is a lease of another TTL
+                return known, alive, "refreshed"
+            raise _unavailable(error) from None
 
-    @property
-    def _patience(self) -> float:
-        """Seconds for the store to answer: less than an agent waits, little if it is silent."""
-        return min(4.0, self._ttl / 7) if self._mirror.current else min(1.0, self._ttl / 20)
+    def _refresh(self, record: Keepalive, live: Live | None) -> LeaseRefresh | None:
+        """Begin the refresh of the pod's lease, and of one that the mirror does not show yet."""
+        granted = self.writer.granted(record)
+        if live is not None and granted == live.lease:
+            self.writer.shown(record)
+        elif granted:
+            self._refreshes.begin(granted)
+        mine = live is not None and live.pod.id == record.id
+        return self._refreshes.begin(live.lease) if live is not None and mine else None
 
-    async def _unchanged(self, record: Keepalive) -> int | None:
-        """Refresh a keepalive that the mirror knows; None if that cannot be decided there."""
-        if not self._mirror.current:
-            return None
-        live = self._mirror.live(record.key)
-        if live is None:
-            return None
-        decision = decide(record, View(live=live, elsewhere=self._mirror.elsewhere(record)))
-        if not isinstance(decision, Refresh):
-            return None
-        return live.pod.seq if await self._store.refresh(live.lease) > 0 else None
+    async def _write(
+        self, record: Keepalive, size: int, refresh: LeaseRefresh | None, *, urgent: bool
+    ) -> tuple[int | None, float]:
+        """Write a keepalive, and see that its lease is refreshed; returns its `seq` and TTL."""
+        while True:
+            written = await self.writer.write(record, size, refresh, urgent=urgent)
+            if written.granted or not written.lease:
+                return written.seq, written.granted or self._ttl()
+            if refresh is None or refresh.lease != written.lease:
+                refresh = self._refreshes.begin(written.lease)
+            if await refresh.answer() == self.writer.lease_ttl:
+                return written.seq, self._ttl()
+
+
+def _patience(ttl: float, *, current: bool) -> float:
+    """Seconds for the store to answer: less than an agent waits, little if it is silent."""
+    return min(4.0, ttl / 7) if current else min(1.0, ttl / 20)
+
+
+def _not_written(record: Keepalive, error: Exception) -> Refused:
+    why = str(error) or "no answer in time"
+    alive = f"pod {record.id} is alive: its lease was refreshed"
+    return Refused("NotWritten", f"{alive}; its change is not in etcd yet: {why}")
+
+
+def _unavailable(error: Exception) -> Refused:
+    why = str(error) or "not in time"
+    if isinstance(error, NoSpace):
+        what = f"etcd is full: no pod can join or deregister ({why})"
+    else:
+        what = f"this master has no answer from etcd ({why})"
+    return Refused("Unavailable", f"{what}; try another, or again")

@@ -2,8 +2,10 @@
 
 A batch is decided on what the store holds and written in one transaction that compares all that
 was decided on. If the comparison fails, it reads and decides again: that settles lost answers and
-other masters' writes alike, because what is already written decides to a refresh. The first round
-trusts the mirror where all it needs is there; nothing is ever refused on the mirror's word.
+other masters' writes alike, because what is already written decides to a refresh.
+
+It refreshes no lease: see `registry`. It goes on when nobody awaits the answer any more, so that a
+slow store gets the change in the end; the next keepalive then finds it done.
 
 Invariant: a keepalive is answered once; one that fails takes no other with it.
 """
@@ -11,53 +13,37 @@ Invariant: a keepalive is answered once; one that fails takes no other with it.
 import asyncio
 import logging
 import math
-from collections import deque
-from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TypeVar
 
 from kontrol.ensemble.pod import Keepalive
 from kontrol.master.mirror.mirror import Mirror
 from kontrol.master.records.records import Records
-from kontrol.master.registry.admission import Decision, Join, Nothing, Refuse, View, Write, decide
+from kontrol.master.registry.admission import Join, Leave, Nothing, Refuse, View, decide
 from kontrol.master.registry.plan import Counter, Plan
+from kontrol.master.registry.refreshes import LeaseRefresh
+from kontrol.master.registry.waiting import Entry, Waiting, Written
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import (
     Ambiguous,
     KeyValue,
     LeaseGone,
+    NoSpace,
     Range,
     Store,
     StoreError,
     TooLarge,
+    Unavailable,
 )
 
 log = logging.getLogger(__name__)
 
-_BATCH = 16  # keepalives; one is at most 3 + 2 * 2 operations, and a transaction takes 128
-_BATCH_BYTES = 900 * 1024  # of records; a request may be 1.5 MiB
+_T = TypeVar("_T")
+
 _ROUNDS = 8  # of deciding anew before a keepalive is told to come again
-_WAITING = 20_000  # keepalives that may wait
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """A keepalive that waits to be written, and its answer: its `seq`, or a refusal."""
-
-    record: Keepalive
-    size: int
-    answer: "asyncio.Future[int | None]"
-    view: View = field(default_factory=View)
-    decision: Decision = field(default_factory=Nothing)
-    lease: int = 0
-    lease_gone: bool = False
-
-    def refuse(self, name: str, message: str) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(Refused(name, message))
-
-    def fail(self, error: StoreError) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
+_UNSEEN = 30.0  # seconds for the mirror to show the pod under a lease that was granted
+_FULL_PAUSE = 0.2  # seconds between batches that a full store refuses, each with an alarm anew
 
 
 class Writer:
@@ -66,8 +52,10 @@ class Writer:
     `batches` counts batches, `batched` the keepalives in them, `seconds` what they took in all.
     """
 
-    def __init__(self, store: Store, records: Records, mirror: Mirror, *, ttl: float) -> None:
-        """`ttl` in seconds is the time of the leases that it grants."""
+    def __init__(
+        self, store: Store, records: Records, mirror: Mirror, *, ttl: Callable[[], float]
+    ) -> None:
+        """`ttl` tells the seconds that leases are granted."""
         self.batches = 0
         self.batched = 0
         self.seconds = 0.0
@@ -76,67 +64,70 @@ class Writer:
         self._keys = records.keys
         self._mirror = mirror
         self._ttl = ttl
-        self._queue: deque[_Entry] = deque()
-        self._work = asyncio.Event()
+        self._waiting = Waiting()
         self._asked: dict[tuple[str, str], float] = {}
+        self._granted: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
+        self._grants: dict[int, int] = {}
 
     @property
     def waiting(self) -> int:
         """How many keepalives wait to be written."""
-        return len(self._queue)
+        return len(self._waiting)
 
-    async def write(self, record: Keepalive, size: int) -> int | None:
-        """Write one keepalive of `size` bytes; returns its `seq`, None if it has none.
+    @property
+    def lease_ttl(self) -> int:
+        """The TTL of a lease that is granted now; etcd has a least one, which may be longer."""
+        asked = math.ceil(self._ttl())
+        return self._grants.get(asked, asked)
 
-        Raises `Refused` and `StoreError`.
+    def granted(self, record: Keepalive) -> int:
+        """Return the lease that was granted to this identity lately; 0 for none."""
+        lease, at = self._granted.get((record.key, record.id), (0, 0.0))
+        return lease if asyncio.get_running_loop().time() - at < _UNSEEN else 0
+
+    def shown(self, record: Keepalive) -> None:
+        """Forget that lease: the mirror shows it."""
+        self._granted.pop((record.key, record.id), None)
+
+    async def write(
+        self, record: Keepalive, size: int, refresh: LeaseRefresh | None, *, urgent: bool
+    ) -> Written:
+        """Write one keepalive of `size` bytes, before those that are not `urgent`.
+
+        If `refresh` tells that the pod's lease is gone or was granted another TTL than that of
+        today, the pod gets a new one. Raises `Refused` and `StoreError`.
         """
-        if len(self._queue) >= _WAITING:
-            raise Refused("Unavailable", f"{_WAITING} keepalives wait to be written; try again")
-        entry = _Entry(record, size, asyncio.get_running_loop().create_future())
-        self._queue.append(entry)
-        self._work.set()
-        return await entry.answer
+        entry = self._waiting.add(record, size, refresh, urgent=urgent)
+        answer = await asyncio.shield(entry.answer)
+        if isinstance(answer, Written):
+            return answer
+        raise answer
 
     async def run(self) -> None:
         """Write what waits, until cancelled; then refuse the rest."""
         loop = asyncio.get_running_loop()
-        batch: list[_Entry] = []
+        batch: list[Entry] = []
         try:
             while True:
-                await self._work.wait()
+                # A pod that reports is heard within TTL/6 + TTL/8, however often that fails.
+                batch = await self._waiting.take(self._ttl() / 2)
                 started = loop.time()
-                batch = self._next()
-                await self._settle(batch)
+                full = await self._settle(batch)
                 self.batches += 1
                 self.batched += len(batch)
                 self.seconds += loop.time() - started
+                if full:
+                    await asyncio.sleep(_FULL_PAUSE)
         finally:
-            for entry in (*batch, *self._queue):
-                entry.refuse("Unavailable", "this master is shutting down; try another")
+            for entry in (*batch, *self._waiting):
+                entry.settle(Unavailable("this master is shutting down"))
 
-    def _next(self) -> list[_Entry]:
-        """Take entries in order, as long as no two touch the same key or id."""
-        batch: list[_Entry] = []
-        touched: set[tuple[str, str]] = set()
-        size = 0
-        while self._queue and len(batch) < _BATCH:
-            entry = self._queue[0]
-            record = entry.record
-            names = {("id", record.id), ("key", record.key)}
-            names |= {("key", other.pod.key) for other in self._mirror.elsewhere(record)}
-            size += 2 * entry.size
-            if batch and (touched & names or size > _BATCH_BYTES):
-                break
-            touched |= names
-            self._queue.popleft()
-            if not entry.answer.done():  # its caller may have gone away
-                batch.append(entry)
-        if not self._queue:
-            self._work.clear()
-        return batch
+    async def _settle(self, batch: list[Entry]) -> bool:
+        """Answer every entry: together, then, if that goes wrong, one by one.
 
-    async def _settle(self, batch: list[_Entry]) -> None:
-        """Answer every entry: together, then, if that goes wrong, one by one."""
+        Returns whether the store is full.
+        """
+        full = False
         parts = [batch] if len(batch) <= 1 else [batch, *([entry] for entry in batch)]
         for part in parts:
             if all(entry.answer.done() for entry in part):
@@ -145,39 +136,39 @@ class Writer:
                 await self._write(part, last=len(part) == 1)
             except TooLarge as error:
                 if len(part) == 1:
-                    part[0].refuse("InvalidRecord", f"it is too large for etcd: {error}")
+                    why = f"it is too large for etcd: {error}"
+                    part[0].settle(Refused("InvalidRecord", why))
             except StoreError as error:
+                full |= isinstance(error, NoSpace)
                 for entry in part:
-                    entry.fail(error)
+                    entry.settle(error)
+        return full
 
-    async def _write(self, batch: list[_Entry], *, last: bool) -> None:
-        """Decide and write until all are answered, or, unless `last`, twice without success."""
-        counter = await self._look(batch)
+    async def _write(self, batch: list[Entry], *, last: bool) -> None:
+        """Decide and write until all are answered, or, unless `last`, twice without success.
+
+        Raises `NoSpace` for what is not written; whatever is, although the store said so, has its
+        answer.
+        """
         for _ in range(_ROUNDS if last else 2):
+            counter = await self._read(batch)
             try:
                 if await self._try(batch, counter):
                     return
+            except NoSpace:
+                await self._read(batch)
+                if [entry for entry in batch if self._in_vain(entry)]:
+                    raise
+                return
             except Ambiguous as error:
                 log.debug("reading what became of %d keepalives: %s", len(batch), error)
             except LeaseGone:
                 for entry in batch:
                     entry.lease = 0
-            batch = [entry for entry in batch if not entry.answer.done()]
-            counter = await self._read(batch)
-        if last and batch:
+        if last:
             raise Ambiguous(f"its keys changed {_ROUNDS} times while it was being written")
 
-    async def _look(self, batch: list[_Entry]) -> Counter:
-        """Decide on the mirror if that will do, which saves changes of known pods a reading."""
-        for entry in batch:
-            live = self._mirror.live(entry.record.key)
-            entry.view = View(live=live, elsewhere=self._mirror.elsewhere(entry.record))
-            entry.decision = decide(entry.record, entry.view)
-        if self._mirror.current and all(isinstance(e.decision, Write) for e in batch):
-            return Counter()
-        return await self._read(batch)
-
-    async def _read(self, batch: list[_Entry]) -> Counter:
+    async def _read(self, batch: list[Entry]) -> Counter:
         """Read what the decisions stand on, and decide; returns the counter."""
         records = self._records
         ops: list[Range] = [Range(self._keys.counter)]
@@ -196,19 +187,32 @@ class Writer:
         for entry, count in zip(batch, counts, strict=True):
             pods, seats, *others = found[at : at + 2 + count]
             at += 2 + count
-            elsewhere = tuple(live for kvs in others for kv in kvs if (live := records.pod(kv)))
+            moved = tuple(live for kvs in others for kv in kvs if (live := records.pod(kv)))
             entry.view = View(
                 live=records.pod(pods[0]) if pods else None,
                 live_revision=pods[0].mod_revision if pods else 0,
                 seat=records.seat(seats[0]) if seats else None,
                 seat_revision=seats[0].mod_revision if seats else 0,
-                elsewhere=tuple(live for live in elsewhere if live.pod.id == entry.record.id),
+                elsewhere=tuple(live for live in moved if live.pod.id == entry.record.id),
             )
-            silent = await self._silent(entry)
+        rivals = [e for e in batch if e.view.live and e.view.live.pod.id != e.record.id]
+        silent = await _all(self._silent(entry) for entry in rivals)
+        silenced = {id(entry) for entry, is_so in zip(rivals, silent, strict=True) if is_so}
+        for entry in batch:
             entry.decision = decide(
-                entry.record, entry.view, incumbent_silent=silent, lease_gone=entry.lease_gone
+                entry.record,
+                entry.view,
+                incumbent_silent=id(entry) in silenced,
+                new_lease=self._needs_lease(entry),
             )
         return await self._counter(found[0])
+
+    def _needs_lease(self, entry: Entry) -> bool:
+        """Tell whether the live record's lease is known to be gone, or not of today's TTL."""
+        live, refresh = entry.view.live, entry.refresh
+        if live is None or refresh is None or refresh.lease != live.lease:
+            return False
+        return refresh.ttl is not None and refresh.ttl != self.lease_ttl
 
     async def _counter(self, found: Sequence[KeyValue]) -> Counter:
         """Return the next number; where it cannot be read, count the numbers in use."""
@@ -223,56 +227,74 @@ class Writer:
         ]
         return Counter(self._records.free_number(pods, seats, chunks), revision)
 
-    async def _silent(self, entry: _Entry) -> bool:
-        """Tell whether another identity's pod at the key may be put out.
+    async def _silent(self, entry: Entry) -> bool:
+        """Tell whether the other identity's pod at the key may be put out.
 
         It may after TTL/2 without a refresh, if the newcomer asked before within the last TTL.
         """
         live, record = entry.view.live, entry.record
-        if live is None or live.pod.id == record.id or record.down:
+        if live is None or record.down:
             return False
-        now = asyncio.get_running_loop().time()
-        self._asked = {who: at for who, at in self._asked.items() if now - at <= self._ttl}
+        now, ttl = asyncio.get_running_loop().time(), self._ttl()
+        self._asked = {who: at for who, at in self._asked.items() if now - at <= ttl}
         before = (record.key, record.id) in self._asked
         self._asked[record.key, record.id] = now
-        return before and await self._store.remaining(live.lease) <= self._ttl / 2
+        return before and await self._store.remaining(live.lease) <= ttl / 2
 
-    async def _try(self, batch: list[_Entry], counter: Counter) -> bool:
+    async def _try(self, batch: list[Entry], counter: Counter) -> bool:
         """Carry the decisions out in one transaction; False if the store had moved on."""
         joins = [e for e in batch if isinstance(e.decision, Join) and not e.lease]
-        await _all(self._grant(entry) for entry in joins)
+        await _all(map(self._grant, joins))
         plan = Plan(self._keys, counter)
         numbers = [plan.add(e.record, e.view, e.decision, e.lease) for e in batch]
         plan.close()
-        if plan.clashes:  # an id moved since the batch was made: each then goes alone
+        if plan.clashes:  # two of them touch one key: each then goes alone
             return False
         if plan.ops and not (await self._store.txn(plan.compares, plan.ops)).succeeded:
             return False
-        await _all(
-            self._finish(entry, number) for entry, number in zip(batch, numbers, strict=True)
-        )
-        return all(entry.answer.done() for entry in batch)
+        for entry, number in zip(batch, numbers, strict=True):
+            entry.settle(_outcome(entry, number))
+        return True
 
-    async def _grant(self, entry: _Entry) -> None:
+    def _in_vain(self, entry: Entry) -> bool:
+        """Tell whether an entry still needs a write; answer it if not."""
+        plan = Plan(self._keys, Counter())
+        number = plan.add(entry.record, entry.view, entry.decision, entry.lease)
+        if not plan.ops:
+            entry.settle(_outcome(entry, number))
+        return bool(plan.ops)
+
+    async def _grant(self, entry: Entry) -> None:
         """Give it a lease of its own; one that comes to no use expires by itself."""
-        entry.lease = (await self._store.grant(math.ceil(self._ttl))).id
+        ttl, now = self._ttl(), asyncio.get_running_loop().time()
+        asked = math.ceil(ttl)
+        lease = await self._store.grant(asked)
+        self._grants[asked] = lease.ttl
+        entry.lease, entry.ttl = lease.id, ttl
+        identity = (entry.record.key, entry.record.id)
+        self._granted[identity] = lease.id, now
+        self._granted.move_to_end(identity)
+        while now - next(iter(self._granted.values()))[1] >= _UNSEEN:
+            self._granted.popitem(last=False)
 
-    async def _finish(self, entry: _Entry, number: int | None) -> None:
-        """Answer an entry that is written, unless its pod's lease turns out to be gone."""
-        if isinstance(entry.decision, Refuse):
-            entry.refuse(entry.decision.name, entry.decision.message)
-            return
-        if not isinstance(entry.decision, Join) and not entry.record.down:
+
+def _outcome(entry: Entry, number: int | None) -> Written | Refused:
+    match entry.decision:
+        case Refuse(name, message):
+            return Refused(name, message)
+        case Leave() | Nothing():
+            return Written(number)
+        case Join():
+            return Written(number, entry.lease, entry.ttl)
+        case _:
             live = entry.view.live
-            if live is None or await self._store.refresh(live.lease) <= 0:
-                entry.lease_gone = True
-                return
-        if not entry.answer.done():
-            entry.answer.set_result(number)
+            return Written(number, live.lease if live else 0)
 
 
-async def _all(calls: Iterable[Coroutine[None, None, None]]) -> None:
-    """Await calls that run at once; when all have ended, raise the first error."""
-    for result in await asyncio.gather(*calls, return_exceptions=True):
+async def _all(calls: Iterable[Coroutine[None, None, _T]]) -> list[_T]:
+    """Await calls that run at once; when all have ended, return what they did, or raise."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
         if isinstance(result, BaseException):
             raise result
+    return [result for result in results if not isinstance(result, BaseException)]

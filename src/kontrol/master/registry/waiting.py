@@ -1,0 +1,125 @@
+"""Keepalives that wait to be written, in order; what says something new goes first.
+
+A later keepalive of a process takes the place of its earlier one, so that a store that is slow, or
+refuses writes, finds one entry a process here, and not one for each time that it reported.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from kontrol.ensemble.pod import Keepalive
+from kontrol.master.registry.admission import Decision, Nothing, View
+from kontrol.master.registry.refreshes import LeaseRefresh
+from kontrol.rpc.errors import Refused
+from kontrol.store.protocol import StoreError, Unavailable
+
+_BATCH = 16  # keepalives; one is at most 3 + 2 * 2 operations, and a transaction takes 128
+_BATCH_BYTES = 900 * 1024  # of records; a request may be 1.5 MiB
+_MOST = 20_000  # keepalives that may wait
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a keepalive: its `seq`, None if it has none, and the pod's lease, 0 if none.
+
+    `granted` is the TTL for which the lease was granted just now: it needs no refresh. 0 if it was
+    not.
+    """
+
+    seq: int | None
+    lease: int = 0
+    granted: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A keepalive that waits to be written, for whoever awaits its answer.
+
+    `name` is its key, id, nonce, and whether it is urgent. `asked` is the loop time at which it was
+    last reported. `refresh` is that of its pod's lease; `lease` one granted for it, with the tier's
+    `ttl` then.
+    """
+
+    name: tuple[str, str, str, bool]
+    record: Keepalive
+    size: int
+    refresh: LeaseRefresh | None
+    asked: float
+    answer: "asyncio.Future[Written | Refused | StoreError]"
+    view: View = field(default_factory=View)
+    decision: Decision = field(default_factory=Nothing)
+    lease: int = 0
+    ttl: float = 0.0
+
+    def settle(self, answer: Written | Refused | StoreError) -> None:
+        """Give the answer, unless there is one."""
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+
+class Waiting:
+    """The two queues: `urgent` is what says something new, the rest is to be confirmed."""
+
+    def __init__(self) -> None:
+        self._queues: tuple[deque[Entry], deque[Entry]] = (deque(), deque())
+        self._entries: dict[tuple[str, str, str, bool], Entry] = {}
+        self._some = asyncio.Event()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues))
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (entry for queue in self._queues for entry in queue)
+
+    def add(
+        self, record: Keepalive, size: int, refresh: LeaseRefresh | None, *, urgent: bool
+    ) -> Entry:
+        """Take one keepalive of `size` bytes. Raises `Unavailable` if too many wait."""
+        loop = asyncio.get_running_loop()
+        # A deregistration has a place of its own: no earlier keepalive may come after it.
+        name = (record.key, record.id, record.nonce, urgent)
+        entry = None if record.down else self._entries.get(name)
+        if entry is not None and (entry.record.n or 0) <= (record.n or 0):
+            entry.record, entry.size, entry.refresh = record, size, refresh
+            entry.asked = loop.time()
+            return entry
+        if len(self) >= _MOST:
+            raise Unavailable(f"{_MOST} keepalives wait to be written")
+        entry = Entry(name, record, size, refresh, loop.time(), loop.create_future())
+        if not record.down:
+            self._entries.setdefault(name, entry)
+        self._queues[not urgent].append(entry)
+        self._some.set()
+        return entry
+
+    async def take(self, oldest: float) -> list[Entry]:
+        """Wait for entries, and take some of which no two touch the same key or id.
+
+        Those that were last reported longer than `oldest` seconds ago are given up: by now nobody
+        may be there.
+        """
+        await self._some.wait()
+        since = asyncio.get_running_loop().time() - oldest
+        batch: list[Entry] = []
+        touched: set[tuple[str, str]] = set()
+        size = 0
+        for queue in self._queues:
+            while queue and len(batch) < _BATCH:
+                entry = queue[0]
+                names = {("id", entry.record.id), ("key", entry.record.key)}
+                size += 2 * entry.size
+                if batch and (touched & names or size > _BATCH_BYTES):
+                    return batch
+                queue.popleft()
+                if self._entries.get(entry.name) is entry:
+                    del self._entries[entry.name]
+                if entry.asked < since:
+                    entry.settle(Unavailable("it was not written in time"))
+                    continue
+                touched |= names
+                batch.append(entry)
+        if not len(self):
+            self._some.clear()
+        return batch

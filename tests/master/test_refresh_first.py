@@ -1,0 +1,314 @@
+"""A pod that reports lives, however full or slow etcd is: first its lease is refreshed."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+from tests.master.reports import Reporter, Slow, born, reporting
+from tests.master.support import CONFIG, KEYS, Stub, record, running
+from tests.support.simloop import virtual
+
+from kontrol.master.registry import waiting
+from kontrol.rpc.errors import Refused
+from kontrol.store.memory import MemoryCluster, Refresh, Request, Txn
+from kontrol.store.protocol import NoSpace, Range, Unavailable
+
+_Answer = TypeVar("_Answer")
+
+
+class Held:
+    """A network that holds what `holds` names until it is let go, and counts what goes through.
+
+    While not `heard`, watches bring nothing.
+    """
+
+    def __init__(self) -> None:
+        self.holds: Callable[[Request], bool] = lambda _: False
+        self.after: Callable[[Request], None] = lambda _: None
+        self.go = asyncio.Event()
+        self.heard = True
+        self.requests: list[Request] = []
+
+    async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:
+        self.requests.append(request)
+        if self.holds(request):
+            await self.go.wait()
+        answer = do()
+        self.after(request)
+        return answer
+
+    async def deliver(self) -> bool:
+        if not self.heard:
+            await asyncio.Event().wait()
+        return False
+
+    def count(self, kind: type) -> int:
+        return sum(isinstance(request, kind) for request in self.requests)
+
+
+def writes(request: Request) -> bool:
+    return isinstance(request, Txn) and request.writes
+
+
+def payloads(cluster: MemoryCluster) -> dict[str, object]:
+    found = cluster.core.range(Range(KEYS.pods, prefix=True)).kvs
+    return {pod["id"]: pod["payload"] for kv in found if (pod := json.loads(kv.value))}
+
+
+@virtual
+async def test_a_pod_that_changes_while_etcd_is_full_lives_and_is_run_for_in_the_end() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    async with running(cluster, callback) as one, running(cluster, callback, id="m2") as two:
+        pods = [Reporter([one], 1, CONFIG.ttl), Reporter([two], 2, CONFIG.ttl)]
+        async with reporting(*pods):
+            await asyncio.sleep(CONFIG.ttl)
+            before = born(cluster)
+            assert set(before) == {"p1", "p2"}
+            cluster.core.full = True
+            pods[0].fields = {"n": 1, "payload": "new"}
+            await asyncio.sleep(3 * CONFIG.ttl)
+            assert born(cluster) == before
+            assert payloads(cluster) == {"p1": "", "p2": ""}
+            assert pods[0].told[-1] == "NotWritten"
+            assert pods[1].told[-1] == CONFIG.ttl
+            with pytest.raises(Refused, match=r"^Unavailable: etcd is full: no pod can join"):
+                await one.ping(record(3))
+            with pytest.raises(Refused, match=r"^NotWritten: pod p1 is alive: .* space exceeded"):
+                await one.ping(record(1, n=1, payload="new"))
+            cluster.core.full = False
+            await asyncio.sleep(CONFIG.ttl)
+            assert born(cluster) == before
+            assert payloads(cluster) == {"p1": "new", "p2": ""}
+            assert callback.runs[-1].changes == {"changed": ["p1"]}
+
+
+@virtual
+async def test_the_write_that_fills_etcd_is_acknowledged_for_it_was_done() -> None:
+    cluster, network = MemoryCluster(), Held()
+
+    def crosses(request: Request) -> None:
+        if writes(request):
+            cluster.core.full = True
+            raise NoSpace("database space exceeded")
+
+    async with running(cluster, network=network) as master:
+        await master.ping(record(1))
+        network.after = crosses
+        assert (await master.ping(record(1, n=1, payload="new")))["seq"] == 0
+        assert cluster.core.full
+        assert payloads(cluster) == {"p1": "new"}
+
+
+@virtual
+async def test_a_full_etcd_is_not_tried_more_than_a_few_times_a_second() -> None:
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        await asyncio.gather(*(master.ping(record(number)) for number in range(1, 101)))
+        cluster.core.full = True
+        network.requests.clear()
+        for _ in range(10):
+            await asyncio.gather(
+                *(master.ping(record(number, n=1)) for number in range(1, 101)),
+                return_exceptions=True,
+            )
+        assert master.registry.outcomes["NotWritten"] == 1000
+        assert sum(map(writes, network.requests)) < 80
+
+
+@pytest.mark.parametrize("ttl", [25.0, 10.0, 6.0])
+@virtual
+async def test_a_slow_etcd_drops_nobody_and_gets_the_change_in_the_end(ttl: float) -> None:
+    cluster, network, callback = MemoryCluster(), Slow(), Stub()
+    async with running(cluster, callback, network=network, ttl=ttl) as master:
+        pods = [Reporter([master], number, ttl) for number in range(1, 21)]
+        async with reporting(*pods):
+            await asyncio.sleep(ttl)
+            before = born(cluster)
+            network.delay = 1.75
+            await asyncio.sleep(ttl)
+            for number, pod in enumerate(pods):
+                pod.fields = {"n": 1, "payload": f"new {number}"}
+            await asyncio.sleep(60)
+            assert born(cluster) == before
+            assert set(payloads(cluster).values()) == {f"new {number}" for number in range(20)}
+
+
+@virtual
+async def test_a_pod_joins_a_slow_etcd_and_stays() -> None:
+    cluster, network = MemoryCluster(), Slow()
+    async with running(cluster, network=network, ttl=6.0) as master:
+        network.delay = 1.75
+        async with reporting(Reporter([master], 1, 6.0)):
+            await asyncio.sleep(20)
+            before = born(cluster)
+            assert set(before) == {"p1"}
+            await asyncio.sleep(60)
+            assert born(cluster) == before
+
+
+@virtual
+async def test_a_refresh_goes_on_when_its_keepalive_has_given_up() -> None:
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        await master.ping(record(1))
+        before = born(cluster)
+        await asyncio.sleep(CONFIG.ttl - 2)
+        network.holds = lambda request: isinstance(request, Refresh)
+        with pytest.raises(Refused, match="Unavailable"):
+            await master.ping(record(1))
+        network.go.set()
+        await asyncio.sleep(CONFIG.ttl - 1)
+        assert born(cluster) == before
+
+
+@virtual
+async def test_a_request_that_hangs_holds_no_other_pod_up() -> None:
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        for number in (1, 2):
+            await master.ping(record(number))
+        network.holds = writes
+        changing = asyncio.create_task(master.ping(record(1, n=1, payload="new")))
+        await asyncio.sleep(0.1)
+        assert (await master.ping(record(2)))["seq"] == 1
+        with pytest.raises(Refused, match="NotWritten"):
+            await changing
+        network.go.set()
+        await asyncio.sleep(0.1)  # it goes on by itself, and the next keepalive finds it done
+        assert payloads(cluster) == {"p1": "new", "p2": ""}
+        network.requests.clear()
+        assert (await master.ping(record(1, n=1, payload="new")))["seq"] == 0
+        assert not any(map(writes, network.requests))
+
+
+@virtual
+async def test_a_lease_is_refreshed_while_the_mirror_is_not_current() -> None:
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        await master.ping(record(1))
+        await asyncio.sleep(0.1)
+        live = master.mirror.live("blXcB")
+        assert live is not None
+        network.heard = False
+        await asyncio.sleep(CONFIG.ttl * 2 / 3)
+        assert not master.mirror.current
+        network.requests.clear()
+        assert (await master.ping(record(1)))["seq"] == 0
+        # It is sure of that only by reading; nothing is written.
+        assert network.requests[0] == Refresh(live.lease)
+        assert network.count(Txn) == 1
+        assert not any(map(writes, network.requests))
+
+
+@virtual
+async def test_an_older_process_or_a_farewell_refreshes_nothing() -> None:
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        await master.ping(record(1, n=5))
+        await asyncio.sleep(0.1)
+        network.requests.clear()
+        with pytest.raises(Refused, match="Stale"):
+            await master.ping(record(1, n=4))
+        await master.ping(record(1, n=6, down=True))
+        assert network.count(Refresh) == 0
+
+
+@virtual
+async def test_who_reports_again_and_again_waits_in_one_place() -> None:
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        await master.ping(record(1))
+        network.holds = writes
+        tries = []
+        for n in range(1, 40):
+            tries.append(asyncio.create_task(master.ping(record(1, n=n, payload=n))))
+            await asyncio.sleep(0.01)
+        assert master.registry.writer.waiting == 1  # and one is being written
+        network.go.set()
+        assert {answer["seq"] for answer in await asyncio.gather(*tries)} == {0}
+        assert payloads(cluster) == {"p1": 39}
+
+
+@virtual
+async def test_a_farewell_is_not_overtaken_by_what_was_reported_before() -> None:
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        await master.ping(record(1))
+        await master.ping(record(2))
+        network.holds = writes
+        blocking = asyncio.create_task(master.ping(record(2, n=1)))
+        await asyncio.sleep(0.01)
+        texts = [record(1, n=1), record(1, n=2, down=True), record(1, n=1), record(1, n=2)]
+        asked = []
+        for text in texts:
+            asked.append(asyncio.create_task(master.ping(text)))
+            await asyncio.sleep(0.01)
+        network.go.set()
+        await asyncio.gather(blocking, *asked, return_exceptions=True)
+        assert set(payloads(cluster)) == {"p2"}
+
+
+@virtual
+async def test_what_nobody_reports_any_more_is_not_written() -> None:
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        await master.ping(record(2))
+        network.holds = writes
+        blocking = asyncio.create_task(master.ping(record(2, n=1)))
+        await asyncio.sleep(0.01)
+        joining = asyncio.create_task(master.ping(record(1)))
+        await asyncio.sleep(CONFIG.ttl / 2 + 0.1)
+        network.go.set()
+        await asyncio.gather(blocking, joining, return_exceptions=True)
+        await asyncio.sleep(1)
+        assert set(payloads(cluster)) == {"p2"}
+
+
+@virtual
+async def test_more_than_may_wait_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_MOST", 3)
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        for number in range(1, 9):
+            await master.ping(record(number))
+        network.holds = writes
+        tries = []
+        for number in range(1, 9):
+            tries.append(asyncio.create_task(master.ping(record(number, n=1))))
+            await asyncio.sleep(0.01)
+        network.go.set()
+        answers = await asyncio.gather(*tries, return_exceptions=True)
+    assert [isinstance(answer, dict) for answer in answers] == [True] * 4 + [False] * 4
+    assert all("3 keepalives wait" in str(answer) for answer in answers[4:])
+
+
+@virtual
+async def test_no_more_than_two_refreshes_of_a_lease_are_under_way() -> None:
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        await master.ping(record(1))
+        await asyncio.sleep(0.1)
+        network.holds = lambda request: isinstance(request, Refresh)
+        network.requests.clear()
+        tries = [asyncio.create_task(master.ping(record(1))) for _ in range(10)]
+        await asyncio.sleep(0.1)
+        assert network.count(Refresh) == 2
+        network.go.set()
+        assert all(answer["seq"] == 0 for answer in await asyncio.gather(*tries))
+
+
+@virtual
+async def test_without_etcd_a_known_pod_is_unavailable() -> None:
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        await master.ping(record(1))
+
+        def fail(_request: Request) -> bool:
+            raise Unavailable("no quorum")
+
+        network.holds = fail
+        for text in (record(1), record(1, n=1), record(2)):
+            with pytest.raises(Refused, match="Unavailable: this master has no answer"):
+                await master.ping(text)
