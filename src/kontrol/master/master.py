@@ -184,6 +184,7 @@ class Master:
                 "the TTL is now %g s, as the leader %s has it, after %g", ttl, leader.id, self._ttl
             )
             self._ttl = ttl
+            self.mirror.set_ttl(ttl)
 
     async def _follow_callback(self, runner: Runner) -> None:
         """Notice when the callback is replaced, until cancelled."""

@@ -35,7 +35,10 @@ class Follower:
     """Follows one prefix. `entries` maps full keys to their values; listeners hear each change."""
 
     def __init__(self, store: Store, prefix: str, *, silence: float) -> None:
-        """`silence` is the time in seconds without a sign of life that counts as an outage."""
+        """`silence` is the time in seconds without a sign of life that counts as an outage.
+
+        It may be set anew at any time.
+        """
         self.entries: dict[str, KeyValue] = {}
         self.revision = 0
         self.restores = 0  # of the store, that were noticed
@@ -43,7 +46,7 @@ class Follower:
         self.complete = asyncio.Event()
         self._store = store
         self._prefix = prefix
-        self._silence = silence
+        self.silence = silence
         self._heard = float("-inf")
         self._recovered = float("-inf")
         self._listeners: list[Listener] = []
@@ -57,7 +60,7 @@ class Follower:
         Minus infinity before `entries` is complete.
         """
         now = asyncio.get_running_loop().time()
-        silent = self.complete.is_set() and now - self._heard > self._silence
+        silent = self.complete.is_set() and now - self._heard > self.silence
         return now if silent else self._recovered
 
     def listen(self, listener: Listener) -> None:
@@ -145,7 +148,7 @@ class Follower:
 
     async def _ask(self, watch: Watch) -> None:
         while True:
-            await asyncio.sleep(self._silence / 3)
+            await asyncio.sleep(self.silence / 3)
             await watch.confirm()
 
     def _went_back(self, why: str) -> None:
@@ -165,7 +168,7 @@ class Follower:
 
     def _hear(self) -> None:
         now = asyncio.get_running_loop().time()
-        if now - self._heard > self._silence:
+        if now - self._heard > self.silence:
             self._recovered = now
         self._heard = now
 

@@ -23,7 +23,7 @@ class Mirror:
     """
 
     def __init__(self, store: Store, records: Records, *, ttl: float, damper: Damper) -> None:
-        """`ttl` in seconds."""
+        """`ttl` in seconds is the tier's; see `set_ttl`."""
         self.ensemble = Ensemble()
         self.damper = damper
         self.version = 0
@@ -32,6 +32,11 @@ class Mirror:
         self._ttl = ttl
         self._follower = Follower(store, keys.pods, silence=ttl / 3)
         self._follower.listen(self._take)
+
+    def set_ttl(self, ttl: float) -> None:
+        """Go by another TTL, in seconds."""
+        self._ttl = ttl
+        self._follower.silence = ttl / 3
 
     async def run(self) -> None:
         """Follow the store until cancelled."""

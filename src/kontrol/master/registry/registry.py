@@ -10,7 +10,8 @@ A keepalive goes one way down:
 4. It is acknowledged if the lease under which the pod then is was refreshed, or granted for it.
 
 The lease's TTL is the tier's. A lease that was granted another (the setting changed since) is
-replaced by 3; until then the pod is told the TTL that its lease has.
+replaced by 3; until then the pod is told the shorter of the two, so that it reports in time for
+either.
 """
 
 import asyncio
@@ -79,8 +80,7 @@ class Registry:
             record = parse_keepalive(raw)
         except BadRecord as error:
             raise Refused("InvalidRecord", str(error)) from None
-        ttl, current = self._ttl(), self._mirror.complete.is_set()
-        current = current and self._mirror.age <= ttl / 3
+        current = self._mirror.current
         view = View(live=self._mirror.live(record.key), elsewhere=self._mirror.elsewhere(record))
         decision = decide(record, view)
         known = decision.live.pod.seq if isinstance(decision, Refresh) else None
@@ -88,7 +88,7 @@ class Registry:
         try:
             if isinstance(decision, Refresh | Write | Join):
                 refresh = self._refresh(record, view.live)
-            async with asyncio.timeout(_patience(ttl, current=current)):
+            async with asyncio.timeout(_patience(self._ttl(), current=current)):
                 if refresh is not None and known is not None:
                     confirmed = await refresh.answer() == self.writer.lease_ttl
                     if confirmed and current:
@@ -100,7 +100,7 @@ class Registry:
             if alive and known is None:
                 raise _not_written(record, error) from None
             if alive and current:  # all that it waits for is a lease of another TTL
-                return known, alive, "refreshed"
+                return known, min(alive, self._ttl()), "refreshed"
             raise _unavailable(error) from None
 
     def _refresh(self, record: Keepalive, live: Live | None) -> LeaseRefresh | None:

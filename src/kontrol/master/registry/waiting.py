@@ -53,6 +53,10 @@ class Entry:
     lease: int = 0
     ttl: float = 0.0
 
+    def ttl_told(self, ttl: float) -> float:
+        """Return the longest TTL that its agent may go by, where the tier's is `ttl`."""
+        return max(ttl, self.refresh.ttl or 0) if self.refresh is not None else ttl
+
     def settle(self, answer: Written | Refused | StoreError) -> None:
         """Give the answer, unless there is one."""
         if not self.answer.done():
@@ -94,14 +98,14 @@ class Waiting:
         self._some.set()
         return entry
 
-    async def take(self, oldest: float) -> list[Entry]:
+    async def take(self, ttl: float) -> list[Entry]:
         """Wait for entries, and take some of which no two touch the same key or id.
 
-        Those that were last reported longer than `oldest` seconds ago are given up: by now nobody
-        may be there.
+        What was not reported again within half the TTL is given up: its pod may be gone. (One that
+        fails to get an answer reports again within TTL/6 + TTL/8.)
         """
         await self._some.wait()
-        since = asyncio.get_running_loop().time() - oldest
+        now = asyncio.get_running_loop().time()
         batch: list[Entry] = []
         touched: set[tuple[str, str]] = set()
         size = 0
@@ -115,7 +119,7 @@ class Waiting:
                 queue.popleft()
                 if self._entries.get(entry.name) is entry:
                     del self._entries[entry.name]
-                if entry.asked < since:
+                if now - entry.asked > entry.ttl_told(ttl) / 2:
                     entry.settle(Unavailable("it was not written in time"))
                     continue
                 touched |= names

@@ -109,8 +109,7 @@ class Writer:
         batch: list[Entry] = []
         try:
             while True:
-                # A pod that reports is heard within TTL/6 + TTL/8, however often that fails.
-                batch = await self._waiting.take(self._ttl() / 2)
+                batch = await self._waiting.take(self._ttl())
                 started = loop.time()
                 full = await self._settle(batch)
                 self.batches += 1
