@@ -36,8 +36,12 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
                 "Bytes of the payload file, which may be wider spaced than what is sent of it.",
             ),
             Limit(
-                "kontrol.master.registry.writer:_WAITING",
+                "kontrol.master.registry.waiting:_WAITING",
                 "Keepalives that wait in one master for etcd; more are told to come again.",
+            ),
+            Limit(
+                "kontrol.master.registry.refreshes:_MOST",
+                "Refreshes of one pod's lease that one master has under way.",
             ),
         ),
     ),

@@ -17,6 +17,8 @@ ERRORS = {
     "Stale": "An older record than the one that is known of this pod. The message names "
     "both, in the form above.",
     "Gone": "This process of the pod said farewell before.",
+    "NotWritten": "The pod is alive: its lease was refreshed. What it changed is not in etcd yet, "
+    "which is full or slow. Report again; any master will do.",
     "Unavailable": "This master has no answer from etcd, or more waits to be written than it "
     "takes. Ask another, or again.",
     "InvalidRequest": "The argument of `exec` is not what it should be. The message says why.",

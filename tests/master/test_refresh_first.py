@@ -268,7 +268,7 @@ async def test_what_nobody_reports_any_more_is_not_written() -> None:
 
 @virtual
 async def test_more_than_may_wait_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "_MOST", 3)
+    monkeypatch.setattr(waiting, "_WAITING", 3)
     cluster, network = MemoryCluster(), Held()
     async with running(cluster, network=network) as master:
         for number in range(1, 9):

@@ -107,6 +107,8 @@ def _masters(status: Doc) -> str:
 def _etcd(etcd: Doc) -> str | Cell:
     seconds = etcd.number("seconds")
     since = "" if seconds is None else f", mirror confirmed {lasting(seconds)} ago"
+    if alarms := etcd.texts("alarms"):
+        return Cell(f"has raised {', '.join(alarms)}{since}", "bad")
     return f"answers{since}" if etcd.true("ok") else Cell(f"does not answer{since}", "bad")
 
 

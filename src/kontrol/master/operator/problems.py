@@ -4,20 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kontrol.ensemble.canonical import JSON
+from kontrol.master.records.masters import Candidate
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What the judgement stands on; the fields are as in the status document.
 
-    `etcd` is what is wrong with it, empty if nothing is; `candidates` are their ids, and
-    `fingerprints` those of their callbacks, the leader's first.
+    `etcd` is what is wrong with it, empty if nothing is; `alarms` are those that stand there, and
+    `revision` is its own now. `candidates` are the masters that stand, the leader first.
     """
 
     etcd: str
+    alarms: Sequence[str]
+    revision: int
     leader: Mapping[str, JSON] | None
-    candidates: Sequence[str]
-    fingerprints: Sequence[str]
+    candidates: Sequence[Candidate]
     plan: Mapping[str, JSON]
     running: Mapping[str, JSON] | None
     pods: int
@@ -33,7 +35,8 @@ class Problem:
 
 def problems(facts: Facts) -> list[Problem]:
     """Return what is wrong, the worst first."""
-    found = []
+    found = _of_the_alarms(facts)
+    ids = [each.id for each in facts.candidates]
     if facts.etcd:
         found.append(
             Problem(
@@ -50,10 +53,10 @@ def problems(facts: Facts) -> list[Problem]:
                 "a new leader takes up to KONTROL_FOVER; if none comes, see the masters' logs",
             )
         )
-    elif facts.candidates[:1] and facts.candidates[0] in facts.candidates[1:]:
+    elif ids[:1] and ids[0] in ids[1:]:
         found.append(
             Problem(
-                f"{facts.candidates[0]} leads no more and stands again; nobody leads until its "
+                f"{ids[0]} leads no more and stands again; nobody leads until its "
                 "earlier lease has expired",
                 "it takes up to KONTROL_FOVER; if no leader comes, see the masters' logs",
             )
@@ -66,7 +69,7 @@ def problems(facts: Facts) -> list[Problem]:
             )
         )
     found += _of_the_callback(facts)
-    if len(set(facts.fingerprints)) > 1:
+    if len({each.fingerprint for each in facts.candidates}) > 1:
         found.append(
             Problem(
                 "the masters have different callbacks",
@@ -74,12 +77,63 @@ def problems(facts: Facts) -> list[Problem]:
                 "60 s after the leader has it; if that lasts, deploy the same one to every master",
             )
         )
+    found += _of_the_settings(facts.candidates)
     if not facts.etcd and not facts.pods:
         found.append(
             Problem(
                 "no pod reports",
                 "see an agent's log, and that its annotation kontrol.unity3d.com/master names "
                 "these masters",
+            )
+        )
+    return found
+
+
+def _of_the_alarms(facts: Facts) -> list[Problem]:
+    found = []
+    for alarm in facts.alarms:
+        if alarm != "NOSPACE":
+            what = f"etcd has raised the alarm {alarm}"
+            mend = "`etcdctl alarm list` names the member; see etcd's documentation on that alarm"
+        else:
+            what = (
+                "etcd is full (alarm NOSPACE). Pods that report stay alive, and the leader leads; "
+                "what pods change, new pods, deregistrations, new masters and runs wait"
+            )
+            mend = (
+                f"free its history, then end the alarm: `etcdctl compact {facts.revision}`, "
+                "`etcdctl defrag --cluster`, `etcdctl alarm disarm`; if `etcdctl endpoint status "
+                "--cluster --write-out=table` then shows its size still near the quota, start etcd "
+                "with a larger --quota-backend-bytes"
+            )
+        found.append(Problem(what, mend))
+    return found
+
+
+def _of_the_settings(candidates: Sequence[Candidate]) -> list[Problem]:
+    """Name the settings in which masters differ; earlier versions may not tell theirs."""
+    found = []
+    same = "as it is during a rolling restart; after that, give every master the same value"
+    for name, told, rule in (
+        ("KONTROL_TTL", [(c.id, c.ttl) for c in candidates], "the leader's rules"),
+        ("KONTROL_DAMPER", [(c.id, c.damper) for c in candidates], "the leader's rules"),
+        (
+            "KONTROL_FOVER",
+            [(c.id, c.fover) for c in candidates],
+            "a leader is replaced after its own",
+        ),
+    ):
+        known = {master: value for master, value in told if value is not None}
+        if len(set(known.values())) > 1:
+            values = ", ".join(f"{master} has {value:g} s" for master, value in known.items())
+            found.append(Problem(f"the masters have different {name}: {values}; {rule}", same))
+    versions = {each.id: each.version or "an unknown version" for each in candidates}
+    if len(set(versions.values())) > 1:
+        values = ", ".join(f"{master} runs {version}" for master, version in versions.items())
+        found.append(
+            Problem(
+                f"the masters are of different versions: {values}",
+                "as it is during an upgrade, by one minor version; finish it",
             )
         )
     return found
@@ -104,7 +158,7 @@ def _of_the_callback(facts: Facts) -> list[Problem]:
                 f"`kontrol explain {running.get('run')}` shows what it wrote; it is tried again",
             )
         )
-    if facts.fingerprints and not facts.fingerprints[0]:
+    if facts.candidates and not facts.candidates[0].fingerprint:
         found.append(
             Problem(
                 "the leader has no callback: the ensemble is kept, and nothing is run",

@@ -110,17 +110,19 @@ class View:
         applied: dict[str, JSON] | None = None
         plan: dict[str, JSON] = {"what": "unknown"}
         runs: list[dict[str, JSON]] = []
-        error = ""
+        error, revision = "", 0
+        alarms: tuple[str, ...] = ()
         try:
             async with self._patience():
-                *found, runs = await asyncio.gather(
-                    self._first(Range(keys.running)),
+                read, acknowledged, said, runs, alarms = await asyncio.gather(
+                    self._store.range(Range(keys.running)),
                     self._first(Range(keys.applied)),
                     self._first(Range(keys.plan)),
                     self._last(_RUNS),
+                    self._store.alarms(),
                 )
-            unended, acknowledged, said = found
-            run = records.running(unended) if unended else None
+            revision = read.header.revision
+            run = records.running(read.kvs[0]) if read.kvs else None
             running = None if run is None or run.withdrawn else run.known()
             head = records.head(acknowledged) if acknowledged else None
             applied = head.known() if head else None
@@ -133,9 +135,10 @@ class View:
         leader = self.leader()
         facts = Facts(
             etcd=error or ("" if master.mirror.current else "its watch is silent"),
+            alarms=alarms,
+            revision=revision,
             leader=leader,
-            candidates=[one.id for one in candidates],
-            fingerprints=[one.fingerprint for one in candidates],
+            candidates=candidates,
             plan=plan,
             running=running,
             pods=len(ensemble),
@@ -146,7 +149,13 @@ class View:
             "app": master.config.app,
             "master": master.config.id,
             "time": self._wall(),
-            "etcd": {"ok": not facts.etcd, "error": facts.etcd, "seconds": age},
+            "etcd": {
+                "ok": not facts.etcd,
+                "error": facts.etcd,
+                "seconds": age,
+                "alarms": list(alarms),
+            },
+            "ttl": master.ttl,
             "leader": leader,
             "candidates": [one.known() for one in candidates],
             "ensemble": {

@@ -17,7 +17,7 @@ from kontrol.store.protocol import StoreError, Unavailable
 
 _BATCH = 16  # keepalives; one is at most 3 + 2 * 2 operations, and a transaction takes 128
 _BATCH_BYTES = 900 * 1024  # of records; a request may be 1.5 MiB
-_MOST = 20_000  # keepalives that may wait
+_WAITING = 20_000  # keepalives that may wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,8 @@ class Waiting:
             entry.record, entry.size, entry.refresh = record, size, refresh
             entry.asked = loop.time()
             return entry
-        if len(self) >= _MOST:
-            raise Unavailable(f"{_MOST} keepalives wait to be written")
+        if len(self) >= _WAITING:
+            raise Unavailable(f"{_WAITING} keepalives wait to be written")
         entry = Entry(name, record, size, refresh, loop.time(), loop.create_future())
         if not record.down:
             self._entries.setdefault(name, entry)
