@@ -5,7 +5,7 @@ import gc
 from collections.abc import Callable, Coroutine
 
 import pytest
-from tests.support.simloop import NODE, SimError, SimLoop, run, virtual
+from tests.support.simloop import NODE, START, Clock, SimError, SimLoop, run, virtual
 
 
 def sim() -> SimLoop:
@@ -103,6 +103,67 @@ async def test_a_paused_node_is_late_and_loses_nothing() -> None:
     sim().resume("m1")
     await task
     assert seen == [("m1", start + 1), ("m1", start + 11.5), ("m1", start + 12.5)]
+
+
+@virtual
+async def test_a_node_lives_by_a_clock_of_its_own() -> None:
+    sim().set_clock("m1", Clock(rate=1.05, offset=500))
+    started = sim().world
+
+    async def work() -> tuple[float, float]:
+        begin = sim().time()
+        await asyncio.sleep(5.25)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout_at(sim().time() + 5.25):
+                await asyncio.Event().wait()
+        return begin, sim().time()
+
+    begin, end = await sim().spawn("m1", work())
+    assert begin == 500 + 1.05 * START
+    assert end - begin == pytest.approx(10.5)
+    assert sim().world - started == pytest.approx(10)
+    assert sim().time() == sim().world
+
+
+@virtual
+async def test_a_timer_belongs_to_the_clock_of_the_node_that_it_calls() -> None:
+    sim().set_clock("m1", Clock(rate=2.0, offset=7))
+    seen: list[tuple[float, float]] = []
+
+    def called() -> None:
+        seen.append((sim().world - START, sim().time()))
+
+    async def work() -> None:
+        sim().call_later(4, called)
+        sim().call_later(4, called, context=sim().context(""))
+        sim().call_at(sim().time() + 6, called)
+
+    await sim().spawn("m1", work())
+    sim().call_later(10, called, context=sim().context("m1"))
+    await asyncio.sleep(10)
+    m1 = Clock(2.0, 7)
+    assert seen == [
+        (2, m1.shows(START + 2)), (3, m1.shows(START + 3)), (4, START + 4),
+        (5, m1.shows(START + 5)),
+    ]  # fmt: skip
+
+
+@virtual
+async def test_the_clock_of_a_suspended_node_stands_still() -> None:
+    seen: list[tuple[str, float]] = []
+    start = sim().world
+    task = sim().spawn("m1", ticker("m1", seen, 1, 3))
+    gone = sim().spawn("m1", asyncio.sleep(5))
+    await asyncio.sleep(1.5)
+    sim().suspend("m1")
+    gone.cancel()
+    await asyncio.sleep(10)
+    assert sim().paused("m1")
+    sim().resume("m1")
+    await task
+    assert seen == [("m1", start + 1), ("m1", start + 2), ("m1", start + 3)]
+    assert sim().world == start + 13
+    assert gone.cancelled()
 
 
 @virtual(seeds=5)

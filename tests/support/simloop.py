@@ -11,6 +11,10 @@ under SIGSTOP. A *crashed* node's handles are dropped for ever and its tasks are
 until the loop is closed: no `finally` of theirs runs before that, as under SIGKILL. A restart is a
 new node.
 
+A node may have a clock of its own, with another zero and another rate: there `time()` shows that
+clock, and its timers fire by it. It stands still while the node is *suspended*, as Linux's
+CLOCK_MONOTONIC does while the machine sleeps; the world's time never does.
+
     @virtual
     async def test_it_waits() -> None:
         await asyncio.sleep(3600)  # takes no time
@@ -25,16 +29,34 @@ import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
-from typing import Any, ParamSpec, TypeVar, overload
+from dataclasses import dataclass, replace
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple, overload
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
 
 NODE: contextvars.ContextVar[str] = contextvars.ContextVar("NODE", default="")
 
 START = 1000.0  # seconds; not 0, which code could take for "never"
 MAX_STEPS = 2_000_000
 PRUNE = 100  # cancelled timers that may lie about before the heap is rebuilt
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What a node's clock shows: `offset` seconds, and `rate` for each second of the world's."""
+
+    rate: float = 1.0
+    offset: float = 0.0
+
+    def shows(self, world: float) -> float:
+        """Return its reading at a time of the world's."""
+        return self.offset + self.rate * world
+
+    def when(self, reading: float) -> float:
+        """Return the world's time at which it shows `reading`."""
+        return (reading - self.offset) / self.rate
 
 
 class SimError(Exception):
@@ -76,6 +98,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self._timer_cancelled_count = 0
         self._queues: dict[str, deque[asyncio.Handle]] = {}
         self._paused: set[str] = set()
+        self._clocks: dict[str, Clock] = {}
+        self._asleep: dict[str, tuple[float, list[asyncio.TimerHandle]]] = {}  # since when
         self._crashed: set[str] = set()
         self._tasks: dict[SimTask[Any], str] = {}
         self._tasks_limit = 256
@@ -99,6 +123,16 @@ class SimLoop(asyncio.BaseEventLoop):
         assert node, "the simulation itself is the node without a name"
         self._paused.add(node)
 
+    def suspend(self, node: str) -> None:
+        """Pause `node`, and stop its clock: what it waits for comes later by as much."""
+        self.pause(node)
+        mine = [timer for timer in self._scheduled if _node(timer) == node]
+        for timer in mine:
+            timer._scheduled = False  # type: ignore[attr-defined]
+        self._scheduled = [timer for timer in self._scheduled if _node(timer) != node]
+        heapq.heapify(self._scheduled)
+        self._asleep[node] = self._now, mine
+
     def paused(self, node: str) -> bool:
         """Tell whether `node` is paused."""
         return node in self._paused
@@ -106,12 +140,24 @@ class SimLoop(asyncio.BaseEventLoop):
     def resume(self, node: str) -> None:
         """Let `node` go on, late."""
         self._paused.discard(node)
+        if node not in self._asleep:
+            return
+        since, timers = self._asleep.pop(node)
+        slept = self._now - since
+        clock = self._clocks.get(node, Clock())
+        self._clocks[node] = replace(clock, offset=clock.offset - clock.rate * slept)
+        for timer in timers:
+            if not timer.cancelled():
+                timer._when += slept  # type: ignore[attr-defined]
+                timer._scheduled = True  # type: ignore[attr-defined]
+                heapq.heappush(self._scheduled, timer)
 
     def crash(self, node: str) -> None:
         """End `node`: nothing of it ever runs again."""
         assert node, "the simulation itself is the node without a name"
         self._crashed.add(node)
         self._paused.discard(node)
+        self._asleep.pop(node, None)
         self._queues.pop(node, None)
         for task, name in self._tasks.items():
             if name == node and not task.done():
@@ -125,7 +171,8 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def cancel_all(self) -> None:
         """Cancel every task that lives, and run until they have ended."""
-        self._paused.clear()
+        for node in list(self._paused):
+            self.resume(node)
         self.steps = 0
         tasks = [task for task in self._tasks if not task.done()]
         for task in tasks:
@@ -135,9 +182,46 @@ class SimLoop(asyncio.BaseEventLoop):
 
     # The loop
 
-    def time(self) -> float:
-        """Return the virtual time, in seconds."""
+    @property
+    def world(self) -> float:
+        """The virtual time in seconds, whatever the clock of the node that asks shows."""
         return self._now
+
+    def set_clock(self, node: str, clock: Clock) -> None:
+        """Give `node` a clock of its own; to be called before anything of it runs."""
+        self._clocks[node] = clock
+
+    def time(self) -> float:
+        """Return what the clock of the present node shows, by default the virtual time."""
+        clock = self._clocks.get(NODE.get())
+        return self._now if clock is None else clock.shows(self._now)
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call back after `delay` seconds on the clock of the node that is called back."""
+        clock = self._clocks.get(NODE.get() if context is None else context.get(NODE, ""))
+        world = delay if clock is None else delay / clock.rate
+        return super().call_at(self._now + world, callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call back when the clock of the node that is called back shows `when`.
+
+        The handle's own `when` is in the world's time.
+        """
+        clock = self._clocks.get(NODE.get() if context is None else context.get(NODE, ""))
+        world = when if clock is None else clock.when(when)
+        return super().call_at(world, callback, *args, context=context)
 
     def _run_once(self) -> None:
         """Run one handle; if there is none, let time pass until the next timer."""

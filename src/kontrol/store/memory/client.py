@@ -96,9 +96,17 @@ class MemoryCluster:
         """Return all data, to be given to `restore`."""
         return self.core.snapshot()
 
-    def restore(self, snapshot: Snapshot, cluster: int = 0) -> None:
-        """Go back to `snapshot`, under another cluster id if one is given; watches reconnect."""
-        self.core.restore(snapshot, asyncio.get_running_loop().time(), cluster)
+    def restore(
+        self,
+        snapshot: Snapshot,
+        cluster: int = 0,
+        *,
+        bump: int = 0,
+        mark_compacted: bool = False,
+    ) -> None:
+        """Go back to `snapshot`, as `Core.restore` does; watches reconnect."""
+        now = asyncio.get_running_loop().time()
+        self.core.restore(snapshot, now, cluster, bump=bump, mark_compacted=mark_compacted)
         for watch in self.watches:
             watch.disconnect()
         self.arm()

@@ -89,6 +89,7 @@ class Core:
         self.revision = 1  # of an empty etcd; the first write gets 2
         self.compacted = 0
         self.full = False  # the NOSPACE alarm: puts and grants are refused
+        self.crossing = False  # the next put or grant crosses the quota: done, refused, alarm
         self._on_commit = on_commit
         self._log: list[Event] = []
         self._live: dict[str, KeyValue] = {}
@@ -142,6 +143,8 @@ class Core:
         events: list[Event] = []
         results = [self._do(op, revision, events) for op in branch]
         self._commit(events)
+        if any(isinstance(op, Put) for op in branch):
+            self._cross()
         header = self.header
         return TxnResult(
             header,
@@ -174,6 +177,15 @@ class Core:
                     events.append(Event("delete", KeyValue(key, b"", 0, revision, version=0)))
                 return len(keys)
 
+    def _cross(self) -> None:
+        """Raise the alarm, and `NoSpace` for what is done, if this crosses the quota.
+
+        etcd checks the quota before it does a write and reports it after (quotaApplierV3).
+        """
+        if self.crossing:
+            self.crossing, self.full = False, True
+            raise NoSpace("database space exceeded")
+
     def _detach(self, kv: KeyValue | None) -> None:
         if kv and kv.lease:
             self._leases[kv.lease].keys.discard(kv.key)
@@ -195,6 +207,7 @@ class Core:
         lease = (self.cluster + self._granted) * 0x9E3779B97F4A7C15 & (1 << 63) - 1
         ttl = max(ttl, MIN_TTL)
         self._leases[lease] = _Lease(ttl, now + ttl)
+        self._cross()
         return Lease(lease, ttl)
 
     def refresh(self, lease: int, now: float) -> int:
@@ -276,16 +289,30 @@ class Core:
             self.cluster, self.revision, self.compacted, tuple(self._log), tuple(leases)
         )
 
-    def restore(self, snapshot: Snapshot, now: float, cluster: int = 0) -> None:
-        """Become what `snapshot` was, under another cluster id if one is given."""
+    def restore(
+        self,
+        snapshot: Snapshot,
+        now: float,
+        cluster: int = 0,
+        *,
+        bump: int = 0,
+        mark_compacted: bool = False,
+    ) -> None:
+        """Become what `snapshot` was, under another cluster id if one is given.
+
+        As `etcdutl snapshot restore` does: `bump` is its --bump-revision, which raises the revision
+        and leaves those of the keys; --mark-compacted then compacts at the raised one.
+        """
         self.cluster = cluster or snapshot.cluster
-        self.revision = snapshot.revision
+        self.revision = snapshot.revision + bump
         self.compacted = snapshot.compacted
         self._log = list(snapshot.log)
         self._live = _fold(self._log)
         self._leases = {
             lease: _Lease(ttl, now + ttl, set(keys)) for lease, ttl, keys in snapshot.leases
         }
+        if mark_compacted:
+            self.compact(self.revision)
 
 
 def _matching(request: Range | Delete, keys: Iterable[str]) -> Iterator[str]:
