@@ -8,11 +8,10 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from random import Random
 
 from tests.simulation.history import Ended, Started
 from tests.simulation.world import World
-from tests.support.simloop import SimLoop
+from tests.support.simloop import Clock, SimLoop
 
 from kontrol.master.callback.callback import RunOutcome, RunRequest
 
@@ -95,12 +94,12 @@ class SimRunner:
         world, rng = self._world, self._world.rng
         if child.outcome.done():
             return
-        if child.deadline <= world.loop.time():
+        if child.deadline <= world.loop.world:
             child.outcome.set_result(_outcome(ok=False, why="fenced before it started"))
             return
         world.record(
             Started(
-                world.loop.time(), self._host, request.run, request.term, request.digest,
+                world.loop.world, self._host, request.run, request.term, request.digest,
                 request.pods, request.changes, request.state,
             )
         )  # fmt: skip
@@ -116,7 +115,7 @@ class SimRunner:
         """Set the guard's timer, once the process runs."""
         if child.guard is not None:
             child.guard.cancel()
-        left = max(0.0, child.deadline - self._world.loop.time())
+        left = max(0.0, child.deadline - self._world.loop.world)
         child.guard = self._later(left, lambda: self._finish(child, ok=False, why="fenced"))
 
     def _finish(self, child: Child, *, ok: bool, state: bytes | None = None, why: str = "") -> None:
@@ -125,7 +124,7 @@ class SimRunner:
         for timer in (child.end, child.guard):
             if timer is not None:
                 timer.cancel()
-        self._world.record(Ended(self._world.loop.time(), child.run, ok, state if ok else None))
+        self._world.record(Ended(self._world.loop.world, child.run, ok, state if ok else None))
         child.outcome.set_result(_outcome(ok=ok, state=state, why=why or "as the schedule has it"))
 
 
@@ -137,16 +136,15 @@ def _outcome(*, ok: bool, state: bytes | None = None, why: str = "") -> RunOutco
 
 
 class BootClock:
-    """A host's clock: another zero, and up to 5 percent fast or slow."""
+    """A host's clock that goes on while it sleeps: another zero, and up to 5 percent off."""
 
-    def __init__(self, loop: SimLoop, rng: Random) -> None:
+    def __init__(self, loop: SimLoop, clock: Clock) -> None:
         self._loop = loop
-        self._rate = rng.uniform(0.95, 1.05)
-        self._offset = rng.uniform(0, 1e6)
+        self._clock = clock
 
     def __call__(self) -> float:
-        return self._offset + self._rate * self._loop.time()
+        return self._clock.shows(self._loop.world)
 
     def loop_time(self, reading: float) -> float:
-        """Return when this clock shows `reading`."""
-        return (reading - self._offset) / self._rate
+        """Return the world's time at which this clock shows `reading`."""
+        return self._clock.when(reading)

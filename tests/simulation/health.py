@@ -1,8 +1,9 @@
 """Who could reach whom, and for how long: kept along a history, for the checks that need it."""
 
-from tests.simulation.history import STORE, Entry, Fault, Process
+from tests.simulation.history import STORE, Entry, Fault, Process, Settings
 
 NEVER = float("inf")
+FAR = 20.0  # seconds: with a shorter TTL round trips of 5 s are too long for a keepalive
 
 
 def is_agent(node: str) -> bool:
@@ -14,43 +15,60 @@ class Health:
     """Everything that is up and unbroken, and since when."""
 
     def __init__(self) -> None:
-        self._up: set[str] = {STORE}
+        self.settings: dict[str, Settings] = {}  # of each master, as last started
+        self._up: dict[str, float] = {STORE: float("-inf")}  # since when
+        self._claims: dict[str, tuple[str, str]] = {}  # an agent's id and key
         self._faults: set[tuple[str, str, str]] = set()
         self._reach: dict[tuple[str, str], float] = {}  # (agent, master): since when
         self._serving = False  # whether some master has the store
         self._changed = float("-inf")  # when that last changed
         self._outages: list[tuple[float, float]] = []  # begin, end
 
-    def apply(self, entry: Entry) -> None:
-        """Take an entry in."""
+    def apply(self, entry: Entry) -> bool:
+        """Take an entry in; return whether it says anything."""
         match entry:
-            case Process(at, node, up):
-                (self._up.add if up else self._up.discard)(node)
+            case Process(at, node, True):
+                self._up[node] = at
+                self._claims[node] = (entry.id or node, entry.key)
+                if entry.settings is not None:
+                    self.settings[node] = entry.settings
+            case Process(at, node, False):
+                self._up.pop(node, None)
+                self._claims.pop(node, None)
             case Fault(at, what, a, b, on):
                 fault = (what, min(a, b), max(a, b))
                 (self._faults.add if on else self._faults.discard)(fault)
             case _:
-                return
-        masters = {node for node in self._up if not is_agent(node) and node != STORE}
-        serving = {m for m in masters if self._works(m) and self._open(m, STORE)}
+                return False
+        masters = [node for node in self._up if not is_agent(node) and node != STORE]
+        serving = [m for m in masters if self.works(m) and self._open(m, STORE)]
+        sound = [m for m in serving if self._sound(m)]
+        agents = [p for p in self._up if is_agent(p) and self.works(p) and not self._contested(p)]
         self._reach = {
             (p, m): self._reach.get((p, m), at)
-            for p in sorted(self._up)
-            for m in sorted(serving)
-            if is_agent(p)
-            and self._works(p)
-            and self._open(p, m)
-            and not self._lossy(p, m)
-            and not self._lossy(m, STORE)
+            for p in agents
+            for m in sound
+            if self._open(p, m) and not self._fault("lossy", p, m)
         }
         if bool(serving) != self._serving:
             if serving:
                 self._outages.append((self._changed, at))
             self._serving, self._changed = bool(serving), at
+        return True
 
-    def reach(self, agent: str, at: float) -> float:
-        """Return for how long `agent` has had one same serving master within sound reach."""
-        return max((at - since for (p, _), since in self._reach.items() if p == agent), default=0.0)
+    def reach(self, name: str, key: str, at: float) -> float:
+        """Return for how long one process has reported this id and key, and could all along.
+
+        That is: one same serving master was within its sound reach.
+        """
+        return max(
+            (
+                at - since
+                for (p, _), since in self._reach.items()
+                if self._claims[p][0] == name and self._claims[p][1] in (key, "")
+            ),
+            default=0.0,
+        )
 
     def since_outage(self, length: float, at: float) -> float:
         """Return the time since some master has had the store again, after `length` of none."""
@@ -59,13 +77,41 @@ class Health:
         ends = [end for begin, end in self._outages if end - begin > length]
         return at - ends[-1] if ends else NEVER
 
-    def _works(self, node: str) -> bool:
+    def since_start(self, node: str, at: float) -> float:
+        """Return for how long this process of `node` has run, 0 if it does not."""
+        return at - self._up[node] if node in self._up else 0.0
+
+    def works(self, node: str) -> bool:
+        """Whether it is up and not paused."""
         return node in self._up and ("paused", "", node) not in self._faults
 
-    def _open(self, a: str, b: str) -> bool:
-        ends = min(a, b), max(a, b)
-        cut = any((what, *ends) in self._faults for what in ("cut", "stall"))
-        return not cut and (STORE not in (a, b) or self._works(STORE))
+    def has_store(self, master: str) -> bool:
+        """Whether a master has the store without any fault between, and the store takes all."""
+        return (
+            self.works(master)
+            and self._open(master, STORE)
+            and not self._fault("lossy", master, STORE)
+            and not self._fault("distant", master, STORE)
+            and not self._fault("full", "", STORE)
+        )
 
-    def _lossy(self, a: str, b: str) -> bool:
-        return ("lossy", min(a, b), max(a, b)) in self._faults
+    def _sound(self, master: str) -> bool:
+        far = self.settings.get(master, Settings()).ttl < FAR
+        return not self._fault("lossy", master, STORE) and not (
+            far and self._fault("distant", master, STORE)
+        )
+
+    def _contested(self, node: str) -> bool:
+        """Whether another process reports under the same id, or at the same key."""
+        name, key = self._claims[node]
+        return any(
+            other != node and (claim[0] == name or (claim[1] == key and key))
+            for other, claim in self._claims.items()
+        )
+
+    def _open(self, a: str, b: str) -> bool:
+        cut = any(self._fault(what, a, b) for what in ("cut", "stall", "denied"))
+        return not cut and (STORE not in (a, b) or self.works(STORE))
+
+    def _fault(self, what: str, a: str, b: str) -> bool:
+        return (what, min(a, b), max(a, b)) in self._faults

@@ -12,9 +12,33 @@ from typing import Any
 
 from kontrol.master.records.keys import Keys
 from kontrol.store.protocol import Event as Change
+from kontrol.store.protocol import KeyValue
 
 KEYS = Keys.of("default", "test")
 STORE = "etcd"  # the store's name as an end of links, and as a node
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a master is started with. Times in seconds, `brake` in percent.
+
+    `ceiling` is that of the damper; `age` is how old an unused seat gets, `sweep` how often the
+    leader looks for such.
+    """
+
+    ttl: float = 10.0
+    fover: float = 6.0
+    damper: float = 0.5
+    ceiling: float = 3.0
+    brake: float = 50.0
+    age: float = 24 * 3600.0
+    sweep: float = 3600.0
+
+    def __str__(self) -> str:
+        return (
+            f"ttl {self.ttl:g}, fover {self.fover:g}, damper {self.damper:g} to "
+            f"{self.ceiling:g}, brake {self.brake:g}, age {self.age:g}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +76,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A keepalive sent at `sent` was answered."""
+    """A keepalive sent at `sent` was answered, with the TTL that rules."""
 
     at: float
     sent: float
@@ -61,6 +85,7 @@ class Acknowledged:
     nonce: str
     n: int
     seq: int
+    ttl: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +99,17 @@ class Farewell:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """An agent's process or a master's begins or ends, however."""
+    """An agent's process or a master's begins or ends, however.
+
+    A master begins with its settings; an agent under an identity: by default the id is the node.
+    """
 
     at: float
     node: str
     up: bool
+    settings: Settings | None = None
+    id: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +123,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something breaks or is mended: a node is `paused`, a link `cut`, `lossy` or in a `stall`."""
+    """Something breaks or is whole again, see `FAULTS`."""
 
     at: float
-    what: str  # paused, cut, lossy, stall
+    what: str
     a: str
     b: str = ""
     on: bool = True
@@ -103,10 +134,14 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The end: all faults are mended and nothing changes any more. `alive`: (id, key, payload)."""
+    """The end: all faults are over and nothing changes any more. `alive`: (id, key, payload).
+
+    `fingerprint` is the callback that all masters have, empty if they have not the same.
+    """
 
     at: float
     alive: tuple[tuple[str, str, str], ...]
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,41 +153,172 @@ class Asked:
     kind: str
 
 
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """The store went back to a snapshot, `kvs`; `kind` is how, see `RESTORES`."""
+
+    at: float
+    kind: str
+    revision: int
+    kvs: tuple[KeyValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """A lease is granted or refreshed: it ends `ttl` seconds from now, if nothing comes."""
+
+    at: float
+    lease: int
+    ttl: int
+
+
+@dataclass(frozen=True, slots=True)
+class Elected:
+    """The store has another leader: every lease has its whole time again."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The agent on `node` reports under a nonce for the first time."""
+
+    at: float
+    node: str
+    id: str
+    key: str
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An agent's keepalive is refused by a master, or a master's request by the store."""
+
+    at: float
+    node: str
+    name: str
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsure:
+    """The answer to a transaction of a master is lost; it has put `keys` by now."""
+
+    at: float
+    node: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """A write of a master is refused, because the term that it was made in is over."""
+
+    at: float
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """The callback of a master is another from now on, while it runs."""
+
+    at: float
+    node: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """An operator writes at a key what is no record."""
+
+    at: float
+    key: str
+
+
+FAULTS = {
+    "paused": "a node does not run",
+    "cut": "nothing passes a link",
+    "lossy": "a link loses some messages and delays others",
+    "stall": "what is sent over a link waits there",
+    "distant": "a round trip over a link takes 1 to 5 s",
+    "denied": "the store refuses the credentials of a master",
+    "full": "the store takes no puts",
+}
+RESTORES = {
+    "lower": "the revision is that of the snapshot",
+    "other": "so it is, and the cluster's id is another",
+    "raised": "the revision is raised above all that was, the id is another",
+    "marked": "so it is, the id is the same, and all before is compacted",
+}
+
 Entry = (
-    Commit | Started | Ended | Acknowledged | Farewell | Process | Failure | Fault | Settled | Asked
-)
+    Commit | Restore | Leased | Elected | Started | Ended | Sent | Acknowledged | Refusal | Farewell
+    | Process | Failure | Fault | Settled | Asked | Unsure | Fenced | Replaced | Garbage
+)  # fmt: skip
 History = tuple[Entry, ...]
 
 Record = dict[str, Any]
 
+_POD = frozenset({"id", "key", "seq", "nonce", "n"})
+_SEAT = frozenset({"id", "seq", "left"})
+_CANDIDATE = frozenset({"id"})
+_REQUEST = frozenset({"kind"})
+
 
 @dataclass(slots=True)
 class Book:
-    """The tier's part of the store as it is after some commits, decoded."""
+    """The tier's part of the store as it is after some commits, decoded; garbage is left out."""
 
     revision: int = 0
     pods: dict[str, Record] = field(default_factory=dict)
     seats: dict[str, Record] = field(default_factory=dict)
-    single: dict[str, bytes] = field(default_factory=dict)  # running, applied, state
+    candidates: dict[str, Record] = field(default_factory=dict)
+    requests: dict[str, Record] = field(default_factory=dict)
+    raw: dict[str, KeyValue] = field(default_factory=dict)  # all of the above, and all else
 
-    def apply(self, commit: Commit) -> None:
-        """Take a commit in."""
-        self.revision = commit.revision
-        for change in commit.changes:
-            key, value = change.kv.key, change.kv.value
-            put = change.type == "put"
-            for prefix, records in ((KEYS.pods, self.pods), (KEYS.seats, self.seats)):
-                if key.startswith(prefix):
-                    name = key.removeprefix(prefix)
-                    if put:
-                        records[name] = json.loads(value)
+    def apply(self, entry: Entry) -> bool:
+        """Take in what an entry says of the store; return whether it says anything."""
+        match entry:
+            case Commit(_, revision, changes):
+                self.revision = revision
+                for change in changes:
+                    if change.type == "put":
+                        self._put(change.kv)
                     else:
-                        records.pop(name, None)
-            if key in (KEYS.running, KEYS.applied, KEYS.state):
-                if put:
-                    self.single[key] = value
+                        self._delete(change.kv.key)
+            case Restore(_, _, revision, kvs):
+                for key in list(self.raw):
+                    self._delete(key)
+                self.revision = revision
+                for kv in kvs:
+                    self._put(kv)
+            case _:
+                return False
+        return True
+
+    def _put(self, kv: KeyValue) -> None:
+        self.raw[kv.key] = kv
+        for prefix, records, needed in self._kinds():
+            if kv.key.startswith(prefix):
+                record = decode(kv.value)
+                if record is not None and needed <= record.keys():
+                    records[kv.key.removeprefix(prefix)] = record
                 else:
-                    self.single.pop(key, None)
+                    records.pop(kv.key.removeprefix(prefix), None)
+
+    def _delete(self, key: str) -> None:
+        self.raw.pop(key, None)
+        for prefix, records, _ in self._kinds():
+            if key.startswith(prefix):
+                records.pop(key.removeprefix(prefix), None)
+
+    def _kinds(self) -> tuple[tuple[str, dict[str, Record], frozenset[str]], ...]:
+        """Return the prefixes of records, where they are kept, and what each must have."""
+        return (
+            (KEYS.pods, self.pods, _POD),
+            (KEYS.seats, self.seats, _SEAT),
+            (KEYS.candidates, self.candidates, _CANDIDATE),
+            (KEYS.requests, self.requests, _REQUEST),
+        )
 
     @property
     def running(self) -> Record | None:
@@ -164,7 +330,18 @@ class Book:
 
     @property
     def state(self) -> bytes | None:
-        return self.single.get(KEYS.state)
+        kv = self.raw.get(KEYS.state)
+        return None if kv is None else kv.value
+
+    @property
+    def leader(self) -> Record | None:
+        """The oldest candidacy, of a leader once it has a `term`."""
+        keys = sorted(self.candidates, key=lambda name: self.created(KEYS.candidates + name))
+        return self.candidates[keys[0]] if keys else None
+
+    def created(self, key: str) -> int:
+        """Return the revision at which a key that is there came to be."""
+        return self.raw[key].create_revision
 
     @property
     def listed(self) -> list[Record]:
@@ -173,15 +350,26 @@ class Book:
         return [{name: pod[name] for name in pod if name != "n"} for pod in pods]
 
     def _record(self, key: str) -> Record | None:
-        raw = self.single.get(key)
-        return None if raw is None else json.loads(raw)
+        kv = self.raw.get(key)
+        return None if kv is None else decode(kv.value)
+
+
+def decode(raw: bytes) -> Record | None:
+    """Return a record of the store, None if it is none."""
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def puts(commit: Commit, prefix: str) -> Iterator[tuple[str, Record]]:
     """Yield (name, record) of each key below `prefix` that a commit wrote."""
     for change in commit.changes:
         if change.type == "put" and change.kv.key.startswith(prefix):
-            yield change.kv.key.removeprefix(prefix), json.loads(change.kv.value)
+            record = decode(change.kv.value)
+            if record is not None:
+                yield change.kv.key.removeprefix(prefix), record
 
 
 def deleted(commit: Commit, prefix: str) -> list[str]:
@@ -204,7 +392,8 @@ def written(commit: Commit, key: str) -> bytes | None:
 def show(history: Iterable[Entry], start: float) -> Iterator[str]:
     """Yield a line for each entry, for people; times count from `start`."""
     for entry in history:
-        yield f"{entry.at - start:9.3f}  {_line(entry)}"
+        if not isinstance(entry, Leased):
+            yield f"{entry.at - start:9.3f}  {_line(entry)}"
 
 
 def _line(entry: Entry) -> str:
@@ -223,14 +412,22 @@ def _line(entry: Entry) -> str:
             text = f"{entry.id} says farewell"
         case Process():
             text = f"{entry.node} {'starts' if entry.up else 'is gone'}"
+            if entry.settings is not None:
+                text += f": {entry.settings}"
+            if entry.id and entry.id != entry.node:
+                text += f" as {entry.id} at {entry.key}"
         case Failure():
             text = f"{entry.node}: {entry.why}"
         case Asked():
             text = f"{entry.node} is asked for a {entry.kind}"
         case Fault():
             text = f"{entry.what} {entry.a} {entry.b} {'on' if entry.on else 'off'}"
-        case _:
+        case Restore(_, kind, revision):
+            text = f"restored ({kind}) to revision {revision}"
+        case Settled():
             text = f"settled: {entry.alive}"
+        case _:
+            text = str(entry)
     return text
 
 

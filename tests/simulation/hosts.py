@@ -6,12 +6,15 @@ A restart is a new node.
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 from tests.simulation.callback import BootClock, SimRunner
-from tests.simulation.history import Asked, Failure, Process
+from tests.simulation.history import Asked, Failure, Process, Replaced, Settings
 from tests.simulation.network import StoreNetwork, Wire
+from tests.simulation.versions import EARLIER, LATER, OtherVersion, earlier, later
 from tests.simulation.world import World
+from tests.support.simloop import Clock
 
 from kontrol.agent.agent import Agent, AgentSettings
 from kontrol.ensemble.pod import Keepalive, key_of
@@ -20,7 +23,7 @@ from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master, MasterConfig
 from kontrol.rpc.errors import Refused, RemoteError
 from kontrol.store.memory import MemoryStore
-from kontrol.store.protocol import StoreError
+from kontrol.store.protocol import Store, StoreError
 
 GRACE = 30.0  # seconds for a master to end, as Kubernetes gives by default
 
@@ -28,12 +31,17 @@ GRACE = 30.0  # seconds for a master to end, as Kubernetes gives by default
 class MasterHost:
     """A host on which a master runs, or not."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, name: str, settings: Settings) -> None:
         self.name = name
+        self.settings = settings  # of the next start
         self.fingerprint = "callback 1"
+        self.version = 0
         self._world = world
         self._starts = 0
-        self._clock = BootClock(world.loop, world.rng)
+        drawn = Clock(world.rng.uniform(0.95, 1.05), world.rng.uniform(0, 1e6))
+        if world.schedule.skewed:  # one machine's clocks go wrong together
+            drawn = replace(drawn, rate=world.clock(name).rate)
+        self._clock = BootClock(world.loop, drawn)
         self._node = ""
         self._master: Master | None = None
         self._runner: SimRunner | None = None
@@ -49,14 +57,14 @@ class MasterHost:
         """Start the process, unless it runs."""
         if self._node:
             return
-        world, schedule = self._world, self._world.schedule
+        world, settings = self._world, self.settings
         self._starts += 1
-        self._node = f"{self.name}#{self._starts}"
+        self._node = world.boot(self.name, self._starts)
         self._runner = SimRunner(world, self.name, self._clock, self.fingerprint)
-        store = MemoryStore(world.cluster, StoreNetwork(world.network, self.name))
+        store = self._store()
         config = MasterConfig(
-            "default", "test", self.name, self.name, ttl=schedule.ttl, fover=schedule.fover,
-            damper=schedule.damper, damper_max=6 * schedule.damper,
+            "default", "test", self.name, self.name, ttl=settings.ttl, fover=settings.fover,
+            damper=settings.damper, damper_max=settings.ceiling, brake=settings.brake,
         )  # fmt: skip
         self._master = Master(
             store,
@@ -64,12 +72,27 @@ class MasterHost:
             runner=self._runner,
             boot_clock=self._clock,
             wall=lambda: "2026-01-01T00:00:00Z",
-            rng=Random(f"{schedule.seed} {self._node}"),
+            rng=Random(f"{world.schedule.seed} {self._node}"),
         )
-        world.record(Process(world.loop.time(), self.name, up=True))
+        world.record(Process(world.loop.world, self.name, up=True, settings=settings))
         self._task = world.loop.spawn(self._node, self._run(self._master, store))
 
-    async def _run(self, master: Master, store: MemoryStore) -> None:
+    def _store(self) -> Store:
+        world = self._world
+        network = StoreNetwork(world.network, self.name, world.record)
+        store = MemoryStore(world.cluster, network)
+        if self.version == LATER:
+            return OtherVersion(store, later)
+        return OtherVersion(store, earlier) if self.version == EARLIER else store
+
+    def replace(self, fingerprint: str) -> None:
+        """Put another callback in the place of the one there is, under a running master too."""
+        self.fingerprint = fingerprint
+        if self._runner is not None:
+            self._runner.replace(fingerprint)
+        self._world.record(Replaced(self._world.loop.world, self.name, fingerprint))
+
+    async def _run(self, master: Master, store: Store) -> None:
         try:
             await master.run()
         except asyncio.CancelledError:
@@ -78,7 +101,7 @@ class MasterHost:
             self._failed(f"died: {error!r}")
 
     def _failed(self, why: str) -> None:
-        self._world.record(Failure(self._world.loop.time(), self.name, why))
+        self._world.record(Failure(self._world.loop.world, self.name, why))
 
     def crash(self) -> None:
         """SIGKILL."""
@@ -107,7 +130,7 @@ class MasterHost:
 
     def _gone(self) -> None:
         self._node, self._master = "", None
-        self._world.record(Process(self._world.loop.time(), self.name, up=False))
+        self._world.record(Process(self._world.loop.world, self.name, up=False))
 
     def receive(self, raw: str, reply: Callable[[object], None]) -> None:
         """Take a keepalive as a task of the process, if there is one."""
@@ -120,7 +143,7 @@ class MasterHost:
         if self._master is None:
             return
         loop = self._world.loop
-        self._world.record(Asked(loop.time(), self.name, kind))
+        self._world.record(Asked(loop.world, self.name, kind))
         asking = loop.spawn(self._node, self._ask(self._master, kind, run))
         self._requests.add(asking)
         asking.add_done_callback(self._requests.discard)
@@ -155,6 +178,7 @@ class AgentHost:
         self.payload = 0
         self._world = world
         self._address = 1
+        self._worn = ("", "")
         self._starts = 0
         self._node = ""
         self._agent: Agent | None = None
@@ -166,14 +190,23 @@ class AgentHost:
         return self._node
 
     @property
+    def id(self) -> str:
+        """What it calls itself."""
+        return self._worn[0] or self.name
+
+    @property
     def ip(self) -> str:
         """Its address, which moves may change."""
-        return f"10.0.{self._address}.{self.name[1:]}"
+        return self._worn[1] or f"10.0.{self._address}.{self.name[1:]}"
 
     @property
     def alive(self) -> tuple[str, str, str] | None:
         """Its id, key and payload, if it reports."""
-        return (self.name, key_of(self.ip), json.dumps(self.payload)) if self._node else None
+        return (self.id, key_of(self.ip), json.dumps(self.payload)) if self._node else None
+
+    def wear(self, name: str = "", ip: str = "") -> None:
+        """Report under another's id, or at another's address; by default its own again."""
+        self._worn = name, ip
 
     def start(self) -> None:
         """Start the process, unless it runs."""
@@ -181,20 +214,20 @@ class AgentHost:
             return
         world = self._world
         self._starts += 1
-        self._node = f"{self.name}#{self._starts}"
-        identity = Keepalive(
-            app="test", id=self.name, ip=self.ip, key=key_of(self.ip), role="test"
-        )  # fmt: skip
+        self._node = world.boot(self.name, self._starts)
+        key = key_of(self.ip)
+        identity = Keepalive(app="test", id=self.id, ip=self.ip, key=key, role="test")
         settings = AgentSettings(identity, (Tier("masters", 8000),), ttl=world.schedule.ttl)
+        off = world.walls.get(self._node)
         agent = self._agent = Agent(
             settings,
             connect=self._wire.connect,
             resolve=self._wire.resolve,
             random=Random(f"{world.schedule.seed} {self._node}"),
-            clock=lambda: int(world.loop.time() * 1e9),
+            clock=lambda: int((world.loop.world if off is None else world.wall_of(off)) * 1e9),
         )
         agent.update(self.payload)
-        world.record(Process(world.loop.time(), self.name, up=True))
+        world.record(Process(world.loop.world, self.name, up=True, id=self.id, key=key))
         self._task = world.loop.spawn(self._node, agent.run())
 
     def change(self) -> None:
@@ -226,4 +259,4 @@ class AgentHost:
 
     def _gone(self) -> None:
         self._node, self._agent = "", None
-        self._world.record(Process(self._world.loop.time(), self.name, up=False))
+        self._world.record(Process(self._world.loop.world, self.name, up=False))

@@ -13,28 +13,53 @@ from contextlib import asynccontextmanager
 from random import Random
 from typing import Protocol, TypeVar
 
-from tests.simulation.history import STORE, Acknowledged, Entry, Farewell, Fault
+from tests.simulation.history import (
+    KEYS,
+    STORE,
+    Acknowledged,
+    Entry,
+    Farewell,
+    Fault,
+    Fenced,
+    Refusal,
+    Sent,
+    Unsure,
+)
 from tests.support.simloop import SimLoop
 
 from kontrol.agent.reporting.reporter import Caller
-from kontrol.rpc.errors import CallTimeout
-from kontrol.store.memory import Request
-from kontrol.store.protocol import Ambiguous, StoreError, Unavailable
+from kontrol.rpc.errors import CallTimeout, RemoteError
+from kontrol.store.memory import Refresh, Request, Txn
+from kontrol.store.protocol import (
+    Ambiguous,
+    Denied,
+    NoSpace,
+    Put,
+    StoreError,
+    TxnResult,
+    Unavailable,
+)
 
 _T = TypeVar("_T")
 
 STORE_TIMEOUT = 6.0  # seconds, as EtcdConfig.timeout
 LOSS = 0.3  # of messages on a lossy link
 LATE = 10.0  # seconds, the most that a late message is late
+DISTANT = 0.5, 2.5  # seconds one way, to the store and back from it
 
 
 class Network:
     """All links. A name is a host's: `m1`, `p2`, `etcd`."""
 
-    def __init__(self, loop: SimLoop, record: Callable[[Entry], None], rng: Random) -> None:
+    def __init__(
+        self, loop: SimLoop, record: Callable[[Entry], None], rng: Random, more: Random
+    ) -> None:
+        """`more` is drawn from for what the first schedules did not know: they stay the same."""
         self._loop = loop
         self._record = record
         self._rng = rng
+        self._more = more
+        self._epoch = 0  # of the store: what was sent to an earlier one never arrives
         self._faults: Counter[tuple[str, str, str]] = Counter()
         self._waiters: list[asyncio.Future[None]] = []
         self._held: dict[tuple[str, str], list[Callable[[], None]]] = {}
@@ -46,7 +71,7 @@ class Network:
         self._faults[fault] += 1 if on else -1
         if bool(before) == bool(self._faults[fault]):
             return False
-        self._record(Fault(self._loop.time(), what, a, b, on))
+        self._record(Fault(self._loop.world, what, a, b, on))
         if what == "stall" and not on:
             for message in self._held.pop((min(a, b), max(a, b)), []):
                 message()
@@ -71,6 +96,19 @@ class Network:
     def lossy(self, a: str, b: str) -> bool:
         return self._faults["lossy", min(a, b), max(a, b)] > 0
 
+    def distant(self, a: str, b: str) -> bool:
+        return self._faults["distant", min(a, b), max(a, b)] > 0
+
+    def denied(self, host: str) -> bool:
+        """Whether the store refuses the credentials of `host`."""
+        return self._faults["denied", min(host, STORE), max(host, STORE)] > 0
+
+    def renew(self) -> None:
+        """Put another store in the place of the one there was: its connections are gone."""
+        self._epoch += 1
+        for ends in [ends for ends in self._held if STORE in ends]:
+            del self._held[ends]
+
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait until the faults are such that `holds`."""
         while not holds():
@@ -88,31 +126,42 @@ class Network:
         if bad and self._rng.random() < LOSS:
             return
         twice = STORE not in (a, b) and self._rng.random() < (0.2 if bad else 0.02)
+        epoch = self._epoch if STORE in (a, b) else None
         for _ in range(2 if twice else 1):
             late = bad and self._rng.random() < 0.2
             delay = self._rng.uniform(0, LATE) if late else self._rng.uniform(0.0002, 0.02)
+            if self.distant(a, b):
+                delay += self._more.uniform(*DISTANT)
             self._loop.call_later(
-                delay, lambda: arrive() if self.open(a, b) else None, context=self._loop.context("")
+                delay,
+                lambda: arrive() if self.open(a, b) and epoch in (None, self._epoch) else None,
+                context=self._loop.context(""),
             )
 
-    def latency(self) -> float:
-        return self._rng.uniform(0.0002, 0.02)
+    def latency(self, a: str, b: str) -> float:
+        """Draw how long a message takes from `a` to `b`."""
+        near = self._rng.uniform(0.0002, 0.02)
+        return near + self._more.uniform(*DISTANT) if self.distant(a, b) else near
 
     def breaks(self, a: str, b: str) -> bool:
         """Draw whether a stream over this link breaks now."""
+        if self.denied(a) and self._more.random() < LOSS:
+            return True
         return self.lossy(a, b) and self._rng.random() < LOSS
 
 
 class StoreNetwork:
     """The way of one master to the store; implements `kontrol.store.memory.Network`."""
 
-    def __init__(self, network: Network, host: str) -> None:
+    def __init__(self, network: Network, host: str, record: Callable[[Entry], None]) -> None:
         self._network = network
         self._host = host
+        self._record = record
 
     async def call(self, request: Request, do: Callable[[], _T]) -> _T:
         """Send the request; wait for its answer for so long."""
         loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimLoop)
         deadline = loop.time() + STORE_TIMEOUT
         try:
             async with asyncio.timeout_at(deadline):
@@ -121,11 +170,20 @@ class StoreNetwork:
             raise Unavailable(f"no connection to etcd for {type(request).__name__}") from None
         answer: asyncio.Future[_T] = loop.create_future()
 
+        put: list[str] = []  # what it has put
+
         def arrive() -> None:
+            result: _T | Exception
             try:
-                result: _T | Exception = do()
+                if self._network.denied(self._host) and not isinstance(request, Refresh):
+                    raise Denied(f"etcd refuses the credentials of {self._host}")
+                result = do()
+                put.extend(_put(request, result))
+                self._witness(loop.world, request, result)
             except (StoreError, ValueError) as error:
                 result = error
+                if isinstance(error, Denied | NoSpace):
+                    self._record(Refusal(loop.world, self._host, type(error).__name__))
             self._network.send(STORE, self._host, lambda: _settle(answer, result))
 
         self._network.send(self._host, STORE, arrive)
@@ -133,21 +191,47 @@ class StoreNetwork:
             async with asyncio.timeout_at(deadline):
                 return await answer
         except TimeoutError:
+            self._record(Unsure(loop.world, self._host, tuple(put)))
             raise Ambiguous(f"no answer from etcd to {type(request).__name__}") from None
 
+    def _witness(self, at: float, request: Request, result: object) -> None:
+        """Record a write that the fence of its term stopped."""
+        if not isinstance(request, Txn) or not isinstance(result, TxnResult) or result.succeeded:
+            return
+        for compare in request.compares:
+            if compare.key.startswith(KEYS.candidates) and compare.operand and result.results:
+                found = result.range(0).kvs
+                if not found or found[0].create_revision != compare.operand:
+                    self._record(Fenced(at, self._host))
+
     async def deliver(self) -> bool:
-        """Wait out a cut or a stall; say whether the stream broke."""
+        """Wait out a cut or a stall; say whether the stream broke. Raises `Denied`.
+
+        An open stream outlives its credentials: only a new one is refused.
+        """
         network = self._network
         for _ in range(2):  # a cut at the beginning, or meanwhile
             if not self._open():
                 await network.until(self._open)
-                return True
-            await asyncio.sleep(network.latency())
+                return self._again()
+            await asyncio.sleep(network.latency(STORE, self._host))
             await network.until(lambda: not network.stalled(self._host, STORE))
-        return network.breaks(self._host, STORE)
+        return network.breaks(self._host, STORE) and self._again()
+
+    def _again(self) -> bool:
+        if self._network.denied(self._host):
+            raise Denied(f"etcd refuses the credentials of {self._host}")
+        return True
 
     def _open(self) -> bool:
         return self._network.open(self._host, STORE)
+
+
+def _put(request: Request, result: object) -> list[str]:
+    if not isinstance(request, Txn) or not isinstance(result, TxnResult):
+        return []
+    branch = request.then if result.succeeded else request.otherwise
+    return [op.key for op in branch if isinstance(op, Put)]
 
 
 class Endpoint(Protocol):
@@ -172,31 +256,34 @@ class Wire:
         self._host = host
         self._masters = masters
         self._record = record
+        self._nonces: set[str] = set()
 
     async def resolve(self, host: str, port: int) -> list[str]:
         """Return the addresses of all masters, up or not."""
-        await asyncio.sleep(self._network.latency())
+        await asyncio.sleep(self._network.latency(self._host, self._host))
         return list(self._masters)
 
     @asynccontextmanager
     async def connect(self, host: str, port: int) -> AsyncIterator[Caller]:
         """Open a connection; like ZeroMQ's, it tells nothing about the other side."""
-        yield _Connection(self._network, self._host, host, self._masters[host], self._record)
+        ends = self._host, host
+        yield _Connection(self._network, ends, self._masters[host], self._record, self._nonces)
 
 
 class _Connection:
     def __init__(
         self,
         network: Network,
-        host: str,
-        master: str,
+        ends: tuple[str, str],
         endpoint: Endpoint,
         record: Callable[[Entry], None],
+        nonces: set[str],
     ) -> None:
         self._network = network
-        self._ends = host, master
+        self._ends = ends  # the agent's host and the master's
         self._endpoint = endpoint
         self._record = record
+        self._nonces = nonces  # that are known
 
     async def call(self, method: str, *args: object, timeout: float) -> object:
         """Send a keepalive and wait for the answer."""
@@ -204,10 +291,14 @@ class _Connection:
         (raw,) = args
         assert isinstance(raw, str)
         loop = asyncio.get_running_loop()
-        sent = loop.time()
+        assert isinstance(loop, SimLoop)
+        sent = loop.world
         answer: asyncio.Future[object] = loop.create_future()
         host, master = self._ends
         record = json.loads(raw)
+        if record["nonce"] not in self._nonces:
+            self._nonces.add(record["nonce"])
+            self._record(Sent(sent, host, record["id"], record["key"], record["nonce"]))
         if record.get("down"):
             self._record(Farewell(sent, record["id"], record["key"]))
 
@@ -220,10 +311,13 @@ class _Connection:
                 told = await answer
         except TimeoutError:
             raise CallTimeout(f"no answer from {master} in {timeout} s") from None
+        except RemoteError as error:
+            self._record(Refusal(loop.world, host, error.name, record["id"]))
+            raise
         if not record.get("down"):
             assert isinstance(told, dict)
             who = record["id"], record["key"], record["nonce"], record["n"]
-            self._record(Acknowledged(loop.time(), sent, *who, told["seq"]))
+            self._record(Acknowledged(loop.world, sent, *who, told["seq"], told["ttl"]))
         return told
 
 

@@ -1,13 +1,20 @@
 """What goes wrong when: drawn from a seed before anything runs, and printed line by line.
 
 Every fault ends by itself: a step says for how long. Times are seconds from the start.
+
+Two generations of schedules: seeds below `SECOND` mean what they always did, so that those which
+once found something still do. The others draw from the faults of both, a few kinds at a time, so
+that some schedules are about few things. New kinds of faults belong to a new generation.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from random import Random
 
+from tests.simulation.history import RESTORES, Settings
+
 HORIZON = 12.0  # the length of the troubled part, in times of TTL
+SECOND = 1_000_000  # the first seed of the second generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +34,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A tier, its pods, and what happens to them. Times in seconds."""
+    """A tier, its pods, and what happens to them. Times in seconds.
+
+    `own` are the settings of masters that start with others, `skewed` says that clocks go wrong.
+    """
 
     seed: int
     masters: int
@@ -36,17 +46,33 @@ class Schedule:
     fover: float
     damper: float
     steps: tuple[Step, ...]
+    brake: float = 50.0
+    age: float = 24 * 3600.0
+    sweep: float = 3600.0
+    skewed: bool = False
+    own: dict[str, Settings] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Settings:
+        """What masters are started with, if they have no settings of their own."""
+        return Settings(
+            ttl=self.ttl, fover=self.fover, damper=self.damper, ceiling=6 * self.damper,
+            brake=self.brake, age=self.age, sweep=self.sweep,
+        )  # fmt: skip
 
     def __str__(self) -> str:
-        head = (
-            f"seed {self.seed}: {self.masters} masters, {self.pods} pods, ttl {self.ttl}, "
-            f"fover {self.fover}, damper {self.damper}"
-        )
-        return "\n".join((head, *map(str, self.steps)))
+        head = f"seed {self.seed}: {self.masters} masters, {self.pods} pods, {self.settings}"
+        own = [f"{name}: {settings}" for name, settings in sorted(self.own.items())]
+        clocks = ["clocks go wrong"] if self.skewed else []
+        return "\n".join((head, *own, *clocks, *map(str, self.steps)))
 
 
 def draw(seed: int) -> Schedule:
     """Return the schedule of `seed`."""
+    return _second(seed) if seed >= SECOND else _first(seed)
+
+
+def _first(seed: int) -> Schedule:
     rng = Random(f"schedule {seed}")
     masters, pods = rng.choice((1, 2, 3, 3)), rng.randint(1, 6)
     ttl, fover = rng.choice((6.0, 10.0, 25.0)), rng.choice((3.0, 6.0, 15.0))
@@ -65,7 +91,41 @@ def draw(seed: int) -> Schedule:
     )
 
 
-def _steps(rng: Random, masters: int, pods: int, ttl: float, fover: float) -> Iterator[Step]:
+def _second(seed: int) -> Schedule:
+    rng = Random(f"schedule {seed}")
+    ttl, fover = rng.choice((6.0, 10.0, 25.0)), rng.choice((3.0, 6.0, 15.0))
+    plain = Schedule(
+        seed=seed,
+        masters=rng.choice((1, 2, 2, 3, 3)),
+        pods=rng.choice((1, 2, 3, 3, 4, 5, 6, 8)),
+        ttl=ttl,
+        fover=fover,
+        damper=rng.choice((0.5, 2.0, 5.0)),
+        steps=(),
+        brake=rng.choice((50.0, 50.0, 50.0, 25.0, 80.0, 0.0)),
+        age=rng.choice((1.5, 3.0)) * ttl,
+        sweep=ttl / 2,
+        skewed=rng.random() < 0.4,
+    )
+    draws = _Draws(rng, plain)
+    kinds = rng.sample(sorted(_OTHERS), rng.choice((0, 1, 1, 2, 2, 3, 5)))
+    few = rng.randint(2, 14 - 2 * len(kinds))
+    steps = [
+        *_steps(rng, plain.masters, plain.pods, ttl, fover, count=few),
+        *_asking(rng, plain.masters, ttl),
+    ]
+    for kind in sorted(kinds):
+        for _ in range(rng.choice((1, 1, 2))):
+            steps += _OTHERS[kind](draws)
+    steps.sort(key=lambda step: step.at)
+    own = {m: draws.settings() for m in draws.masters} if draws.differ else {}
+    return replace(plain, steps=tuple(steps), own=own)
+
+
+def _steps(
+    rng: Random, masters: int, pods: int, ttl: float, fover: float, *, count: int = 0
+) -> Iterator[Step]:
+    """What the first generation knows, `count` times, or some."""
     ms = [f"m{i}" for i in range(1, masters + 1)]
     ps = [f"p{i}" for i in range(1, pods + 1)]
     horizon = HORIZON * ttl
@@ -78,7 +138,7 @@ def _steps(rng: Random, masters: int, pods: int, ttl: float, fover: float) -> It
         """Draw a length: a blink, about a fail-over, about a TTL, or long."""
         return rng.uniform(0.1, 1.5) * rng.choice((0.3, fover / 3, fover, ttl / 3, ttl, 3 * ttl))
 
-    for _ in range(rng.randint(2, 14)):
+    for _ in range(count or rng.randint(2, 14)):
         at, long = rng.uniform(2, horizon), lasting()
         m, p = rng.choice(ms), rng.choice(ps)
         match rng.choice(_KINDS):
@@ -121,3 +181,164 @@ _KINDS = (
     *("pod", "pod", "pod", "payload", "payload", "gone"),
     *("outage", "storm", "failing", "slow", "slow", "elect", "compact"),
 )
+
+
+@dataclass
+class _Draws:
+    """What the further faults are drawn from."""
+
+    rng: Random
+    plain: Schedule
+    differ: bool = False  # whether masters start with different settings
+    callbacks: int = 2  # so many different ones there were
+
+    @property
+    def masters(self) -> list[str]:
+        return [f"m{i}" for i in range(1, self.plain.masters + 1)]
+
+    @property
+    def at(self) -> float:
+        """A time in the troubled part."""
+        return self.rng.uniform(2, HORIZON * self.plain.ttl)
+
+    @property
+    def long(self) -> float:
+        """A length: about a fail-over, about a TTL, or longer."""
+        plain = self.plain
+        few = (plain.fover / 3, plain.fover, plain.ttl / 3, plain.ttl, 2 * plain.ttl)
+        return self.rng.uniform(0.2, 1.5) * self.rng.choice(few)
+
+    @property
+    def master(self) -> str:
+        return self.rng.choice(self.masters)
+
+    def pod(self, *others: str) -> str:
+        names = [f"p{i}" for i in range(1, self.plain.pods + 1)]
+        return self.rng.choice([name for name in names if name not in others] or names)
+
+    def settings(self) -> Settings:
+        rng, now = self.rng, self.plain.settings
+        damper = rng.choice((now.damper, 0.5, 3.0))
+        return replace(
+            now,
+            ttl=rng.choice((now.ttl, now.ttl, 6.0, 12.0, 25.0)),
+            fover=rng.choice((now.fover, now.fover, 3.0, 10.0)),
+            damper=damper,
+            ceiling=damper * rng.choice((2, 6)),
+            brake=rng.choice((now.brake, now.brake, 30.0)),
+        )
+
+
+def _restore(draws: _Draws) -> Iterator[Step]:
+    taken = draws.at
+    kind = draws.rng.choice(sorted(RESTORES))
+    yield Step(taken, "snapshot")
+    later = taken + draws.rng.choice((0.1, 0.5, 2)) * draws.plain.ttl
+    yield Step(later, "restore", kind, lasting=draws.rng.uniform(1, 5) + draws.long / 2)
+
+
+def _conflict(draws: _Draws) -> Iterator[Step]:
+    """Another pod at the address of one, another address for its id, or both: a second process."""
+    how, who = draws.rng.choice(("reuse", "twin", "double")), draws.pod()
+    whom, at = draws.pod(who), draws.at
+    if who != whom:
+        if draws.rng.random() < 0.5:
+            yield Step(
+                at - 0.5, draws.rng.choice(("crash", "leave", "pause")), whom, "", draws.long
+            )
+        yield Step(at, how, who, whom, draws.long + draws.plain.ttl / 2)
+
+
+def _distant(draws: _Draws) -> Iterator[Step]:
+    at, long = draws.at, draws.long
+    for m in draws.masters if draws.rng.random() < 0.5 else [draws.master]:
+        yield Step(at, "distant", m, "etcd", long + draws.plain.ttl)
+
+
+def _full(draws: _Draws) -> Iterator[Step]:
+    at, long = draws.at, draws.long + draws.plain.ttl
+    yield Step(at, "full", lasting=long)
+    for _ in range(draws.rng.randint(0, 3)):  # something to be written meanwhile
+        yield Step(at + draws.rng.random() * long, "payload", draws.pod())
+
+
+def _denied(draws: _Draws) -> Iterator[Step]:
+    at, long = draws.at, draws.long
+    for m in draws.masters if draws.rng.random() < 0.5 else [draws.master]:
+        yield Step(at, "denied", m, "etcd", long)
+
+
+def _settings(draws: _Draws) -> Iterator[Step]:
+    """Masters that differ, or a change of settings that rolls over them, or a part of them."""
+    if draws.rng.random() < 0.4:
+        draws.differ = True
+        return
+    settings, at = draws.settings(), draws.at
+    for m in draws.masters:
+        text = f"ttl={settings.ttl:g} fover={settings.fover:g} damper={settings.damper:g} "
+        text += f"ceiling={settings.ceiling:g} brake={settings.brake:g}"
+        yield Step(at, "set", m, text, draws.rng.uniform(0.1, 2))
+        at += draws.rng.uniform(1, draws.plain.ttl)
+
+
+def _replace(draws: _Draws) -> Iterator[Step]:
+    """Another callback in the place of the one there is, on every machine in its own time."""
+    draws.callbacks += 1
+    at, spread = draws.at, draws.rng.choice((0.1, 5, 90))
+    for m in draws.masters:
+        yield Step(at + draws.rng.uniform(0, spread), "replace", m, f"callback {draws.callbacks}")
+
+
+def _upgrade(draws: _Draws) -> Iterator[Step]:
+    """Masters of another version, one after the other, or some of them."""
+    at, version = draws.at, draws.rng.choice(("later", "earlier", "later"))
+    for m in draws.masters:
+        if draws.rng.random() < 0.8:
+            yield Step(at, "upgrade", m, version, draws.rng.uniform(0.1, 2))
+        at += draws.rng.uniform(1, 2 * draws.plain.ttl)
+
+
+def _garbage(draws: _Draws) -> Iterator[Step]:
+    where = draws.rng.choice(
+        ("pods/zz", "pods/~", "seqs/zz", "seqs/zz.1", "seqs/~.x", "requests/zz", "runs/zz", "plan")
+    )
+    what = draws.rng.choice(("", "{", "[]", "7", "null", '{"id": 5}', '"\\ud800"', "{}"))
+    yield Step(draws.at, "garbage", where, what, draws.long)
+
+
+def _suspend(draws: _Draws) -> Iterator[Step]:
+    at, long = draws.at, draws.long
+    everybody = draws.rng.random() < 0.4
+    for m in draws.masters if everybody else [draws.master]:
+        yield Step(at + draws.rng.random(), "suspend", m, "", long)
+    if draws.rng.random() < 0.3:
+        yield Step(at, "suspend", draws.pod(), "", long)
+
+
+def _mass(draws: _Draws) -> Iterator[Step]:
+    """Most pods at once, and the leader meanwhile: what the brake of a term is for."""
+    at, rng, plain = draws.at, draws.rng, draws.plain
+    names = [f"p{i}" for i in range(1, plain.pods + 1)]
+    lost = rng.sample(names, rng.randint((len(names) + 1) // 2, len(names)))
+    for p in lost:
+        yield Step(at, "crash", p, "", rng.choice((1.5, 2.5, 4, 4)) * plain.ttl)
+    for _ in range(rng.randint(0, 2)):
+        how = rng.choice(("pause", "crash", "stop", "isolate"))
+        yield Step(at + rng.uniform(0.5, 3.5) * plain.ttl, how, draws.master, "", draws.long)
+    if rng.random() < 0.3:
+        yield Step(at + rng.uniform(1, 3) * plain.ttl, "ask", draws.master, "release")
+
+
+_OTHERS: dict[str, Callable[[_Draws], Iterator[Step]]] = {
+    "restore": _restore,
+    "conflict": _conflict,
+    "distant": _distant,
+    "full": _full,
+    "denied": _denied,
+    "settings": _settings,
+    "replace": _replace,
+    "upgrade": _upgrade,
+    "garbage": _garbage,
+    "suspend": _suspend,
+    "mass": _mass,
+}

@@ -13,6 +13,7 @@ from tests.simulation.history import (
     Farewell,
     Process,
     Record,
+    Settings,
     Settled,
     Started,
 )
@@ -43,7 +44,7 @@ class Script:
         self.term = 5
         self.fingerprint = "f"
         self.state: bytes | None = None
-        self.add(Process(0, "m1", up=True))
+        self.add(Process(0, "m1", up=True, settings=Settings(ttl=TTL)))
 
     def add(self, entry: Entry) -> Entry:
         self.entries.append(entry)
@@ -69,7 +70,7 @@ class Script:
             self.add(Process(self.at, it.id, up=True))
         self.pods[it.key] = it
         self.commit((KEYS.pod(it.key), it.encode()), self.seat(it))
-        self.add(Acknowledged(self.at, self.at, it.id, it.key, it.nonce, it.n or 0, it.seq))
+        self.add(Acknowledged(self.at, self.at, it.id, it.key, it.nonce, it.n or 0, it.seq, TTL))
 
     def leave(self, it: Pod) -> None:
         self.add(Farewell(self.at, it.id, it.key))
@@ -148,7 +149,7 @@ class Script:
         self.add(Settled(self.at, alive))
 
     def complaints(self) -> list[str]:
-        return check(tuple(self.entries), TTL)
+        return check(tuple(self.entries))
 
 
 A, B, C = pod("p1", 0), pod("p2", 1), pod("p3", 2)

@@ -1,36 +1,88 @@
-"""Runs one schedule: builds the world, breaks it, mends it, and waits until all is quiet."""
+"""Runs one schedule: builds the world, breaks it, repairs it, and waits until all is quiet."""
 
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
-from tests.simulation.checker import behind, check
-from tests.simulation.history import STORE, Book, Commit, Entry, History, Settled
+from tests.simulation.checker import check
+from tests.simulation.checks.runs import behind
+from tests.simulation.history import (
+    KEYS,
+    STORE,
+    Book,
+    Commit,
+    Elected,
+    Entry,
+    Garbage,
+    History,
+    Leased,
+    Restore,
+    Settled,
+)
 from tests.simulation.hosts import AgentHost, MasterHost
 from tests.simulation.network import Network
 from tests.simulation.schedule import HORIZON, Schedule, Step
+from tests.simulation.versions import EARLIER, LATER
 from tests.simulation.world import World
 from tests.support.simloop import SimLoop, run
 
-from kontrol.store.memory import MemoryCluster
-from kontrol.store.protocol import Event
+from kontrol.store.memory import MemoryCluster, Txn
+from kontrol.store.memory.core import Core, Snapshot
+from kontrol.store.protocol import Delete, Event, Lease, Put, Range
 
 PATIENCE = 900.0  # seconds of quiet in which the tier must have caught up; backoff takes 300
+RAISE = 1_000_000_000  # revisions, as the documentation of etcdutl has it
+
+
+class _RecordingCore(Core):
+    """The store's data, with a witness of every lease."""
+
+    def __init__(self, cluster: "RecordingCluster") -> None:
+        super().__init__(1, cluster.publish)
+        self._record = cluster.record
+
+    def grant(self, ttl: int, now: float) -> Lease:
+        lease = super().grant(ttl, now)
+        self._record(Leased(now, lease.id, lease.ttl))
+        return lease
+
+    def refresh(self, lease: int, now: float) -> int:
+        ttl = super().refresh(lease, now)
+        if ttl > 0:
+            self._record(Leased(now, lease, ttl))
+        return ttl
 
 
 class RecordingCluster(MemoryCluster):
-    """The store's model, with a witness of every commit."""
+    """The store's model, with a witness of every commit, restore and election."""
 
-    def __init__(self, record: Callable[[Entry], None]) -> None:
+    def __init__(self, loop: SimLoop, record: Callable[[Entry], None]) -> None:
+        self._loop = loop
+        self.record = record
         super().__init__()
-        self._record = record
+        self.core = _RecordingCore(self)
 
     def publish(self, events: tuple[Event, ...]) -> None:
         """Tell the history, then the watches."""
-        now = asyncio.get_running_loop().time()
-        self._record(Commit(now, events[0].kv.mod_revision, events))
+        self.record(Commit(self._loop.world, events[0].kv.mod_revision, events))
         super().publish(events)
+
+    def change_leader(self) -> None:
+        """Tell the history, too."""
+        super().change_leader()
+        self.record(Elected(self._loop.world))
+
+    def go_back(self, kind: str, snapshot: Snapshot) -> None:
+        """Restore in one of the ways of `RESTORES`."""
+        other = 0 if kind in ("lower", "marked") else self.core.cluster + 1
+        bump = 0
+        if kind in ("raised", "marked"):
+            bump = self.core.revision - snapshot.revision + RAISE
+        self.restore(snapshot, other, bump=bump, mark_compacted=kind == "marked")
+        kvs = self.core.range(Range("", prefix=True)).kvs
+        self.record(Restore(self._loop.world, kind, self.core.revision, kvs))
 
 
 def simulate(schedule: Schedule) -> History:
@@ -42,7 +94,7 @@ def simulate(schedule: Schedule) -> History:
 
 def judge(schedule: Schedule) -> list[str]:
     """Run `schedule` and return the complaints."""
-    return check(simulate(schedule), schedule.ttl)
+    return check(simulate(schedule))
 
 
 class _Simulation:
@@ -52,23 +104,26 @@ class _Simulation:
         self._book = Book()
         self._masters: dict[str, MasterHost] = {}
         self._pauses: Counter[str] = Counter()
+        self._full = 0  # how many reasons there are for the store to be full
+        self._snapshot: Snapshot | None = None
 
     def _record(self, entry: Entry) -> None:
         self._history.append(entry)
-        if isinstance(entry, Commit):
-            self._book.apply(entry)
+        self._book.apply(entry)
 
     async def run(self) -> None:
         schedule = self._schedule
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimLoop)
-        rng = Random(f"world {schedule.seed}")
-        network = Network(loop, self._record, rng)
+        rng, more = (Random(f"{name} {schedule.seed}") for name in ("world", "more"))
+        network = Network(loop, self._record, rng, more)
         masters = self._masters
-        cluster = RecordingCluster(self._record)
+        self._cluster = cluster = RecordingCluster(loop, self._record)
         self._world = World(loop, schedule, network, cluster, self._record, rng, masters)
         for i in range(1, schedule.masters + 1):
-            masters[f"m{i}"] = MasterHost(self._world, f"m{i}")
+            name = f"m{i}"
+            settings = schedule.own.get(name, schedule.settings)
+            masters[name] = MasterHost(self._world, name, settings)
         self._agents = {
             f"p{i}": AgentHost(self._world, f"p{i}") for i in range(1, schedule.pods + 1)
         }
@@ -93,13 +148,16 @@ class _Simulation:
         """Wait until the tier has caught up, and for three TTL of nothing more to happen."""
         loop = asyncio.get_running_loop()
         alive = tuple(a.alive for a in self._agents.values() if a.alive is not None)
+        callbacks = {master.fingerprint for master in self._masters.values()}
+        same = callbacks.pop() if len(callbacks) == 1 else ""
         limit = loop.time() + PATIENCE
         while loop.time() < limit:
             await asyncio.sleep(2.0)
-            if not any(behind(self._book, Settled(loop.time(), alive))):
+            if not any(behind(self._book, Settled(loop.time(), alive, same))):
                 break
-        await asyncio.sleep(3 * self._schedule.ttl)
-        self._record(Settled(loop.time(), alive))
+        ttl = max(master.settings.ttl for master in self._masters.values())
+        await asyncio.sleep(3 * max(ttl, self._schedule.ttl))
+        self._record(Settled(loop.time(), alive, same))
 
     async def _do(self, step: Step) -> None:
         world, network = self._world, self._world.network
@@ -108,11 +166,13 @@ class _Simulation:
         match step.do:
             case "start":
                 self._host(a).start()
-            case "crash" | "stop" | "restart" | "leave" | "deploy" | "move":
+            case "crash" | "stop" | "restart" | "leave" | "deploy" | "move" | "set" | "upgrade":
                 await self._down(step)
-            case "pause":
-                await self._pause(a, lasting)
-            case "cut" | "lossy" | "stall":
+            case "reuse" | "twin" | "double":
+                await self._wear(step)
+            case "pause" | "suspend":
+                await self._pause(a, lasting, asleep=step.do == "suspend")
+            case "cut" | "lossy" | "stall" | "distant" | "denied":
                 await self._while([(step.do, a, b)], lasting)
             case "isolate":
                 await self._while([("cut", a, other) for other in everyone if other != a], lasting)
@@ -130,6 +190,16 @@ class _Simulation:
             case "compact":
                 if world.cluster.core.compacted < world.cluster.core.revision:
                     world.cluster.compact()
+            case "snapshot":
+                self._snapshot = world.cluster.snapshot()
+            case "restore":
+                await self._restore(a, lasting)
+            case "full":
+                await self._fill(lasting)
+            case "garbage":
+                await self._garble(KEYS.root + a, b.encode(), lasting)
+            case "replace":
+                self._masters[a].replace(b)
             case "payload":
                 self._agents[a].change()
             case "ask":
@@ -162,6 +232,11 @@ class _Simulation:
                 await host.stop()
             if step.do == "deploy":
                 host.fingerprint = "callback 2"
+            elif step.do == "set":
+                changes = (part.split("=") for part in step.whom.split())
+                host.settings = replace(host.settings, **{k: float(v) for k, v in changes})
+            elif step.do == "upgrade":
+                host.version = LATER if step.whom == "later" else EARLIER
         else:
             if step.do == "leave":
                 await host.leave()
@@ -169,31 +244,85 @@ class _Simulation:
                 host.crash()
             if step.do == "move":
                 host.move()
-        if self._pauses[node] > 0:
-            self._unpause(step.who, node)
-            self._pauses[node] = -1_000_000  # its pauses end in nothing
+        self._forget_pauses(step.who, node)
         if isinstance(host, AgentHost) and not step.lasting:
             return  # for ever
         await asyncio.sleep(step.lasting)
         host.start()
 
-    async def _pause(self, name: str, lasting: float) -> None:
-        node = self._host(name).node
+    async def _wear(self, step: Step) -> None:
+        """Let a host report as another one, or at another's address, for a while."""
+        host, other = self._agents[step.who], self._agents[step.whom]
+        name = other.name if step.do in ("twin", "double") else ""
+        ip = other.ip if step.do in ("reuse", "double") else ""
+        for worn in ((name, ip), ("", "")):
+            node = host.node
+            host.crash()
+            self._forget_pauses(step.who, node)
+            host.wear(*worn)
+            host.start()
+            if any(worn):
+                await asyncio.sleep(step.lasting)
+
+    async def _pause(self, name: str, lasting: float, *, asleep: bool = False) -> None:
+        node, loop = self._host(name).node, self._world.loop
         if not node:
             return
         self._pauses[node] += 1
         if self._pauses[node] == 1:
-            self._world.loop.pause(node)
+            (loop.suspend if asleep else loop.pause)(node)
             self._world.network.fault("paused", name, on=True)
         await asyncio.sleep(lasting)
         self._pauses[node] -= 1
         if self._pauses[node] == 0:
             self._unpause(name, node)
 
+    def _forget_pauses(self, name: str, node: str) -> None:
+        """Let the pauses of a process that is gone end in nothing."""
+        if self._pauses[node] > 0:
+            self._unpause(name, node)
+            self._pauses[node] = -1_000_000
+
     def _unpause(self, name: str, node: str) -> None:
         del self._pauses[node]
         self._world.loop.resume(node)
         self._world.network.fault("paused", name, on=False)
+
+    async def _restore(self, kind: str, lasting: float) -> None:
+        """Take the store down, and bring it up again as the last snapshot has it."""
+        cluster, network = self._cluster, self._world.network
+        snapshot = self._snapshot
+        if snapshot is None:
+            return
+        cluster.halt()
+        network.fault("paused", STORE, on=True)
+        await asyncio.sleep(lasting)
+        network.renew()
+        cluster.go_back(kind, snapshot)
+        network.fault("paused", STORE, on=False)
+        if not network.down(STORE):
+            cluster.change_leader()
+
+    async def _fill(self, lasting: float) -> None:
+        """Let the next write cross the store's quota, and make room again later."""
+        core, network = self._cluster.core, self._world.network
+        self._full += 1
+        core.crossing = core.crossing or not core.full
+        network.fault("full", STORE, on=True)
+        await asyncio.sleep(lasting)
+        network.fault("full", STORE, on=False)
+        self._full -= 1
+        if not self._full:
+            core.crossing = core.full = False
+
+    async def _garble(self, key: str, value: bytes, lasting: float) -> None:
+        """Put at a key what is no record, as an operator, and delete it later."""
+        cluster = self._cluster
+        for op in (Put(key, value), Delete(key)):
+            if not self._world.network.down(STORE) and not cluster.core.full:
+                cluster.core.txn(Txn((), (op,)))
+                self._record(Garbage(self._world.loop.world, key))
+            await asyncio.sleep(lasting)
 
     async def _while(self, faults: list[tuple[str, str, str]], lasting: float) -> None:
         network = self._world.network

@@ -120,7 +120,7 @@ def older_record(s: Script) -> None:
 
 
 def dropped_though_acknowledged(s: Script) -> None:
-    s.add(Acknowledged(s.at, s.at, A.id, A.key, "1", 1, A.seq))
+    s.add(Acknowledged(s.at, s.at, A.id, A.key, "1", 1, A.seq, TTL))
     s.at += TTL - 3
     s.commit((KEYS.pod(A.key), None))
 

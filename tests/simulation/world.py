@@ -1,15 +1,18 @@
 """What all hosts of a simulation share."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from tests.simulation.history import Entry
 from tests.simulation.network import Endpoint, Network
 from tests.simulation.schedule import Schedule
-from tests.support.simloop import SimLoop
+from tests.support.simloop import NODE, Clock, SimLoop
 
 from kontrol.store.memory import MemoryCluster
+
+EPOCH = 1e9  # seconds since 1970, when the world began
+DAY = 24 * 3600.0
 
 
 @dataclass
@@ -25,3 +28,29 @@ class World:
     masters: Mapping[str, Endpoint]
     failing: int = 0  # how many reasons there are for callbacks to fail, or to be slow
     slow: int = 0
+    walls: dict[str, float] = field(default_factory=dict)  # how wrong each node's wall clock is
+
+    def wall(self) -> float:
+        """Return what the wall clock of the present node shows, in Unix seconds."""
+        if not self.schedule.skewed:
+            return EPOCH
+        return self.wall_of(self.walls.get(NODE.get(), 0.0))
+
+    def wall_of(self, off: float) -> float:
+        """Return what a wall clock shows that is wrong by `off` seconds."""
+        return EPOCH + self.loop.world + off
+
+    def boot(self, host: str, start: int) -> str:
+        """Return a new node of `host`, with its clocks."""
+        node = f"{host}#{start}"
+        if self.schedule.skewed:
+            seed = self.schedule.seed
+            self.loop.set_clock(node, self.clock(host))
+            off = Random(f"wall {seed} {node}").choice((0, 0, 0, 0.4, -0.4, 90, -90, -DAY, 2 * DAY))
+            self.walls[node] = off
+        return node
+
+    def clock(self, host: str) -> Clock:
+        """Return the monotonic clock of `host`."""
+        rng = Random(f"clock {self.schedule.seed} {host}")
+        return Clock(rng.uniform(0.95, 1.05), rng.uniform(0, 1e6))

@@ -1,0 +1,1 @@
+"""The invariants of the design (section 12) as functions from a history to complaints."""

@@ -1,0 +1,241 @@
+"""Invariants of pods and their seats: 5, 6, and 9 in part."""
+
+import json
+from collections.abc import Iterator
+
+from tests.simulation.health import Health
+from tests.simulation.history import (
+    KEYS,
+    Acknowledged,
+    Book,
+    Commit,
+    Farewell,
+    History,
+    Process,
+    Record,
+    Restore,
+    Sent,
+    Settings,
+    Started,
+    deleted,
+    puts,
+)
+
+STUCK = 7.0  # seconds; EtcdConfig.timeout is 6
+
+Who = tuple[str, str]  # an id and a key
+
+
+def numbers_and_order(history: History) -> Iterator[str]:
+    """5: one pod per seq, one seq per pod, and no older record over a newer.
+
+    Until a restore, which forgets, or a sweep.
+    """
+    book = Book()
+    ages = Ages()
+    owner: dict[int, Who] = {}  # of each seq, for ever
+    seats: dict[Who, int] = {}  # the seq of an identity, while nobody else has had the key
+    holder: dict[str, str] = {}  # key to id
+    newest: dict[Who, tuple[str, int]] = {}
+    for entry in history:
+        ages.apply(entry)
+        gone = deleted(entry, KEYS.seats) if isinstance(entry, Commit) else []
+        swept = [(book.seats[key]["id"], key) for key in gone if key in book.seats]
+        if not book.apply(entry):
+            continue
+        if isinstance(entry, Restore):
+            owner = {seat["seq"]: (seat["id"], _key(key)) for key, seat in book.seats.items()}
+            seats = {
+                (seat["id"], key): seat["seq"] for key, seat in book.seats.items() if "." not in key
+            }
+            holder = {key: name for name, key in seats}
+            newest = {(pod["id"], key): _age(pod) for key, pod in book.pods.items()}
+        for who in swept:
+            seats.pop(who, None)
+            newest.pop(who, None)
+        for key, pod in _pods(entry):
+            who, seq, age = (pod["id"], key), pod["seq"], _age(pod)
+            if pod["key"] != key:
+                yield f"{pod['id']} at {entry.at:.3f} is under {key}, its key is {pod['key']}"
+            if owner.setdefault(seq, who) != who:
+                yield f"seq {seq} of {owner[seq]} goes to {who} at {entry.at:.3f}"
+            if holder.get(key) not in (None, pod["id"]):
+                seats.pop((holder[key], key), None)
+            holder[key] = pod["id"]
+            if seats.setdefault(who, seq) != seq:
+                yield f"{who} was #{seats[who]} and becomes #{seq} at {entry.at:.3f}"
+            known = newest.setdefault(who, age)
+            if ages.older(age, known, who, entry.at):
+                yield f"{who}: {age} is written at {entry.at:.3f} over {known}"
+            newest[who] = age
+        numbers = [pod["seq"] for pod in book.pods.values()]
+        if len(set(numbers)) < len(numbers):
+            yield f"two live pods share a seq at {entry.at:.3f}: {book.listed}"
+
+
+class Ages:
+    """Which of two records is older, in truth: by when their processes started."""
+
+    def __init__(self) -> None:
+        self._processes = 0
+        self._current: dict[str, int] = {}  # node to the number of its process
+        self._born: dict[str, int] = {}  # nonce to that number
+        self._heard: dict[tuple[Who, int], float] = {}  # when one was last acknowledged
+        self._ttl = Settings().ttl
+
+    def apply(self, entry: object) -> None:
+        """Take an entry in."""
+        match entry:
+            case Process(_, node, True):
+                self._processes += 1
+                self._current[node] = self._processes
+                if entry.settings is not None:
+                    self._ttl = min(self._ttl, entry.settings.ttl)
+            case Sent(_, node, _, _, nonce):
+                self._born[nonce] = self._current[node]
+            case Acknowledged(_, sent, name, key, nonce):
+                if nonce in self._born:
+                    self._heard[(name, key), self._born[nonce]] = sent
+
+    def older(self, age: tuple[str, int], known: tuple[str, int], who: Who, at: float) -> bool:
+        """Tell whether a record of `age` must not be written over one that is known.
+
+        One of an earlier process may be, once the later has been silent for half a TTL.
+        """
+        mine, other = (self._born.get(nonce) for nonce, _ in (age, known))
+        if mine is None or other is None or mine == other:
+            return age < known
+        silent = at - self._heard.get((who, other), float("-inf"))
+        return mine < other and silent < 0.45 * self._ttl
+
+
+def _age(pod: Record) -> tuple[str, int]:
+    return pod["nonce"], pod["n"]
+
+
+def _key(name: str) -> str:
+    """Return the key of a seat, which an old one's name goes on after."""
+    return name.partition(".")[0]
+
+
+def _pods(entry: object) -> Iterator[tuple[str, Record]]:
+    if isinstance(entry, Commit):
+        for key, pod in puts(entry, KEYS.pods):
+            if {"id", "key", "seq", "nonce", "n"} <= pod.keys():
+                yield key, pod
+
+
+def reporting_pods_stay(history: History) -> Iterator[str]:
+    """6: an expiry never hits a pod acknowledged within TTL, or one that could report all along.
+
+    Could: its process ran, unpaused, and one and the same master with the store was within its
+    reach for a TTL, without a lossy link between; and for `STUCK` before, which a request that was
+    lost on the way to the store may hold others up.
+    """
+    book = Book()
+    health = Health()
+    acknowledged: dict[Who, Acknowledged] = {}
+    for entry in history:
+        health.apply(entry)
+        if isinstance(entry, Acknowledged):
+            acknowledged[entry.id, entry.key] = entry
+        gone: dict[str, str] = {}
+        if isinstance(entry, Commit):
+            keys = [key for key in deleted(entry, KEYS.pods) if key in book.pods]
+            gone = {key: book.pods[key]["id"] for key in keys}
+        if isinstance(entry, Restore):
+            acknowledged.clear()
+        if not book.apply(entry):
+            continue
+        for key, name in gone.items():
+            if key in book.pods or _left(entry, key):
+                continue  # replaced, or said farewell
+            last = acknowledged.get((name, key))
+            if last is not None and entry.at - last.sent < last.ttl:
+                since = entry.at - last.sent
+                yield f"{name} expires at {entry.at:.3f}, {since:.3f} s after a keepalive"
+            reach = health.reach(name, key, entry.at)
+            ttl = max(settings.ttl for settings in health.settings.values())
+            if reach > ttl + STUCK:
+                yield f"{name} expires at {entry.at:.3f}, in reach of a master for {reach:.3f} s"
+
+
+def _left(entry: object, key: str) -> bool:
+    """Tell whether a commit that deletes a pod says that it left."""
+    return isinstance(entry, Commit) and any(
+        name == key and seat.get("left") for name, seat in puts(entry, KEYS.seats)
+    )
+
+
+def true_changes(history: History) -> Iterator[str]:
+    """9: what a run is told is the difference from the last acknowledged; who left had said so."""
+    book = Book()
+    lists: dict[tuple[int, str], dict[int, Record]] = {}  # (run, digest) to its pods
+    farewells: set[Who] = set()
+    ids: dict[str, set[str]] = {}  # id to its keys
+    fate: dict[int, str] = {}  # seq to left, lost, or either
+    for entry in history:
+        match entry:
+            case Farewell(_, name, key):
+                farewells.add((name, key))
+            case Restore():
+                fate = dict.fromkeys(range(1 + max((*fate, *_seqs(book)), default=0)), "either")
+            case Commit():
+                _decide_fates(fate, entry, book)
+                for key, pod in _pods(entry):
+                    ids.setdefault(pod["id"], set()).add(key)
+                for name, seat in puts(entry, KEYS.seats):
+                    if not seat.get("left"):
+                        continue
+                    moved = len(ids.get(seat["id"], ())) > 1
+                    if (seat["id"], _key(name)) not in farewells and not moved:
+                        yield f"{seat['id']} is said to have left at {entry.at:.3f}: it had not"
+            case Started(at, _, run):
+                now = {pod["seq"]: pod for pod in json.loads(entry.pods)}
+                lists[run, entry.digest] = now
+                applied = book.applied
+                before = lists[applied["run"], applied["digest"]] if applied else {}
+                yield from _told(f"run {run} at {at:.3f}", entry, before, now)
+                for name, rows in json.loads(entry.given).items():
+                    for seq in [row["seq"] for row in rows if name in ("left", "lost")]:
+                        if fate.get(seq) not in (name, "either"):
+                            yield f"run {run} at {at:.3f}: #{seq} {name}? It {fate.get(seq)}"
+        book.apply(entry)
+
+
+def _seqs(book: Book) -> list[int]:
+    return [pod["seq"] for pod in book.pods.values()]
+
+
+def _decide_fates(fate: dict[int, str], commit: Commit, before: Book) -> None:
+    """Note who left and who was lost by a commit; `before` is the book without it."""
+    for key in deleted(commit, KEYS.pods):
+        if key in before.pods:
+            fate[before.pods[key]["seq"]] = "left" if _left(commit, key) else "lost"
+    for key, pod in _pods(commit):
+        known = before.pods.get(key)
+        if known is not None and known["seq"] != pod["seq"]:
+            fate[known["seq"]] = "lost"  # put out by another identity
+        fate.pop(pod["seq"], None)
+    for key in deleted(commit, KEYS.seats):
+        if key in before.seats:
+            fate[before.seats[key]["seq"]] = "either"  # swept, and nobody knows any more
+    for _, seat in puts(commit, KEYS.seats):
+        if seat.get("left") and fate.get(seat["seq"]) == "lost":
+            fate[seat["seq"]] = "either"  # the farewell came after the expiry
+
+
+def _told(
+    run: str, started: Started, before: dict[int, Record], now: dict[int, Record]
+) -> Iterator[str]:
+    """Compare what a run is told with the true difference."""
+    rows = json.loads(started.given)
+    given = {name: {row["seq"] for row in rows[name]} for name in rows}
+    changed = {seq for seq in before.keys() & now.keys() if before[seq] != now[seq]}
+    for name, truth, told in (
+        ("joined", now.keys() - before.keys(), given["joined"]),
+        ("gone", before.keys() - now.keys(), given["left"] | given["lost"]),
+        ("changed", changed, given["changed"]),
+    ):
+        if truth != told:
+            yield f"{run} is told {name} {told}, true is {truth}"
