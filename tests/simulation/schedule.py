@@ -13,7 +13,7 @@ from random import Random
 
 from tests.simulation.history import RESTORES, Settings
 
-HORIZON = 12.0  # the length of the troubled part, in times of TTL
+HORIZON = 12.0  # the length of the troubled part, in times of TTL; the second generation's is 8
 SECOND = 1_000_000  # the first seed of the second generation
 
 
@@ -51,6 +51,7 @@ class Schedule:
     sweep: float = 3600.0
     skewed: bool = False
     own: dict[str, Settings] = field(default_factory=dict)
+    horizon: float = HORIZON
 
     @property
     def settings(self) -> Settings:
@@ -76,24 +77,16 @@ def _first(seed: int) -> Schedule:
     rng = Random(f"schedule {seed}")
     masters, pods = rng.choice((1, 2, 3, 3)), rng.randint(1, 6)
     ttl, fover = rng.choice((6.0, 10.0, 25.0)), rng.choice((3.0, 6.0, 15.0))
-    steps = [
-        *_steps(rng, masters, pods, ttl, fover),
-        *_asking(Random(f"asking {seed}"), masters, ttl),
-    ]
-    return Schedule(
-        seed=seed,
-        masters=masters,
-        pods=pods,
-        ttl=ttl,
-        fover=fover,
-        damper=rng.choice((0.5, 2.0, 5.0)),
-        steps=tuple(sorted(steps, key=lambda step: step.at)),
-    )
+    plain = Schedule(seed, masters, pods, ttl, fover, damper=0.0, steps=())
+    steps = [*_steps(rng, plain, None), *_asking(Random(f"asking {seed}"), plain)]
+    steps.sort(key=lambda step: step.at)
+    return replace(plain, damper=rng.choice((0.5, 2.0, 5.0)), steps=tuple(steps))
 
 
 def _second(seed: int) -> Schedule:
     rng = Random(f"schedule {seed}")
-    ttl, fover = rng.choice((6.0, 10.0, 25.0)), rng.choice((3.0, 6.0, 15.0))
+    ttl = rng.choice((6.0, 10.0, 25.0))
+    fover = rng.choice((6.0, 6.0, 15.0) if ttl > 10 else (3.0, 6.0, 15.0))
     plain = Schedule(
         seed=seed,
         masters=rng.choice((1, 2, 2, 3, 3)),
@@ -106,14 +99,12 @@ def _second(seed: int) -> Schedule:
         age=rng.choice((1.5, 3.0)) * ttl,
         sweep=ttl / 2,
         skewed=rng.random() < 0.4,
+        horizon=8.0,
     )
     draws = _Draws(rng, plain)
     kinds = rng.sample(sorted(_OTHERS), rng.choice((0, 1, 1, 2, 2, 3, 5)))
     few = rng.randint(2, 14 - 2 * len(kinds))
-    steps = [
-        *_steps(rng, plain.masters, plain.pods, ttl, fover, count=few),
-        *_asking(rng, plain.masters, ttl),
-    ]
+    steps = [*_steps(rng, plain, few), *_asking(rng, plain)]
     for kind in sorted(kinds):
         for _ in range(rng.choice((1, 1, 2))):
             steps += _OTHERS[kind](draws)
@@ -122,13 +113,11 @@ def _second(seed: int) -> Schedule:
     return replace(plain, steps=tuple(steps), own=own)
 
 
-def _steps(
-    rng: Random, masters: int, pods: int, ttl: float, fover: float, *, count: int = 0
-) -> Iterator[Step]:
+def _steps(rng: Random, plain: Schedule, count: int | None) -> Iterator[Step]:
     """What the first generation knows, `count` times, or some."""
-    ms = [f"m{i}" for i in range(1, masters + 1)]
-    ps = [f"p{i}" for i in range(1, pods + 1)]
-    horizon = HORIZON * ttl
+    ttl, fover, horizon = plain.ttl, plain.fover, plain.horizon * plain.ttl
+    ms = [f"m{i}" for i in range(1, plain.masters + 1)]
+    ps = [f"p{i}" for i in range(1, plain.pods + 1)]
     for m in ms:
         yield Step(rng.uniform(0, 2), "start", m)
     for p in ps:
@@ -138,7 +127,7 @@ def _steps(
         """Draw a length: a blink, about a fail-over, about a TTL, or long."""
         return rng.uniform(0.1, 1.5) * rng.choice((0.3, fover / 3, fover, ttl / 3, ttl, 3 * ttl))
 
-    for _ in range(count or rng.randint(2, 14)):
+    for _ in range(rng.randint(2, 14) if count is None else count):
         at, long = rng.uniform(2, horizon), lasting()
         m, p = rng.choice(ms), rng.choice(ps)
         match rng.choice(_KINDS):
@@ -168,12 +157,12 @@ def _steps(
                 yield Step(at, do)
 
 
-def _asking(rng: Random, masters: int, ttl: float) -> Iterator[Step]:
+def _asking(rng: Random, plain: Schedule) -> Iterator[Step]:
     """What operators ask for, in half of all schedules."""
     for _ in range(rng.choice((0, 0, 1, 2, 8))):
         kind = rng.choice(("run", "run", "rollback", "release"))
-        at = rng.uniform(2, HORIZON * ttl)
-        yield Step(at, "ask", f"m{rng.randint(1, masters)}", kind)
+        at = rng.uniform(2, plain.horizon * plain.ttl)
+        yield Step(at, "ask", f"m{rng.randint(1, plain.masters)}", kind)
 
 
 _KINDS = (
@@ -199,7 +188,7 @@ class _Draws:
     @property
     def at(self) -> float:
         """A time in the troubled part."""
-        return self.rng.uniform(2, HORIZON * self.plain.ttl)
+        return self.rng.uniform(2, self.plain.horizon * self.plain.ttl)
 
     @property
     def long(self) -> float:

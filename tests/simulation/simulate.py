@@ -23,7 +23,7 @@ from tests.simulation.history import (
 )
 from tests.simulation.hosts import AgentHost, MasterHost
 from tests.simulation.network import Network
-from tests.simulation.schedule import HORIZON, Schedule, Step
+from tests.simulation.schedule import Schedule, Step
 from tests.simulation.versions import EARLIER, LATER
 from tests.simulation.world import World
 from tests.support.simloop import SimLoop, run
@@ -131,7 +131,7 @@ class _Simulation:
         async with asyncio.TaskGroup() as group:
             for step in schedule.steps:
                 group.create_task(self._later(start + step.at, step))
-            await asyncio.sleep(HORIZON * schedule.ttl)
+            await asyncio.sleep(schedule.horizon * schedule.ttl)
         for master in masters.values():
             master.start()
         await self._settle()

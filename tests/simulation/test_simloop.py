@@ -266,7 +266,7 @@ async def test_cancelled_timers_are_forgotten() -> None:
     for _ in range(1000):
         async with asyncio.timeout(3600):
             await asyncio.sleep(0.001)
-    assert len(sim()._scheduled) < 300
+    assert len(sim()._timers) < 300
 
 
 @virtual

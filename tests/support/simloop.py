@@ -94,9 +94,12 @@ class SimLoop(asyncio.BaseEventLoop):
         self._now = START
         self._serials = itertools.count(1)
         self._ready: deque[asyncio.Handle] = deque()  # call_soon appends here (BaseEventLoop)
-        self._scheduled: list[asyncio.TimerHandle] = []  # and call_at pushes here
-        self._timer_cancelled_count = 0
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []  # a heap: when, serial
+        self._timer_cancelled_count = 0  # TimerHandle.cancel counts here (BaseEventLoop)
         self._queues: dict[str, deque[asyncio.Handle]] = {}
+        self._busy: dict[str, int] = {}  # nodes with something to run: which came how early
+        self._ranks = itertools.count()  # of timers and nodes, in the order in which they came
+        self._rank: dict[str, int] = {}
         self._paused: set[str] = set()
         self._clocks: dict[str, Clock] = {}
         self._asleep: dict[str, tuple[float, list[asyncio.TimerHandle]]] = {}  # since when
@@ -122,15 +125,16 @@ class SimLoop(asyncio.BaseEventLoop):
         """Run nothing of `node` until `resume`."""
         assert node, "the simulation itself is the node without a name"
         self._paused.add(node)
+        self._busy.pop(node, None)
 
     def suspend(self, node: str) -> None:
         """Pause `node`, and stop its clock: what it waits for comes later by as much."""
         self.pause(node)
-        mine = [timer for timer in self._scheduled if _node(timer) == node]
+        mine = [entry[2] for entry in self._timers if _node(entry[2]) == node]
         for timer in mine:
             timer._scheduled = False  # type: ignore[attr-defined]
-        self._scheduled = [timer for timer in self._scheduled if _node(timer) != node]
-        heapq.heapify(self._scheduled)
+        self._timers = [entry for entry in self._timers if _node(entry[2]) != node]
+        heapq.heapify(self._timers)
         self._asleep[node] = self._now, mine
 
     def paused(self, node: str) -> bool:
@@ -140,6 +144,8 @@ class SimLoop(asyncio.BaseEventLoop):
     def resume(self, node: str) -> None:
         """Let `node` go on, late."""
         self._paused.discard(node)
+        if self._queues.get(node):
+            self._busy[node] = self._rank[node]
         if node not in self._asleep:
             return
         since, timers = self._asleep.pop(node)
@@ -149,8 +155,7 @@ class SimLoop(asyncio.BaseEventLoop):
         for timer in timers:
             if not timer.cancelled():
                 timer._when += slept  # type: ignore[attr-defined]
-                timer._scheduled = True  # type: ignore[attr-defined]
-                heapq.heappush(self._scheduled, timer)
+                self._push(timer)
 
     def crash(self, node: str) -> None:
         """End `node`: nothing of it ever runs again."""
@@ -159,6 +164,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._paused.discard(node)
         self._asleep.pop(node, None)
         self._queues.pop(node, None)
+        self._busy.pop(node, None)
         for task, name in self._tasks.items():
             if name == node and not task.done():
                 self._bury(task)
@@ -205,8 +211,8 @@ class SimLoop(asyncio.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         """Call back after `delay` seconds on the clock of the node that is called back."""
         clock = self._clocks.get(NODE.get() if context is None else context.get(NODE, ""))
-        world = delay if clock is None else delay / clock.rate
-        return super().call_at(self._now + world, callback, *args, context=context)
+        world = self._now + (delay if clock is None else delay / clock.rate)
+        return self._push(asyncio.TimerHandle(world, callback, args, self, context))
 
     def call_at(
         self,
@@ -221,33 +227,74 @@ class SimLoop(asyncio.BaseEventLoop):
         """
         clock = self._clocks.get(NODE.get() if context is None else context.get(NODE, ""))
         world = when if clock is None else clock.when(when)
-        return super().call_at(world, callback, *args, context=context)
+        return self._push(asyncio.TimerHandle(world, callback, args, self, context))
+
+    def _push(self, timer: asyncio.TimerHandle) -> asyncio.TimerHandle:
+        timer._scheduled = True  # type: ignore[attr-defined]
+        heapq.heappush(self._timers, (timer.when(), next(self._ranks), timer))
+        return timer
 
     def _run_once(self) -> None:
-        """Run one handle; if there is none, let time pass until the next timer."""
-        self._fire_due()
-        while self._ready:
-            handle = self._ready.popleft()
-            node = _node(handle)
-            if node not in self._crashed:
-                self._queues.setdefault(node, deque()).append(handle)
-        runnable = [n for n, queue in self._queues.items() if queue and n not in self._paused]
-        if runnable:
-            node = runnable[0] if len(runnable) == 1 else self._random.choice(runnable)
-            handle = self._queues[node].popleft()
-            self.steps += 1
-            if self.steps > self._max_steps:
+        """Run handles until the loop is stopped; where there is none, let time pass."""
+        while True:
+            if self._timers and self._timers[0][0] <= self._now:
+                self._fire_due()
+            if self._ready:
+                self._deal()
+            if self._busy:
+                self._run_next()
+            elif not self._let_time_pass() and not self._stopping:  # type: ignore[attr-defined]
                 raise SimError(
-                    f"no end after {self.steps} steps, at {self.now}: {handle!r} is next"
+                    f"deadlock at {self.now}: nothing to run, nothing to wait for{self._who()}"
                 )
-            if not handle.cancelled():
-                handle._run()
-        elif self._scheduled:
-            self._now = max(self._now, self._scheduled[0].when())
-        elif not self._stopping:  # type: ignore[attr-defined]
-            raise SimError(
-                f"deadlock at {self.now}: nothing to run, nothing to wait for{self._who()}"
-            )
+            if self._stopping:  # type: ignore[attr-defined]
+                return
+
+    def _deal(self) -> None:
+        """Give each node what it is to run."""
+        for handle in self._ready:
+            node = _node(handle)
+            queue = self._queues.get(node)
+            if queue is None:
+                if node in self._crashed:
+                    continue
+                queue = self._queues[node] = deque()
+                self._rank[node] = next(self._ranks)
+            queue.append(handle)
+            if node not in self._paused:
+                self._busy[node] = self._rank[node]
+        self._ready.clear()
+
+    def _run_next(self) -> None:
+        """Run a handle of one of the nodes that have any."""
+        busy = self._busy
+        if len(busy) == 1:
+            node = next(iter(busy))
+        else:
+            node = self._random.choice(sorted(busy, key=busy.__getitem__))
+        queue = self._queues[node]
+        handle = queue.popleft()
+        if not queue:
+            del busy[node]
+        self.steps += 1
+        if self.steps > self._max_steps:
+            raise SimError(f"no end after {self.steps} steps, at {self.now}: {handle!r} is next")
+        if not handle.cancelled():
+            handle._run()
+
+    def _let_time_pass(self) -> bool:
+        """Go to the time of the next timer; return whether there is one."""
+        timers = self._timers
+        if self._timer_cancelled_count > max(PRUNE, len(timers) // 2):
+            timers[:] = [entry for entry in timers if not entry[2].cancelled()]
+            heapq.heapify(timers)
+            self._timer_cancelled_count = 0
+        while timers and timers[0][2].cancelled():
+            heapq.heappop(timers)[2]._scheduled = False  # type: ignore[attr-defined]
+            self._timer_cancelled_count -= 1
+        if timers:
+            self._now = max(self._now, timers[0][0])
+        return bool(timers)
 
     @property
     def now(self) -> str:
@@ -256,14 +303,10 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def _fire_due(self) -> None:
         """Move the timers that are due to the ready handles, in an order drawn from the seed."""
-        timers = self._scheduled
-        if self._timer_cancelled_count > max(PRUNE, len(timers) // 2):
-            timers[:] = [timer for timer in timers if not timer.cancelled()]
-            heapq.heapify(timers)
-            self._timer_cancelled_count = 0
+        timers = self._timers
         due: list[asyncio.TimerHandle] = []
-        while timers and (timers[0].cancelled() or timers[0].when() <= self._now):
-            timer = heapq.heappop(timers)
+        while timers and timers[0][0] <= self._now:
+            timer = heapq.heappop(timers)[2]
             timer._scheduled = False  # type: ignore[attr-defined]
             if timer.cancelled():
                 self._timer_cancelled_count -= 1
