@@ -322,7 +322,9 @@ class Book:
 
     @property
     def running(self) -> Record | None:
-        return self._record(KEYS.running)
+        """The run that is not acknowledged; one that was withdrawn is none."""
+        running = self._record(KEYS.running)
+        return None if running is None or running.get("withdrawn") else running
 
     @property
     def applied(self) -> Record | None:

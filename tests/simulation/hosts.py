@@ -6,7 +6,6 @@ A restart is a new node.
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
 
 from tests.simulation.callback import BootClock, SimRunner
@@ -39,9 +38,8 @@ class MasterHost:
         self._world = world
         self._starts = 0
         drawn = Clock(world.rng.uniform(0.95, 1.05), world.rng.uniform(0, 1e6))
-        if world.schedule.skewed:  # one machine's clocks go wrong together
-            drawn = replace(drawn, rate=world.clock(name).rate)
-        self._clock = BootClock(world.loop, drawn)
+        # The daemon's loop is on the boot clock; in the first schedules loops had the world's time.
+        self._clock = BootClock(world.loop, world.clock(name) if world.schedule.skewed else drawn)
         self._node = ""
         self._master: Master | None = None
         self._runner: SimRunner | None = None
@@ -65,13 +63,14 @@ class MasterHost:
         config = MasterConfig(
             "default", "test", self.name, self.name, ttl=settings.ttl, fover=settings.fover,
             damper=settings.damper, damper_max=settings.ceiling, brake=settings.brake,
+            sweep_every=settings.sweep, sweep_age=settings.age,
         )  # fmt: skip
         self._master = Master(
             store,
             config,
             runner=self._runner,
             boot_clock=self._clock,
-            wall=lambda: "2026-01-01T00:00:00Z",
+            wall=world.date,
             rng=Random(f"{world.schedule.seed} {self._node}"),
         )
         world.record(Process(world.loop.world, self.name, up=True, settings=settings))
@@ -224,7 +223,7 @@ class AgentHost:
             connect=self._wire.connect,
             resolve=self._wire.resolve,
             random=Random(f"{world.schedule.seed} {self._node}"),
-            clock=lambda: int((world.loop.world if off is None else world.wall_of(off)) * 1e9),
+            clock=lambda: int((world.loop.world if off is None else world.wall(off)) * 1e9),
         )
         agent.update(self.payload)
         world.record(Process(world.loop.world, self.name, up=True, id=self.id, key=key))

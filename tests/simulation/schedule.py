@@ -295,15 +295,6 @@ def _garbage(draws: _Draws) -> Iterator[Step]:
     yield Step(draws.at, "garbage", where, what, draws.long)
 
 
-def _suspend(draws: _Draws) -> Iterator[Step]:
-    at, long = draws.at, draws.long
-    everybody = draws.rng.random() < 0.4
-    for m in draws.masters if everybody else [draws.master]:
-        yield Step(at + draws.rng.random(), "suspend", m, "", long)
-    if draws.rng.random() < 0.3:
-        yield Step(at, "suspend", draws.pod(), "", long)
-
-
 def _mass(draws: _Draws) -> Iterator[Step]:
     """Most pods at once, and the leader meanwhile: what the brake of a term is for."""
     at, rng, plain = draws.at, draws.rng, draws.plain
@@ -328,6 +319,5 @@ _OTHERS: dict[str, Callable[[_Draws], Iterator[Step]]] = {
     "replace": _replace,
     "upgrade": _upgrade,
     "garbage": _garbage,
-    "suspend": _suspend,
     "mass": _mass,
 }

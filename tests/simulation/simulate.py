@@ -170,8 +170,8 @@ class _Simulation:
                 await self._down(step)
             case "reuse" | "twin" | "double":
                 await self._wear(step)
-            case "pause" | "suspend":
-                await self._pause(a, lasting, asleep=step.do == "suspend")
+            case "pause":
+                await self._pause(a, lasting)
             case "cut" | "lossy" | "stall" | "distant" | "denied":
                 await self._while([(step.do, a, b)], lasting)
             case "isolate":
@@ -264,13 +264,13 @@ class _Simulation:
             if any(worn):
                 await asyncio.sleep(step.lasting)
 
-    async def _pause(self, name: str, lasting: float, *, asleep: bool = False) -> None:
-        node, loop = self._host(name).node, self._world.loop
+    async def _pause(self, name: str, lasting: float) -> None:
+        node = self._host(name).node
         if not node:
             return
         self._pauses[node] += 1
         if self._pauses[node] == 1:
-            (loop.suspend if asleep else loop.pause)(node)
+            self._world.loop.pause(node)
             self._world.network.fault("paused", name, on=True)
         await asyncio.sleep(lasting)
         self._pauses[node] -= 1

@@ -29,7 +29,11 @@ NEXT = "x_next"  # the field that the next version adds to every record
 LATER, EARLIER = 1, -1
 
 # What this version added, by the key or its prefix: the one before does not write it.
-ADDED: dict[str, tuple[str, ...]] = {}
+ADDED: dict[str, tuple[str, ...]] = {
+    KEYS.running: ("fover",),
+    KEYS.candidates: ("version", "ttl", "fover", "damper"),
+    KEYS.applied: ("ttl",),
+}
 
 _RECORDS = (KEYS.seats, KEYS.candidates, KEYS.running, KEYS.runs, KEYS.requests, KEYS.meta)
 

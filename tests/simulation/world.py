@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from random import Random
 
 from tests.simulation.history import Entry
@@ -30,14 +31,15 @@ class World:
     slow: int = 0
     walls: dict[str, float] = field(default_factory=dict)  # how wrong each node's wall clock is
 
-    def wall(self) -> float:
-        """Return what the wall clock of the present node shows, in Unix seconds."""
+    def date(self) -> str:
+        """Return what the wall clock of the present node shows, as RFC 3339."""
         if not self.schedule.skewed:
-            return EPOCH
-        return self.wall_of(self.walls.get(NODE.get(), 0.0))
+            return "2026-01-01T00:00:00Z"
+        shown = datetime.fromtimestamp(self.wall(self.walls.get(NODE.get(), 0.0)), UTC)
+        return shown.isoformat(timespec="seconds").replace("+00:00", "Z")
 
-    def wall_of(self, off: float) -> float:
-        """Return what a wall clock shows that is wrong by `off` seconds."""
+    def wall(self, off: float) -> float:
+        """Return what a wall clock shows that is wrong by `off` seconds, in Unix seconds."""
         return EPOCH + self.loop.world + off
 
     def boot(self, host: str, start: int) -> str:
@@ -51,6 +53,6 @@ class World:
         return node
 
     def clock(self, host: str) -> Clock:
-        """Return the monotonic clock of `host`."""
+        """Return the boot clock of `host`, which no suspension stops."""
         rng = Random(f"clock {self.schedule.seed} {host}")
         return Clock(rng.uniform(0.95, 1.05), rng.uniform(0, 1e6))

@@ -13,7 +13,7 @@ new node.
 
 A node may have a clock of its own, with another zero and another rate: there `time()` shows that
 clock, and its timers fire by it. It stands still while the node is *suspended*, as Linux's
-CLOCK_MONOTONIC does while the machine sleeps; the world's time never does.
+CLOCK_MONOTONIC does while the machine sleeps; its boot clock, and the world's time, never do.
 
     @virtual
     async def test_it_waits() -> None:
@@ -123,19 +123,22 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def pause(self, node: str) -> None:
         """Run nothing of `node` until `resume`."""
-        assert node, "the simulation itself is the node without a name"
-        self._paused.add(node)
-        self._busy.pop(node, None)
+        self._hold(node)
 
     def suspend(self, node: str) -> None:
         """Pause `node`, and stop its clock: what it waits for comes later by as much."""
-        self.pause(node)
+        self._hold(node)
         mine = [entry[2] for entry in self._timers if _node(entry[2]) == node]
         for timer in mine:
             timer._scheduled = False  # type: ignore[attr-defined]
         self._timers = [entry for entry in self._timers if _node(entry[2]) != node]
         heapq.heapify(self._timers)
         self._asleep[node] = self._now, mine
+
+    def _hold(self, node: str) -> None:
+        assert node, "the simulation itself is the node without a name"
+        self._paused.add(node)
+        self._busy.pop(node, None)
 
     def paused(self, node: str) -> bool:
         """Tell whether `node` is paused."""
