@@ -1,4 +1,4 @@
-"""Judges a history by the invariants of the design (section 12): 1 to 7, 8 in part, and 9.
+"""Judges a history by the invariants of the design (section 12): 1 to 11, 8 in part.
 
 Each check is a pure function from a history to complaints; an empty list is a pass. They know the
 contract and the layout of the store, and share no logic with the masters: what changed is worked
@@ -7,7 +7,7 @@ out from what callbacks were given, who left from what agents said.
 
 from collections.abc import Callable, Iterator
 
-from tests.simulation.checks import holds, pods, runs
+from tests.simulation.checks import holds, pods, records, runs
 from tests.simulation.history import Failure, History
 
 CHECKS: dict[str, Callable[[History], Iterator[str]]] = {
@@ -18,8 +18,15 @@ CHECKS: dict[str, Callable[[History], Iterator[str]]] = {
     "5 one seq, newest record": pods.numbers_and_order,
     "6 no reporting pod dropped": pods.reporting_pods_stay,
     "6 gap": holds.silence_of_the_tier,
+    "7 silent pods go": pods.silent_pods_go,
     "9 true changes": pods.true_changes,
     "9 true lists": runs.true_lists,
+    "9 seats stay": pods.seats_stay,
+    "10 the brake holds": holds.brake_holds,
+    "10 nothing waits for ever": holds.on_time,
+    "11 rollbacks": records.rolled_back_once,
+    "damper": holds.damper_waits,
+    "unknown fields": records.unknown_fields_stay,
 }
 
 

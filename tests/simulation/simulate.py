@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from random import Random
 
@@ -30,7 +31,7 @@ from tests.support.simloop import SimLoop, run
 
 from kontrol.store.memory import MemoryCluster, Txn
 from kontrol.store.memory.core import Core, Snapshot
-from kontrol.store.protocol import Delete, Event, Lease, Put, Range
+from kontrol.store.protocol import Delete, Event, Lease, NoSpace, Put, Range
 
 PATIENCE = 900.0  # seconds of quiet in which the tier must have caught up; backoff takes 300
 RAISE = 1_000_000_000  # revisions, as the documentation of etcdutl has it
@@ -319,8 +320,9 @@ class _Simulation:
         """Put at a key what is no record, as an operator, and delete it later."""
         cluster = self._cluster
         for op in (Put(key, value), Delete(key)):
-            if not self._world.network.down(STORE) and not cluster.core.full:
-                cluster.core.txn(Txn((), (op,)))
+            if not self._world.network.down(STORE):
+                with suppress(NoSpace):
+                    cluster.core.txn(Txn((), (op,)))
                 self._record(Garbage(self._world.loop.world, key))
             await asyncio.sleep(lasting)
 

@@ -1,12 +1,36 @@
-"""What holds a run: the gap, the brake, the damper; and that nothing holds it longer."""
+"""What holds a run: the gap, the brake, the damper; and that nothing holds it for longer.
+
+Clocks may be 5 percent off, so a bound of `t` seconds is judged as one of `t` times or by `SKEW`.
+"""
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
+from tests.simulation.checks.runs import EMPTY
 from tests.simulation.health import Health
-from tests.simulation.history import History, Started
+from tests.simulation.history import (
+    KEYS,
+    Book,
+    Commit,
+    Ended,
+    Entry,
+    History,
+    Record,
+    Restore,
+    Settings,
+    Started,
+    puts,
+)
+
+from kontrol.ensemble.canonical import canonical
+from kontrol.ensemble.ensemble import digest_of
+from kontrol.ensemble.pod import Pod
 
 SKEW = 1.06  # how much faster a clock may go than another, that is within 5 percent
+SLACK = 12.0  # seconds for what was under way when all got well: requests have a time-out of 6
+FEWEST = 3  # lost pods that are a mass loss
+ROLL_OUT = 60.0  # seconds that a new callback waits for those who have the old one
 
 
 def silence_of_the_tier(history: History) -> Iterator[str]:
@@ -20,3 +44,191 @@ def silence_of_the_tier(history: History) -> Iterator[str]:
             over = health.since_outage(ttl / 3 * SKEW + 1, entry.at)
             if lost and over < ttl / SKEW:
                 yield f"run {entry.run} tells {lost} lost, {over:.3f} s after an outage of the tier"
+
+
+@dataclass
+class Tier:
+    """What the store says of the tier, and the pods lost of those of the last acknowledged run."""
+
+    book: Book = field(default_factory=Book)
+    health: Health = field(default_factory=Health)
+    lists: dict[tuple[int, str], list[Record]] = field(default_factory=dict)  # by run and digest
+    lost: frozenset[int] = frozenset()
+    of: int = 0
+    listed: list[Record] = field(default_factory=list)
+    digest: str = EMPTY
+
+    def apply(self, entry: Entry) -> bool:
+        """Take an entry in; return whether it says anything of the store."""
+        self.health.apply(entry)
+        if isinstance(entry, Started):
+            self.lists[entry.run, entry.digest] = json.loads(entry.pods)
+        if not self.book.apply(entry):
+            return False
+        listed = self.book.listed
+        if listed != self.listed:
+            self.listed = listed
+            self.digest = digest_of(Pod.decode(canonical(pod)) for pod in listed)
+        members = [pod["seq"] for pod in self.members()]
+        live = {pod["seq"] for pod in listed}
+        left = {seat["seq"] for seat in self.book.seats.values() if seat["left"]}
+        self.lost, self.of = frozenset(members) - live - left, len(members)
+        return True
+
+    def members(self) -> list[Record]:
+        """Return the pods that the last acknowledged run was for."""
+        applied = self.book.applied
+        return self.lists.get((applied["run"], applied["digest"]), []) if applied else []
+
+
+def mass(lost: int, of: int, percent: float) -> bool:
+    """Tell whether so many lost are a mass loss."""
+    return percent > 0 and lost >= FEWEST and lost * 100 > percent * of
+
+
+def brake_holds(history: History) -> Iterator[str]:
+    """10: a mass loss is held in every term: for twice the TTL, or until it is released there."""
+    tier = Tier()
+    terms: dict[int, float] = {}  # when each began
+    released: dict[int, float] = {}  # when the brake was released in a term
+    spells: dict[float, tuple[float, float]] = {}  # the last mass loss, by what percent is one
+    term = 0
+    for entry in history:
+        if isinstance(entry, Started):
+            yield from _held(entry, tier, terms, released, spells)
+        if not tier.apply(entry):
+            continue
+        if isinstance(entry, Commit):
+            for _, candidate in puts(entry, KEYS.candidates):
+                term = max(term, candidate.get("term", 0))
+                terms.setdefault(term, entry.at)
+            for _, request in puts(entry, KEYS.requests):
+                answer = request.get("answer")
+                if request["kind"] == "release" and answer and "released" in answer["message"]:
+                    released[term] = entry.at
+        for settings in tier.health.settings.values():
+            if mass(len(tier.lost), tier.of, settings.brake):
+                # One that is over for less than the damper waits was not looked at.
+                begin, end = spells.get(settings.brake, (entry.at, entry.at))
+                new = entry.at - end > settings.ceiling * SKEW + SLACK
+                spells[settings.brake] = (entry.at if new else begin, entry.at)
+
+
+def _held(
+    run: Started,
+    tier: Tier,
+    terms: dict[int, float],
+    released: dict[int, float],
+    spells: dict[float, tuple[float, float]],
+) -> Iterator[str]:
+    settings = tier.health.settings[run.node]
+    lost, of = len(json.loads(run.given)["lost"]), len(tier.members())
+    if not mass(lost, of, settings.brake):
+        return
+    begin, _ = spells.get(settings.brake, (run.at, run.at))
+    if released.get(run.term, float("-inf")) >= begin:
+        return
+    held = run.at - max(begin, terms.get(run.term, run.at))
+    if held < 2 * settings.ttl / SKEW:
+        yield (
+            f"run {run.run} of term {run.term} starts at {run.at:.3f} with {lost} of {of} lost, "
+            f"held for {held:.3f} s"
+        )
+
+
+def damper_waits(history: History) -> Iterator[str]:
+    """A run for a change waits for quiet, or for the ceiling; so no change waits for less."""
+    tier = Tier()
+    seen: list[tuple[float, list[Record]]] = [(float("-inf"), [])]
+    last = 0  # the list that the last run was for
+    for entry in history:
+        if isinstance(entry, Started):
+            pods = json.loads(entry.pods)
+            matches = [i for i in range(last, len(seen)) if seen[i][1] == pods]
+            running = tier.book.running or {}
+            fresh = running.get("reason") == "ensemble" and running.get("attempt") == 1
+            if matches and matches[0] > last and fresh:
+                settings = tier.health.settings[entry.node]
+                quiet, first = entry.at - seen[matches[0]][0], entry.at - seen[last + 1][0]
+                if quiet < settings.damper / SKEW and first < settings.ceiling / SKEW:
+                    yield (
+                        f"run {entry.run} at {entry.at:.3f} comes {quiet:.3f} s after the last "
+                        f"change, {first:.3f} s after the first"
+                    )
+            last = matches[0] if matches else last
+        if tier.apply(entry) and tier.listed != seen[-1][1]:
+            seen.append((entry.at, tier.listed))
+
+
+def on_time(history: History) -> Iterator[str]:
+    """2, 10: what is due runs in time, under a leader without faults: nothing holds it for ever.
+
+    In time is: once the damper's quiet is over, and its ceiling whatever changes; the gap, if pods
+    are lost; the brake, if many are; and a minute for a new callback. Of what was tried and failed
+    nothing is said: that waits for longer and longer.
+    """
+    tier = Tier()
+    alive: set[int] = set()
+    since: dict[str, float] = {}  # for how long each reason has stood
+    facts: dict[str, object] = {}
+    for entry in history:
+        for name, limit in _limits(tier, alive).items():
+            if entry.at - since.get(name, entry.at) > limit:
+                yield f"at {entry.at:.3f}: {name} has been due for {entry.at - since[name]:.3f} s"
+                since[name] = float("inf")  # said once
+        tier.apply(entry)
+        match entry:
+            case Started(_, _, run):
+                alive.add(run)
+            case Ended(_, run):
+                alive.discard(run)
+            case Restore():
+                since.clear()
+        now = _facts(tier)
+        for name in _limits(tier, alive):
+            if name not in since or facts.get(name) != now[name]:
+                since[name] = entry.at
+        since = {name: at for name, at in since.items() if name in _limits(tier, alive)}
+        facts = now
+
+
+def _leads(tier: Tier) -> Settings | None:
+    """Return the settings of the leader, if it is in its term and no fault is between."""
+    leader = tier.book.leader
+    if leader is None or "term" not in leader or not tier.health.has_store(leader["id"]):
+        return None
+    return tier.health.settings[leader["id"]]
+
+
+def _limits(tier: Tier, alive: set[int]) -> dict[str, float]:
+    """Return what is due, and how many seconds it may be."""
+    settings, book = _leads(tier), tier.book
+    if settings is None or book.running is not None or alive:
+        return {}
+    applied = book.applied
+    if tier.digest == (applied["digest"] if applied else EMPTY):
+        leader = book.leader or {}
+        if applied is None or leader.get("fingerprint") == applied["fingerprint"]:
+            return {}
+        return {"the callback": (ROLL_OUT + settings.damper) * SKEW + SLACK}
+    gap = settings.ttl if tier.lost else 0.0
+    braked = mass(len(tier.lost), tier.of, settings.brake)
+    hold = 2 * settings.ttl + SLACK if braked else gap
+    due = {"a change": (settings.damper + hold) * SKEW + SLACK}
+    if not tier.lost:
+        due["one change after another"] = settings.ceiling * SKEW + SLACK
+    return due
+
+
+def _facts(tier: Tier) -> dict[str, object]:
+    """Return what each reason is about: if that moves, it is due anew."""
+    book = tier.book
+    leader = book.leader or {}
+    name = leader.get("id", "")
+    term = (leader.get("term"), name, tier.health.has_store(name))
+    applied = (book.applied or {}).get("run")
+    return {
+        "the callback": (term, applied, leader.get("fingerprint")),
+        "a change": (term, applied, tier.digest, tier.lost),
+        "one change after another": (term, applied),
+    }

@@ -1,6 +1,7 @@
 """Invariants of pods and their seats: 5, 6, and 9 in part."""
 
 import json
+import math
 from collections.abc import Iterator
 
 from tests.simulation.health import Health
@@ -9,8 +10,11 @@ from tests.simulation.history import (
     Acknowledged,
     Book,
     Commit,
+    Elected,
     Farewell,
+    Fault,
     History,
+    Leased,
     Process,
     Record,
     Restore,
@@ -22,6 +26,7 @@ from tests.simulation.history import (
 )
 
 STUCK = 7.0  # seconds; EtcdConfig.timeout is 6
+SKEW = 1.06  # how much faster a clock may go than another, that is within 5 percent
 
 Who = tuple[str, str]  # an id and a key
 
@@ -79,6 +84,7 @@ class Ages:
     def __init__(self) -> None:
         self._processes = 0
         self._current: dict[str, int] = {}  # node to the number of its process
+        self._alive: set[int] = set()
         self._born: dict[str, int] = {}  # nonce to that number
         self._heard: dict[tuple[Who, int], float] = {}  # when one was last acknowledged
         self._ttl = Settings().ttl
@@ -86,11 +92,14 @@ class Ages:
     def apply(self, entry: object) -> None:
         """Take an entry in."""
         match entry:
-            case Process(_, node, True):
-                self._processes += 1
-                self._current[node] = self._processes
-                if entry.settings is not None:
-                    self._ttl = min(self._ttl, entry.settings.ttl)
+            case Process(_, node, up, settings):
+                self._alive.discard(self._current.get(node, 0))
+                if up:
+                    self._processes += 1
+                    self._current[node] = self._processes
+                    self._alive.add(self._processes)
+                if settings is not None:
+                    self._ttl = min(self._ttl, settings.ttl)
             case Sent(_, node, _, _, nonce):
                 self._born[nonce] = self._current[node]
             case Acknowledged(_, sent, name, key, nonce):
@@ -100,13 +109,15 @@ class Ages:
     def older(self, age: tuple[str, int], known: tuple[str, int], who: Who, at: float) -> bool:
         """Tell whether a record of `age` must not be written over one that is known.
 
-        One of an earlier process may be, once the later has been silent for half a TTL.
+        What a process sent before it ended must not be over what a later process said. Of two that
+        live under one identity each may have the last word, in the order of their nonces; or once
+        the other has been silent for half a TTL.
         """
-        mine, other = (self._born.get(nonce) for nonce, _ in (age, known))
-        if mine is None or other is None or mine == other:
+        mine, other = (self._born.get(nonce, 0) for nonce, _ in (age, known))
+        silent = at - self._heard.get((who, other), float("-inf")) > 0.45 * self._ttl
+        if mine == other or (mine in self._alive and not silent):
             return age < known
-        silent = at - self._heard.get((who, other), float("-inf"))
-        return mine < other and silent < 0.45 * self._ttl
+        return mine < other and mine not in self._alive and not silent
 
 
 def _age(pod: Record) -> tuple[str, int]:
@@ -216,7 +227,6 @@ def _decide_fates(fate: dict[int, str], commit: Commit, before: Book) -> None:
         known = before.pods.get(key)
         if known is not None and known["seq"] != pod["seq"]:
             fate[known["seq"]] = "lost"  # put out by another identity
-        fate.pop(pod["seq"], None)
     for key in deleted(commit, KEYS.seats):
         if key in before.seats:
             fate[before.seats[key]["seq"]] = "either"  # swept, and nobody knows any more
@@ -239,3 +249,72 @@ def _told(
     ):
         if truth != told:
             yield f"{run} is told {name} {told}, true is {truth}"
+
+
+def silent_pods_go(history: History) -> Iterator[str]:
+    """7: a silent pod is gone within TTL + 2 s of its last refresh, or of an election of the store.
+
+    The TTL is the leader's; the highest of those that led while a change of it went round.
+    """
+    book = Book()
+    health = Health()
+    refreshed: dict[int, float] = {}  # lease to its last refresh
+    led: list[tuple[float, float]] = []  # when there was a leader with which TTL
+    full = elected = float("-inf")
+    said: set[int] = set()  # leases
+    for entry in history:
+        health.apply(entry)
+        match entry:
+            case Leased(at, lease):
+                refreshed[lease] = at
+            case Elected(at) | Restore(at):
+                elected = at
+            case Fault(at, "full"):
+                full = at
+            case Commit(at):
+                for key in book.pods:
+                    lease = book.raw[KEYS.pods + key].lease
+                    heard = max(refreshed.get(lease, elected), elected)
+                    limit = _ruled(led, heard, health) + 2
+                    room = heard - full > 2 * limit  # to change the lease for another
+                    if at - heard > limit and room and lease not in said:
+                        said.add(lease)
+                        yield f"{key} is there at {at:.3f}, {at - heard:.3f} s after a refresh"
+        if book.apply(entry):
+            leader = book.leader
+            settings = health.settings.get(leader["id"]) if leader else None
+            if settings is not None and (not led or led[-1][1] != settings.ttl):
+                led.append((entry.at, settings.ttl))
+
+
+def _ruled(led: list[tuple[float, float]], at: float, health: Health) -> float:
+    """Return the highest TTL that ruled at a time, or shortly before."""
+    highest = max(settings.ttl for settings in health.settings.values())
+    before = [ttl for begin, ttl in led if begin <= at - 2 * highest - STUCK][-1:]
+    lately = [ttl for begin, ttl in led if at - 2 * highest - STUCK < begin <= at]
+    return math.ceil(max((*before, *lately), default=highest))
+
+
+def seats_stay(history: History) -> Iterator[str]:
+    """9: a seat, which tells who left and keeps a number, outlives its pod by the age promised."""
+    book = Book()
+    health = Health()
+    used: dict[str, float] = {}  # when each seat was last used
+    for entry in history:
+        health.apply(entry)
+        if isinstance(entry, Restore):
+            used.clear()
+        if isinstance(entry, Commit):
+            age = min(settings.age for settings in health.settings.values())
+            for name in deleted(entry, KEYS.seats):
+                if name not in book.seats or name not in used:
+                    continue
+                since = entry.at - used.pop(name)
+                if since < age / SKEW or (_key(name) in book.pods and "." not in name):
+                    yield f"{name} is swept at {entry.at:.3f}, {since:.3f} s after its last use"
+            for key in deleted(entry, KEYS.pods):
+                used[key] = entry.at
+            for name, seat in puts(entry, KEYS.seats):
+                if {**seat, "idle": 0} != {**book.seats.get(name, {}), "idle": 0}:
+                    used[name] = entry.at
+        book.apply(entry)
