@@ -234,8 +234,8 @@ TTL = Variable[float](
     "KONTROL_TTL",
     _TIME,
     values.seconds(2),
-    "Seconds after which a silent pod is gone; agents report every third of it. At least 2, below "
-    "which etcd grants no lease; a fraction is rounded up for etcd.",
+    "Seconds after which a silent pod is gone; agents report every third of it. The leader's "
+    "rules. At least 2, below which etcd grants no lease; a fraction is rounded up for etcd.",
     default="25",
 )
 DAMPER = Variable[float](
