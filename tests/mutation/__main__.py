@@ -43,14 +43,15 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="NAME", help="mutants whose name holds this")
     parser.add_argument("--list", action="store_true", help="list the mutants, and run nothing")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="default: the CPUs")
+    parser.add_argument("--seeds", type=int, default=100, help="how many random schedules to run")
     parser.add_argument("--tests", nargs="+", default=TESTS, help="files and folders of tests")
     parser.add_argument("--table", type=Path, default=TABLE, help="the survivors explained")
     parser.add_argument("--cache", type=Path, help="the folder for verdicts; default: pytest's")
     parser.add_argument(
         "--patience",
         type=float,
-        default=5.0,
-        help="seconds of CPU time, besides ten times its own, after which a test hangs",
+        default=3.0,
+        help="seconds of CPU time, besides five times its own, after which a test hangs",
     )
     arguments = parser.parse_args()
     files = expand(arguments.paths)
@@ -66,6 +67,7 @@ def main() -> int:
     oracle = Oracle(
         chosen, everything, facts, arguments.jobs, arguments.patience, stages, stage, progress
     )
+    os.environ["KONTROL_TEST_MUTATION_SEEDS"] = str(arguments.seeds)  # read by seeds.py
     failure = judge(oracle, arguments.tests, arguments.cache)
     if failure:
         say([failure])

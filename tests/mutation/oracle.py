@@ -30,7 +30,7 @@ from tests.mutation.forks import Died, calls
 from tests.mutation.mutants import Facts, Mutant, mutate
 
 SURVIVED, UNREACHED, TIMEOUT = "survived", "unreached", "time-out"
-_SLOW = 10.0  # times as much CPU time as without a mutant is a hang
+_SLOW = 5.0  # times as much CPU time as without a mutant is a hang
 _LIMIT = 1800.0  # seconds of wall time for one child: nothing else should let it come to that
 
 
@@ -48,9 +48,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a test did without a mutant; `lines` by path."""
+    """What a test did without a mutant; `lines` by path, `cpu` in seconds of CPU time."""
 
     seconds: float
+    cpu: float
     lines: dict[str, list[int]]
     failure: str = ""
 
@@ -153,12 +154,12 @@ class Oracle:
         paths = {str(path) for path in self.paths}
         profiles = {}
         for item in items:
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.process_time()
             with _Trace(paths) as trace:
                 failure = self._run(item)
-            seconds = time.perf_counter() - started
+            seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
             lines = {path: sorted(numbers) for path, numbers in trace.lines.items()}
-            profiles[item.nodeid] = Profile(seconds, lines, failure)
+            profiles[item.nodeid] = Profile(seconds, cpu, lines, failure)
         return profiles
 
     def _judge(
@@ -196,7 +197,7 @@ class Oracle:
                     for name in tests
                 }
                 tests.sort(key=order.__getitem__)
-                limits = {name: self.patience + _SLOW * profiles[name].seconds for name in tests}
+                limits = {name: self.patience + _SLOW * profiles[name].cpu for name in tests}
                 yield mutant, functools.partial(self._try, mutant, limits)
 
         for mutant, found in calls(work(), jobs=self.jobs, scratch=scratch, limit=_LIMIT):

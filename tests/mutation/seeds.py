@@ -8,7 +8,7 @@ import pytest
 from tests.simulation.schedule import draw
 from tests.simulation.simulate import judge
 
-SEEDS = int(os.environ.get("KONTROL_TEST_MUTATION_SEEDS", "100"))
+SEEDS = int(os.environ.get("KONTROL_TEST_MUTATION_SEEDS", "10"))
 
 
 @pytest.fixture(autouse=True)
