@@ -10,6 +10,7 @@ from kontrol.demo.screen import Screen
 from kontrol.demo.stage import TTL, Line, Stage, StageError
 from kontrol.store.embedded import embedded_etcd
 
+_LEADERSHIP = "kontrol.master.leader.leadership"  # the logger that tells who leads
 _PATIENCE = 30.0  # seconds for anything to happen
 
 
@@ -43,7 +44,7 @@ class Story:
     async def _acts(self, stage: Stage) -> None:
         say = self._screen
         say.step("two masters start, and elect a leader")
-        leading = stage.cue("kontrol.master.leader.leader", "^leader, in term")
+        leading = stage.cue(_LEADERSHIP, "^leader, in term")
         await stage.master("master-1")
         await stage.master("master-2")
         await leading.come(_PATIENCE)
@@ -66,7 +67,7 @@ class Story:
         await self._pause()
 
         say.step(f"the leader, {self._leader}, is killed with SIGKILL, and a pod joins meanwhile")
-        leading = stage.cue("kontrol.master.leader.leader", "^leader, in term")
+        leading = stage.cue(_LEADERSHIP, "^leader, in term")
         await self._act(stage, self._kill_leader(stage))
         await leading.come(_PATIENCE)
         say.note("its successor got number, state and list from etcd, and went on from there")
@@ -93,6 +94,6 @@ class Story:
     def _heard(self, line: Line) -> None:
         if line.logger == "kontrol.callback":
             self._screen.callback(line.message)
-        elif line.logger == "kontrol.master.leader.leader" and line.message.startswith("leader,"):
+        elif line.logger == _LEADERSHIP and line.message.startswith("leader,"):
             self._leader = line.daemon
             self._screen.note(f"{line.daemon} is {line.message}")
