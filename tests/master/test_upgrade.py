@@ -182,6 +182,30 @@ async def test_unknown_fields_survive_what_leaders_rewrite() -> None:
 
 
 @virtual
+async def test_unknown_fields_survive_what_registries_rewrite() -> None:
+    cluster = MemoryCluster()
+    store = MemoryStore(cluster)
+    seats = {key: later(key) for key in (KEYS.seat(POD), KEYS.seat(GONE))}
+    await store_all(cluster, {KEYS.counter: b"5", **seats})
+    async with running(cluster), running(cluster, id="m2") as two:
+        # A pod comes back, changes, leaves; another one does so and moves, and its key is taken.
+        await two.ping(record(1, nonce="b"))
+        assert (await kept(store, KEYS.seat(POD)))["nonce"] == "b"
+        await two.ping(record(1, nonce="b", n=1, payload=2))
+        assert (await kept(store, KEYS.seat(POD)))["n"] == 1
+        await two.ping(record(1, nonce="b", n=2, down=True))
+        assert (await kept(store, KEYS.seat(POD)))["left"] is True
+        await two.ping(record(9, nonce="b"))
+        assert (await kept(store, KEYS.seat(GONE)))["left"] is False
+        await two.ping(record(9, ip="10.0.0.10", nonce="b", n=1))
+        assert (await kept(store, KEYS.seat(GONE)))["left"] is True
+        fresh = (await store.range(Range(KEYS.seat(key_of("10.0.0.10"))))).kvs[0].value
+        assert "later" not in json.loads(fresh), "it is a new record"
+        await two.ping(record(7, ip="10.0.0.9", nonce="b"))
+        assert (await kept(store, KEYS.old_seat(GONE, 2)))["left"] is True
+
+
+@virtual
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=list(GARBAGE))
 async def test_masters_work_with_damage_everywhere(
     garbage: bytes, caplog: pytest.LogCaptureFixture

@@ -6,8 +6,8 @@ key is silent.
 Invariant: of one incarnation, and of one identity, no older record is ever written over a newer.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from kontrol.ensemble.pod import Keepalive, Pod
 from kontrol.master.records.pods import Live, Seat
@@ -18,6 +18,7 @@ class View:
     """What the store holds for one keepalive: at its key, and elsewhere under its id.
 
     The revisions are of what stands in the store, 0 for nothing, also where it could not be read.
+    `seats` are those of `elsewhere`, by key.
     """
 
     live: Live | None = None
@@ -25,6 +26,7 @@ class View:
     seat: Seat | None = None
     seat_revision: int = 0
     elsewhere: Sequence[Live] = ()
+    seats: Mapping[str, Seat] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ class Plan:
                 pod = Pod.of(record, seq if seq is not None else self._number())
                 self._as_read(record.key, view)
                 self._put(pod, lease, view)
-                self._put_out(moved)
+                self._put_out(moved, view)
                 if bury is not None:
                     self.ops.append(Put(self.keys.old_seat(pod.key, bury.seq), bury.encode()))
                 return pod.seq
@@ -99,10 +99,10 @@ class Plan:
             Put(self.keys.seat(pod.key), Seat.of(pod, view.seat).encode()),
         ]
 
-    def _put_out(self, moved: Iterable[Live]) -> None:
+    def _put_out(self, moved: Iterable[Live], view: View) -> None:
         for other in moved:
             self._unmoved(other)
-            seat = Seat.of(other.pod, left=True)
+            seat = Seat.of(other.pod, view.seats.get(other.pod.key), left=True)
             self.ops += [
                 Delete(self.keys.pod(other.pod.key)),
                 Put(self.keys.seat(other.pod.key), seat.encode()),

@@ -179,20 +179,23 @@ class Writer:
                 Range(self._keys.pod(entry.record.key)),
                 Range(self._keys.seat(entry.record.key)),
                 *(Range(self._keys.pod(other.pod.key)) for other in elsewhere),
+                *(Range(self._keys.seat(other.pod.key)) for other in elsewhere),
             ]
         answer = await self._store.txn([], ops)
         found = [answer.range(i).kvs for i in range(len(ops))]
         at = 1
         for entry, count in zip(batch, counts, strict=True):
-            pods, seats, *others = found[at : at + 2 + count]
-            at += 2 + count
-            moved = tuple(live for kvs in others for kv in kvs if (live := records.pod(kv)))
+            pods, seats, *others = found[at : at + 2 + 2 * count]
+            at += 2 + 2 * count
+            moved = [live for kvs in others[:count] for kv in kvs if (live := records.pod(kv))]
+            kept = [(kv, records.seat(kv)) for kvs in others[count:] for kv in kvs]
             entry.view = View(
                 live=records.pod(pods[0]) if pods else None,
                 live_revision=pods[0].mod_revision if pods else 0,
                 seat=records.seat(seats[0]) if seats else None,
                 seat_revision=seats[0].mod_revision if seats else 0,
                 elsewhere=tuple(live for live in moved if live.pod.id == entry.record.id),
+                seats={kv.key.removeprefix(self._keys.seats): seat for kv, seat in kept if seat},
             )
         rivals = [e for e in batch if e.view.live and e.view.live.pod.id != e.record.id]
         silent = await _all(self._silent(entry) for entry in rivals)
@@ -204,7 +207,8 @@ class Writer:
                 incumbent_silent=id(entry) in silenced,
                 new_lease=self._needs_lease(entry),
             )
-        return await self._counter(found[0])
+        joins = (entry.decision for entry in batch if isinstance(entry.decision, Join))
+        return await self._counter(found[0], needed=any(join.seq is None for join in joins))
 
     def _needs_lease(self, entry: Entry) -> bool:
         """Tell whether the live record's lease is known to be gone, or not of today's TTL."""
@@ -213,12 +217,12 @@ class Writer:
             return False
         return refresh.ttl is not None and refresh.ttl != self.lease_ttl
 
-    async def _counter(self, found: Sequence[KeyValue]) -> Counter:
-        """Return the next number; where it cannot be read, count the numbers in use."""
+    async def _counter(self, found: Sequence[KeyValue], *, needed: bool) -> Counter:
+        """Return the next number; where it cannot be read, count the numbers in use if `needed`."""
         number = self._records.counter(found[0]) if found else None
         revision = found[0].mod_revision if found else 0
-        if number is not None:
-            return Counter(number, revision)
+        if number is not None or not needed:
+            return Counter(number or 0, revision)
         keys = self._keys
         pods, seats, chunks = [
             (await self._store.range(Range(prefix, prefix=True))).kvs
