@@ -287,6 +287,16 @@ def test_bad_rows_are_left_out_and_missing_ones_are_logged(
     assert [m.split(" ")[2] for m in caplog.messages] == [chunk.key, damaged.key, head.key]
 
 
+def test_a_ttl_that_nobody_can_set_is_not_believed() -> None:
+    """Pods that are missing are waited for as long as the TTL that they were told."""
+    records = Records(KEYS)
+    for ttl, believed in ((25.0, 25.0), (86_400.0, 86_400.0), (86_401.0, None), (1e12, None)):
+        head = KeyValue(KEYS.applied, Head(3, ttl=ttl).encode(), 1, 9)
+        applied = records.applied(head, [])
+        assert applied is not None
+        assert applied.ttl == believed
+
+
 @given(st.floats(-1e9, 1e9), st.text(max_size=30), st.datetimes(timezones=st.timezones()))
 def test_a_plan_shows_no_more_time_than_was_told(seconds: float, at: str, now: datetime) -> None:
     for said in (at, now.isoformat(), "2026-01-01T00:00:00+00:00", "2026-01-01", ""):

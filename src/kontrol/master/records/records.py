@@ -14,7 +14,7 @@ from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.difference import Member
 from kontrol.ensemble.pod import BadRecord, Pod
 from kontrol.master.records.ages import Ages
-from kontrol.master.records.fields import Damaged
+from kontrol.master.records.fields import LONGEST, Damaged
 from kontrol.master.records.keys import Keys
 from kontrol.master.records.masters import Candidate, Request, decode_plan
 from kontrol.master.records.meta import Meta
@@ -152,7 +152,8 @@ class Records:
                 Damaged("pods", head.pods, f"{len(members)}, which are below {mine}"),
                 "the missing pods are taken for new ones; the next acknowledged run replaces it",
             )
-        return Applied(head.run, head.digest, head.fingerprint, tuple(members), head.ttl)
+        ttl = head.ttl if head.ttl is not None and head.ttl <= LONGEST else None
+        return Applied(head.run, head.digest, head.fingerprint, tuple(members), ttl)
 
     def last_run(self, kv: KeyValue) -> int | None:
         """Read the number of the last run. A damaged one is none: the ledger has it too."""
