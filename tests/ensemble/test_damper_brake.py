@@ -32,6 +32,13 @@ def test_a_change_after_quiet_opens_a_new_burst() -> None:
     assert damper.ripe == 132
 
 
+def test_a_change_at_the_end_of_the_quiet_period_is_of_the_same_burst() -> None:
+    damper = Damper(10, 15)
+    damper.changed(100)
+    damper.changed(110)
+    assert damper.ripe == 115
+
+
 def test_changes_taken_are_gone() -> None:
     damper = Damper(10, 60)
     damper.changed(100)

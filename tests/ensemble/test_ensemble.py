@@ -2,10 +2,11 @@
 
 import hashlib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.ensemble.difference import Member, difference, missing
+from kontrol.ensemble.difference import Changes, Member, difference, missing, names
 from kontrol.ensemble.ensemble import Ensemble, digest_of
 from kontrol.ensemble.pod import Pod
 
@@ -108,3 +109,15 @@ def test_a_difference_is_told_in_a_line() -> None:
         "1 changed (#7 p7)"
     )
     assert str(difference(before, [pod(seq) for seq in range(8)], set())) == "nothing changed"
+
+
+def test_up_to_five_pods_are_named() -> None:
+    members = [Member.of(pod(seq)) for seq in range(6)]
+    assert names(members[:5]) == "#0 p0, #1 p1, #2 p2, #3 p3, #4 p4"
+    assert names(members) == "#0 p0, #1 p1, #2 p2, #3 p3, #4 p4, ..."
+
+
+@pytest.mark.parametrize("kind", ["joined", "left", "lost", "changed"])
+def test_changes_of_any_kind_are_changes(kind: str) -> None:
+    assert Changes(**{kind: (Member.of(pod(1)),)})
+    assert not Changes()

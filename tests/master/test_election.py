@@ -13,7 +13,7 @@ from tests.support.simloop import virtual
 from kontrol.master.election.owned import OwnedKey
 from kontrol.master.election.term import Deposed, Term
 from kontrol.store.memory import MemoryCluster, MemoryStore
-from kontrol.store.memory.requests import Grant, Request
+from kontrol.store.memory.requests import Grant, Request, Txn
 from kontrol.store.protocol import Ambiguous, Compare, Delete, Put, Range, Unavailable
 
 KEY = KEYS.candidate(1)
@@ -50,15 +50,14 @@ class Failing(Trouble):
 
 @virtual
 async def test_a_term_is_held_until_its_deadline() -> None:
-    now = 100.0
-    term = await term_of(MemoryStore(MemoryCluster()), lambda: now)
-    assert not term.held  # before the first proof
+    now = [100.0]
+    term = await term_of(MemoryStore(MemoryCluster()), lambda: now[0])
+    held = [term.held]  # before the first proof
     await term.prove()
     assert term.deadline == 104
-    now = 103.9
-    assert term.held
-    now = 104.0
-    assert not term.held
+    for now[0] in (100.0, 103.9, 104.0):
+        held.append(term.held)
+    assert held == [False, True, True, False]
 
 
 @virtual
@@ -161,9 +160,8 @@ async def test_a_candidacy_whose_answer_was_lost_leads_under_the_revision_it_got
     lost = iter([Ambiguous("lost"), Ambiguous("lost")])
 
     def lose(request: Request) -> Exception | None:
-        stands = writes(request) and any(
-            isinstance(op, Put) and op.key.startswith(KEYS.candidates)
-            for op in request.then  # type: ignore[attr-defined]  # a Txn: it writes
+        stands = isinstance(request, Txn) and any(
+            isinstance(op, Put) and op.key.startswith(KEYS.candidates) for op in request.then
         )
         return next(lost, None) if stands else None
 
@@ -225,3 +223,46 @@ async def test_a_candidate_whose_lease_is_gone_stands_again_although_no_watch_sa
         kvs = (await MemoryStore(cluster).range(Range(KEYS.candidates, prefix=True))).kvs
         assert [b'"m2"' in kv.value for kv in kvs] == [False, True]
         deaf.hears.set()
+
+
+@virtual
+async def test_a_leader_is_one_until_its_deadline_though_the_store_is_silent() -> None:
+    """The first proof that fails does not depose it; the deadline does, and not later."""
+    cluster, network = MemoryCluster(), Trouble()
+    loop = asyncio.get_running_loop()
+    async with running(cluster, network=network) as master:
+        await asyncio.sleep(10)
+        term = master.election.term
+        assert term is not None
+        network.before = lambda _: Unavailable("no quorum")
+        await asyncio.sleep(term.deadline - loop.time() - 0.5)
+        assert term.held
+        assert master.election.term is term
+        await asyncio.sleep(0.5 + CONFIG.fover / 30)
+        assert term.deposed
+        assert master.election.term is None
+
+
+@virtual
+async def test_a_leader_that_cannot_prove_for_a_while_stays_one() -> None:
+    network = Trouble()
+    async with running(MemoryCluster(), network=network) as master:
+        await asyncio.sleep(10)
+        term = master.election.term
+        network.before = lambda _: Unavailable("no quorum")
+        await asyncio.sleep(CONFIG.fover / 3)
+        network.before = lambda _: None
+        await asyncio.sleep(CONFIG.fover)
+        assert term is not None
+        assert term.held
+        assert master.election.term is term
+
+
+@virtual
+async def test_the_others_are_all_candidates_but_oneself() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster) as one, running(cluster, id="m2"), running(cluster, id="m3"):
+        await asyncio.sleep(1)
+        term = one.election.term
+        assert term is not None
+        assert [other.id for other in one.election.others(term)] == ["m2", "m3"]
