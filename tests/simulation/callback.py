@@ -34,18 +34,18 @@ class SimRunner:
         self._world = world
         self._host = host
         self._clock = clock
-        self._fingerprint = fingerprint
+        self.current = fingerprint
         self._replaced = asyncio.Event()
         self._child: Child | None = None
 
     def fingerprint(self) -> str:
         """Return what tells this callback from another."""
         self._replaced.clear()
-        return self._fingerprint
+        return self.current
 
     def replace(self, fingerprint: str) -> None:
         """Put another callback in its place."""
-        self._fingerprint = fingerprint
+        self.current = fingerprint
         self._replaced.set()
 
     async def changed(self) -> None:

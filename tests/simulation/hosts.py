@@ -51,6 +51,11 @@ class MasterHost:
         """The node of its process, empty if there is none."""
         return self._node
 
+    @property
+    def callback(self) -> str:
+        """The fingerprint of the callback that its process has."""
+        return self._runner.current if self._runner else ""
+
     def start(self) -> None:
         """Start the process, unless it runs."""
         if self._node:

@@ -149,7 +149,7 @@ class _Simulation:
         """Wait until the tier has caught up, and for three TTL of nothing more to happen."""
         loop = asyncio.get_running_loop()
         alive = tuple(a.alive for a in self._agents.values() if a.alive is not None)
-        callbacks = {master.fingerprint for master in self._masters.values()}
+        callbacks = {master.callback for master in self._masters.values()}
         same = callbacks.pop() if len(callbacks) == 1 else ""
         limit = loop.time() + PATIENCE
         while loop.time() < limit:

@@ -104,7 +104,7 @@ def brake_holds(history: History) -> Iterator[str]:
                 terms.setdefault(term, entry.at)
             for _, request in puts(entry, KEYS.requests):
                 answer = request.get("answer")
-                if request["kind"] == "release" and answer and "released" in answer["message"]:
+                if request.get("kind") == "release" and answer and "released" in answer["message"]:
                     released[term] = entry.at
         for settings in tier.health.settings.values():
             if mass(len(tier.lost), tier.of, settings.brake):
@@ -193,11 +193,15 @@ def on_time(history: History) -> Iterator[str]:
 
 
 def _leads(tier: Tier) -> Settings | None:
-    """Return the settings of the leader, if it is in its term and no fault is between."""
+    """Return the settings of the leader, if it is in its term and no fault is between.
+
+    Who stands again, having lost its term, waits for its own former candidacy to expire.
+    """
     leader = tier.book.leader
     if leader is None or "term" not in leader or not tier.health.has_store(leader["id"]):
         return None
-    return tier.health.settings[leader["id"]]
+    own = [it for it in tier.book.candidates.values() if it["id"] == leader["id"]]
+    return tier.health.settings[leader["id"]] if len(own) == 1 else None
 
 
 def _limits(tier: Tier, alive: set[int]) -> dict[str, float]:

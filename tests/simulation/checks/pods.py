@@ -289,10 +289,10 @@ def silent_pods_go(history: History) -> Iterator[str]:
 
 def _ruled(led: list[tuple[float, float]], at: float, health: Health) -> float:
     """Return the highest TTL that ruled at a time, or shortly before."""
-    highest = max(settings.ttl for settings in health.settings.values())
+    highest = max((settings.ttl for settings in health.settings.values()), default=math.inf)
     before = [ttl for begin, ttl in led if begin <= at - 2 * highest - STUCK][-1:]
     lately = [ttl for begin, ttl in led if at - 2 * highest - STUCK < begin <= at]
-    return math.ceil(max((*before, *lately), default=highest))
+    return max((*before, *lately), default=highest) + 1  # leases are of whole seconds
 
 
 def seats_stay(history: History) -> Iterator[str]:
@@ -305,7 +305,7 @@ def seats_stay(history: History) -> Iterator[str]:
         if isinstance(entry, Restore):
             used.clear()
         if isinstance(entry, Commit):
-            age = min(settings.age for settings in health.settings.values())
+            age = min((settings.age for settings in health.settings.values()), default=math.inf)
             for name in deleted(entry, KEYS.seats):
                 if name not in book.seats or name not in used:
                     continue

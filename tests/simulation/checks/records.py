@@ -15,7 +15,7 @@ def rolled_back_once(history: History) -> Iterator[str]:
             asked = [
                 (name, request)
                 for name, request in puts(entry, KEYS.requests)
-                if request["kind"] == "rollback" and "answer" in request
+                if request.get("kind") == "rollback" and "answer" in request
             ]
             if len(asked) != 1:
                 yield f"a rollback at {entry.at:.3f} answers {asked}, not one request"

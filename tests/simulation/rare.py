@@ -1,0 +1,245 @@
+"""How often a history reached what is rare: a suite that never gets there proves nothing of it.
+
+Taken from what the store and the world saw, not from what the masters did inside.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from tests.simulation.checks.holds import Tier, mass
+from tests.simulation.checks.runs import rolled_back
+from tests.simulation.history import (
+    KEYS,
+    RESTORES,
+    Commit,
+    Ended,
+    Entry,
+    Garbage,
+    History,
+    Record,
+    Refusal,
+    Replaced,
+    Restore,
+    Sent,
+    Settings,
+    Started,
+    Unsure,
+    decode,
+    deleted,
+    puts,
+    written,
+)
+from tests.simulation.history import Fenced as FencedWrite
+from tests.simulation.versions import NEXT
+
+BRANCHES: dict[str, str] = {
+    "orphan": "a new leader finds a run that its predecessor did not end",
+    "takeover": "a new leader, other than the last, goes on where that one was",
+    "braked": "a mass loss under a leader that holds it",
+    "braked takeover": "a change of leader meanwhile",
+    "released": "the brake is released by an operator",
+    "brake over": "a run tells a mass loss, since it was held for long enough",
+    "failed": "a run failed",
+    "retried": "a run is tried again",
+    "killed": "a run is killed with the term of its leader",
+    "withdrawn": "a run is not started, because its booking had to wait",
+    "late start": "a run is started though its booking had to wait",
+    "late acknowledgement": "an acknowledgement is done, its answer lost, and the leader goes on",
+    "fenced": "a write of a former leader is refused",
+    "rollback": "a state is put back",
+    "new callback": "a run is due to another callback",
+    "replaced": "the callback is replaced under a running master",
+    "asked": "an operator asks for a run, and gets it",
+    "swept": "a seat is deleted that was unused for long",
+    "left": "a run tells that a pod left",
+    "came late": "a pod leaves that was lost",
+    "moved": "a pod's id comes back at another address",
+    "conflict": "another id at a key is refused",
+    "usurped": "another id takes a key over",
+    "stale": "a record is refused that is older than one there is",
+    "leap": "a process goes on under a later nonce, since its own was refused",
+    "new lease": "a living pod gets another lease",
+    "no space": "the store takes no write",
+    "denied": "the store refuses credentials",
+    "unsure": "the answer to a write is lost, which was done",
+    "other version": "a record of a later version is rewritten",
+    "garbage": "somebody writes what is no record",
+    **{f"restore {kind}": text for kind, text in RESTORES.items()},
+    "restore forgets": "a run is forgotten by a restore, and numbers go on above it",
+}
+
+
+def reached(history: History) -> Counter[str]:
+    """Return how often each of `BRANCHES` was reached."""
+    tier, past = Tier(), _Past()
+    counts: Counter[str] = Counter()
+    for entry in history:
+        for look in _LOOKS:
+            counts.update(look(entry, tier, past))
+        tier.apply(entry)
+        past.apply(entry)
+    return counts
+
+
+class _Past:
+    """What the looks need to remember."""
+
+    def __init__(self) -> None:
+        self.term = 0
+        self.leader = ""
+        self.highest = 0  # run
+        self.forgotten = 0  # run
+        self.ended: dict[int, bool] = {}
+        self.started: set[int] = set()
+        self.unsure: dict[str, Unsure] = {}  # of each key, the last
+        self.nonces: dict[tuple[str, str, str], str] = {}  # of a node under an identity
+        self.refused: dict[str, str] = {}  # node to the name of its last refusal
+        self.keys: dict[str, str] = {}  # of each id
+
+    def apply(self, entry: Entry) -> None:
+        match entry:
+            case Commit():
+                for _, candidate in puts(entry, KEYS.candidates):
+                    if candidate.get("term", 0) > self.term:
+                        self.term, self.leader = candidate["term"], candidate.get("id", "")
+                for name, pod in puts(entry, KEYS.pods):
+                    self.keys[pod.get("id", "")] = name
+            case Restore():
+                self.forgotten = self.highest
+            case Started(_, _, run):
+                self.started.add(run)
+                self.highest = max(self.highest, run)
+            case Ended(_, run, ok):
+                self.ended[run] = ok
+            case Unsure(_, _, keys):
+                self.unsure |= dict.fromkeys(keys, entry)
+            case Sent(_, node, name, key, nonce):
+                self.nonces[node, name, key] = nonce
+            case Refusal(_, node, name):
+                self.refused[node] = name
+
+
+def _settings(tier: Tier, leader: str) -> Settings:
+    return tier.health.settings.get(leader, Settings())
+
+
+def _braked(tier: Tier, leader: str) -> bool:
+    return mass(len(tier.lost), tier.of, _settings(tier, leader).brake)
+
+
+def _terms(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
+    if not isinstance(entry, Commit):
+        return
+    for _, candidate in puts(entry, KEYS.candidates):
+        if candidate.get("term", 0) > past.term:
+            other = candidate.get("id") != past.leader
+            if past.leader and other:
+                yield "takeover"
+            if _braked(tier, candidate.get("id", "")) and past.leader:
+                yield "braked takeover"
+            running = tier.book.running
+            if running is not None and not running["ended"]:
+                yield "orphan"
+    for _, request in puts(entry, KEYS.requests):
+        if "released" in str(request.get("answer")) and request.get("kind") == "release":
+            yield "released"
+    if rolled_back(entry) is not None:
+        yield "rollback"
+
+
+def _runs(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
+    match entry:
+        case Started(_, node, run):
+            running: Record = tier.book.running or {}
+            reasons = {"callback": "new callback", "asked": "asked"}
+            if running.get("reason") in reasons:
+                yield reasons[running["reason"]]
+            if running.get("attempt", 1) > 1:
+                yield "retried"
+            if b'"left":[{' in entry.given:
+                yield "left"
+            lost = entry.given.partition(b'"lost":')[2].count(b'"seq"')
+            if mass(lost, len(tier.members()), _settings(tier, node).brake):
+                yield "brake over"
+            unsure = past.unsure.get(KEYS.running)
+            if unsure is not None and unsure.at > entry.at - 2:
+                yield "late start"
+            if past.forgotten and run > past.forgotten:
+                yield "restore forgets"
+                past.forgotten = 0
+        case Ended(_, _, ok):
+            if not ok:
+                yield "failed"
+        case Commit():
+            for _, run_entry in puts(entry, KEYS.runs):
+                number, why = run_entry.get("run"), str(run_entry.get("why"))
+                if run_entry.get("ok") is False and number not in past.started:
+                    yield "withdrawn"
+                if "went away" in why and number in past.ended:
+                    yield "killed"
+            if written(entry, KEYS.running) is not None and KEYS.applied in past.unsure:
+                yield "late acknowledgement"
+                del past.unsure[KEYS.applied]
+            if tier.lost and _braked(tier, past.leader) and _held(entry):
+                yield "braked"
+
+
+def _held(commit: Commit) -> bool:
+    plan = decode(written(commit, KEYS.plan) or b"")
+    return plan is not None and plan.get("hold") == "brake"
+
+
+def _pods(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
+    if isinstance(entry, Sent):
+        nonce = past.nonces.get((entry.node, entry.id, entry.key))
+        if nonce is not None and past.refused.get(entry.node) in ("Stale", "Gone"):
+            yield "leap"
+    if not isinstance(entry, Commit):
+        return
+    yield from ("swept" for name in deleted(entry, KEYS.seats) if name in tier.book.seats)
+    for change in entry.changes:
+        key = change.kv.key
+        name = key.removeprefix(KEYS.pods)
+        before = tier.book.pods.get(name) if key.startswith(KEYS.pods) else None
+        now = decode(change.kv.value) if change.type == "put" else None
+        if before is None or now is None:
+            continue
+        if now.get("id") != before["id"]:
+            yield "usurped"
+        elif change.kv.lease != tier.book.raw[key].lease:
+            yield "new lease"
+    for name, pod in puts(entry, KEYS.pods):
+        if past.keys.get(pod.get("id", ""), name) != name:
+            yield "moved"
+    for name, seat in puts(entry, KEYS.seats):
+        if seat.get("left") and name not in tier.book.pods:
+            yield "came late"
+
+
+def _store(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
+    del past
+    match entry:
+        case Restore(_, kind):
+            yield f"restore {kind}"
+        case Refusal(_, _, name):
+            names = {"NoSpace": "no space", "Denied": "denied", "Conflict": "conflict"}
+            yield from [names[name]] if name in names else []
+            yield from ["stale"] if name == "Stale" else []
+        case Unsure(_, _, keys):
+            yield from ["unsure"] if keys else []
+        case FencedWrite():
+            yield "fenced"
+        case Replaced():
+            yield "replaced"
+        case Garbage():
+            yield "garbage"
+        case Commit():
+            for change in entry.changes:
+                before = tier.book.raw.get(change.kv.key)
+                if before is not None and change.type == "put":
+                    old, new = decode(before.value), decode(change.kv.value)
+                    if old and new and NEXT in old and before.lease == change.kv.lease:
+                        yield "other version"
+
+
+_LOOKS: tuple[Callable[[Entry, Tier, _Past], Iterator[str]], ...] = (_terms, _runs, _pods, _store)
