@@ -97,7 +97,7 @@ SAMPLES: dict[str, object] = {
     "GET /v1/runs": {"runs": [_ENTRY]},
     "GET /v1/runs/{run}": {**_ENTRY, "state_kept": True},
     "POST /v1/runs": _ANSWER,
-    "POST /v1/release": {**_ANSWER, "message": "the brake lets go", "run": None},
+    "POST /v1/release": {**_ANSWER, "message": "the brake is released", "run": None},
     "POST /v1/rollback": {
         **_ANSWER,
         "message": "run 8 put the state of run 7 back",

@@ -125,7 +125,7 @@ async def test_a_night(token: Path, callback: str) -> None:
             "- 3 of 4 pods are lost, and the callback is held by the brake",
         ]
         assert "3 of 4 pods (" in (await shell.kontrol("explain")).out.splitlines()[0]
-        assert (await shell.kontrol("release")).out == "the brake lets go\n"
+        assert (await shell.kontrol("release")).out == "the brake is released\n"
         await shell.becomes("All is well: 1 pod; nothing is due.", "status")
         assert "lost      3: #" in (await shell.kontrol("explain")).out
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kontrol.ensemble.canonical import JSON, canonical
-from kontrol.master.records.fields import MOST_RUN, Damaged, Fields
+from kontrol.master.records.fields import HIGHEST_RUN, Damaged, Fields
 from kontrol.master.records.meta import Meta
 from kontrol.master.records.pods import Seat
 from kontrol.master.records.records import Records
@@ -163,8 +163,8 @@ def _writes(records: Records, found: dict[str, Any]) -> tuple[list[Put], list[Op
 def _run(text: str) -> int:
     """Return a run's number, in the one spelling that it has. Raises `Damaged`."""
     number = int(text)
-    if str(number) != text or not 0 <= number <= MOST_RUN:
-        raise Damaged("a run", text, f"a number from 0 to {MOST_RUN}")
+    if str(number) != text or not 0 <= number <= HIGHEST_RUN:
+        raise Damaged("a run", text, f"a number from 0 to {HIGHEST_RUN}")
     return number
 
 

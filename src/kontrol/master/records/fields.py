@@ -11,8 +11,8 @@ from dataclasses import fields
 from kontrol.ensemble.canonical import JSON, NotJSON, canonical, parse
 
 MOST = 2**62  # of terms and numbers: far from where 64 bits end
-MOST_RUN = 10**11  # of runs: their keys have twelve digits, and the next ones must fit too
-BELIEVED_RUN = MOST_RUN // 2  # a higher one is nobody's: going on from it would end the numbers
+HIGHEST_RUN = 10**11  # of runs: their keys have twelve digits, and the next ones must fit too
+BELIEVED_RUN = HIGHEST_RUN // 2  # a higher one is nobody's: going on from it would end the numbers
 LONGEST = 24 * 3600.0  # seconds, that any setting can be
 
 _DEPTH = 100  # of arrays and objects within each other

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kontrol.ensemble.canonical import JSON
-from kontrol.master.records.fields import MOST, MOST_RUN, Damaged, Fields, Record
+from kontrol.master.records.fields import HIGHEST_RUN, MOST, Damaged, Fields, Record
 
 _NAME = 1024  # characters
 _MOST_SECONDS = 1e9  # that a plan waits
@@ -60,7 +60,7 @@ class Answer(Record):
         return cls(
             found.text("message", ""),
             found.flag("refused"),
-            found.maybe_number("run", most=MOST_RUN),
+            found.maybe_number("run", most=HIGHEST_RUN),
             found.more,
         )
 
@@ -94,7 +94,7 @@ class Request(Record):
             kind=found.text("kind", most=_NAME),
             by=found.text("by", "?", most=_NAME),
             at=found.text("at", "", most=_NAME),
-            run=found.maybe_number("run", most=MOST_RUN),
+            run=found.maybe_number("run", most=HIGHEST_RUN),
             answer=None if answer is None else Answer.of(answer),
             more=found.more,
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.difference import Changes, Member
 from kontrol.ensemble.ensemble import digest_of
-from kontrol.master.records.fields import MOST, MOST_RUN, Damaged, Fields, Record, read
+from kontrol.master.records.fields import HIGHEST_RUN, MOST, Damaged, Fields, Record, read
 
 _CHUNK = 512 * 1024  # bytes of members in one key
 _ENTRY = 4096  # bytes of a ledger entry, as it is written, or little more
@@ -44,7 +44,7 @@ class Running(Record):
         """Read what `encode` wrote. Raises `Damaged`."""
         found = Fields.of(raw)
         return cls(
-            run=found.number("run", least=1, most=MOST_RUN),
+            run=found.number("run", least=1, most=HIGHEST_RUN),
             term=found.number("term", 0, most=2 * MOST),
             attempt=found.number("attempt", 1, least=1),
             digest=found.text("digest", ""),
@@ -80,7 +80,7 @@ class Head(Record):
         """Read what `encode` wrote. Raises `Damaged`."""
         found = Fields.of(raw)
         return cls(
-            run=found.number("run", most=MOST_RUN),
+            run=found.number("run", most=HIGHEST_RUN),
             digest=found.text("digest", ""),
             fingerprint=found.maybe_text("fingerprint"),
             pods=found.maybe_number("pods"),
@@ -158,7 +158,7 @@ def decode_entry(raw: bytes, number: int | None) -> dict[str, JSON]:
         raise Damaged("the value", f"{len(raw)} bytes", f"at most {_MAX_ENTRY}")
     value = read(raw)
     found = Fields(value)
-    if found.number("run", most=MOST_RUN) != number:
+    if found.number("run", most=HIGHEST_RUN) != number:
         raise Damaged("run", value, f"{number}, as its key says")
     found.maybe_number("term", most=2 * MOST)
     assert isinstance(value, dict)  # noqa: S101 - Fields took it
