@@ -1,14 +1,16 @@
 """Keepalives to the store, through the registry of real masters over the store model."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from typing import TypeVar
 
 import pytest
-from tests.master.support import CONFIG, KEYS, record, running
+from tests.master.support import CONFIG, KEYS, alive, record, running
 from tests.support.simloop import virtual
 
+from kontrol.master.master import Master
 from kontrol.rpc.errors import Refused
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.memory.requests import Refresh, Request, Txn
@@ -220,3 +222,66 @@ async def test_the_store_emptied_under_us_is_filled_again() -> None:
         assert (await master.ping(record(1)))["seq"] == 0
         await asyncio.sleep(0.1)
         assert [pod["id"] for pod in master.pods()] == ["p1"]
+
+
+async def report(master: Master, raw: str, *, every: float, within: float) -> float:
+    """Report until it is taken; returns the seconds that this took."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    async with asyncio.timeout(within):
+        while True:
+            with contextlib.suppress(Refused):
+                await master.ping(raw)
+                return loop.time() - begun
+            await asyncio.sleep(every)
+
+
+@virtual
+async def test_a_forged_nonce_locks_nobody_out_once_its_sender_stops() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster) as master:
+        seq = (await master.ping(record(1, nonce="b")))["seq"]
+        await master.ping(record(1, nonce="zzzz", n=2**63 - 1))
+        with pytest.raises(Refused, match="Stale"):
+            await master.ping(record(1, nonce="b"))
+        took = await report(
+            master, record(1, nonce="b", n=1), every=CONFIG.ttl / 10, within=CONFIG.ttl
+        )
+        assert took >= CONFIG.ttl / 2 - 1
+        ack = await master.ping(record(1, nonce="b", n=2))
+    assert ack["seq"] == seq
+
+
+@virtual
+async def test_of_two_processes_with_one_identity_the_one_that_lives_is_taken() -> None:
+    """The one with the higher nonce ended; its seat must not keep the other out for ever."""
+    cluster = MemoryCluster()
+    async with running(cluster) as master:
+        seq = (await master.ping(record(1, nonce="b")))["seq"]
+        await master.ping(record(1, nonce="c"))
+        await asyncio.sleep(2 * CONFIG.ttl)
+        assert master.pods() == []
+        await report(master, record(1, nonce="b", n=1), every=0.9, within=CONFIG.ttl)
+        assert [(pod["seq"], pod["nonce"]) for pod in master.pods()] == [(seq, "b")]
+
+
+@virtual
+async def test_a_lower_nonce_is_refused_while_the_higher_one_is_heard() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster) as master, alive(master, 1):
+        for _ in range(40):
+            with pytest.raises(Refused, match="Stale"):
+                await master.ping(record(1, nonce="A"))
+            await asyncio.sleep(CONFIG.ttl / 10)
+
+
+@virtual
+async def test_a_late_duplicate_replaces_nobody() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster) as master:
+        await master.ping(record(1, nonce="b", n=3))
+        await asyncio.sleep(CONFIG.ttl * 0.6)
+        for _ in range(2):
+            with pytest.raises(Refused, match="Stale"):
+                await master.ping(record(1, nonce="b", n=2))
+            await asyncio.sleep(CONFIG.ttl / 3)

@@ -1,9 +1,11 @@
 """What to do with a keepalive: a pure decision on what the store holds for its key and its id.
 
-The decision never looks at time, except for what its caller measured: whether the incumbent of a
-key is silent.
+The decision never looks at time, except for what its caller measured: whether those who stand in
+the way of a keepalive are silent, while its sender keeps asking.
 
-Invariant: of one incarnation, and of one identity, no older record is ever written over a newer.
+Invariant: of one identity, no older record is written over a newer while the process that reported
+the newer one is heard. (A process with a higher nonce may be gone while one with a lower lives: two
+ran under one identity, or somebody forged a record.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,36 +85,39 @@ Decision = Refresh | Write | Join | Leave | Nothing | Refuse
 
 
 def decide(
-    record: Keepalive, view: View, *, incumbent_silent: bool = False, new_lease: bool = False
+    record: Keepalive, view: View, *, unheard: bool = False, new_lease: bool = False
 ) -> Decision:
     """Judge one keepalive.
 
-    `incumbent_silent`: another identity's pod may lose the key now. `new_lease`: the live record
-    is to be put under another lease, because its own is gone, or was granted another TTL.
+    `unheard`: whoever reported the records that stand in its way is silent, and this one keeps
+    asking: it may replace them. `new_lease`: the live record is to be put under another lease,
+    because its own is gone, or was granted another TTL.
     """
     if record.down:
         return _farewell(record, view)
     for other in view.elsewhere:
-        if _older(record, other.pod.nonce, other.pod.n):
+        if not unheard and _older(record, other.pod.nonce, other.pod.n):
             return _stale(record, other.pod.nonce, other.pod.n, f"from {other.pod.ip}")
     live = view.live
     if live is not None and live.pod.id == record.id:
-        return _update(record, live, view, new_lease=new_lease)
-    if live is not None and not incumbent_silent:
+        return _update(record, live, view, unheard=unheard, new_lease=new_lease)
+    if live is not None and not unheard:
         return Refuse(
             "Conflict",
             f"key {record.key} belongs to pod {live.pod.id} at {live.pod.ip}, which is alive; "
             f"pod {record.id} at {record.ip} gets it once that one leaves or is silent",
         )
-    return _join(record, view)
+    return _join(record, view, unheard=unheard)
 
 
-def _update(record: Keepalive, live: Live, view: View, *, new_lease: bool) -> Decision:
+def _update(
+    record: Keepalive, live: Live, view: View, *, unheard: bool, new_lease: bool
+) -> Decision:
     known = live.pod
-    if _older(record, known.nonce, known.n):
+    if not unheard and _older(record, known.nonce, known.n):
         return _stale(record, known.nonce, known.n, "of this pod")
     if view.elsewhere or new_lease:
-        return _join(record, view)
+        return _join(record, view, unheard=unheard)
     pod = Pod.of(record, known.seq)
     counted = record.nonce and record.n is not None
     if (counted and (record.nonce, record.n) == (known.nonce, known.n)) or pod == known:
@@ -120,7 +125,7 @@ def _update(record: Keepalive, live: Live, view: View, *, new_lease: bool) -> De
     return Write(pod, live)
 
 
-def _join(record: Keepalive, view: View) -> Decision:
+def _join(record: Keepalive, view: View, *, unheard: bool) -> Decision:
     live, seat = view.live, view.seat
     mine = live is not None and live.pod.id == record.id
     returning = seat is not None and seat.id == record.id
@@ -131,7 +136,7 @@ def _join(record: Keepalive, view: View) -> Decision:
                 f"pod {record.id} (nonce {record.nonce}) said farewell; "
                 "it is taken in again when its process restarts",
             )
-        if _older(record, seat.nonce, seat.n):
+        if not unheard and _older(record, seat.nonce, seat.n):
             return _stale(record, seat.nonce, seat.n, "of this pod")
     if live is not None and mine:
         seq: int | None = live.pod.seq

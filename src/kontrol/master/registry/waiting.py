@@ -1,11 +1,13 @@
-"""Keepalives that wait to be written, in order; what says something new goes first.
+"""Keepalives that wait to be written, in order, and who keeps asking for what is refused.
+
+What says something new goes first.
 
 A later keepalive of a process takes the place of its earlier one, so that a store that is slow, or
 refuses writes, finds one entry a process here, and not one for each time that it reported.
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -18,6 +20,8 @@ from kontrol.store.protocol import StoreError, Unavailable
 _BATCH = 16  # keepalives; one is at most 3 + 2 * 2 operations, and a transaction takes 128
 _BATCH_BYTES = 900 * 1024  # of records; a request may be 1.5 MiB
 _WAITING = 20_000  # keepalives that may wait
+_ASKING = 20_000  # senders of refused keepalives that are remembered
+_ASKS = 3  # keepalives, over at least TTL/4: a late message does not do that
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +131,24 @@ class Waiting:
         if not len(self):
             self._some.clear()
         return batch
+
+
+class Asking:
+    """Who keeps asking for what is refused: key, id and nonce of a living process."""
+
+    def __init__(self) -> None:
+        # First and last time, and how often; in the order of the last.
+        self._asked: OrderedDict[tuple[str, str, str], tuple[float, float, int]] = OrderedDict()
+
+    def asks(self, who: tuple[str, str, str], now: float, ttl: float) -> bool:
+        """Note that `who` asks; returns whether it keeps asking. Times in seconds.
+
+        Who did not ask for a TTL is forgotten.
+        """
+        while self._asked and now - next(iter(self._asked.values()))[1] > ttl:
+            self._asked.popitem(last=False)
+        first, _, times = self._asked.pop(who, (now, now, 0))
+        self._asked[who] = first, now, times + 1
+        if len(self._asked) > _ASKING:
+            self._asked.popitem(last=False)
+        return times + 1 >= _ASKS and now - first >= ttl / 4

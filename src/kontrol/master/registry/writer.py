@@ -20,10 +20,10 @@ from typing import TypeVar
 from kontrol.ensemble.pod import Keepalive
 from kontrol.master.mirror.mirror import Mirror
 from kontrol.master.records.records import Records
-from kontrol.master.registry.admission import Join, Leave, Nothing, Refuse, View, decide
+from kontrol.master.registry.admission import Decision, Join, Leave, Nothing, Refuse, View, decide
 from kontrol.master.registry.plan import Counter, Plan
 from kontrol.master.registry.refreshes import LeaseRefresh
-from kontrol.master.registry.waiting import Entry, Waiting, Written
+from kontrol.master.registry.waiting import Asking, Entry, Waiting, Written
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import (
     Ambiguous,
@@ -65,7 +65,7 @@ class Writer:
         self._mirror = mirror
         self._ttl = ttl
         self._waiting = Waiting()
-        self._asked: dict[tuple[str, str], float] = {}
+        self._asking = Asking()
         self._granted: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
         self._grants: dict[int, int] = {}
 
@@ -197,16 +197,12 @@ class Writer:
                 elsewhere=tuple(live for live in moved if live.pod.id == entry.record.id),
                 seats={kv.key.removeprefix(self._keys.seats): seat for kv, seat in kept if seat},
             )
-        rivals = [e for e in batch if e.view.live and e.view.live.pod.id != e.record.id]
-        silent = await _all(self._silent(entry) for entry in rivals)
-        silenced = {id(entry) for entry, is_so in zip(rivals, silent, strict=True) if is_so}
         for entry in batch:
-            entry.decision = decide(
-                entry.record,
-                entry.view,
-                incumbent_silent=id(entry) in silenced,
-                new_lease=self._needs_lease(entry),
-            )
+            entry.decision = self._decide(entry, unheard=False)
+        refused = [entry for entry in batch if self._in_the_way(entry)]
+        for entry, is_so in zip(refused, await _all(map(self._unheard, refused)), strict=True):
+            if is_so:
+                entry.decision = self._decide(entry, unheard=True)
         joins = (entry.decision for entry in batch if isinstance(entry.decision, Join))
         return await self._counter(found[0], needed=any(join.seq is None for join in joins))
 
@@ -230,19 +226,32 @@ class Writer:
         ]
         return Counter(self._records.free_number(pods, seats, chunks), revision)
 
-    async def _silent(self, entry: Entry) -> bool:
-        """Tell whether the other identity's pod at the key may be put out.
+    def _decide(self, entry: Entry, *, unheard: bool) -> Decision:
+        needs = self._needs_lease(entry)
+        return decide(entry.record, entry.view, unheard=unheard, new_lease=needs)
 
-        It may after TTL/2 without a refresh, if the newcomer asked before within the last TTL.
+    @staticmethod
+    def _in_the_way(entry: Entry) -> bool:
+        """Tell whether a keepalive is refused for what others reported."""
+        refusal = entry.decision
+        return (
+            isinstance(refusal, Refuse)
+            and refusal.name in ("Conflict", "Stale")
+            and not entry.record.down
+        )
+
+    async def _unheard(self, entry: Entry) -> bool:
+        """Tell whether a keepalive that was refused may replace what stands in its way.
+
+        It may if its sender keeps asking, and none of those records was refreshed for TTL/2.
         """
-        live, record = entry.view.live, entry.record
-        if live is None or record.down:
+        record, view, ttl = entry.record, entry.view, self._ttl()
+        who = (record.key, record.id, record.nonce)
+        if not self._asking.asks(who, asyncio.get_running_loop().time(), ttl):
             return False
-        now, ttl = asyncio.get_running_loop().time(), self._ttl()
-        self._asked = {who: at for who, at in self._asked.items() if now - at <= ttl}
-        before = (record.key, record.id) in self._asked
-        self._asked[record.key, record.id] = now
-        return before and await self._store.remaining(live.lease) <= ttl / 2
+        leases = [live.lease for live in (view.live, *view.elsewhere) if live is not None]
+        left = await _all(self._store.remaining(lease) for lease in leases)
+        return all(seconds <= ttl / 2 for seconds in left)
 
     async def _try(self, batch: list[Entry], counter: Counter) -> bool:
         """Carry the decisions out in one transaction; False if the store had moved on."""
