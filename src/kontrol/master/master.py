@@ -82,7 +82,7 @@ class Master:
         self._fingerprint = "" if runner is None else runner.fingerprint()
         damper = Damper(config.damper, config.damper_max)
         self.mirror = Mirror(store, records, ttl=config.ttl, damper=damper)
-        self._highwater = HighWater(store, records, silence=config.fover / 3)
+        self._highwater = HighWater(store, records, silence=config.ttl)
         self.election = Election(
             store,
             records,
@@ -101,7 +101,7 @@ class Master:
             ttl=lambda: self._ttl,
             leader=lambda: self.leader_id,
         )
-        self.requests = Requests(store, records, silence=config.fover / 3, wall=wall)
+        self.requests = Requests(store, records, silence=config.fover, wall=wall)
         self.leader = Leader(
             Parts(
                 store=store,
