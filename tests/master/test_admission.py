@@ -86,6 +86,18 @@ def test_a_nonce_without_a_counter_does_not_hide_a_change() -> None:
     assert decision.pod == Pod.of(plain, 7)
 
 
+def test_an_equal_nonce_and_counter_refresh_whatever_the_content() -> None:
+    assert decide(replace(RECORD, payload="y"), known()) == Refresh(LIVE)
+
+
+def test_a_counter_without_a_nonce_orders_nothing() -> None:
+    plain = replace(RECORD, nonce="", payload="y")
+    assert decide(plain, known()) == Write(Pod.of(plain, 7), LIVE)
+    assert decide(plain, known(nonce="")) == Write(
+        Pod.of(plain, 7), replace(LIVE, pod=replace(POD, nonce=""))
+    )
+
+
 def test_another_id_on_a_live_key_conflicts_and_both_are_named() -> None:
     other = replace(RECORD, id="p2", nonce="c")
     decision = decide(other, known())
@@ -104,6 +116,11 @@ def test_a_tombstone_is_kept_when_another_id_takes_the_key() -> None:
     tombstone = replace(SEAT, left=True)
     other = replace(RECORD, id="p2", nonce="c")
     assert decide(other, View(seat=tombstone)) == Join(other, seq=None, bury=tombstone)
+
+
+def test_another_id_may_take_a_key_whatever_the_nonce_of_who_had_it() -> None:
+    other = replace(RECORD, id="p2", nonce="a", n=0)
+    assert decide(other, View(seat=SEAT)) == Join(other, seq=None)
 
 
 def test_the_same_id_from_a_new_address_replaces_the_earlier_one() -> None:
@@ -126,6 +143,11 @@ def test_a_lease_about_to_go_is_replaced_under_the_same_number() -> None:
     assert decide(RECORD, known(), new_lease=True) == Join(RECORD, seq=7)
 
 
+def test_one_that_is_here_is_not_judged_by_its_seat() -> None:
+    for seat in (None, replace(SEAT, left=True), replace(SEAT, n=9)):
+        assert decide(RECORD, replace(known(), seat=seat), new_lease=True) == Join(RECORD, seq=7)
+
+
 def test_a_farewell_leaves_a_tombstone() -> None:
     farewell = replace(RECORD, down=True, n=6)
     assert decide(farewell, known()) == Leave(replace(SEAT, n=6, left=True), LIVE)
@@ -141,11 +163,18 @@ def test_a_farewell_of_a_stranger_is_nothing() -> None:
     assert decide(farewell, View()) == Nothing()
     assert decide(replace(farewell, id="p2"), known()) == Nothing()
     assert decide(farewell, View(seat=replace(SEAT, left=True))) == Nothing()
+    assert decide(replace(farewell, id="p2"), View(seat=SEAT)) == Nothing()
+    assert decide(farewell, known(id="p2")) == Nothing()
 
 
 def test_a_farewell_of_the_process_before_does_not_remove_its_successor() -> None:
     farewell = replace(RECORD, down=True, nonce="a", n=9)
     assert refusal(decide(farewell, known())) == "Stale"
+
+
+def test_a_late_farewell_of_one_that_was_lost_is_stale() -> None:
+    farewell = replace(RECORD, down=True, n=4)
+    assert refusal(decide(farewell, View(seat=SEAT))) == "Stale"
 
 
 def test_a_late_keepalive_of_one_that_left_is_refused() -> None:
@@ -157,6 +186,8 @@ def test_a_late_keepalive_of_one_that_left_is_refused() -> None:
 def test_its_next_process_is_welcome_under_the_same_number() -> None:
     restarted = replace(RECORD, nonce="c", n=0)
     assert decide(restarted, View(seat=replace(SEAT, left=True))) == Join(restarted, seq=7)
+    plain = replace(RECORD, nonce="", n=None)  # an agent that cannot be told from its predecessor
+    assert decide(plain, View(seat=replace(SEAT, nonce="", left=True))) == Join(plain, seq=7)
 
 
 NONCES = st.sampled_from(["", "a", "b", "c"])
