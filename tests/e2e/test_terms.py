@@ -164,4 +164,4 @@ async def test_runs_are_not_told_twice_after_a_restore_that_raises_the_revision(
         await etcd.restore(snapshot, same_cluster=True, raised=500)
         after = await tier.hub.settled("abc", within=2 * DEADLINE)
         assert after.number > before.number
-        assert after.number < before.number + 10  # they go on densely
+        assert after.term > before.term

@@ -314,3 +314,24 @@ async def test_a_fail_over_time_that_nobody_can_have_is_waited_for_a_day_at_most
         left = plan["seconds"]
         assert isinstance(left, float)
         assert 24 * 3600 - 2 < left <= 24 * 3600
+
+
+@virtual
+async def test_a_restore_that_nothing_but_an_undone_write_tells_is_noticed() -> None:
+    """Else the leader, whose candidacy is in the backup, goes on as if nothing was forgotten."""
+    cluster, callback = MemoryCluster(), Stub(seconds=0.01)
+    async with running(cluster, callback, damper=4.0) as master, alive(master, 1):
+        await asyncio.sleep(6)
+        early = cluster.snapshot()
+        async with alive(master, 2):
+            await asyncio.sleep(8)
+            assert [run.ids for run in callback.runs] == [["p1"], ["p1", "p2"]]
+            raised = cluster.core.revision + 1_000_000_000
+            cluster.restore(early)
+            cluster.core.revision = cluster.core.compacted = raised
+            await asyncio.sleep(2 * CONFIG.fover + 5)
+            assert len(callback.runs) > 2
+            raw = await value(cluster, KEYS.applied)
+            assert raw is not None
+            assert json.loads(raw)["digest"] == master.mirror.ensemble.digest
+            assert json.loads(raw)["run"] == callback.runs[-1].request.run > 2

@@ -6,7 +6,7 @@ revision or raises it. Every master remembers, so any that lives through a resto
 
 from collections.abc import Sequence
 
-from kontrol.master.mirror.follower import Follower
+from kontrol.master.mirror.follower import Follower, OnRestore
 from kontrol.master.records.fields import BELIEVED_RUN
 from kontrol.master.records.records import Records
 from kontrol.store.protocol import Event, Store
@@ -22,6 +22,10 @@ class HighWater:
         self._records = records
         self._follower = Follower(store, records.keys.last_run, silence=silence)
         self._follower.listen(self._take)
+
+    def on_restore(self, listener: OnRestore) -> None:
+        """Call `listener` when the store went back, with the last revision known from before."""
+        self._follower.on_restore(listener)
 
     async def follow(self) -> None:
         """Follow the number of the last run until cancelled."""

@@ -123,6 +123,7 @@ class Master:
             )
         )
         self.mirror.on_restore(self.election.restart)
+        self._highwater.on_restore(self.election.restart)
 
     async def run(self) -> None:
         """Be a master until cancelled; then end the callback, book it, and resign."""

@@ -9,7 +9,7 @@ a store says nothing about the pods.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from kontrol.store.protocol import (
     Batch,
@@ -107,12 +107,14 @@ class Follower:
     async def _read(self) -> None:
         asked = asyncio.get_running_loop().time()
         read = await self._store.range(Range(self._prefix, prefix=True))
-        if self._cluster and (
-            read.header.cluster != self._cluster or read.header.revision < self.revision
-        ):
-            self._went_back("another cluster, or a lower revision")
-        self._cluster = read.header.cluster
         found = {kv.key: kv for kv in read.kvs}
+        if self._cluster and (
+            read.header.cluster != self._cluster
+            or read.header.revision < self.revision
+            or self._undone(found)
+        ):
+            self._went_back("another cluster, or revisions that were known are gone")
+        self._cluster = read.header.cluster
         events = [
             Event("delete", KeyValue(key, b"", 0, read.header.revision))
             for key in self.entries.keys() - found.keys()
@@ -133,6 +135,17 @@ class Follower:
             self._recovered = asyncio.get_running_loop().time()
             self.complete.set()
             self._tell(())
+
+    def _undone(self, found: Mapping[str, KeyValue]) -> bool:
+        """Tell whether a write that is known here is undone.
+
+        A restore may keep the cluster's id, and raise the revision above all that was
+        (`etcdutl snapshot restore --bump-revision`).
+        """
+        return any(
+            key in found and found[key].mod_revision < known.mod_revision
+            for key, known in self.entries.items()
+        )
 
     async def _watch(self) -> None:
         async with self._store.watch(
