@@ -56,7 +56,7 @@ def main() -> int:
     arguments = parser.parse_args()
     files = expand(arguments.paths)
     everything = sorted({*expand(), *files})
-    mutants, facts = collect(files)
+    mutants = collect(files)
     chosen = [mutant for mutant in mutants if arguments.only in mutant.name]
     if arguments.list:
         say(f"{m.name}\n    {m.before}  ->  {m.after}" for m in chosen)
@@ -64,9 +64,7 @@ def main() -> int:
     started = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # after cleaning up
     stages = (UNIT, SIMULATION)
-    oracle = Oracle(
-        chosen, everything, facts, arguments.jobs, arguments.patience, stages, stage, progress
-    )
+    oracle = Oracle(chosen, everything, arguments.jobs, arguments.patience, stages, stage, progress)
     os.environ["KONTROL_TEST_MUTATION_SEEDS"] = str(arguments.seeds)  # read by seeds.py
     failure = judge(oracle, arguments.tests, arguments.cache)
     if failure:
@@ -100,11 +98,10 @@ def expand(paths: Sequence[Path] = ()) -> list[Path]:
     return [path.resolve() for path in found]
 
 
-def collect(files: Sequence[Path] = ()) -> tuple[list[Mutant], Facts]:
-    """Return the mutants of `files`, by default the code under test, and what is known of it."""
+def collect(files: Sequence[Path] = ()) -> list[Mutant]:
+    """Return the mutants of `files`, by default those of the code under test."""
     facts = Facts.of({*expand(), *files})
-    found = [m for path in files or expand() for m in find(path, name_of(path), facts)]
-    return found, facts
+    return [m for path in files or expand() for m in find(path, name_of(path), facts)]
 
 
 def name_of(path: Path) -> str:

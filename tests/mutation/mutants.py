@@ -38,16 +38,17 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 class Mutant:
     """One change: of the code `before`, in lines `first` to `last` of `path`, to `after`.
 
-    `function` is the outermost function around it (its qualified name), which is compiled anew.
+    `original` and `changed` are the compiled code of the outermost function around it.
     """
 
     name: str
     path: Path
-    function: str
     first: int
     last: int
     before: str
     after: str
+    original: CodeType
+    changed: CodeType
 
     @property
     def file(self) -> str:
@@ -136,7 +137,8 @@ def find(path: Path, name: str, facts: Facts) -> list[Mutant]:
     tree = ast.parse(source)
     mutants: list[Mutant] = []
     sites = _sites(tree, name, facts)
-    seen = {_compile(tree, path, function) for function in {site.function for site in sites}}
+    originals = {f: _compile(tree, path, f) for f in {site.function for site in sites}}
+    seen = set(originals.values())
     for site in sites:
         change = site.change
         before = ast.get_source_segment(source, change.shown) or ""
@@ -147,18 +149,19 @@ def find(path: Path, name: str, facts: Facts) -> list[Mutant]:
         if code in seen:  # what another one does, or nothing at all
             continue
         seen.add(code)
-        lines = change.where.lineno, change.where.end_lineno or change.where.lineno
-        mutants.append(Mutant(site.name, path, site.function, *lines, _line(before), _line(after)))
+        mutants.append(
+            Mutant(
+                site.name,
+                path,
+                first=change.where.lineno,
+                last=change.where.end_lineno or change.where.lineno,
+                before=_line(before),
+                after=_line(after),
+                original=originals[site.function],
+                changed=code,
+            )
+        )
     return mutants
-
-
-def mutate(mutant: Mutant, facts: Facts) -> tuple[CodeType, CodeType]:
-    """Return the code of the function around the mutant: as it is, and with the change."""
-    tree = ast.parse(mutant.path.read_text("utf-8"))
-    site = next(site for site in _sites(tree, mutant.file, facts) if site.name == mutant.name)
-    before = _compile(tree, mutant.path, mutant.function)
-    site.change.place.put(site.change.new)
-    return before, _compile(tree, mutant.path, mutant.function)
 
 
 def _sites(tree: ast.Module, name: str, facts: Facts) -> list[_Site]:

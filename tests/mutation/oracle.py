@@ -27,7 +27,7 @@ from typing import Any, Self
 
 import pytest
 from tests.mutation.forks import Died, calls
-from tests.mutation.mutants import Facts, Mutant, mutate
+from tests.mutation.mutants import Mutant
 
 SURVIVED, UNREACHED, TIMEOUT = "survived", "unreached", "time-out"
 _SLOW = 5.0  # times as much CPU time as without a mutant is a hang
@@ -68,7 +68,6 @@ class Oracle:
 
     mutants: Sequence[Mutant]
     paths: Sequence[Path]
-    facts: Facts
     jobs: int
     patience: float
     stages: Sequence[str]
@@ -210,7 +209,7 @@ class Oracle:
 
     def _try(self, mutant: Mutant, limits: dict[str, float]) -> Verdict:
         """Run tests with the mutant in place until one fails. In a child of its own."""
-        _swap(*mutate(mutant, self.facts))
+        _swap(mutant.original, mutant.changed)
         for name, seconds in limits.items():
             signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF then ends this process
             failure = self._run(self._items[name])
