@@ -10,8 +10,7 @@ A keepalive goes one way down:
 4. It is acknowledged if the lease under which the pod then is was refreshed, or granted for it.
 
 The lease's TTL is the tier's. A lease that was granted another (the setting changed since) is
-replaced by 3; until then the pod is told the shorter of the two, so that it reports in time for
-either.
+replaced by 3, see `leases`; until then the pod is told the shorter of the two.
 """
 
 import asyncio
@@ -24,7 +23,7 @@ from kontrol.master.mirror.mirror import Mirror
 from kontrol.master.records.pods import Live
 from kontrol.master.records.records import Records
 from kontrol.master.registry.admission import Join, Refresh, View, Write, decide
-from kontrol.master.registry.refreshes import LeaseRefresh, Refreshes
+from kontrol.master.registry.leases import LeaseRefresh, Leases
 from kontrol.master.registry.writer import Writer
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import NoSpace, Store, StoreError
@@ -49,14 +48,14 @@ class Registry:
         self._mirror = mirror
         self._ttl = ttl
         self._leader = leader
-        self._refreshes = Refreshes(store)
+        self._leases = Leases(store, ttl=ttl)
         self.outcomes: Counter[str] = Counter()
-        self.writer = Writer(store, records, mirror, ttl=ttl)
+        self.writer = Writer(store, records, mirror, self._leases, ttl=ttl)
 
     async def run(self) -> None:
         """Refresh and write, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._refreshes.run())
+            group.create_task(self._leases.run())
             group.create_task(self.writer.run())
 
     async def ping(self, raw: str | bytes) -> dict[str, JSON]:
@@ -90,17 +89,17 @@ class Registry:
                 refresh = self._refresh(record, view.live)
             async with asyncio.timeout(_patience(self._ttl(), current=current)):
                 if refresh is not None and known is not None:
-                    confirmed = await refresh.answer() == self.writer.lease_ttl
-                    if confirmed and current:
-                        return known, self._ttl(), "refreshed"
+                    await refresh.answer()
+                    if current and not self._leases.unfit(refresh):
+                        return known, self._leases.tell(refresh), "refreshed"
                 urgent = known is None
                 return *await self._write(record, len(raw), refresh, urgent=urgent), "written"
         except (StoreError, TimeoutError) as error:
-            alive = refresh.ttl if refresh is not None else None
-            if alive and known is None:
-                raise _not_written(record, error) from None
-            if alive and current:  # all that it waits for is a lease of another TTL
-                return known, min(alive, self._ttl()), "refreshed"
+            if refresh is not None and refresh.ttl:  # the pod lives
+                if known is None:
+                    raise _not_written(record, error) from None
+                if current:  # all that it waits for is a lease of another TTL
+                    return known, self._leases.tell(refresh), "refreshed"
             raise _unavailable(error) from None
 
     def _refresh(self, record: Keepalive, live: Live | None) -> LeaseRefresh | None:
@@ -109,9 +108,9 @@ class Registry:
         if live is not None and granted == live.lease:
             self.writer.shown(record)
         elif granted:
-            self._refreshes.begin(granted)
+            self._leases.refresh(granted)
         mine = live is not None and live.pod.id == record.id
-        return self._refreshes.begin(live.lease) if live is not None and mine else None
+        return self._leases.refresh(live.lease) if live is not None and mine else None
 
     async def _write(
         self, record: Keepalive, size: int, refresh: LeaseRefresh | None, *, urgent: bool
@@ -122,9 +121,10 @@ class Registry:
             if written.granted or not written.lease:
                 return written.seq, written.granted or self._ttl()
             if refresh is None or refresh.lease != written.lease:
-                refresh = self._refreshes.begin(written.lease)
-            if await refresh.answer() == self.writer.lease_ttl:
-                return written.seq, self._ttl()
+                refresh = self._leases.refresh(written.lease)
+            await refresh.answer()
+            if not self._leases.unfit(refresh):
+                return written.seq, self._leases.tell(refresh)
 
 
 def _patience(ttl: float, *, current: bool) -> float:

@@ -12,7 +12,6 @@ Invariant: a keepalive is answered once; one that fails takes no other with it.
 
 import asyncio
 import logging
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TypeVar
@@ -21,8 +20,8 @@ from kontrol.ensemble.pod import Keepalive
 from kontrol.master.mirror.mirror import Mirror
 from kontrol.master.records.records import Records
 from kontrol.master.registry.admission import Decision, Join, Leave, Nothing, Refuse, View, decide
+from kontrol.master.registry.leases import LeaseRefresh, Leases
 from kontrol.master.registry.plan import Counter, Plan
-from kontrol.master.registry.refreshes import LeaseRefresh
 from kontrol.master.registry.waiting import Asking, Entry, Waiting, Written
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import (
@@ -53,9 +52,15 @@ class Writer:
     """
 
     def __init__(
-        self, store: Store, records: Records, mirror: Mirror, *, ttl: Callable[[], float]
+        self,
+        store: Store,
+        records: Records,
+        mirror: Mirror,
+        leases: Leases,
+        *,
+        ttl: Callable[[], float],
     ) -> None:
-        """`ttl` tells the seconds that leases are granted."""
+        """`ttl` tells the tier's, in seconds."""
         self.batches = 0
         self.batched = 0
         self.seconds = 0.0
@@ -63,22 +68,16 @@ class Writer:
         self._records = records
         self._keys = records.keys
         self._mirror = mirror
+        self._leases = leases
         self._ttl = ttl
         self._waiting = Waiting()
         self._asking = Asking()
         self._granted: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
-        self._grants: dict[int, int] = {}
 
     @property
     def waiting(self) -> int:
         """How many keepalives wait to be written."""
         return len(self._waiting)
-
-    @property
-    def lease_ttl(self) -> int:
-        """The TTL of a lease that is granted now; etcd has a least one, which may be longer."""
-        asked = math.ceil(self._ttl())
-        return self._grants.get(asked, asked)
 
     def granted(self, record: Keepalive) -> int:
         """Return the lease that was granted to this identity lately; 0 for none."""
@@ -94,8 +93,8 @@ class Writer:
     ) -> Written:
         """Write one keepalive of `size` bytes, before those that are not `urgent`.
 
-        If `refresh` tells that the pod's lease is gone or was granted another TTL than that of
-        today, the pod gets a new one. Raises `Refused` and `StoreError`.
+        If `refresh` tells that the pod's lease is unfit, it gets a new one. Raises `Refused` and
+        `StoreError`.
         """
         entry = self._waiting.add(record, size, refresh, urgent=urgent)
         answer = await asyncio.shield(entry.answer)
@@ -207,11 +206,11 @@ class Writer:
         return await self._counter(found[0], needed=any(join.seq is None for join in joins))
 
     def _needs_lease(self, entry: Entry) -> bool:
-        """Tell whether the live record's lease is known to be gone, or not of today's TTL."""
+        """Tell whether the live record's lease is known to be unfit."""
         live, refresh = entry.view.live, entry.refresh
         if live is None or refresh is None or refresh.lease != live.lease:
             return False
-        return refresh.ttl is not None and refresh.ttl != self.lease_ttl
+        return self._leases.unfit(refresh)
 
     async def _counter(self, found: Sequence[KeyValue], *, needed: bool) -> Counter:
         """Return the next number; where it cannot be read, count the numbers in use if `needed`."""
@@ -278,13 +277,10 @@ class Writer:
 
     async def _grant(self, entry: Entry) -> None:
         """Give it a lease of its own; one that comes to no use expires by itself."""
-        ttl, now = self._ttl(), asyncio.get_running_loop().time()
-        asked = math.ceil(ttl)
-        lease = await self._store.grant(asked)
-        self._grants[asked] = lease.ttl
-        entry.lease, entry.ttl = lease.id, ttl
+        now = asyncio.get_running_loop().time()
+        entry.lease, entry.ttl = await self._leases.grant()
         identity = (entry.record.key, entry.record.id)
-        self._granted[identity] = lease.id, now
+        self._granted[identity] = entry.lease, now
         self._granted.move_to_end(identity)
         while now - next(iter(self._granted.values()))[1] >= _UNSEEN:
             self._granted.popitem(last=False)

@@ -1,18 +1,25 @@
-"""Lease refreshes under way. They belong to the registry, not to the keepalives that begin them.
+"""The leases of pods: their refreshes under way, and their TTL.
 
-So a refresh goes on when its keepalive's time is up, and a pod that reports is kept alive however
-long etcd takes to answer.
+Refreshes belong to the registry, not to the keepalives that begin them. So a refresh goes on when
+its keepalive's time is up, and a pod that reports is kept alive however long etcd takes to answer.
+
+A pod keeps the lease that it was granted, so its TTL may not be the tier's any more. One with a
+shorter TTL is replaced at once. One with a longer TTL is replaced only after its pod was told the
+shorter one: until then the pod relies on what it was told, and reports as seldom as that.
 
 Invariant: at most two refreshes of a lease are under way, so there are no more than twice the pods.
 """
 
 import asyncio
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kontrol.store.protocol import Store, StoreError, Unavailable
 
 # One could be held up for longer than the lease lives, while the pod goes on reporting.
-_MOST = 2  # of one lease under way
+_UNDER_WAY = 2  # refreshes of one lease
+_TOLD = 100_000  # leases that are remembered until they are replaced
 _ENDED = "this master is shutting down"
 
 
@@ -42,13 +49,17 @@ class LeaseRefresh:
         return result
 
 
-class Refreshes:
-    """Refreshes leases; whatever is begun ends with `run`, at the latest."""
+class Leases:
+    """Refreshes and grants leases; whatever is begun ends with `run`, at the latest."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, ttl: Callable[[], float]) -> None:
+        """`ttl` tells the tier's, in seconds."""
         self._store = store
+        self._ttl = ttl
         self._under_way: dict[int, list[LeaseRefresh]] = {}
         self._ended = False
+        self._granted: dict[int, int] = {}
+        self._told: dict[int, float] = {}
 
     async def run(self) -> None:
         """Own the refreshes, until cancelled; then end them."""
@@ -62,7 +73,7 @@ class Refreshes:
             if tasks:
                 await asyncio.wait(tasks)
 
-    def begin(self, lease: int) -> LeaseRefresh:
+    def refresh(self, lease: int) -> LeaseRefresh:
         """Send a refresh of `lease` at once, unless two are under way: then return the later.
 
         Raises `Unavailable` if `run` has ended.
@@ -70,7 +81,7 @@ class Refreshes:
         if self._ended:
             raise Unavailable(_ENDED)
         under_way = self._under_way.setdefault(lease, [])
-        if len(under_way) == _MOST:
+        if len(under_way) == _UNDER_WAY:
             return under_way[-1]
         refresh = LeaseRefresh(lease, asyncio.create_task(self._refresh(lease)))
         under_way.append(refresh)
@@ -88,3 +99,34 @@ class Refreshes:
         under_way.remove(refresh)
         if not under_way:
             del self._under_way[refresh.lease]
+
+    async def grant(self) -> tuple[int, float]:
+        """Grant a lease of the tier's TTL; returns its id and that TTL. Raises `StoreError`."""
+        ttl = self._ttl()
+        lease = await self._store.grant(math.ceil(ttl))
+        self._granted[math.ceil(ttl)] = lease.ttl
+        return lease.id, ttl
+
+    def unfit(self, refresh: LeaseRefresh) -> bool:
+        """Tell whether a pod needs another lease than this one, which was refreshed."""
+        had, today = refresh.ttl, self._today
+        if had is None or had <= today:
+            return had is not None and had < today
+        return self._told.get(refresh.lease, math.inf) <= self._ttl()
+
+    def tell(self, refresh: LeaseRefresh) -> float:
+        """Return the TTL to tell to the pod under this lease, which lives; remembers that."""
+        had, ttl = refresh.ttl or 0, self._ttl()
+        if had < self._today:
+            return min(had, ttl)
+        if had > self._today:
+            if len(self._told) >= _TOLD:
+                self._told.clear()  # those are told once more
+            self._told[refresh.lease] = ttl
+        return ttl
+
+    @property
+    def _today(self) -> int:
+        """The TTL of a lease that is granted now; etcd has a least one, which may be longer."""
+        asked = math.ceil(self._ttl())
+        return self._granted.get(asked, asked)
