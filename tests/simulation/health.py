@@ -90,16 +90,14 @@ class Health:
         return (
             self.works(master)
             and self._open(master, STORE)
-            and not self._fault("lossy", master, STORE)
-            and not self._fault("distant", master, STORE)
+            and not any(self._fault(it, master, STORE) for it in ("lossy", "mute", "distant"))
             and not self._fault("full", "", STORE)
         )
 
     def _sound(self, master: str) -> bool:
         far = self.settings.get(master, Settings()).ttl < FAR
-        return not self._fault("lossy", master, STORE) and not (
-            far and self._fault("distant", master, STORE)
-        )
+        bad = any(self._fault(what, master, STORE) for what in ("lossy", "mute"))
+        return not bad and not (far and self._fault("distant", master, STORE))
 
     def _contested(self, node: str) -> bool:
         """Whether another process reports under the same id, or at the same key."""

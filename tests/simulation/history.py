@@ -202,11 +202,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Unsure:
-    """The answer to a transaction of a master is lost; it has put `keys` by now."""
+    """The answer to a transaction of a master, which was to put `keys`, does not come in time."""
 
     at: float
     node: str
     keys: tuple[str, ...]
+    done: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +240,7 @@ FAULTS = {
     "cut": "nothing passes a link",
     "lossy": "a link loses some messages and delays others",
     "stall": "what is sent over a link waits there",
+    "mute": "what the store answers to a master is lost",
     "distant": "a round trip over a link takes 1 to 5 s",
     "denied": "the store refuses the credentials of a master",
     "full": "the store takes no puts",

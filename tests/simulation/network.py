@@ -122,6 +122,8 @@ class Network:
             held = self._held.setdefault((min(a, b), max(a, b)), [])
             held.append(lambda: self.send(a, b, arrive))
             return
+        if a == STORE and self._faults["mute", min(a, b), max(a, b)] > 0:
+            return
         bad = self.lossy(a, b)
         if bad and self._rng.random() < LOSS:
             return
@@ -170,15 +172,16 @@ class StoreNetwork:
             raise Unavailable(f"no connection to etcd for {type(request).__name__}") from None
         answer: asyncio.Future[_T] = loop.create_future()
 
-        put: list[str] = []  # what it has put
+        done = False
 
         def arrive() -> None:
+            nonlocal done
             result: _T | Exception
             try:
                 if self._network.denied(self._host) and not isinstance(request, Refresh):
                     raise Denied(f"etcd refuses the credentials of {self._host}")
                 result = do()
-                put.extend(_put(request, result))
+                done = isinstance(result, TxnResult) and result.succeeded
                 self._witness(loop.world, request, result)
             except (StoreError, ValueError) as error:
                 result = error
@@ -191,7 +194,9 @@ class StoreNetwork:
             async with asyncio.timeout_at(deadline):
                 return await answer
         except TimeoutError:
-            self._record(Unsure(loop.world, self._host, tuple(put)))
+            if isinstance(request, Txn) and request.writes:
+                keys = tuple(op.key for op in request.then if isinstance(op, Put))
+                self._record(Unsure(loop.world, self._host, keys, done))
             raise Ambiguous(f"no answer from etcd to {type(request).__name__}") from None
 
     def _witness(self, at: float, request: Request, result: object) -> None:
@@ -225,13 +230,6 @@ class StoreNetwork:
 
     def _open(self) -> bool:
         return self._network.open(self._host, STORE)
-
-
-def _put(request: Request, result: object) -> list[str]:
-    if not isinstance(request, Txn) or not isinstance(result, TxnResult):
-        return []
-    branch = request.then if result.succeeded else request.otherwise
-    return [op.key for op in branch if isinstance(op, Put)]
 
 
 class Endpoint(Protocol):

@@ -92,6 +92,7 @@ class _Past:
         self.ended: dict[int, bool] = {}
         self.started: set[int] = set()
         self.unsure: dict[str, Unsure] = {}  # of each key, the last
+        self.waited = float("-inf")  # when the booking of a run last had to wait
         self.nonces: dict[tuple[str, str, str], str] = {}  # of a node under an identity
         self.refused: dict[str, str] = {}  # node to the name of its last refusal
         self.keys: dict[str, str] = {}  # of each id
@@ -111,8 +112,11 @@ class _Past:
                 self.highest = max(self.highest, run)
             case Ended(_, run, ok):
                 self.ended[run] = ok
-            case Unsure(_, _, keys):
-                self.unsure |= dict.fromkeys(keys, entry)
+            case Unsure(at, _, keys, done):
+                if done:
+                    self.unsure |= dict.fromkeys(keys, entry)
+                if KEYS.running in keys and KEYS.last_run in keys:
+                    self.waited = at
             case Sent(_, node, name, key, nonce):
                 self.nonces[node, name, key] = nonce
             case Refusal(_, node, name):
@@ -161,8 +165,7 @@ def _runs(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
             lost = entry.given.partition(b'"lost":')[2].count(b'"seq"')
             if mass(lost, len(tier.members()), _settings(tier, node).brake):
                 yield "brake over"
-            unsure = past.unsure.get(KEYS.running)
-            if unsure is not None and unsure.at > entry.at - 2:
+            if past.waited > entry.at - 2:
                 yield "late start"
             if past.forgotten and run > past.forgotten:
                 yield "restore forgets"
@@ -225,8 +228,8 @@ def _store(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
             names = {"NoSpace": "no space", "Denied": "denied", "Conflict": "conflict"}
             yield from [names[name]] if name in names else []
             yield from ["stale"] if name == "Stale" else []
-        case Unsure(_, _, keys):
-            yield from ["unsure"] if keys else []
+        case Unsure(_, _, _, done):
+            yield from ["unsure"] if done else []
         case FencedWrite():
             yield "fenced"
         case Replaced():

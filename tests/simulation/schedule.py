@@ -238,6 +238,17 @@ def _conflict(draws: _Draws) -> Iterator[Step]:
         yield Step(at, how, who, whom, draws.long + draws.plain.ttl / 2)
 
 
+def _mute(draws: _Draws) -> Iterator[Step]:
+    """Answers of the store that are lost, while there is something to be written."""
+    at, m = draws.at, draws.master
+    for _ in range(draws.rng.randint(2, 5)):
+        long = draws.rng.uniform(0.5, draws.plain.fover / 3)
+        yield Step(at, "mute", m, "etcd", long)
+        run = at - draws.plain.damper - draws.rng.choice((0, 0.5, 1))
+        yield Step(max(0, run), "payload", draws.pod())
+        at += long + draws.rng.uniform(1, draws.plain.fover)
+
+
 def _distant(draws: _Draws) -> Iterator[Step]:
     at, long = draws.at, draws.long
     for m in draws.masters if draws.rng.random() < 0.5 else [draws.master]:
@@ -312,6 +323,7 @@ def _mass(draws: _Draws) -> Iterator[Step]:
 _OTHERS: dict[str, Callable[[_Draws], Iterator[Step]]] = {
     "restore": _restore,
     "conflict": _conflict,
+    "mute": _mute,
     "distant": _distant,
     "full": _full,
     "denied": _denied,

@@ -137,10 +137,13 @@ def _held(
 
 
 def damper_waits(history: History) -> Iterator[str]:
-    """A run for a change waits for quiet, or for the ceiling; so no change waits for less."""
+    """A run for a change waits for quiet, or for the ceiling.
+
+    What a master finds when it starts is a change, too: the first one.
+    """
     tier = Tier()
     seen: list[tuple[float, list[Record]]] = [(float("-inf"), [])]
-    last = 0  # the list that the last run was for
+    last, ran = 0, float("-inf")  # the list that the last run was for, and when that was
     for entry in history:
         if isinstance(entry, Started):
             pods = json.loads(entry.pods)
@@ -150,12 +153,14 @@ def damper_waits(history: History) -> Iterator[str]:
             if matches and matches[0] > last and fresh:
                 settings = tier.health.settings[entry.node]
                 quiet, first = entry.at - seen[matches[0]][0], entry.at - seen[last + 1][0]
+                up = tier.health.since_start(entry.node, entry.at)
+                first = max(first, up) if up < entry.at - ran else first
                 if quiet < settings.damper / SKEW and first < settings.ceiling / SKEW:
                     yield (
                         f"run {entry.run} at {entry.at:.3f} comes {quiet:.3f} s after the last "
                         f"change, {first:.3f} s after the first"
                     )
-            last = matches[0] if matches else last
+            last, ran = matches[0] if matches else last, entry.at
         if tier.apply(entry) and tier.listed != seen[-1][1]:
             seen.append((entry.at, tier.listed))
 
