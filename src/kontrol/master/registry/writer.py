@@ -250,7 +250,7 @@ class Writer:
             return False
         leases = [live.lease for live in (view.live, *view.elsewhere) if live is not None]
         left = await _all(self._store.remaining(lease) for lease in leases)
-        return all(seconds <= ttl / 2 for seconds in left)
+        return all(seconds + 1 <= ttl / 2 for seconds in left)  # etcd tells whole seconds, cut
 
     async def _try(self, batch: list[Entry], counter: Counter) -> bool:
         """Carry the decisions out in one transaction; False if the store had moved on."""
