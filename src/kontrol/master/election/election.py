@@ -38,6 +38,9 @@ _PROOF_EVERY = 1 / 5
 # candidates, and a run that is tried again and again writes neither. Years of that are fewer.
 _UNSEEN = 1_000_000
 
+# Times the fail-over time. A candidate that is remembered for too long keeps others waiting.
+_VERIFY = 5
+
 Lead = Callable[[Term], Awaitable[None]]
 
 
@@ -86,7 +89,9 @@ class Election:
         self._candidate = candidate
         self._highwater = highwater
         self._clock = clock
-        self._candidates = Follower(store, keys.candidates, silence=fover / 3)
+        self._candidates = Follower(
+            store, keys.candidates, silence=fover / 3, verify=_VERIFY * fover
+        )
         self._candidates.listen(lambda _: self._moved.set())
         self._candidates.on_restore(self.restart)
         self._floor = 0

@@ -8,6 +8,7 @@ a store says nothing about the pods.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
@@ -21,23 +22,34 @@ from kontrol.store.protocol import (
     RangeResult,
     Restored,
     Store,
+    StoreError,
     Unavailable,
     Watch,
 )
 
 log = logging.getLogger(__name__)
 
+_VERIFY = 300.0  # seconds between two looks whether the watch missed anything
+
 Listener = Callable[[Sequence[Event]], None]
 OnRestore = Callable[[int], None]
+
+
+class _Missed(Exception):
+    """The watch did not deliver all events."""
 
 
 class Follower:
     """Follows one prefix. `entries` maps full keys to their values; listeners hear each change."""
 
-    def __init__(self, store: Store, prefix: str, *, silence: float) -> None:
+    def __init__(
+        self, store: Store, prefix: str, *, silence: float, verify: float = _VERIFY
+    ) -> None:
         """`silence` is the time in seconds without a sign of life that counts as an outage.
 
-        It may be set anew at any time.
+        It may be set anew at any time. Every `verify` seconds the keys are compared with the
+        store's: releases of etcd can lose events around a compaction, and a restore can change
+        history beneath a watch that goes on.
         """
         self.entries: dict[str, KeyValue] = {}
         self.revision = 0
@@ -52,6 +64,8 @@ class Follower:
         self._listeners: list[Listener] = []
         self._on_restore: list[OnRestore] = []
         self._cluster = 0
+        self._verify = verify
+        self._check: tuple[float, RangeResult] | None = None  # what to compare, once confirmed
 
     @property
     def recovered(self) -> float:
@@ -83,6 +97,8 @@ class Follower:
                 await self._watch()
             except Compacted as error:
                 log.info("%s: %s", self._prefix, error)
+            except _Missed:
+                log.warning("%s: the watch missed events: reading everything again", self._prefix)
             except Restored as error:
                 self._went_back(str(error))
             except (Unavailable, Denied) as error:
@@ -160,8 +176,16 @@ class Follower:
                 await asyncio.wait([asking])
 
     async def _ask(self, watch: Watch) -> None:
+        """Ask for signs of life, and from time to time for what there is to be known."""
+        loop = asyncio.get_running_loop()
+        self._check, verify_at = None, loop.time() + self._verify
+        keys = Range(self._prefix, prefix=True, keys_only=True)
         while True:
             await asyncio.sleep(self.silence / 3)
+            if loop.time() >= verify_at:
+                with contextlib.suppress(StoreError):
+                    read = await self._store.range(keys)
+                    self._check, verify_at = (loop.time(), read), loop.time() + self._verify
             await watch.confirm()
 
     def _went_back(self, why: str) -> None:
@@ -178,6 +202,10 @@ class Follower:
         if batch.events:
             self.revision = batch.events[-1].kv.mod_revision
             self._apply(batch.events)
+        if self._check is not None and self.confirmed >= self._check[0]:
+            (_, read), self._check = self._check, None
+            if not self.reached(read):
+                raise _Missed
 
     def _hear(self) -> None:
         now = asyncio.get_running_loop().time()

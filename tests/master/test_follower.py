@@ -1,0 +1,105 @@
+"""A followed prefix is what the store has, whatever its watch delivers."""
+
+import asyncio
+
+from tests.master.support import Stub, alive, running
+from tests.support.simloop import virtual
+
+from kontrol.master.mirror.follower import Follower
+from kontrol.store.memory import MemoryCluster, MemoryStore
+from kontrol.store.protocol import Delete, Event, Put
+
+
+class Forgetful(MemoryCluster):
+    """A cluster whose watches are told nothing while `deaf`."""
+
+    deaf = False
+
+    def publish(self, events: tuple[Event, ...]) -> None:
+        if not self.deaf:
+            super().publish(events)
+
+
+@virtual
+async def test_events_that_the_watch_did_not_deliver_are_found() -> None:
+    """Put, changed and deleted; then all goes on."""
+    cluster = Forgetful()
+    store = MemoryStore(cluster)
+    for key in "abc":
+        await store.txn([], [Put(f"/x/{key}", b"1")])
+    follower = Follower(store, "/x/", silence=3, verify=60)
+    changes: list[str] = []
+    follower.listen(lambda events: changes.extend(f"{e.type} {e.kv.key}" for e in events))
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(follower.run())
+        await follower.complete.wait()
+        changes.clear()
+        for op in (Put("/x/d", b"1"), Put("/x/a", b"2"), Delete("/x/b")):
+            cluster.deaf = True
+            await store.txn([], [op])
+            cluster.deaf = False
+            await asyncio.sleep(50)
+            assert changes == []
+            await asyncio.sleep(15)
+            kind = "delete" if isinstance(op, Delete) else "put"
+            assert changes == [f"{kind} {op.key}"]
+            changes.clear()
+            assert follower.restores == 0
+        await store.txn([], [Put("/x/e", b"1")])
+        await asyncio.sleep(1)
+        assert changes == ["put /x/e"]
+        task.cancel()
+
+
+@virtual
+async def test_nothing_is_read_again_while_nothing_is_missed() -> None:
+    cluster = MemoryCluster()
+    store = MemoryStore(cluster)
+    follower = Follower(store, "/x/", silence=3, verify=5)
+    told = 0
+
+    def count(_: object) -> None:
+        nonlocal told
+        told += 1
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(follower.run())
+        await follower.complete.wait()
+        told = 0
+        for n in range(400):
+            await store.txn([], [Put(f"/x/{n % 7}", b"%d" % n) if n % 3 else Delete(f"/x/{n % 7}")])
+            await asyncio.sleep(0.37)
+        revision = follower.revision
+        before = told
+        await asyncio.sleep(60)
+        assert (told, follower.revision) == (before, revision)
+        task.cancel()
+
+
+@virtual
+async def test_nobody_waits_for_a_candidate_that_a_restore_took_away() -> None:
+    """History changes beneath a watch that goes on: the backup is of a later revision."""
+    cluster, callback = MemoryCluster(), Stub()
+    async with (
+        running(cluster, callback) as one,
+        running(cluster, callback, id="m2") as two,
+        alive(one, 1),
+    ):
+        await asyncio.sleep(3)
+        store = MemoryStore(cluster)
+        early = cluster.snapshot()
+        for _ in range(50):
+            await store.txn([], [Put("/elsewhere", b"")])
+        later = cluster.snapshot()
+        cluster.restore(early)
+        await asyncio.sleep(10)
+        one.election.restart(0)
+        two.election.restart(0)
+        await asyncio.sleep(10)  # both have candidacies that the next restore knows nothing of
+        cluster.restore(later)
+        await asyncio.sleep(90)
+        assert one.election.candidates
+        assert callback.runs
+        async with alive(one, 2):
+            await asyncio.sleep(20)
+            assert callback.runs[-1].ids == ["p1", "p2"]
