@@ -13,7 +13,7 @@ Invariant: at most two refreshes of a lease are under way, so there are no more 
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kontrol.store.protocol import Store, StoreError, Unavailable
 
@@ -23,30 +23,25 @@ _TOLD = 100_000  # leases that are remembered until they are replaced
 _ENDED = "this master is shutting down"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class LeaseRefresh:
-    """The refresh of one lease."""
+    """The refresh of one lease.
+
+    `ttl` is the one that the lease was granted, 0 if it is gone; None without an answer so far.
+    """
 
     lease: int
-    task: "asyncio.Task[int | StoreError]"
-
-    @property
-    def ttl(self) -> int | None:
-        """The TTL that the lease was granted, 0 if it is gone; None without an answer so far."""
-        if not self.task.done() or self.task.cancelled():
-            return None
-        result = self.task.result()
-        return result if isinstance(result, int) else None
+    task: "asyncio.Task[None]" = field(init=False)
+    ttl: int | None = None
+    error: StoreError | None = None
+    done: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def answer(self) -> int:
         """Return the TTL that the lease was granted, 0 if it is gone. Raises `StoreError`."""
-        await asyncio.wait((self.task,))
-        if self.task.cancelled():
-            raise Unavailable(_ENDED)
-        result = self.task.result()
-        if isinstance(result, StoreError):
-            raise result
-        return result
+        await self.done.wait()
+        if self.ttl is None:
+            raise self.error or Unavailable(_ENDED)
+        return self.ttl
 
 
 class Leases:
@@ -67,11 +62,13 @@ class Leases:
             await asyncio.Event().wait()
         finally:
             self._ended = True
-            tasks = [each.task for some in self._under_way.values() for each in some]
-            for task in tasks:
+            left = {each.task: each for some in self._under_way.values() for each in some}
+            for task in left:
                 task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
+            if left:
+                await asyncio.wait(left)
+            for refresh in left.values():
+                refresh.done.set()
 
     def refresh(self, lease: int) -> LeaseRefresh:
         """Send a refresh of `lease` at once, unless two are under way: then return the later.
@@ -83,22 +80,21 @@ class Leases:
         under_way = self._under_way.setdefault(lease, [])
         if len(under_way) == _UNDER_WAY:
             return under_way[-1]
-        refresh = LeaseRefresh(lease, asyncio.create_task(self._refresh(lease)))
+        refresh = LeaseRefresh(lease)
+        refresh.task = asyncio.create_task(self._refresh(refresh))
         under_way.append(refresh)
-        refresh.task.add_done_callback(lambda _: self._end(refresh))
         return refresh
 
-    async def _refresh(self, lease: int) -> int | StoreError:
+    async def _refresh(self, refresh: LeaseRefresh) -> None:
         try:
-            return await self._store.refresh(lease)
+            refresh.ttl = await self._store.refresh(refresh.lease)
         except StoreError as error:
-            return error
-
-    def _end(self, refresh: LeaseRefresh) -> None:
+            refresh.error = error
         under_way = self._under_way[refresh.lease]
         under_way.remove(refresh)
         if not under_way:
             del self._under_way[refresh.lease]
+        refresh.done.set()
 
     async def grant(self) -> tuple[int, float]:
         """Grant a lease of the tier's TTL; returns its id and that TTL. Raises `StoreError`."""

@@ -54,6 +54,7 @@ class Lane:
         self._stream: Stream | None = None
         self._task: asyncio.Task[None] | None = None
         self._watchdog: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def refresh(self, lease: int) -> int:
@@ -65,16 +66,27 @@ class Lane:
         loop = asyncio.get_running_loop()
         refresh = _Refresh(lease, loop.time(), loop.create_future())
         self._pending.append(refresh)
+        if self._expiry is None:  # one timer for all, as they come in the order of their time
+            self._expiry = loop.call_later(self._client.config.timeout, self._expire)
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="etcd-keepalives")
         self._wanted.set()
         if self._stream is not None:
             self._send(self._stream, lease)
-        try:
-            async with asyncio.timeout(self._client.config.timeout):
-                return await refresh.answer
-        except TimeoutError:
-            raise Unavailable(f"no answer to the refresh of lease {lease} in time") from None
+        return await refresh.answer
+
+    def _expire(self) -> None:
+        """Give up those that have waited for long enough; their answers may yet come."""
+        loop = asyncio.get_running_loop()
+        self._expiry = None
+        for refresh in self._pending:
+            end = refresh.asked + self._client.config.timeout
+            if end > loop.time():
+                self._expiry = loop.call_at(end, self._expire)
+                break
+            if not refresh.answer.done():
+                why = f"no answer to the refresh of lease {refresh.lease} in time"
+                refresh.answer.set_exception(Unavailable(why))
 
     def _send(self, stream: Stream, lease: int) -> None:
         stream.send(KEEP_ALIVE.request(ID=lease))
@@ -151,6 +163,8 @@ class Lane:
     async def close(self) -> None:
         """End the stream and the task."""
         self._closed = True
+        if self._expiry is not None:
+            self._expiry.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
