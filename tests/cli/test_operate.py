@@ -149,6 +149,12 @@ def test_a_deploy_under_way_is_told() -> None:
     assert "masters   2: m-0, m-1 (another callback)" in text
 
 
+def test_the_alarms_of_etcd_are_shown() -> None:
+    full = status(etcd={"ok": True, "seconds": 0.41, "alarms": ["NOSPACE"]})
+    lines = screen(Doc.of(full), "URL", Paper())
+    assert "etcd      has raised NOSPACE, mirror confirmed 410 ms ago" in lines
+
+
 def test_what_is_known_without_etcd_is_told_as_past() -> None:
     without = status(etcd={"ok": False, "seconds": 31.0}, plan={"what": "unknown"})
     lines = screen(Doc.of(without), "URL", Paper())
