@@ -6,13 +6,17 @@ from dataclasses import replace
 from tests.simulation.checker import check
 from tests.simulation.history import (
     KEYS,
+    STORE,
     Acknowledged,
+    Book,
     Commit,
     Ended,
     Entry,
     Farewell,
+    Fault,
     Process,
     Record,
+    Restore,
     Settings,
     Settled,
     Started,
@@ -34,7 +38,8 @@ def pod(name: str, seq: int, n: int = 0, nonce: str = "1", payload: str = "", **
 class Script:
     """Writes a history, a second apart, as a well-behaved tier would have made it."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
+        """`settings` are those of m1, which is there from the start."""
         self.entries: list[Entry] = []
         self.at = 0.0
         self.revision = 1
@@ -44,7 +49,9 @@ class Script:
         self.term = 5
         self.fingerprint = "f"
         self.state: bytes | None = None
-        self.add(Process(0, "m1", up=True, settings=Settings(ttl=TTL)))
+        self.created: dict[str, int] = {}
+        self.leases: dict[str, int] = {}  # of the keys that have one
+        self.add(Process(0, "m1", up=True, settings=settings or Settings(ttl=TTL)))
 
     def add(self, entry: Entry) -> Entry:
         self.entries.append(entry)
@@ -53,13 +60,16 @@ class Script:
     def commit(self, *changes: tuple[str, bytes | None]) -> None:
         self.at += 1
         self.revision += 1
-        events = tuple(
-            Event("delete", KeyValue(key, b"", 0, self.revision))
-            if value is None
-            else Event("put", KeyValue(key, value, self.revision, self.revision))
-            for key, value in changes
+        self.add(Commit(self.at, self.revision, tuple(self.event(*change) for change in changes)))
+
+    def event(self, key: str, value: bytes | None) -> Event:
+        if value is None:
+            self.created.pop(key, None)
+            return Event("delete", KeyValue(key, b"", 0, self.revision))
+        created = self.created.setdefault(key, self.revision)
+        return Event(
+            "put", KeyValue(key, value, created, self.revision, 1, self.leases.get(key, 0))
         )
-        self.add(Commit(self.at, self.revision, events))
 
     def seat(self, it: Pod, *, left: bool = False) -> tuple[str, bytes]:
         seat: Record = {"id": it.id, "nonce": it.nonce, "n": it.n, "seq": it.seq, "left": left}
@@ -83,6 +93,35 @@ class Script:
         del self.pods[it.key]
         self.commit((KEYS.pod(it.key), None))
 
+    def lose(self, *pods: Pod) -> None:
+        """Let pods go at once, without a farewell."""
+        for it in pods:
+            self.add(Process(self.at, it.id, up=False))
+            del self.pods[it.key]
+        self.at += TTL
+        self.commit(*((KEYS.pod(it.key), None) for it in pods))
+
+    def lead(self, term: int, name: str = "m1", fingerprint: str = "") -> None:
+        """Let a master announce that it leads, and its predecessor's candidacy go."""
+        gone = [(key, None) for key in self.created if key.startswith(KEYS.candidates)]
+        record: Record = {"id": name, "term": term, "fingerprint": fingerprint or self.fingerprint}
+        self.term = term
+        self.commit(*gone, (f"{KEYS.candidates}{term:016x}", canonical(record)))
+
+    def request(self, name: str, kind: str, message: str = "", **more: int) -> tuple[str, bytes]:
+        """Return an operator's request as the store has it, with an answer if there is one."""
+        record: Record = {"kind": kind, "by": "an operator", **more}
+        if message:
+            record["answer"] = {"message": message, "refused": False}
+        return KEYS.requests + name, canonical(record)
+
+    def restore(self, snapshot: "list[KeyValue]", kind: str = "lower") -> None:
+        """Let the store go away, and come back with what `snapshot` has."""
+        self.add(Fault(self.at, "paused", STORE))
+        self.at += 3
+        self.add(Restore(self.at, kind, self.revision, tuple(snapshot)))
+        self.add(Fault(self.at, "paused", STORE, on=False))
+
     def listed(self) -> list[Pod]:
         return sorted(self.pods.values(), key=lambda it: it.seq)
 
@@ -93,6 +132,8 @@ class Script:
             "digest": digest_of(self.listed()),
             "fingerprint": self.fingerprint,
             "ended": ended,
+            "reason": "ensemble",
+            "attempt": 1,
         }
         self.commit((KEYS.running, canonical(record)))
 
@@ -144,12 +185,19 @@ class Script:
         self.end(state)
         self.acknowledge(state)
 
-    def settle(self) -> None:
+    def settle(self, fingerprint: str = "") -> None:
         alive = tuple((it.id, it.key, json.dumps(it.payload)) for it in self.listed())
-        self.add(Settled(self.at, alive))
+        self.add(Settled(self.at, alive, fingerprint))
 
     def complaints(self) -> list[str]:
         return check(tuple(self.entries))
+
+    def book_now(self) -> Book:
+        """Return what the store has now."""
+        book = Book()
+        for entry in self.entries:
+            book.apply(entry)
+        return book
 
 
 A, B, C = pod("p1", 0), pod("p2", 1), pod("p3", 2)

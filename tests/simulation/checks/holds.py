@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.simulation.checks.runs import EMPTY
-from tests.simulation.health import Health
+from tests.simulation.health import NEVER, Health
 from tests.simulation.history import (
     KEYS,
     Book,
@@ -91,7 +91,8 @@ def brake_holds(history: History) -> Iterator[str]:
     tier = Tier()
     terms: dict[int, float] = {}  # when each began
     released: dict[int, float] = {}  # when the brake was released in a term
-    spells: dict[float, tuple[float, float]] = {}  # the last mass loss, by what percent is one
+    spells: dict[float, tuple[float, float]] = {}  # the last mass loss, by what percent is one:
+    # when it began and ended
     term = 0
     for entry in history:
         if isinstance(entry, Started):
@@ -107,11 +108,13 @@ def brake_holds(history: History) -> Iterator[str]:
                 if request.get("kind") == "release" and answer and "released" in answer["message"]:
                     released[term] = entry.at
         for settings in tier.health.settings.values():
-            if mass(len(tier.lost), tier.of, settings.brake):
+            begin, end = spells.get(settings.brake, (0.0, float("-inf")))
+            if not mass(len(tier.lost), tier.of, settings.brake):
+                spells[settings.brake] = begin, min(end, entry.at)
+            elif end < NEVER:
                 # One that is over for less than the damper waits was not looked at.
-                begin, end = spells.get(settings.brake, (entry.at, entry.at))
                 new = entry.at - end > settings.ceiling * SKEW + SLACK
-                spells[settings.brake] = (entry.at if new else begin, entry.at)
+                spells[settings.brake] = (entry.at if new else begin), NEVER
 
 
 def _held(

@@ -277,7 +277,7 @@ def silent_pods_go(history: History) -> Iterator[str]:
                     heard = max(refreshed.get(lease, elected), elected)
                     limit = _ruled(led, heard, health) + 2
                     room = heard - full > 2 * limit  # to change the lease for another
-                    if at - heard > limit and room and lease not in said:
+                    if lease and at - heard > limit and room and lease not in said:
                         said.add(lease)
                         yield f"{key} is there at {at:.3f}, {at - heard:.3f} s after a refresh"
         if book.apply(entry):

@@ -1,0 +1,481 @@
+"""The checks of what holds runs, of seats, leases and records: what is right passes, all else not.
+
+Histories are written by hand, a second between two commits; TTL is 10 s, the damper half a second.
+"""
+
+from dataclasses import replace
+
+import pytest
+from tests.simulation.history import (
+    KEYS,
+    Acknowledged,
+    Asked,
+    Elected,
+    Fault,
+    Leased,
+    Process,
+    Record,
+    Sent,
+    Settings,
+    Started,
+)
+from tests.simulation.script import TTL, A, B, C, Script, good, pod
+from tests.simulation.versions import NEXT
+
+from kontrol.ensemble.canonical import canonical
+
+NOTHING = b'{"joined": [], "changed": [], "left": [], "lost": []}'
+D = pod("p4", 3)
+E = pod("p5", 4)
+
+
+def says(script: Script, invariant: str, text: str) -> bool:
+    return any(c.startswith(f"invariant {invariant}") and text in c for c in script.complaints())
+
+
+def four() -> Script:
+    """Four pods, acknowledged; m1 leads."""
+    script = Script()
+    script.lead(5)
+    for it in (A, B, C, D):
+        script.join(it)
+    script.go()
+    return script
+
+
+def test_four_pods_are_good() -> None:
+    assert four().complaints() == []
+
+
+# The brake
+
+
+def test_a_mass_loss_that_is_not_held() -> None:
+    script = four()
+    script.lose(A, B, C)
+    script.start()
+    assert says(script, "10 the brake", "3 of 4 lost, held for 1.000 s")
+
+
+@pytest.mark.parametrize("lost", [[A, B], [A, B, C]])
+def test_what_is_no_mass_loss_may_run(lost: list[object]) -> None:
+    script = Script(Settings(brake=80.0))
+    script.lead(5)
+    for it in (A, B, C, D):
+        script.join(it)
+    script.go()
+    script.lose(*[it for it in (A, B, C) if it in lost])
+    script.start()
+    assert not says(script, "10", "")
+
+
+def test_a_mass_loss_that_was_held_for_twice_the_ttl() -> None:
+    script = four()
+    script.lose(A, B, C)
+    script.at += 2 * TTL
+    script.start()
+    assert script.complaints() == []
+
+
+def test_a_mass_loss_that_another_term_had_held() -> None:
+    script = four()
+    script.lose(A, B, C)
+    script.at += 2 * TTL - 2
+    script.lead(6)
+    script.start()
+    assert says(script, "10 the brake", "held for 1.000 s")
+
+
+def test_a_mass_loss_that_is_released() -> None:
+    script = four()
+    script.lose(A, B, C)
+    script.commit(script.request("r", "release", "the brake is released"))
+    script.start()
+    assert script.complaints() == []
+
+
+def test_a_release_of_another_term() -> None:
+    script = four()
+    script.lose(A, B, C)
+    script.commit(script.request("r", "release", "the brake is released"))
+    script.lead(6)
+    script.start()
+    assert says(script, "10 the brake", "held for")
+
+
+def test_a_release_of_an_earlier_loss() -> None:
+    script = four()
+    script.commit(script.request("r", "release", "the brake is released"))
+    script.lose(A, B, C)
+    script.start()
+    assert says(script, "10 the brake", "held for")
+
+
+def test_a_release_of_nothing() -> None:
+    script = four()
+    script.lose(A, B, C)
+    script.commit(script.request("r", "release", "the brake holds nothing"))
+    script.start()
+    assert says(script, "10 the brake", "held for")
+
+
+def test_a_mass_loss_after_another_that_was_over() -> None:
+    script = four()
+    script.lose(A, B, C)
+    for it in (A, B, C):
+        script.join(replace(it, n=1))
+    script.at += 2 * TTL
+    script.lose(A, B, C)
+    script.start()
+    assert says(script, "10 the brake", "held for")
+
+
+# The damper
+
+
+def test_a_run_before_it_is_quiet() -> None:
+    script = Script(Settings(damper=5.0, ceiling=20.0))
+    script.join(A)
+    script.start()
+    assert says(script, "damper", "comes 1.000 s after the last change")
+
+
+def test_a_run_when_it_is_quiet_or_changes_do_not_end() -> None:
+    script = Script(Settings(damper=5.0, ceiling=20.0))
+    script.join(A)
+    script.at += 5
+    script.go()
+    for n in range(1, 10):
+        script.join(replace(A, n=n, payload=str(n)))
+        script.at += 1
+    script.at += 1
+    script.start()
+    assert script.complaints() == []
+
+
+# What is due
+
+
+def later(script: Script, seconds: float) -> None:
+    script.at += seconds
+    script.add(Asked(script.at, "m1", "release"))
+
+
+def test_a_change_that_nobody_runs_for() -> None:
+    script = four()
+    script.join(E)
+    later(script, 20)
+    assert says(script, "10 nothing", "a change has been due for 20")
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(0, "cut", "m1", "etcd"), Fault(0, "paused", "m1"), Process(0, "m1", up=False)]
+)
+def test_a_leader_that_cannot_is_not_late(fault: Fault | Process) -> None:
+    script = four()
+    script.join(E)
+    script.add(replace(fault, at=script.at))
+    later(script, 20)
+    assert not says(script, "10", "")
+
+
+def test_changes_without_end_that_nobody_runs_for() -> None:
+    script = four()
+    for n in range(1, 20):
+        script.join(replace(A, n=n, payload=str(n)))
+    assert says(script, "10 nothing", "one change after another has been due")
+
+
+def test_a_loss_waits_for_the_gap() -> None:
+    script = four()
+    script.lose(A)
+    later(script, TTL + 12)
+    assert script.complaints() == []
+    later(script, 5)
+    assert says(script, "10 nothing", "a change")
+
+
+def test_a_mass_loss_is_not_held_for_ever() -> None:
+    script = four()
+    script.lose(A, B, C)
+    later(script, 2 * TTL + 20)
+    assert script.complaints() == []
+    later(script, 10)
+    assert says(script, "10 nothing", "a change")
+
+
+def test_a_new_callback_waits_for_a_minute() -> None:
+    script = four()
+    script.lead(6, fingerprint="another")
+    later(script, 70)
+    assert script.complaints() == []
+    later(script, 10)
+    assert says(script, "10 nothing", "the callback has been due")
+
+
+def test_a_new_callback_that_never_ran() -> None:
+    script = four()
+    script.settle("another")
+    assert says(script, "2", "the masters have another")
+
+
+# Silent pods
+
+
+def leased(ttl: int = 10) -> Script:
+    """One pod, under a lease that was granted just now."""
+    script = Script()
+    script.lead(5)
+    script.leases[KEYS.pod(A.key)] = 77
+    script.add(Leased(script.at, 77, ttl))
+    script.join(A)
+    script.go()
+    return script
+
+
+def test_a_silent_pod_that_stays() -> None:
+    script = leased()
+    script.add(Process(script.at, A.id, up=False))
+    script.at += TTL + 3
+    script.commit((KEYS.pod(A.key), None))
+    assert says(script, "7", f"{A.key} is there")
+
+
+def test_a_silent_pod_that_goes() -> None:
+    script = leased()
+    script.add(Leased(script.at, 77, 10))
+    script.add(Process(script.at, A.id, up=False))
+    script.at += TTL + 1
+    script.commit((KEYS.pod(A.key), None))
+    assert not says(script, "7", "")
+
+
+def test_an_election_of_the_store_gives_a_silent_pod_its_time_again() -> None:
+    script = leased()
+    script.add(Process(script.at, A.id, up=False))
+    script.at += 5
+    script.add(Elected(script.at))
+    script.at += TTL + 1
+    script.commit((KEYS.pod(A.key), None))
+    assert not says(script, "7", "")
+
+
+def test_a_pod_under_the_lease_of_a_former_ttl() -> None:
+    script = leased(ttl=60)
+    script.add(Process(script.at, "m1", up=False))
+    script.add(Process(script.at, "m1", up=True, settings=Settings(ttl=6)))
+    script.lead(6)
+    for _ in range(10):
+        script.at += 5
+        script.add(Leased(script.at, 77, 60))
+    script.at += 12
+    script.commit((KEYS.pod(A.key), None))
+    assert says(script, "7", "after a refresh")
+
+
+# Seats
+
+
+@pytest.mark.parametrize(("after", "wrong"), [(80, True), (101, False)])
+def test_a_seat_is_swept_at_its_age(after: float, wrong: bool) -> None:
+    script = Script(Settings(age=100))
+    script.join(A)
+    script.go()
+    script.crash(A)
+    script.go()
+    seat = script.seat(A)[0]
+    idle: Record = {"id": A.id, "nonce": A.nonce, "n": 0, "seq": A.seq, "left": False, "idle": 1}
+    script.commit((seat, canonical(idle)))
+    script.at += after - 5
+    script.commit((seat, None))
+    assert says(script, "9 seats", "is swept") is wrong
+
+
+def test_the_seat_of_a_living_pod_is_swept() -> None:
+    script = Script(Settings(age=5))
+    script.join(A)
+    script.at += 20
+    script.commit((script.seat(A)[0], None))
+    assert says(script, "9 seats", "is swept")
+
+
+def test_a_pod_whose_seat_was_swept_gets_another_number() -> None:
+    script = Script(Settings(age=5))
+    script.join(A)
+    script.go()
+    script.leave(A)
+    script.go()
+    script.at += 20
+    script.commit((script.seat(A)[0], None))
+    script.join(replace(A, seq=7))
+    assert script.complaints() == []
+
+
+# Rollbacks
+
+
+def rollback(script: Script, *more: tuple[str, bytes], state: bytes = b"1") -> None:
+    script.run += 1
+    run: Record = {"run": script.run, "reason": "rollback", "ok": True}
+    script.commit((KEYS.run(script.run), canonical(run)), (KEYS.state, state), *more)
+    script.state = state
+
+
+def kept() -> Script:
+    """A script in which run 1 left the state 1, which is kept, and an operator wants it back."""
+    script = four()
+    script.commit((KEYS.state_of(1), b"1"), script.request("r", "rollback", run=1))
+    return script
+
+
+def test_a_rollback_with_its_answer() -> None:
+    script = kept()
+    rollback(script, script.request("r", "rollback", "done", run=1))
+    assert script.complaints() == []
+
+
+def test_a_rollback_without_its_answer() -> None:
+    script = kept()
+    rollback(script)
+    assert says(script, "11", "not one request")
+
+
+def test_a_rollback_that_is_done_again() -> None:
+    script = kept()
+    for _ in range(2):
+        rollback(script, script.request("r", "rollback", "done", run=1))
+    assert says(script, "11", "is done again")
+
+
+def test_a_rollback_to_another_state() -> None:
+    script = kept()
+    rollback(script, script.request("r", "rollback", "done", run=1), state=b"9")
+    assert says(script, "11", "is put back")
+
+
+# Fields of other versions
+
+
+@pytest.mark.parametrize(("keeps", "seq"), [(True, 0), (False, 0), (False, 9)])
+def test_an_unknown_field_of_a_seat(*, keeps: bool, seq: int) -> None:
+    script = Script()
+    key = KEYS.seat("k")
+    seat: Record = {"id": "p1", "nonce": "1", "n": 0, "seq": 0, "left": False}
+    script.commit((key, canonical({**seat, NEXT: True})))
+    script.commit((key, canonical({**seat, "n": 1, "seq": seq, **({NEXT: True} if keeps else {})})))
+    assert says(script, "unknown", "loses a field") is (not keeps and seq == 0)
+
+
+# Restores
+
+
+def gone_back(*, witness: bool) -> Script:
+    """A script in which the store forgets run 2, and m1 leads again: the same process, or not."""
+    script = four()
+    snapshot = list(script.book_now().raw.values())
+    script.at += 10
+    script.join(E)
+    script.go()
+    if not witness:
+        script.add(Process(script.at, "m1", up=False))
+    script.restore(snapshot)
+    if not witness:
+        script.add(Process(script.at, "m1", up=True, settings=Settings(ttl=TTL)))
+    del script.pods[E.key]
+    script.before = {it.seq: it for it in (A, B, C, D)}
+    script.at += TTL
+    return script
+
+
+def test_a_restore_forgets_and_numbers_go_on() -> None:
+    script = gone_back(witness=True)
+    script.lead(2_000_000)
+    script.join(replace(E, seq=4))
+    script.go()
+    script.settle()
+    assert script.complaints() == []
+
+
+@pytest.mark.parametrize("witness", [True, False])
+def test_a_number_is_reused_after_a_restore(*, witness: bool) -> None:
+    script = gone_back(witness=witness)
+    script.lead(2_000_000)
+    script.join(E)
+    script.run = 1
+    script.go()
+    assert says(script, "4", "run 2 is booked") is witness
+
+
+def test_a_term_is_reused_after_a_restore() -> None:
+    script = four()
+    snapshot = list(script.book_now().raw.values())
+    script.at += 10
+    script.lead(9)
+    script.restore(snapshot)
+    script.lead(8)
+    assert says(script, "4", "term 8 begins")
+
+
+def test_a_run_that_was_booked_before_a_restore_may_start() -> None:
+    script = four()
+    snapshot = list(script.book_now().raw.values())
+    script.join(E)
+    script.start()
+    run = script.entries.pop()
+    assert isinstance(run, Started)
+    script.restore(snapshot)
+    script.add(run)
+    assert not says(script, "1", "")
+
+
+def test_a_run_that_nobody_booked_after_a_restore() -> None:
+    script = four()
+    script.restore([])
+    script.add(Started(script.at, "m1", 9, 5, "x", b"[]", NOTHING, None))
+    assert says(script, "1", "while the book has")
+
+
+# Two processes under one identity
+
+
+def processes(script: Script) -> None:
+    """Let A's process be followed by another, whose clock is behind."""
+    script.add(Sent(script.at, A.id, A.id, A.key, "1"))
+    script.add(Process(script.at, A.id, up=False))
+    script.add(Process(script.at, A.id, up=True, id=A.id, key=A.key))
+    script.add(Sent(script.at, A.id, A.id, A.key, "0"))
+
+
+def test_a_later_process_with_an_earlier_clock_has_the_last_word() -> None:
+    script = good()
+    processes(script)
+    script.at += TTL
+    script.join(replace(A, nonce="0", n=1, payload="y"))
+    assert script.complaints() == []
+
+
+def test_a_late_message_of_an_earlier_process_over_a_later_one_s() -> None:
+    script = good()
+    processes(script)
+    script.at += TTL
+    script.join(replace(A, nonce="0", n=1, payload="y"))
+    script.join(replace(A, nonce="1", n=9, payload="x"))
+    assert says(script, "5", "over")
+
+
+def test_who_is_contested_need_not_stay() -> None:
+    for contested in (False, True):
+        script = four()
+        if contested:
+            script.add(Process(script.at, "p9", up=True, id=A.id, key="k9"))
+        script.at += 2 * TTL
+        script.commit((KEYS.pod(A.key), None))
+        assert says(script, "6", "in reach") is not contested
+
+
+def test_the_ttl_that_was_told_is_kept() -> None:
+    script = four()
+    script.add(Acknowledged(script.at, script.at, A.id, A.key, "1", 0, A.seq, 25.0))
+    script.at += 15
+    script.commit((KEYS.pod(A.key), None))
+    assert says(script, "6", "s after a keepalive")
