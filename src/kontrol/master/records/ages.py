@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from kontrol.ensemble.canonical import JSON
-from kontrol.master.records.fields import MOST_SECONDS, Damaged, Fields, Record
+from kontrol.master.records.fields import HIGHEST_SECONDS, Damaged, Fields, Record
 
 _PARTS = 48  # of an age: samples are further apart than one
 
@@ -81,6 +81,6 @@ def _sample(row: JSON) -> tuple[float, int]:
     match row:
         case [int() | float() as seconds, int() as revision]:
             flags = isinstance(seconds, bool) or isinstance(revision, bool)
-            if not flags and 0 <= seconds <= MOST_SECONDS:
+            if not flags and 0 <= seconds <= HIGHEST_SECONDS:
                 return float(seconds), revision
     raise Damaged("a sample", row, "seconds and a revision")

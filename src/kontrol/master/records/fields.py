@@ -17,7 +17,7 @@ LONGEST = 24 * 3600.0  # seconds, that any setting can be
 
 _DEPTH = 100  # of arrays and objects within each other
 _TEXT = 64 * 1024  # characters; the longest is what a run wrote to standard error
-MOST_SECONDS = 1e12
+HIGHEST_SECONDS = 1e12
 
 
 class Damaged(ValueError):
@@ -107,8 +107,8 @@ class Fields:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Damaged(name, value, "a number of seconds")
-        if not 0 <= value <= MOST_SECONDS:
-            raise Damaged(name, value, f"from 0 to {MOST_SECONDS:g} seconds")
+        if not 0 <= value <= HIGHEST_SECONDS:
+            raise Damaged(name, value, f"from 0 to {HIGHEST_SECONDS:g} seconds")
         return float(value)
 
 
