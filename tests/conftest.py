@@ -12,6 +12,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from tests.simulation.suite import Suite
 
 STRICT = os.environ.get("KONTROL_TEST_STRICT") == "1"
 LEFT_OUT = pytest.StashKey[list[str]]()
@@ -31,6 +32,8 @@ def _privileged() -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEFT_OUT] = []
     config.stash[SKIPPED] = []
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Suite())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -20,14 +20,14 @@ from random import SystemRandom
 
 from tests.simulation.checker import check
 from tests.simulation.history import show
-from tests.simulation.rare import BRANCHES, reached
+from tests.simulation.rare import reached
 from tests.simulation.schedule import SECOND, Schedule, draw
 from tests.simulation.simulate import judge, simulate
+from tests.simulation.suite import never, table
 from tests.support.simloop import START
 
 COUNT = 1000
 PROGRESS = 20  # lines
-ENOUGH = 500  # schedules that must reach every rare branch
 
 
 def main() -> int:
@@ -62,29 +62,23 @@ def explore(seeds: range, jobs: int) -> int:
     """Run the schedules of `seeds`, in so many processes, and print what came of it."""
     _say([f"{len(seeds)} schedules from seed {seeds.start} on, in {jobs} processes"])
     began, failed = time.monotonic(), 0
-    reached_all: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     with ProcessPoolExecutor(jobs, initializer=logging.disable) as pool:
         every = max(1, len(seeds) // PROGRESS)
-        for i, (seed, complaints, counts) in enumerate(pool.map(look, seeds, chunksize=10), 1):
+        for i, (seed, complaints, found) in enumerate(pool.map(look, seeds, chunksize=10), 1):
             failed += bool(complaints)
-            reached_all += counts
+            counts.update(found)
             _say(f"seed {seed}: {text}" for text in complaints)
             if i % every == 0 or i == len(seeds):
                 rate = i / (time.monotonic() - began)
                 _say([f"{i} of {len(seeds)}, {failed} failed, {rate:.1f} a second"])
-    _say(table(reached_all))
-    never = [name for name in BRANCHES if not reached_all[name]] if len(seeds) >= ENOUGH else []
-    if never:
-        _say([f"never reached: {', '.join(never)}"])
+    _say(table(counts))
+    missing = never(counts)
+    if missing:
+        _say(f"never reached: {name}" for name in missing)
     if failed:
         _say(["replay with: python -m tests.simulation SEED"])
-    return int(failed > 0 or bool(never))
-
-
-def table(counts: Counter[str]) -> Iterator[str]:
-    """Yield a line for each rare branch: how often it was reached, and what it is."""
-    for name, text in BRANCHES.items():
-        yield f"{counts[name]:8}  {name}: {text}"
+    return int(failed > 0 or bool(missing))
 
 
 def look(seed: int) -> tuple[int, list[str], Counter[str]]:

@@ -30,6 +30,7 @@ from tests.simulation.history import (
     written,
 )
 from tests.simulation.history import Fenced as FencedWrite
+from tests.simulation.suite import SCHEDULES
 from tests.simulation.versions import NEXT
 
 BRANCHES: dict[str, str] = {
@@ -70,7 +71,7 @@ BRANCHES: dict[str, str] = {
 
 
 def reached(history: History) -> Counter[str]:
-    """Return how often each of `BRANCHES` was reached."""
+    """Return how often each of `BRANCHES` was reached, by name and what it is; and one schedule."""
     tier, past = Tier(), _Past()
     counts: Counter[str] = Counter()
     for entry in history:
@@ -78,7 +79,8 @@ def reached(history: History) -> Counter[str]:
             counts.update(look(entry, tier, past))
         tier.apply(entry)
         past.apply(entry)
-    return counts
+    told = {f"{name}: {text}": counts[name] for name, text in BRANCHES.items()}
+    return Counter({SCHEDULES: 1, **told})
 
 
 class _Past:
