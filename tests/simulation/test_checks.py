@@ -316,7 +316,7 @@ def test_a_pod_whose_seat_was_swept_gets_another_number() -> None:
 
 def rollback(script: Script, *more: tuple[str, bytes], state: bytes = b"1") -> None:
     script.run += 1
-    run: Record = {"run": script.run, "reason": "rollback", "ok": True}
+    run: Record = {"run": script.run, "term": 5, "reason": "rollback", "ok": True}
     script.commit((KEYS.run(script.run), canonical(run)), (KEYS.state, state), *more)
     script.state = state
 
@@ -404,6 +404,20 @@ def test_a_number_is_reused_after_a_restore(*, witness: bool) -> None:
     script.run = 1
     script.go()
     assert says(script, "4", "run 2 is booked") is witness
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(2, False), (8, True)])
+def test_a_witness_that_led_has_told_the_others(seconds: float, *, told: bool) -> None:
+    script = gone_back(witness=True)
+    script.lead(2_000_000)
+    script.at += seconds
+    script.add(Process(script.at, "m1", up=False))
+    script.add(Process(script.at, "m1", up=True, settings=Settings(ttl=TTL)))
+    script.lead(2_000_010)
+    script.join(replace(E, seq=4))
+    script.run = 1
+    script.go()
+    assert says(script, "4", "run 2 is booked") is told
 
 
 def test_a_term_is_reused_after_a_restore() -> None:

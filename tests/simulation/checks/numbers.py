@@ -20,58 +20,80 @@ class Numbers:
         self._health = Health()
         self._since: dict[str, float] = {}  # from when a master has had the store
         self._seen: set[str] = set()  # masters whose present process has seen the store
-        self._witnesses: set[str] = set()
-        self._owed = (0, 0)  # term and run that were given before the last restore
+        # Term and run that were given before a restore, as far as each witness has seen.
+        self._witnesses: dict[str, tuple[int, int]] = {}
+        self._leads: tuple[str, int, float] | None = None  # a witness, its term, and since when
 
     def apply(self, entry: Entry) -> None:
         """Take in an entry."""
+        if self._leads is not None:
+            name, _, at = self._leads
+            if name in self._since and entry.at - max(at, self._since[name]) > SEEN:
+                # It could tell all others: from here on nothing that was given is given again.
+                self.term = max(self.term, self._witnesses[name][0])
+                self.run = max(self.run, self._witnesses[name][1])
         if self._health.apply(entry):
-            masters = self._health.settings
-            for m in masters:
-                if self._health.since_start(m, entry.at) == 0.0:
-                    self._seen.discard(m)
-                    self._witnesses.discard(m)
-                if m in self._since and entry.at - self._since[m] > SEEN:
-                    self._seen.add(m)
-                if self._health.has_store(m):
-                    self._since.setdefault(m, entry.at)
-                else:
-                    self._since.pop(m, None)
+            self._look(entry.at)
         if isinstance(entry, Restore):
-            self._witnesses = set(self._seen)
-            self._owed = max(self.term, self._owed[0]), max(self.run, self._owed[1])
+            for m in self._seen:
+                term, run = self._witnesses.get(m, (0, 0))
+                self._witnesses[m] = max(self.term, term), max(self.run, run)
+            self._leads = None
             self.term, self.run = _given(entry)
         if isinstance(entry, Commit):
             for _, candidate in puts(entry, KEYS.candidates):
-                if "term" in candidate and candidate.get("id") in self._witnesses:
-                    # It knows: from here on nothing that was given is given again.
-                    self.run = max(self.run, self._owed[1])
-                    if candidate["term"] > self._owed[0]:
-                        self.term = max(self.term, self._owed[0])
+                if candidate.get("term", 0) > self.term:
+                    name = str(candidate.get("id"))
+                    known = name in self._witnesses
+                    self._leads = (name, candidate["term"], entry.at) if known else None
+
+    def _look(self, now: float) -> None:
+        """See which masters have the store."""
+        for m in self._health.settings:
+            if self._health.since_start(m, now) == 0.0:
+                self._seen.discard(m)
+                self._witnesses.pop(m, None)
+                if self._leads is not None and self._leads[0] == m:
+                    self._leads = None
+            if m in self._since and now - self._since[m] > SEEN:
+                self._seen.add(m)
+            if self._health.has_store(m):
+                self._since.setdefault(m, now)
+            else:
+                self._since.pop(m, None)
 
     def complaints(self, commit: Commit) -> Iterator[str]:
         """Say which numbers a commit gives that were given."""
         at = commit.at
         for _, candidate in puts(commit, KEYS.candidates):
             told = candidate.get("term", 0)
-            if told and candidate.get("id") in self._witnesses and told < self._owed[0]:
-                yield f"term {told} begins at {at:.3f} after term {self._owed[0]}, restored"
+            seen, _ = self._witnesses.get(str(candidate.get("id")), (0, 0))
+            if told and told < seen:
+                yield f"term {told} begins at {at:.3f} after term {seen}, restored"
             self.term = max(self.term, told)
         raw = written(commit, KEYS.running)
         running = None if raw is None else decode(raw)
         if running is not None and not running["ended"]:  # a successor writes how its end was found
+            known = self._known(running["term"])
             if running["term"] < self.term:
                 yield f"term {running['term']} begins a run at {at:.3f} after term {self.term}"
-            if running["run"] <= self.run:
-                yield f"run {running['run']} is booked at {at:.3f} after run {self.run}"
+            if running["run"] <= known:
+                yield f"run {running['run']} is booked at {at:.3f} after run {known}"
         if running is not None:
             self.term = max(self.term, running["term"])
             self.run = max(self.run, running["run"])
         for _, run in puts(commit, KEYS.runs):
             if run.get("reason") == "rollback" and written(commit, KEYS.applied) is None:
-                if run["run"] <= self.run:
-                    yield f"a rollback at {at:.3f} is run {run['run']}, after run {self.run}"
+                known = self._known(run["term"])
+                if run["run"] <= known:
+                    yield f"a rollback at {at:.3f} is run {run['run']}, after run {known}"
                 self.run = max(self.run, run["run"])
+
+    def _known(self, term: int) -> int:
+        """Return the highest run that the leader of a term must know."""
+        if self._leads is None or self._leads[1] != term:
+            return self.run
+        return max(self.run, self._witnesses[self._leads[0]][1])
 
 
 def _given(restore: Restore) -> tuple[int, int]:
