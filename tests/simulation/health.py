@@ -112,4 +112,4 @@ class Health:
         return not cut and (STORE not in (a, b) or self.works(STORE))
 
     def _fault(self, what: str, a: str, b: str) -> bool:
-        return (what, min(a, b), max(a, b)) in self._faults
+        return (what, a, b) in self._faults or (what, b, a) in self._faults

@@ -15,7 +15,9 @@ from tests.simulation.history import (
     Commit,
     Ended,
     Entry,
+    Fault,
     History,
+    Process,
     Record,
     Restore,
     Settings,
@@ -179,11 +181,14 @@ def on_time(history: History) -> Iterator[str]:
     alive: set[int] = set()
     since: dict[str, float] = {}  # for how long each reason has stood
     facts: dict[str, object] = {}
+    limits: dict[str, float] = {}
     for entry in history:
-        for name, limit in _limits(tier, alive).items():
-            if entry.at - since.get(name, entry.at) > limit:
+        for name, limit in limits.items():
+            if entry.at - since[name] > limit:
                 yield f"at {entry.at:.3f}: {name} has been due for {entry.at - since[name]:.3f} s"
-                since[name] = float("inf")  # said once
+                since[name] = NEVER  # said once
+        if not isinstance(entry, _TELLING):
+            continue
         tier.apply(entry)
         match entry:
             case Started(_, _, run):
@@ -191,13 +196,16 @@ def on_time(history: History) -> Iterator[str]:
             case Ended(_, run):
                 alive.discard(run)
             case Restore():
-                since.clear()
-        now = _facts(tier)
-        for name in _limits(tier, alive):
-            if name not in since or facts.get(name) != now[name]:
-                since[name] = entry.at
-        since = {name: at for name, at in since.items() if name in _limits(tier, alive)}
+                facts.clear()
+        limits, now = _limits(tier, alive), _facts(tier)
+        since = {
+            name: since[name] if name in since and facts.get(name) == now[name] else entry.at
+            for name in limits
+        }
         facts = now
+
+
+_TELLING = (Commit, Restore, Process, Fault, Started, Ended)
 
 
 def _leads(tier: Tier) -> Settings | None:
