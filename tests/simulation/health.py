@@ -41,7 +41,10 @@ class Health:
             case _:
                 return False
         masters = [node for node in self._up if not is_agent(node) and node != STORE]
-        serving = [m for m in masters if self.works(m) and self._open(m, STORE)]
+        works = [m for m in masters if self.works(m)]
+        # Refused credentials keep no pod from reporting: leases are refreshed without any.
+        keeping = any(self._open(m, STORE, denied=False) for m in works)
+        serving = [m for m in works if self._open(m, STORE)]
         sound = [m for m in serving if self._sound(m)]
         agents = [p for p in self._up if is_agent(p) and self.works(p) and not self._contested(p)]
         self._reach = {
@@ -50,10 +53,10 @@ class Health:
             for m in sound
             if self._open(p, m) and not self._fault("lossy", p, m)
         }
-        if bool(serving) != self._serving:
-            if serving:
+        if keeping != self._serving:
+            if keeping:
                 self._outages.append((self._changed, at))
-            self._serving, self._changed = bool(serving), at
+            self._serving, self._changed = keeping, at
         return True
 
     def reach(self, name: str, key: str, at: float) -> float:
@@ -107,8 +110,8 @@ class Health:
             for other, claim in self._claims.items()
         )
 
-    def _open(self, a: str, b: str) -> bool:
-        cut = any(self._fault(what, a, b) for what in ("cut", "stall", "denied"))
+    def _open(self, a: str, b: str, *, denied: bool = True) -> bool:
+        cut = any(self._fault(what, a, b) for what in ("cut", "stall", "denied")[: 2 + denied])
         return not cut and (STORE not in (a, b) or self.works(STORE))
 
     def _fault(self, what: str, a: str, b: str) -> bool:

@@ -102,6 +102,11 @@ class Ages:
                     self._ttl = min(self._ttl, settings.ttl)
             case Sent(_, node, _, _, nonce):
                 self._born[nonce] = self._current[node]
+            case Commit():
+                for name, seat in puts(entry, KEYS.seats):
+                    if seat.get("left") and seat.get("id") and seat.get("nonce") in self._born:
+                        who = seat["id"], _key(name)  # its process is not heard any more
+                        self._heard[who, self._born[seat["nonce"]]] = float("-inf")
             case Acknowledged(_, sent, name, key, nonce):
                 if nonce in self._born:
                     self._heard[(name, key), self._born[nonce]] = sent
