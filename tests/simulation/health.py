@@ -3,6 +3,7 @@
 from tests.simulation.history import STORE, Entry, Fault, Process, Settings
 
 NEVER = float("inf")
+TIMEOUT = 7.0  # seconds, of a request to the store; EtcdConfig.timeout is 6
 FAR = 20.0  # seconds: with a shorter TTL round trips of 5 s are too long for a keepalive
 
 
@@ -22,6 +23,7 @@ class Health:
         self._reach: dict[tuple[str, str], float] = {}  # (agent, master): since when
         self._serving = False  # whether some master has the store
         self._changed = float("-inf")  # when that last changed
+        self._rough, self._smooth = False, float("-inf")  # whether it is, or since when it is not
         self._outages: list[tuple[float, float]] = []  # begin, end
 
     def apply(self, entry: Entry) -> bool:
@@ -40,6 +42,8 @@ class Health:
                 (self._faults.add if on else self._faults.discard)(fault)
             case _:
                 return False
+        if self._rough != (rough := any(STORE in fault[1:] for fault in self._faults)):
+            self._rough, self._smooth = rough, entry.at
         masters = [node for node in self._up if not is_agent(node) and node != STORE]
         works = [m for m in masters if self.works(m)]
         # Refused credentials keep no pod from reporting: leases are refreshed without any.
@@ -83,6 +87,10 @@ class Health:
     def since_start(self, node: str, at: float) -> float:
         """Return for how long this process of `node` has run, 0 if it does not."""
         return at - self._up[node] if node in self._up else 0.0
+
+    def rough(self, at: float) -> bool:
+        """Whether requests of some master to the store may take until their time-out, as of now."""
+        return self._rough or at - self._smooth < TIMEOUT
 
     def works(self, node: str) -> bool:
         """Whether it is up and not paused."""

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 
-from tests.simulation.health import Health
+from tests.simulation.health import TIMEOUT, Health
 from tests.simulation.history import (
     KEYS,
     Acknowledged,
@@ -25,7 +25,6 @@ from tests.simulation.history import (
     puts,
 )
 
-STUCK = 7.0  # seconds; EtcdConfig.timeout is 6
 SKEW = 1.06  # how much faster a clock may go than another, that is within 5 percent
 
 Who = tuple[str, str]  # an id and a key
@@ -144,17 +143,21 @@ def _pods(entry: object) -> Iterator[tuple[str, Record]]:
 def reporting_pods_stay(history: History) -> Iterator[str]:
     """6: an expiry never hits a pod acknowledged within TTL, or one that could report all along.
 
+    To the TTL counts when the store was asked: keepalives of one pod share what is on its way.
+
     Could: its process ran, unpaused, and one and the same master with the store was within its
-    reach for a TTL, without a lossy link between; and for `STUCK` before, which a request that was
-    lost on the way to the store may hold others up.
+    reach for a TTL, without a lossy link between; and for `TIMEOUT` before, for which a request that
+    was lost on the way to the store may hold others up.
     """
     book = Book()
     health = Health()
     acknowledged: dict[Who, Acknowledged] = {}
+    slack: dict[Who, float] = {}
     for entry in history:
         health.apply(entry)
         if isinstance(entry, Acknowledged):
             acknowledged[entry.id, entry.key] = entry
+            slack[entry.id, entry.key] = TIMEOUT if health.rough(entry.at) else 0.0
         gone: dict[str, str] = {}
         if isinstance(entry, Commit):
             keys = [key for key in deleted(entry, KEYS.pods) if key in book.pods]
@@ -167,12 +170,12 @@ def reporting_pods_stay(history: History) -> Iterator[str]:
             if key in book.pods or _left(entry, key):
                 continue  # replaced, or said farewell
             last = acknowledged.get((name, key))
-            if last is not None and entry.at - last.sent < last.ttl:
+            if last is not None and entry.at - last.sent < last.ttl - slack[name, key]:
                 since = entry.at - last.sent
                 yield f"{name} expires at {entry.at:.3f}, {since:.3f} s after a keepalive"
             reach = health.reach(name, key, entry.at)
             ttl = max(settings.ttl for settings in health.settings.values())
-            if reach > ttl + STUCK:
+            if reach > ttl + TIMEOUT:
                 yield f"{name} expires at {entry.at:.3f}, in reach of a master for {reach:.3f} s"
 
 
@@ -295,8 +298,8 @@ def silent_pods_go(history: History) -> Iterator[str]:
 def _ruled(led: list[tuple[float, float]], at: float, health: Health) -> float:
     """Return the highest TTL that ruled at a time, or shortly before."""
     highest = max((settings.ttl for settings in health.settings.values()), default=math.inf)
-    before = [ttl for begin, ttl in led if begin <= at - 2 * highest - STUCK][-1:]
-    lately = [ttl for begin, ttl in led if at - 2 * highest - STUCK < begin <= at]
+    before = [ttl for begin, ttl in led if begin <= at - 2 * highest - TIMEOUT][-1:]
+    lately = [ttl for begin, ttl in led if at - 2 * highest - TIMEOUT < begin <= at]
     return max((*before, *lately), default=highest) + 1  # leases are of whole seconds
 
 
