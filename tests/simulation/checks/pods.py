@@ -146,8 +146,8 @@ def reporting_pods_stay(history: History) -> Iterator[str]:
     To the TTL counts when the store was asked: keepalives of one pod share what is on its way.
 
     Could: its process ran, unpaused, and one and the same master with the store was within its
-    reach for a TTL, without a lossy link between; and for `TIMEOUT` before, for which a request that
-    was lost on the way to the store may hold others up.
+    reach for a TTL, without a lossy link between; and for `TIMEOUT` before, for which a request
+    that was lost on the way to the store may hold others up.
     """
     book = Book()
     health = Health()
