@@ -335,3 +335,23 @@ async def test_a_restore_that_nothing_but_an_undone_write_tells_is_noticed() -> 
             assert raw is not None
             assert json.loads(raw)["digest"] == master.mirror.ensemble.digest
             assert json.loads(raw)["run"] == callback.runs[-1].request.run > 2
+
+
+@virtual
+async def test_numbers_above_a_restore_outlive_the_master_that_knew_them() -> None:
+    """It led after the restore, ran nothing, and was restarted: nobody remembers but the store."""
+    cluster, callback = MemoryCluster(), Stub(seconds=0.01)
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(3)
+        early = cluster.snapshot()
+        async with alive(master, 2):
+            await asyncio.sleep(5)
+        await asyncio.sleep(CONFIG.ttl + 3)
+        assert [run.request.run for run in callback.runs] == [1, 2, 3]
+        cluster.restore(early)
+        await asyncio.sleep(2 * CONFIG.fover)
+        assert master.leader_id == "m1"
+        assert len(callback.runs) == 3
+    async with running(cluster, callback) as master, alive(master, 1, 3):
+        await asyncio.sleep(2 * CONFIG.ttl)
+    assert callback.runs[3].request.run > 3

@@ -23,6 +23,7 @@ from kontrol.store.protocol import (
     Ambiguous,
     Compare,
     KeyValue,
+    NoSpace,
     Put,
     Range,
     Store,
@@ -199,6 +200,8 @@ class Election:
         while True:
             try:
                 answer = await self._store.txn([absent], [Put(key, value, lease)], [Range(key)])
+            except NoSpace:
+                raise
             except Ambiguous:
                 continue  # a second put finds the first one's key, and asks for it
             if answer.succeeded:

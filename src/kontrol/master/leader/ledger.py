@@ -35,6 +35,7 @@ from kontrol.store.protocol import (
     Ambiguous,
     Compare,
     Delete,
+    KeyValue,
     Op,
     Put,
     Range,
@@ -100,10 +101,7 @@ class Ledger:
         step = max(0, highwater.term + 1 - (floor + self._term.revision))
         if step or meta is None:
             raised = replace(meta or Meta(), floor=floor + step)
-            revision = metas[0].mod_revision if metas else 0
-            await OwnedKey(self._store, self._term, keys.meta, revision=revision).put(
-                raised.encode()
-            )
+            await self._put(keys.meta, metas, raised.encode())
         self._term.number = floor + step + self._term.revision
         highwater.saw_term(self._term.number)
         if applied:
@@ -113,9 +111,8 @@ class Ledger:
             self._heads[kv.key] = kv.mod_revision
         unended = records.running(running[0]) if running else None
         numbers = [self.applied.run, highwater.run, *(keys.number(kv.key) or 0 for kv in newest)]
-        numbers += [records.last_run(kv) or 0 for kv in last_run]
-        if unended is not None:
-            numbers.append(unended.run)
+        stored = (records.last_run(last_run[0]) or 0) if last_run else 0
+        numbers += [stored, unended.run if unended else 0]
         known = max(number for number in numbers if number <= BELIEVED_RUN)
         if unended is not None and not unended.run:  # its number cannot be read
             known += 1
@@ -123,7 +120,14 @@ class Ledger:
         # Where the store went back there may have been runs that nobody who lives has seen, fewer
         # than revisions: each takes two or more.
         self.next_run = 1 + known + step
+        if known + step > stored:  # whoever leads next may not know
+            await self._put(keys.last_run, last_run, b"%d" % (known + step))
         self.running = None if unended is None or unended.withdrawn else unended
+
+    async def _put(self, key: str, read: Sequence[KeyValue], value: bytes) -> None:
+        """Write a key that was `read`, until the store has answered."""
+        revision = read[0].mod_revision if read else 0
+        await OwnedKey(self._store, self._term, key, revision=revision).put(value)
 
     @property
     def failed(self) -> Running | None:

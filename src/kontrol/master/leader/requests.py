@@ -25,6 +25,7 @@ from kontrol.store.protocol import (
     Event,
     KeyValue,
     LeaseGone,
+    NoSpace,
     Put,
     Store,
     Unavailable,
@@ -113,6 +114,8 @@ class Requests:
             try:
                 await self._store.txn([absent], [Put(key, value, lease)])
                 return
+            except NoSpace:
+                raise
             except Ambiguous:
                 continue  # a second put finds the first, or is it
 
