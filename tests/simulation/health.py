@@ -4,6 +4,7 @@ from tests.simulation.history import STORE, Entry, Fault, Process, Settings
 
 NEVER = float("inf")
 TIMEOUT = 7.0  # seconds, of a request to the store; EtcdConfig.timeout is 6
+_BAD = ("lossy", "mute", "denied")  # on a link to the store: streams that are open go on
 FAR = 20.0  # seconds: with a shorter TTL round trips of 5 s are too long for a keepalive
 
 
@@ -45,10 +46,7 @@ class Health:
         if self._rough != (rough := any(STORE in fault[1:] for fault in self._faults)):
             self._rough, self._smooth = rough, entry.at
         masters = [node for node in self._up if not is_agent(node) and node != STORE]
-        works = [m for m in masters if self.works(m)]
-        # Refused credentials keep no pod from reporting: leases are refreshed without any.
-        keeping = any(self._open(m, STORE, denied=False) for m in works)
-        serving = [m for m in works if self._open(m, STORE)]
+        serving = [m for m in masters if self.works(m) and self._open(m, STORE)]
         sound = [m for m in serving if self._sound(m)]
         agents = [p for p in self._up if is_agent(p) and self.works(p) and not self._contested(p)]
         self._reach = {
@@ -57,10 +55,10 @@ class Health:
             for m in sound
             if self._open(p, m) and not self._fault("lossy", p, m)
         }
-        if keeping != self._serving:
-            if keeping:
+        if bool(serving) != self._serving:
+            if serving:
                 self._outages.append((self._changed, at))
-            self._serving, self._changed = keeping, at
+            self._serving, self._changed = bool(serving), at
         return True
 
     def reach(self, name: str, key: str, at: float) -> float:
@@ -101,13 +99,13 @@ class Health:
         return (
             self.works(master)
             and self._open(master, STORE)
-            and not any(self._fault(it, master, STORE) for it in ("lossy", "mute", "distant"))
+            and not any(self._fault(what, master, STORE) for what in (*_BAD, "distant"))
             and not self._fault("full", "", STORE)
         )
 
     def _sound(self, master: str) -> bool:
         far = self.settings.get(master, Settings()).ttl < FAR
-        bad = any(self._fault(what, master, STORE) for what in ("lossy", "mute"))
+        bad = any(self._fault(what, master, STORE) for what in _BAD)
         return not bad and not (far and self._fault("distant", master, STORE))
 
     def _contested(self, node: str) -> bool:
@@ -118,8 +116,8 @@ class Health:
             for other, claim in self._claims.items()
         )
 
-    def _open(self, a: str, b: str, *, denied: bool = True) -> bool:
-        cut = any(self._fault(what, a, b) for what in ("cut", "stall", "denied")[: 2 + denied])
+    def _open(self, a: str, b: str) -> bool:
+        cut = any(self._fault(what, a, b) for what in ("cut", "stall"))
         return not cut and (STORE not in (a, b) or self.works(STORE))
 
     def _fault(self, what: str, a: str, b: str) -> bool:
