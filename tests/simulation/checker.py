@@ -17,6 +17,7 @@ CHECKS: dict[str, Callable[[History], Iterator[str]]] = {
     "4 state, term and run": runs.state_moves_by_runs,
     "5 one seq, newest record": pods.numbers_and_order,
     "6 no reporting pod dropped": pods.reporting_pods_stay,
+    "6 who asks is taken": pods.who_asks_is_taken,
     "6 gap": holds.silence_of_the_tier,
     "7 silent pods go": pods.silent_pods_go,
     "9 true changes": pods.true_changes,

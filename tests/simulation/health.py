@@ -1,5 +1,7 @@
 """Who could reach whom, and for how long: kept along a history, for the checks that need it."""
 
+from collections.abc import Iterator
+
 from tests.simulation.history import STORE, Entry, Fault, Process, Settings
 
 NEVER = float("inf")
@@ -75,6 +77,16 @@ class Health:
             default=0.0,
         )
 
+    def reaching(self, at: float) -> Iterator[tuple[str, tuple[str, str], float]]:
+        """Yield each agent's node that could report, its id and key, and for how long it could.
+
+        With one same master that has the store, and is not far from it.
+        """
+        for p, claim in self._claims.items():
+            longest = max((at - t for (q, _), t in self._reach.items() if p == q), default=0.0)
+            if longest:
+                yield p, claim, longest
+
     def since_outage(self, length: float, at: float) -> float:
         """Return the time since some master has had the store again, after `length` of none."""
         if not self._serving:
@@ -99,7 +111,7 @@ class Health:
         return (
             self.works(master)
             and self._open(master, STORE)
-            and not any(self._fault(what, master, STORE) for what in (*_BAD, "distant"))
+            and not any(self._fault(what, master, STORE) for what in (*_BAD, "distant", "lag"))
             and not self._fault("full", "", STORE)
         )
 

@@ -241,6 +241,7 @@ FAULTS = {
     "lossy": "a link loses some messages and delays others",
     "stall": "what is sent over a link waits there",
     "mute": "what the store answers to a master is lost",
+    "lag": "each watch of a master gets what it has up to 5 s late",
     "distant": "a round trip over a link takes 1 to 5 s",
     "denied": "the store refuses the credentials of a master",
     "full": "the store takes no puts",

@@ -45,6 +45,7 @@ _T = TypeVar("_T")
 STORE_TIMEOUT = 6.0  # seconds, as EtcdConfig.timeout
 LOSS = 0.3  # of messages on a lossy link
 LATE = 10.0  # seconds, the most that a late message is late
+LAG = 5.0  # seconds, the most that a watch is behind while it lags
 DISTANT = 0.5, 2.5  # seconds one way, to the store and back from it
 
 
@@ -145,6 +146,11 @@ class Network:
         near = self._rng.uniform(0.0002, 0.02)
         return near + self._more.uniform(*DISTANT) if self.distant(a, b) else near
 
+    def lag(self, host: str) -> float:
+        """Draw how long a watch of `host` waits for what the store has for it."""
+        lags = self._faults["lag", min(host, STORE), max(host, STORE)] > 0
+        return self._more.uniform(0, LAG) if lags else 0.0
+
     def breaks(self, a: str, b: str) -> bool:
         """Draw whether a stream over this link breaks now."""
         if self.denied(a) and self._more.random() < LOSS:
@@ -215,6 +221,9 @@ class StoreNetwork:
         An open stream outlives its credentials: only a new one is refused.
         """
         network = self._network
+        lag = network.lag(self._host)
+        if lag:
+            await asyncio.sleep(lag)
         for _ in range(2):  # a cut at the beginning, or meanwhile
             if not self._open():
                 await network.until(self._open)

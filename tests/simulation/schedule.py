@@ -249,6 +249,18 @@ def _mute(draws: _Draws) -> Iterator[Step]:
         at += long + draws.rng.uniform(1, draws.plain.fover)
 
 
+def _lag(draws: _Draws) -> Iterator[Step]:
+    """Watches that lag, and a change of leader meanwhile."""
+    at, long, rng = draws.at, draws.plain.fover + draws.long, draws.rng
+    for m in draws.masters:
+        if rng.random() < 0.7:
+            yield Step(at, "lag", m, "etcd", long)
+    for _ in range(rng.randint(1, 3)):
+        yield Step(at + rng.random() * long, rng.choice(("payload", "leave")), draws.pod(), "", 5)
+    how = rng.choice(("crash", "stop", "pause"))
+    yield Step(at + rng.random() * long, how, draws.master, "", draws.long)
+
+
 def _distant(draws: _Draws) -> Iterator[Step]:
     at, long = draws.at, draws.long
     for m in draws.masters if draws.rng.random() < 0.5 else [draws.master]:
@@ -324,6 +336,7 @@ _OTHERS: dict[str, Callable[[_Draws], Iterator[Step]]] = {
     "restore": _restore,
     "conflict": _conflict,
     "mute": _mute,
+    "lag": _lag,
     "distant": _distant,
     "full": _full,
     "denied": _denied,

@@ -173,7 +173,7 @@ class _Simulation:
                 await self._wear(step)
             case "pause":
                 await self._pause(a, lasting)
-            case "cut" | "lossy" | "stall" | "mute" | "distant" | "denied":
+            case "cut" | "lossy" | "stall" | "mute" | "lag" | "distant" | "denied":
                 await self._while([(step.do, a, b)], lasting)
             case "isolate":
                 await self._while([("cut", a, other) for other in everyone if other != a], lasting)

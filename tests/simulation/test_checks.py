@@ -15,6 +15,7 @@ from tests.simulation.history import (
     Leased,
     Process,
     Record,
+    Refusal,
     Sent,
     Settings,
     Started,
@@ -493,3 +494,21 @@ def test_the_ttl_that_was_told_is_kept() -> None:
     script.at += 15
     script.commit((KEYS.pod(A.key), None))
     assert says(script, "6", "s after a keepalive")
+
+
+@pytest.mark.parametrize(("seconds", "wrong"), [(10, False), (16, True)])
+def test_a_process_that_is_refused_for_long(seconds: float, *, wrong: bool) -> None:
+    script = four()
+    script.add(Process(script.at, E.id, up=True, id=E.id, key=E.key))
+    script.add(Sent(script.at, E.id, E.id, E.key, "1"))
+    script.at += seconds
+    script.add(Refusal(script.at, E.id, "Stale", E.id))
+    assert says(script, "6", "is refused") is wrong
+
+
+def test_a_process_that_another_one_contests_may_be_refused() -> None:
+    script = four()
+    script.add(Process(script.at, E.id, up=True, id=A.id, key=A.key))
+    script.at += 30
+    script.add(Refusal(script.at, E.id, "Stale", A.id))
+    assert not says(script, "6", "is refused")

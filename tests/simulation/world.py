@@ -14,6 +14,7 @@ from kontrol.store.memory import MemoryCluster
 
 EPOCH = 1e9  # seconds since 1970, when the world began
 DAY = 24 * 3600.0
+YEAR = 365 * DAY
 
 
 @dataclass
@@ -48,8 +49,8 @@ class World:
         if self.schedule.skewed:
             seed = self.schedule.seed
             self.loop.set_clock(node, self.clock(host))
-            off = Random(f"wall {seed} {node}").choice((0, 0, 0, 0.4, -0.4, 90, -90, -DAY, 2 * DAY))
-            self.walls[node] = off
+            off = (0, 0, 0, 0.4, -0.4, 90, -90, -DAY, 2 * DAY, -YEAR)
+            self.walls[node] = Random(f"wall {seed} {node}").choice(off)
         return node
 
     def clock(self, host: str) -> Clock:

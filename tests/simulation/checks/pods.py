@@ -17,6 +17,7 @@ from tests.simulation.history import (
     Leased,
     Process,
     Record,
+    Refusal,
     Restore,
     Sent,
     Settings,
@@ -177,6 +178,37 @@ def reporting_pods_stay(history: History) -> Iterator[str]:
             ttl = max(settings.ttl for settings in health.settings.values())
             if reach > ttl + TIMEOUT:
                 yield f"{name} expires at {entry.at:.3f}, in reach of a master for {reach:.3f} s"
+
+
+def who_asks_is_taken(history: History) -> Iterator[str]:
+    """6: a process that can report is acknowledged, within three quarters of a TTL.
+
+    Half of one is for another to be found silent that stands in its way.
+    """
+    health = Health()
+    taken: dict[str, float] = {}  # when each process was last acknowledged
+    nodes: dict[tuple[str, str, str], str] = {}  # of an id, key and nonce
+    rough = float("-inf")
+    for entry in history:
+        health.apply(entry)
+        match entry:
+            case Sent(_, node, name, key, nonce):
+                nodes[name, key, nonce] = node
+            case Acknowledged(at, _, name, key, nonce):
+                taken[nodes.get((name, key, nonce), name)] = at
+            case Process(_, node):
+                taken.pop(node, None)
+            case Refusal(at, node, name) if name not in ("NoSpace", "Denied"):
+                ttl = max(settings.ttl for settings in health.settings.values())
+                limit = 0.75 * ttl + TIMEOUT
+                rough = at if health.rough(at) else rough
+                for p, _, reach in health.reaching(at):
+                    waited = min(reach, at - max(taken.get(p, rough), rough))
+                    if p == node and waited > limit:
+                        yield f"{p} is refused at {at:.3f}, as it has been for {waited:.3f} s"
+                        rough = at  # said once
+            case _:
+                pass
 
 
 def _left(entry: object, key: str) -> bool:
