@@ -6,7 +6,7 @@ SCRIPTS := .ci/run debian-12/base image/finish image/packages image/telegraf ima
 	image/root/home/kontrol/boot.sh image/root/usr/bin/kontrol-health \
 	deploy/masters/on-change deploy/examples/image/hello
 
-.PHONY: demo test mutate check lint types imports docs format bench clean
+.PHONY: demo test simulate mutate check lint types imports docs format bench clean
 
 .venv/run: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -27,6 +27,10 @@ demo: .venv/run  ## the main job on an embedded etcd, on loopback
 
 test: .venv/test  ## every test that needs no privilege; lists by name what it leaves out
 	$(BIN)/python -m pytest -n 4 --dist worksteal
+
+N ?= 1000
+simulate: .venv/test  ## N fresh random schedules against the invariants; SEED=... repeats a series
+	$(BIN)/python -m tests.simulation $(SEED) --count $(N)
 
 mutate: .venv/test  ## lists the changes of the control loop that no test notices: half an hour
 	$(BIN)/python -m tests.mutation
