@@ -26,6 +26,7 @@ class Health:
         self._reach: dict[tuple[str, str], float] = {}  # (agent, master): since when
         self._serving = False  # whether some master has the store
         self._changed = float("-inf")  # when that last changed
+        self.trouble = NEVER  # since when some fault or other has stood
         self._rough, self._smooth = False, float("-inf")  # whether it is, or since when it is not
         self._outages: list[tuple[float, float]] = []  # begin, end
 
@@ -45,6 +46,10 @@ class Health:
                 (self._faults.add if on else self._faults.discard)(fault)
             case _:
                 return False
+        if self._faults and self.trouble == NEVER:
+            self.trouble = entry.at
+        elif not self._faults:
+            self.trouble = NEVER
         if self._rough != (rough := any(STORE in fault[1:] for fault in self._faults)):
             self._rough, self._smooth = rough, entry.at
         masters = [node for node in self._up if not is_agent(node) and node != STORE]

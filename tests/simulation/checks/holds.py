@@ -231,9 +231,10 @@ def _limits(tier: Tier, alive: set[int]) -> dict[str, float]:
         if applied is None or leader.get("fingerprint") == applied["fingerprint"]:
             return {}
         return {"the callback": (ROLL_OUT + settings.damper) * SKEW + SLACK}
-    gap = settings.ttl if tier.lost else 0.0
+    ttl = max(settings.ttl, (applied or {}).get("ttl") or 0.0)  # some pods may have the former
+    gap = ttl if tier.lost else 0.0
     braked = mass(len(tier.lost), tier.of, settings.brake)
-    hold = 2 * settings.ttl + SLACK if braked else gap
+    hold = 2 * ttl + SLACK if braked else gap
     due = {"a change": (settings.damper + hold) * SKEW + SLACK}
     if not tier.lost:
         due["one change after another"] = settings.ceiling * SKEW + SLACK

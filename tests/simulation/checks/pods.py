@@ -294,7 +294,8 @@ def _told(
 def silent_pods_go(history: History) -> Iterator[str]:
     """7: a silent pod is gone within TTL + 2 s of its last refresh, or of an election of the store.
 
-    The TTL is the leader's; the highest of those that led while a change of it went round.
+    The TTL is the leader's; the highest of those that led while a change of it went round, which
+    takes as long as something keeps a pod from a lease of the new one.
     """
     book = Book()
     health = Health()
@@ -330,8 +331,9 @@ def silent_pods_go(history: History) -> Iterator[str]:
 def _ruled(led: list[tuple[float, float]], at: float, health: Health) -> float:
     """Return the highest TTL that ruled at a time, or shortly before."""
     highest = max((settings.ttl for settings in health.settings.values()), default=math.inf)
-    before = [ttl for begin, ttl in led if begin <= at - 2 * highest - TIMEOUT][-1:]
-    lately = [ttl for begin, ttl in led if at - 2 * highest - TIMEOUT < begin <= at]
+    since = min(at, health.trouble) - 2 * highest - TIMEOUT
+    before = [ttl for begin, ttl in led if begin <= since][-1:]
+    lately = [ttl for begin, ttl in led if since < begin <= at]
     return max((*before, *lately), default=highest) + 1  # leases are of whole seconds
 
 
