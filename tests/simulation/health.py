@@ -103,6 +103,11 @@ class Health:
         """Return for how long this process of `node` has run, 0 if it does not."""
         return at - self._up[node] if node in self._up else 0.0
 
+    @property
+    def ttls(self) -> list[float]:
+        """The TTL of each master."""
+        return [settings.ttl for settings in self.settings.values()]
+
     def rough(self, at: float) -> bool:
         """Whether requests of some master to the store may take until their time-out, as of now."""
         return self._rough or at - self._smooth < TIMEOUT
@@ -121,7 +126,7 @@ class Health:
         )
 
     def _sound(self, master: str) -> bool:
-        far = self.settings.get(master, Settings()).ttl < FAR
+        far = min(self.ttls) < FAR
         bad = any(self._fault(what, master, STORE) for what in _BAD)
         return not bad and not (far and self._fault("distant", master, STORE))
 

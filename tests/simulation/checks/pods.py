@@ -153,12 +153,14 @@ def reporting_pods_stay(history: History) -> Iterator[str]:
     book = Book()
     health = Health()
     acknowledged: dict[Who, Acknowledged] = {}
-    slack: dict[Who, float] = {}
+    lives: dict[Who, float] = {}  # for how long after it
     for entry in history:
         health.apply(entry)
         if isinstance(entry, Acknowledged):
             acknowledged[entry.id, entry.key] = entry
-            slack[entry.id, entry.key] = TIMEOUT if health.rough(entry.at) else 0.0
+            lives[entry.id, entry.key] = entry.ttl
+            if health.rough(entry.at):  # leaders come and go, with the TTL of each
+                lives[entry.id, entry.key] = min(entry.ttl, *health.ttls) - TIMEOUT
         gone: dict[str, str] = {}
         if isinstance(entry, Commit):
             keys = [key for key in deleted(entry, KEYS.pods) if key in book.pods]
@@ -171,7 +173,7 @@ def reporting_pods_stay(history: History) -> Iterator[str]:
             if key in book.pods or _left(entry, key):
                 continue  # replaced, or said farewell
             last = acknowledged.get((name, key))
-            if last is not None and entry.at - last.sent < last.ttl - slack[name, key]:
+            if last is not None and entry.at - last.sent < lives[name, key]:
                 since = entry.at - last.sent
                 yield f"{name} expires at {entry.at:.3f}, {since:.3f} s after a keepalive"
             reach = health.reach(name, key, entry.at)
