@@ -393,8 +393,9 @@ def _close(coro: object) -> None:
             inner = awaited
         if not isinstance(inner, Coroutine) or getattr(inner, "cr_frame", None) is None:
             return
-        # A cleanup that awaits ignores GeneratorExit, once per await.
-        with suppress(Exception, asyncio.CancelledError):
+        # A cleanup that awaits ignores GeneratorExit, once per await; a group of tasks adds it to
+        # what they raised.
+        with suppress(Exception, asyncio.CancelledError, BaseExceptionGroup):
             inner.close()
 
 

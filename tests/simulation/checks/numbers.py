@@ -20,6 +20,7 @@ class Numbers:
         self._health = Health()
         self._since: dict[str, float] = {}  # from when a master has had the store
         self._seen: set[str] = set()  # masters whose present process has seen the store
+        self._saw: dict[str, tuple[int, int]] = {}  # term and run when a master last had the store
         # Term and run that were given before a restore, as far as each witness has seen.
         self._witnesses: dict[str, tuple[int, int]] = {}
         self._leads: tuple[str, int, float] | None = None  # a witness, its term, and since when
@@ -32,12 +33,15 @@ class Numbers:
                 # It could tell all others: from here on nothing that was given is given again.
                 self.term = max(self.term, self._witnesses[name][0])
                 self.run = max(self.run, self._witnesses[name][1])
+        self._saw |= dict.fromkeys(self._since, (self.term, self.run))
         if self._health.apply(entry):
             self._look(entry.at)
         if isinstance(entry, Restore):
             for m in self._seen:
-                term, run = self._witnesses.get(m, (0, 0))
-                self._witnesses[m] = max(self.term, term), max(self.run, run)
+                (term, run), (saw_term, saw_run) = (
+                    found.get(m, (0, 0)) for found in (self._witnesses, self._saw)
+                )
+                self._witnesses[m] = max(saw_term, term), max(saw_run, run)
             self._leads = None
             self.term, self.run = _given(entry)
         if isinstance(entry, Commit):
@@ -53,6 +57,7 @@ class Numbers:
             if self._health.since_start(m, now) == 0.0:
                 self._seen.discard(m)
                 self._witnesses.pop(m, None)
+                self._saw.pop(m, None)
                 if self._leads is not None and self._leads[0] == m:
                     self._leads = None
             if m in self._since and now - self._since[m] > SEEN:
