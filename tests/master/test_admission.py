@@ -112,6 +112,19 @@ def test_a_silent_incumbent_is_put_out_by_another_id() -> None:
     assert decide(other, known(), unheard=True) == Join(other, seq=None)
 
 
+def test_whatever_stands_in_the_way_of_one_that_keeps_asking_is_replaced_once_silent() -> None:
+    """Its sender was lost, or forged: at this key, at another, or long gone."""
+    older = replace(RECORD, nonce="a", n=0)
+    elsewhere = replace(LIVE, pod=replace(POD, key="k9", seq=3))
+    for view, decision in (
+        (known(), Write(Pod.of(older, 7), LIVE)),
+        (View(elsewhere=(elsewhere,)), Join(older, seq=None, moved=(elsewhere,))),
+        (View(seat=SEAT), Join(older, seq=7)),
+    ):
+        assert refusal(decide(older, view)) == "Stale"
+        assert decide(older, view, unheard=True) == decision
+
+
 def test_a_tombstone_is_kept_when_another_id_takes_the_key() -> None:
     tombstone = replace(SEAT, left=True)
     other = replace(RECORD, id="p2", nonce="c")
