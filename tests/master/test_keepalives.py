@@ -1,0 +1,168 @@
+"""Corners of taking keepalives: what they cost, what is told, and what one does to another."""
+
+import asyncio
+
+import pytest
+from tests.master.support import CONFIG, KEYS, record, running
+from tests.master.test_refresh_first import Held, payloads, writes
+from tests.support.simloop import virtual
+
+from kontrol.ensemble.pod import key_of
+from kontrol.master.registry.leases import Leases
+from kontrol.rpc.errors import Refused
+from kontrol.store.memory import MemoryCluster, MemoryStore, Refresh, Request, Txn
+from kontrol.store.protocol import Put, Range, TooLarge, Unavailable
+
+KEY = key_of("10.0.0.1")
+
+
+@virtual
+async def test_a_pod_that_joins_needs_no_refresh() -> None:
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        await asyncio.sleep(1)
+        network.requests.clear()
+        await master.ping(record(1))
+        assert network.count(Refresh) == 0
+        assert network.count(Txn) == 2  # what is there, and the write
+
+
+@virtual
+async def test_whoever_deregisters_is_told_the_ttl_as_well() -> None:
+    async with running(MemoryCluster()) as master:
+        await master.ping(record(1))
+        assert await master.ping(record(1, n=1, down=True)) == {
+            "seq": 0,
+            "ttl": CONFIG.ttl,
+            "leader": "m1",
+        }
+        assert (await master.ping(record(2, down=True)))["seq"] is None
+
+
+@virtual
+async def test_a_pod_that_joins_is_told_the_ttl_of_the_lease_that_it_was_granted() -> None:
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        granted = CONFIG.ttl
+
+        def changes(request: Request) -> None:
+            if writes(request):
+                master.registry._ttl = lambda: 99.0
+
+        network.after = changes
+        assert (await master.ping(record(1)))["ttl"] == granted
+
+
+@virtual
+async def test_a_refusal_for_want_of_an_answer_says_so() -> None:
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        await master.ping(record(1))
+        network.holds = writes
+        with pytest.raises(Refused, match="is not in etcd yet: no answer in time") as alive:
+            await master.ping(record(1, n=1))
+        assert alive.value.name == "NotWritten"
+        with pytest.raises(Refused, match=r"no answer from etcd \(not in time\)") as joining:
+            await master.ping(record(2))
+        assert joining.value.name == "Unavailable"
+        network.go.set()
+
+
+@virtual
+async def test_a_new_lease_is_refreshed_at_once_although_the_mirror_shows_the_old_one() -> None:
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        await master.ping(record(1))
+        await asyncio.sleep(0.1)
+        network.heard = False
+        await asyncio.sleep(0.1)
+        old = master.mirror.live(KEY)
+        assert old is not None
+        await MemoryStore(cluster).revoke(old.lease)
+        assert (await master.ping(record(1)))["seq"] == 0
+        new = cluster.core.range(Range(KEYS.pod(KEY))).kvs[0].lease
+        assert new != old.lease
+        for _ in range(3):
+            assert master.mirror.live(KEY) == old
+            network.requests.clear()
+            assert (await master.ping(record(1)))["seq"] == 0
+            first = network.requests[:2]
+            assert {request.lease for request in first if isinstance(request, Refresh)} == {
+                new,
+                old.lease,
+            }
+            assert not any(map(writes, network.requests))
+
+
+@virtual
+async def test_one_that_is_too_large_takes_no_other_with_it() -> None:
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        await master.ping(record(9))
+
+        def refuse(request: Request) -> bool:
+            if isinstance(request, Txn) and any(
+                isinstance(op, Put) and b'"p2"' in op.value for op in request.then
+            ):
+                raise TooLarge("request is too large")
+            return False
+
+        network.holds = refuse
+        answers = await asyncio.gather(
+            *(master.ping(record(number)) for number in (1, 2, 3)), return_exceptions=True
+        )
+        assert isinstance(answers[1], Refused)
+        assert answers[1].name == "InvalidRecord"
+        assert "too large for etcd" in answers[1].message
+        assert set(payloads(cluster)) == {"p1", "p3", "p9"}
+
+
+@virtual
+async def test_refreshes_end_with_their_owner() -> None:
+    cluster, network = MemoryCluster(), Held()
+    store = MemoryStore(cluster, network)
+    lease = (await MemoryStore(cluster).grant(60)).id
+    leases = Leases(store, ttl=lambda: 60.0)
+    owner = asyncio.create_task(leases.run())
+    await asyncio.sleep(0)
+    assert await leases.refresh(lease).answer() == 60
+    network.holds = lambda _: True
+    hanging = leases.refresh(lease)
+    await asyncio.sleep(0)
+    owner.cancel()
+    with pytest.raises(Unavailable, match="shutting down"):
+        await hanging.answer()
+    with pytest.raises(asyncio.CancelledError):
+        await owner
+    with pytest.raises(Unavailable, match="shutting down"):
+        leases.refresh(lease)
+
+
+@virtual
+async def test_the_owner_of_no_refresh_ends_at_once() -> None:
+    leases = Leases(MemoryStore(MemoryCluster()), ttl=lambda: 60.0)
+    owner = asyncio.create_task(leases.run())
+    await asyncio.sleep(0)
+    owner.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await owner
+
+
+@virtual
+async def test_a_refresh_that_fails_says_why_and_makes_room_for_the_next() -> None:
+    cluster, network = MemoryCluster(), Held()
+    lease = (await MemoryStore(cluster).grant(60)).id
+    leases = Leases(MemoryStore(cluster, network), ttl=lambda: 60.0)
+
+    def fail(_: Request) -> bool:
+        raise Unavailable("no quorum")
+
+    network.holds = fail
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="no quorum"):
+            await leases.refresh(lease).answer()
+    network.holds = lambda _: False
+    assert await leases.refresh(lease).answer() == 60
+    await MemoryStore(cluster).revoke(lease)
+    assert await leases.refresh(lease).answer() == 0
+    assert leases._under_way == {}
