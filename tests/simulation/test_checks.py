@@ -426,6 +426,9 @@ def test_a_term_is_reused_after_a_restore() -> None:
     snapshot = list(script.book_now().raw.values())
     script.at += 10
     script.lead(9)
+    for _ in range(2):  # so that all masters hear of it
+        script.at += 1
+        script.add(Process(script.at, "p9", up=True))
     script.restore(snapshot)
     script.lead(8)
     assert says(script, "4", "term 8 begins")

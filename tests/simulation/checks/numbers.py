@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from tests.simulation.health import Health
 from tests.simulation.history import KEYS, Commit, Entry, Restore, decode, puts, written
 
+WATCHED = 0.5  # seconds after which a watch has told what was written
 SEEN = 5.0  # seconds with the store after which a master knows where it stands
 
 
@@ -20,6 +21,7 @@ class Numbers:
         self._health = Health()
         self._since: dict[str, float] = {}  # from when a master has had the store
         self._seen: set[str] = set()  # masters whose present process has seen the store
+        self._given, self._at = (0, 0), 0.0  # term and run, and when they were last given
         self._saw: dict[str, tuple[int, int]] = {}  # term and run when a master last had the store
         # Term and run that were given before a restore, as far as each witness has seen.
         self._witnesses: dict[str, tuple[int, int]] = {}
@@ -33,7 +35,10 @@ class Numbers:
                 # It could tell all others: from here on nothing that was given is given again.
                 self.term = max(self.term, self._witnesses[name][0])
                 self.run = max(self.run, self._witnesses[name][1])
-        self._saw |= dict.fromkeys(self._since, (self.term, self.run))
+        if (self.term, self.run) != self._given:
+            self._given, self._at = (self.term, self.run), entry.at
+        elif entry.at - self._at > WATCHED:
+            self._saw |= dict.fromkeys(self._since, self._given)
         if self._health.apply(entry):
             self._look(entry.at)
         if isinstance(entry, Restore):
