@@ -265,7 +265,9 @@ async def test_a_leader_that_stands_again_leads_no_more() -> None:
     async with running(cluster, callback) as master, alive(master, 1):
         await asyncio.sleep(5)
         first = master.election.candidates[0]
-        await MemoryStore(cluster).txn([], [Put(f"{first.key}0", first.value)])
+        store = MemoryStore(cluster)
+        lease = (await store.grant(60)).id
+        await store.txn([], [Put(f"{first.key}0", first.value, lease)])
         await asyncio.sleep(1)
         said = (await view(master, cluster).status())["problems"]
         assert "m1 leads no more" in json.dumps(said)

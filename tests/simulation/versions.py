@@ -84,7 +84,7 @@ class OtherVersion:
         """See `Store.refresh`."""
         return await self._store.refresh(lease)
 
-    async def remaining(self, lease: int) -> int:
+    async def remaining(self, lease: int) -> tuple[int, int]:
         """See `Store.remaining`."""
         return await self._store.remaining(lease)
 

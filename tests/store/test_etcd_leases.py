@@ -127,7 +127,7 @@ async def test_an_expired_lease_is_gone_in_every_way() -> None:
         assert event.type == "delete"
         assert await get(store, "/k/a") is None
         assert await store.refresh(lease.id) == 0
-        assert await store.remaining(lease.id) == 0
+        assert await store.remaining(lease.id) == (0, 0)
         with pytest.raises(LeaseGone):
             await store.txn([], [Put("/k/a", b"", lease.id)])
         await store.revoke(lease.id)

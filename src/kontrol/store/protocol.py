@@ -253,8 +253,11 @@ class Store(Protocol):
         """
         ...
 
-    async def remaining(self, lease: int) -> int:
-        """Return the lease's seconds left without refreshing it, 0 if it is gone."""
+    async def remaining(self, lease: int) -> tuple[int, int]:
+        """Return the lease's whole seconds left, and those granted; both 0 if it is gone.
+
+        It is not refreshed by that.
+        """
         ...
 
     async def revoke(self, lease: int) -> None:

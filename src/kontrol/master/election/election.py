@@ -103,8 +103,12 @@ class Election:
 
     @property
     def candidates(self) -> list[KeyValue]:
-        """The candidates that live, the leader first."""
-        return sorted(self._candidates.entries.values(), key=lambda kv: kv.create_revision)
+        """The candidates that live, the leader first.
+
+        A key without a lease is none: nothing would ever end it.
+        """
+        living = (kv for kv in self._candidates.entries.values() if kv.lease)
+        return sorted(living, key=lambda kv: kv.create_revision)
 
     @property
     def margin(self) -> float | None:
@@ -248,14 +252,17 @@ class Election:
 
     async def _prove(self, term: Term) -> None:
         """Prove the term again and again. Raises `Deposed` when it cannot be relied on."""
-        pause = self._fover * _PROOF_EVERY
+        loop = asyncio.get_running_loop()
+        pause = 0.0  # the first proof may have taken long
         while True:
             await asyncio.sleep(pause)
-            pause = self._fover * _PROOF_EVERY
+            sent = loop.time()
             try:
                 async with asyncio.timeout(max(0.0, term.deadline - self._clock())):
                     await term.prove()
                 self.proofs += 1
+                # A proof counts from when it was sent, and so does the time to the next one.
+                pause = max(0.0, sent + self._fover * _PROOF_EVERY - loop.time())
             except Deposed:
                 raise
             except (StoreError, TimeoutError) as error:

@@ -204,6 +204,7 @@ class Leadership:
                     await self._answers.answer(asked, Answer(why, refused=True))
                 case policy.Wait(_, until, _):
                     await self._news_or(until)
+                    snapshot = None  # who is missing may have deregistered meanwhile
                 case policy.Run(reason, again):
                     return Decision(
                         snapshot,
@@ -226,7 +227,13 @@ class Leadership:
 
     async def _roll_back(self, pending: Pending) -> None:
         number = pending.request.run or 0
-        state = await self._ledger.kept(number)
+        try:
+            state = await self._ledger.kept(number)
+        except (Unavailable, Ambiguous) as error:
+            log.warning("waiting for the store, to read the state of run %d: %s", number, error)
+            await self._pause()
+            self._news.set()
+            return
         if state is None:
             why = f"the state of run {number} is not kept: the last 20 are, see `kontrol runs`"
             await self._answers.answer(pending, Answer(why, refused=True))
@@ -369,6 +376,9 @@ class Leadership:
         fresh = await self._look()
         if fresh is None:
             return "the pods changed meanwhile"
+        lost = {member.seq for member in decision.snapshot.changes.lost}
+        if not lost <= {member.seq for member in fresh.changes.lost}:
+            return "pods that seemed lost are back, or deregistered"
         return policy.outdated(now, self._situation(fresh, asked=decision.asked is not None))
 
     async def _pause(self) -> None:

@@ -84,7 +84,7 @@ class Records:
         found = self._read(
             kv,
             Candidate.decode,
-            "it stands in the election all the same; it goes when its master ends or is restarted",
+            "it stands in the election all the same, as long as its lease lasts",
         )
         return found if found is not None else Candidate()
 

@@ -249,8 +249,11 @@ class Writer:
         if not self._asking.asks(who, asyncio.get_running_loop().time(), ttl):
             return False
         leases = [live.lease for live in (view.live, *view.elsewhere) if live is not None]
-        left = await _all(self._store.remaining(lease) for lease in leases)
-        return all(seconds + 1 <= ttl / 2 for seconds in left)  # etcd tells whole seconds, cut
+        found = await _all(self._store.remaining(lease) for lease in leases)
+        # Whole seconds, cut; and where the tier's TTL changed, the pod reports by the longer one.
+        return all(
+            not granted or granted - left - 1 >= max(granted, ttl) / 2 for left, granted in found
+        )
 
     async def _try(self, batch: list[Entry], counter: Counter) -> bool:
         """Carry the decisions out in one transaction; False if the store had moved on."""

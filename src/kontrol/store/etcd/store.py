@@ -137,10 +137,10 @@ class EtcdStore:
         """See `Store.refresh`."""
         return await self._keepalives.refresh(lease)
 
-    async def remaining(self, lease: int) -> int:
+    async def remaining(self, lease: int) -> tuple[int, int]:
         """See `Store.remaining`."""
-        left: int = (await self._time_to_live(lease)).TTL
-        return max(left, 0)  # -1 of a lease that is gone
+        found = await self._time_to_live(lease)
+        return (found.TTL, found.grantedTTL) if found.TTL >= 0 else (0, 0)  # -1: it is gone
 
     async def _time_to_live(self, lease: int) -> Wire:
         return await self._client.call(TIME_TO_LIVE, TIME_TO_LIVE.request(ID=lease))

@@ -178,7 +178,7 @@ class MemoryStore:
         """See `Store.refresh`."""
         return await self._call(Refresh(lease), lambda now: self._core.refresh(lease, now))
 
-    async def remaining(self, lease: int) -> int:
+    async def remaining(self, lease: int) -> tuple[int, int]:
         """See `Store.remaining`."""
         return await self._call(Remaining(lease), lambda now: self._core.remaining(lease, now))
 

@@ -221,10 +221,10 @@ class Core:
         held.expiry = now + held.ttl
         return held.ttl
 
-    def remaining(self, lease: int, now: float) -> int:
-        """Return the whole seconds left, rounded down."""
+    def remaining(self, lease: int, now: float) -> tuple[int, int]:
+        """Return the whole seconds left, rounded down, and those granted."""
         held = self._leases.get(lease)
-        return max(0, math.floor(held.expiry - now)) if held else 0
+        return (max(0, math.floor(held.expiry - now)), held.ttl) if held else (0, 0)
 
     def revoke(self, lease: int) -> None:
         """End a lease and delete its keys, in one revision if it has any."""
