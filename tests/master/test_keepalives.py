@@ -1,6 +1,7 @@
 """Corners of taking keepalives: what they cost, what is told, and what one does to another."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from tests.master.support import CONFIG, KEYS, record, running
@@ -115,6 +116,26 @@ async def test_one_that_is_too_large_takes_no_other_with_it() -> None:
         assert answers[1].name == "InvalidRecord"
         assert "too large for etcd" in answers[1].message
         assert set(payloads(cluster)) == {"p1", "p3", "p9"}
+
+
+@virtual
+async def test_a_full_store_is_tried_five_times_a_second() -> None:
+    """Each try raises an alarm anew."""
+    cluster, network = MemoryCluster(), Held()
+    times = []
+
+    def note(request: Request) -> bool:
+        if writes(request):
+            times.append(asyncio.get_running_loop().time())
+        return False
+
+    async with running(cluster, network=network) as master:
+        await asyncio.gather(*(master.ping(record(number)) for number in range(1, 41)))
+        cluster.core.full = True
+        network.holds = note
+        changes = (master.ping(record(number, n=1)) for number in range(1, 41))
+        await asyncio.gather(*changes, return_exceptions=True)
+        assert [later - earlier for earlier, later in pairwise(times)] == pytest.approx([0.2, 0.2])
 
 
 @virtual
