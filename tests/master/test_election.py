@@ -117,6 +117,18 @@ async def test_a_key_of_its_own_is_tried_again_after_growing_pauses() -> None:
 
 
 @virtual
+async def test_a_key_of_its_own_is_written_by_one_request() -> None:
+    cluster, network = MemoryCluster(), Trouble()
+    term = await term_of(MemoryStore(cluster))
+    store = MemoryStore(cluster, network)
+    fenced = Term(store, KEY, 1, term.revision, fover=6.0, clock=lambda: 0.0)
+    key = OwnedKey(store, fenced, KEYS.plan)
+    await key.put(b"1")
+    await key.put(b"2")
+    assert len(network.requests) == 2
+
+
+@virtual
 async def test_a_key_of_its_own_is_written_over_whatever_is_found() -> None:
     cluster = MemoryCluster()
     store = MemoryStore(cluster)

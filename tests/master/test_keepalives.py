@@ -1,7 +1,9 @@
 """Corners of taking keepalives: what they cost, what is told, and what one does to another."""
 
 import asyncio
+from collections.abc import Callable
 from itertools import pairwise
+from typing import TypeVar
 
 import pytest
 from tests.master.support import CONFIG, KEYS, record, running
@@ -13,6 +15,8 @@ from kontrol.master.registry.leases import Leases
 from kontrol.rpc.errors import Refused
 from kontrol.store.memory import MemoryCluster, MemoryStore, Refresh, Request, Txn
 from kontrol.store.protocol import Put, Range, TooLarge, Unavailable
+
+_Answer = TypeVar("_Answer")
 
 KEY = key_of("10.0.0.1")
 
@@ -157,6 +161,31 @@ async def test_refreshes_end_with_their_owner() -> None:
         await owner
     with pytest.raises(Unavailable, match="shutting down"):
         leases.refresh(lease)
+
+
+class Clinging(Held):
+    """A network whose requests take a second to be given up."""
+
+    async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:
+        try:
+            return await super().call(request, do)
+        finally:
+            await asyncio.sleep(1)
+
+
+@virtual
+async def test_the_owner_of_refreshes_waits_until_they_have_ended() -> None:
+    network = Clinging()
+    network.holds = lambda _: True
+    leases = Leases(MemoryStore(MemoryCluster(), network), ttl=lambda: 60.0)
+    owner = asyncio.create_task(leases.run())
+    await asyncio.sleep(0)
+    hanging = leases.refresh(7)
+    await asyncio.sleep(0)
+    owner.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await owner
+    assert hanging.task.done()
 
 
 @virtual

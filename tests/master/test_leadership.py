@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import logging
 from dataclasses import replace
 from itertools import pairwise
 
+import pytest
 from tests.master.support import BAD, CONFIG, GOOD, KEYS, Stub, alive, record, running
 from tests.master.test_election import Deaf
 from tests.master.test_late_writes import Replaying
@@ -16,7 +18,7 @@ from tests.support.simloop import virtual
 from kontrol.master.leader.policy import Idle, Wait
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.memory.requests import Request, Txn
-from kontrol.store.protocol import Delete, Put, Range, Unavailable
+from kontrol.store.protocol import Delete, Denied, Put, Range, StoreError, Unavailable
 
 
 def asks_for_fates(request: Request) -> bool:
@@ -179,6 +181,36 @@ async def test_a_rollback_without_a_number_is_refused() -> None:
         assert answer["refused"]
         assert str(answer["message"]).startswith("the state of run 0 is not kept")
         assert master.leader_id == "m1"
+
+
+@virtual
+async def test_what_is_answered_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    cluster, callback = MemoryCluster(), Stub(outcome=lambda _: replace(GOOD, state=b"1"))
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(3)
+        await master.requests.ask("rollback", "ann", run=1, timeout=5)
+    assert "request of ann (rollback): run 2 put the state of run 1 back" in caplog.messages
+
+
+@virtual
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [(Denied("no permission"), "no permission"), (Unavailable("no quorum"), "no answer in time")],
+    ids=["that refuses", "that is away"],
+)
+async def test_a_leader_told_to_stop_does_not_wait_long_for_a_store(
+    error: StoreError, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster, network, slow = MemoryCluster(), Trouble(), Stub(seconds=60)
+    loop = asyncio.get_running_loop()
+    async with running(cluster, slow, network=network) as master, alive(master, 1):
+        await asyncio.sleep(3)
+        network.before = lambda _: error
+        stopped = loop.time()
+    assert loop.time() - stopped <= 2 * CONFIG.fover / 3
+    assert slow.runs[0].ended == "stopped"
+    assert f"run 1 could not be booked: {why}; the next leader will" in caplog.messages
 
 
 @virtual

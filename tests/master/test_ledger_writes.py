@@ -349,6 +349,15 @@ def test_the_next_run_is_above_all_that_there_were(
     test()
 
 
+@virtual
+async def test_what_a_new_leader_knows_of_the_last_run_is_stored_if_it_was_not() -> None:
+    cluster = MemoryCluster()
+    for known, value, version in ((41, b"41", 1), (41, b"41", 1), (40, b"41", 1), (42, b"42", 2)):
+        book = await Book.opened(cluster, known=known)
+        (kv,) = (await book.store.range(Range(KEYS.last_run))).kvs
+        assert (kv.value, kv.version) == (value, version)
+
+
 def seat(seq: int, *, left: bool) -> bytes:
     return Seat("p1", "a", 0, seq, left).encode()
 
