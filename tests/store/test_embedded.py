@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from automaton import processes
 from kontrol.store import embedded
 from kontrol.store.embedded import EmbeddedError, embedded_etcd, find_etcd
 
@@ -32,13 +33,8 @@ def note_children(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "BEFORE", frozenset(children()))
 
 
-def children(of: int | str = "self") -> list[int]:
-    return [
-        int(pid)
-        for tasks in Path(f"/proc/{of}/task").iterdir()
-        for pid in (tasks / "children").read_text().split()
-        if int(pid) not in BEFORE
-    ]
+def children(of: int | None = None) -> list[int]:
+    return [pid for pid in processes.children(of or os.getpid()) if pid not in BEFORE]
 
 
 def told() -> list[str]:
