@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from tests.master.support import BAD, CONFIG, KEYS, Stub, alive, record, running
@@ -355,3 +356,37 @@ async def test_numbers_above_a_restore_outlive_the_master_that_knew_them() -> No
     async with running(cluster, callback) as master, alive(master, 1, 3):
         await asyncio.sleep(2 * CONFIG.ttl)
     assert callback.runs[3].request.run > 3
+
+
+@virtual
+async def test_a_standby_remembers_the_term_that_a_leader_announced() -> None:
+    """It campaigned before the leader raised the floor, so its own revision does not tell it."""
+    cluster, callback = MemoryCluster(), Stub(seconds=0.01)
+    async with AsyncExitStack() as all_masters:
+        ends, masters = {}, {}
+        for name in ("m1", "m2"):
+            ends[name] = await all_masters.enter_async_context(AsyncExitStack())
+            one = running(cluster, callback, id=name)
+            masters[name] = await ends[name].enter_async_context(one)
+        await masters["m1"].ping(record(1))
+        await asyncio.sleep(3)
+        early = cluster.snapshot()
+        for n in range(50):
+            await MemoryStore(cluster).txn([], [Put("other", b"%d" % n)])
+        await masters["m1"].ping(record(1, n=1, payload=1))
+        await asyncio.sleep(3)
+        cluster.restore(early, cluster=2)
+        await asyncio.sleep(20)
+        leader = masters["m1"].leader_id
+        assert leader is not None
+        await masters[leader].ping(record(2))
+        await asyncio.sleep(5)
+        before = len(callback.runs)
+        cluster.restore(early, cluster=3)
+        await ends.pop(leader).aclose()  # the only one that led above the raised floor
+        [left] = ends
+        await masters[left].ping(record(3))
+        await asyncio.sleep(30)
+    terms = [run.request.term for run in callback.runs]
+    assert len(terms) > before
+    assert terms[before] > terms[before - 1]

@@ -8,7 +8,7 @@ when its own is, when its lease expires, or when the store turns out to have gon
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from kontrol.errors import leaves
@@ -16,12 +16,14 @@ from kontrol.master.election.owned import OwnedKey
 from kontrol.master.election.term import Deposed, Term
 from kontrol.master.highwater import HighWater
 from kontrol.master.mirror.follower import Follower
+from kontrol.master.records.fields import MOST
 from kontrol.master.records.masters import Candidate
 from kontrol.master.records.meta import Outdated
 from kontrol.master.records.records import Records
 from kontrol.store.protocol import (
     Ambiguous,
     Compare,
+    Event,
     KeyValue,
     NoSpace,
     Put,
@@ -93,7 +95,7 @@ class Election:
         self._candidates = Follower(
             store, keys.candidates, silence=fover / 3, verify=_VERIFY * fover
         )
-        self._candidates.listen(lambda _: self._moved.set())
+        self._candidates.listen(self._take)
         self._candidates.on_restore(self.restart)
         self._floor = 0
         self._moved = asyncio.Event()
@@ -131,7 +133,7 @@ class Election:
     async def announce(self, term: Term) -> None:
         """Tell everybody, in the candidacy, that it leads and under which number."""
         assert self._candidacy is not None, "not a candidate"  # noqa: S101
-        self._floor = term.number - term.revision
+        self._saw_floor(term.number - term.revision)
         await self._candidacy.announce(term.number)
 
     def others(self, term: Term) -> list[Candidate]:
@@ -170,10 +172,21 @@ class Election:
             delay = min(1.0, delay * 2 or 0.05)
             await asyncio.sleep(delay)
 
+    def _take(self, events: Sequence[Event]) -> None:
+        for event in events:
+            term = None if event.type == "delete" else self._records.candidate(event.kv).term
+            if term is not None and term <= MOST:
+                self._saw_floor(term - event.kv.create_revision)
+        self._moved.set()
+
+    def _saw_floor(self, floor: int) -> None:
+        # A leader may raise it after we read it, and a restore may lower what can be read.
+        self._floor = max(self._floor, floor)
+
     async def _campaign(self, lead: Lead) -> None:
         meta = (await self._store.range(Range(self._keys.meta))).kvs
         known = self._records.meta(meta[0]) if meta else None
-        self._floor = known.floor if known else 0
+        self._saw_floor(known.floor if known else 0)
         lease = (await self._store.grant(math.ceil(self._fover))).id
         try:
             async with asyncio.TaskGroup() as group:
@@ -207,6 +220,7 @@ class Election:
             except NoSpace:
                 raise
             except Ambiguous:
+                await asyncio.sleep(self._fover / 30)
                 continue  # a second put finds the first one's key, and asks for it
             if answer.succeeded:
                 revision = answer.header.revision

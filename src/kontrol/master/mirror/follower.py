@@ -30,6 +30,7 @@ from kontrol.store.protocol import (
 log = logging.getLogger(__name__)
 
 _VERIFY = 300.0  # seconds between two looks whether the watch missed anything
+_PAUSE = 0.05  # seconds before another try; doubled up to a second while the store is away
 
 Listener = Callable[[Sequence[Event]], None]
 OnRestore = Callable[[int], None]
@@ -101,9 +102,10 @@ class Follower:
                 log.warning("%s: the watch missed events: reading everything again", self._prefix)
             except Restored as error:
                 self._went_back(str(error))
+                await asyncio.sleep(_PAUSE)  # members of two clusters may answer in turn
             except (Unavailable, Denied) as error:
                 log.warning("%s: no answer from the store: %s", self._prefix, error)
-                delay = min(1.0, delay * 2 or 0.05)
+                delay = min(1.0, delay * 2 or _PAUSE)
                 await asyncio.sleep(delay)
 
     def reached(self, read: RangeResult) -> bool:
