@@ -10,6 +10,7 @@ were complaints.
 import argparse
 import logging
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -38,6 +39,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--shrink", action="store_true", help="leave out steps before a replay")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # after ending the processes
     seed, count = arguments.seed, arguments.count
     if seed is not None and count is None:
         schedule = draw(seed)

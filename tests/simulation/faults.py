@@ -17,6 +17,7 @@ from kontrol.agent.reporting import reporter
 from kontrol.agent.reporting.nonce import SECOND
 from kontrol.ensemble.brake import Brake
 from kontrol.ensemble.pod import Keepalive
+from kontrol.master.election.election import Election
 from kontrol.master.election.term import Term
 from kontrol.master.highwater import HighWater
 from kontrol.master.leader.execution import Decision
@@ -321,6 +322,36 @@ LAGGING = replace(
     ),
 )
 
+
+def floor_of_the_campaign(patch: Patch) -> None:
+    """A standby knows the floor of terms from when it campaigned, not what a leader made of it."""
+
+    def take(self: Election, events: Sequence[Event]) -> None:
+        del events
+        self._moved.set()
+
+    patch.setattr(Election, "_take", take)
+
+
+RESTORED_AGAIN_AND_AGAIN = replace(
+    QUIET,
+    steps=(
+        *BOOT,
+        Step(15, "snapshot"),
+        *(Step(16 + 0.2 * i, "payload", f"p{i % 3 + 1}") for i in range(60)),
+        *(
+            step
+            for i, m in enumerate(("m1", "m2", "m1", "m2"))
+            for step in (
+                Step(30 + 40 * i, "restore", "other", lasting=0.5),
+                Step(45 + 40 * i, "payload", "p1"),
+                Step(49.9 + 40 * i, "crash", m, "", 12),
+                Step(50 + 40 * i, "restore", "other", lasting=0.5),
+            )
+        ),
+    ),
+)
+
 FAULTS = (
     Fault("brake", brake_of_the_process, MASS_LOSS_IN_TWO_TERMS, ("10 the brake",)),
     Fault("strict", strict_records, UPGRADE, ("8", "2", "6")),
@@ -332,6 +363,7 @@ FAULTS = (
     Fault("full", write_first, FULL, ("6",)),
     Fault("wall", ages_by_the_wall, WRONG_WALLS, ("9 seats",)),
     Fault("restore", numbers_of_the_store, RAISED_RESTORE, ("4",)),
+    Fault("floor", floor_of_the_campaign, RESTORED_AGAIN_AND_AGAIN, ("4", "1")),
     Fault("held", start_whatever_was_decided, HELD_BOOKING, ("6 gap",)),
     Fault("suspended", clocks_that_sleep, ALL_SUSPENDED, ("6 gap",)),
     Fault("leap", leaps_by_doubling, CLOCKS_SET_BACK, ("6 who",)),

@@ -26,6 +26,7 @@ class Numbers:
         # Term and run that were given before a restore, as far as each witness has seen.
         self._witnesses: dict[str, tuple[int, int]] = {}
         self._leads: tuple[str, int, float] | None = None  # a witness, its term, and since when
+        self._announced: dict[int, tuple[str, str]] = {}  # the candidacy and the master of a term
 
     def apply(self, entry: Entry) -> None:
         """Take in an entry."""
@@ -75,10 +76,11 @@ class Numbers:
     def complaints(self, commit: Commit) -> Iterator[str]:
         """Say which numbers a commit gives that were given."""
         at = commit.at
-        for _, candidate in puts(commit, KEYS.candidates):
-            told = candidate.get("term", 0)
-            seen, _ = self._witnesses.get(str(candidate.get("id")), (0, 0))
-            if told and told < seen:
+        for key, candidate in puts(commit, KEYS.candidates):
+            told, name = candidate.get("term", 0), str(candidate.get("id"))
+            seen, _ = self._witnesses.get(name, (0, 0))
+            first = self._announced.setdefault(told, (key, name))
+            if told and (told < seen or (told == seen and first != (key, name))):
                 yield f"term {told} begins at {at:.3f} after term {seen}, restored"
             self.term = max(self.term, told)
         raw = written(commit, KEYS.running)
