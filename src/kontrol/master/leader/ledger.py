@@ -36,7 +36,6 @@ from kontrol.store.protocol import (
     Compare,
     Delete,
     KeyValue,
-    Op,
     Put,
     Range,
     Store,
@@ -157,7 +156,7 @@ class Ledger:
             await self._term.insist([Put(f"{self._keys.members(running.run)}{i:04d}", chunk)])
         kept = self.state if state is None else state
         head = Head(running.run, running.digest, running.fingerprint, len(members), self._ttl)
-        ops: list[Op] = [
+        ops: list[Put | Delete] = [
             Put(self._keys.applied, head.encode()),
             Put(self._keys.run(running.run), encode_entry(running, len(pods), changes, ending)),
             Delete(self._keys.running),
@@ -232,7 +231,7 @@ class Ledger:
             by=by,
         )
         ending = Ending(ok=True, why=f"the state of run {number} was put back")
-        ops: list[Op] = [
+        ops: list[Put | Delete] = [
             Put(self._keys.last_run, b"%d" % entry.run),
             Put(self._keys.state, state),
             Put(self._keys.state_of(entry.run), state),
@@ -310,20 +309,19 @@ class Ledger:
         """
         return [Compare(key, "mod", "=", revision) for key, revision in self._heads.items()]
 
-    async def _move(self, ops: Sequence[Op], conditions: Sequence[Compare] = ()) -> bool:
+    async def _move(self, ops: Sequence[Put | Delete], conditions: Sequence[Compare] = ()) -> bool:
         """Write what moves a head, once, whatever becomes of the answers.
 
         Returns False if one of `conditions` does not hold, and nothing was written. Raises
         `Deposed` if the heads are not as they were left, and `StoreError`.
         """
-        assert any(not isinstance(op, Range) and op.key in self._heads for op in ops)  # noqa: S101
         delay = 0.0
         while True:
             try:
                 answer = await self._term.write([*self._unmoved(), *conditions], ops)
                 if answer.succeeded:
                     for op in ops:
-                        if not isinstance(op, Range) and op.key in self._heads:
+                        if op.key in self._heads:
                             put = isinstance(op, Put)
                             self._heads[op.key] = answer.header.revision if put else 0
                     return True
@@ -335,13 +333,13 @@ class Ledger:
             delay = min(1.0, delay * 2 or 0.05)
             await asyncio.sleep(delay)
 
-    async def _settle(self, ops: Sequence[Op]) -> bool:
+    async def _settle(self, ops: Sequence[Put | Delete]) -> bool:
         """Tell whether an earlier try wrote `ops`. Raises `Deposed` if something else was written.
 
         One transaction is one revision: all that it put has that revision, and our values.
         """
-        written = {op.key: op for op in ops if not isinstance(op, Range)}
-        keys = [*self._heads, *(key for key in written if key not in self._heads)]
+        written = {op.key: op for op in ops}
+        keys = list(self._heads | written)
         answer = await self._store.txn([], [Range(key) for key in keys])
         found = {key: kvs[0] for i, key in enumerate(keys) if (kvs := answer.range(i).kvs)}
         heads = {key: found[key].mod_revision if key in found else 0 for key in self._heads}
