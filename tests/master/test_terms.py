@@ -80,6 +80,7 @@ class Outage(Trouble):
         super().__init__()
         self.up = asyncio.Event()
         self.up.set()
+        self.down = asyncio.Event()  # stays set
         self.ended = float("inf")
         self._at = at
         self._seconds = seconds
@@ -89,6 +90,7 @@ class Outage(Trouble):
         if self.ended == float("inf") and self._at(request):
             self.ended = loop.time() + self._seconds
             self.up.clear()
+            self.down.set()
             loop.call_at(self.ended, self.up.set)
         if not self.up.is_set():
             try:
@@ -171,6 +173,52 @@ async def test_a_start_that_waited_is_withdrawn_if_nothing_is_due_any_more() -> 
             await asyncio.sleep(30)
     assert len(callback.runs) == 1
     assert [e["ok"] for e in await ledger(cluster)] == [True, False]
+
+
+@virtual
+async def test_a_start_that_waited_goes_on_if_the_same_pods_are_still_lost() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    network = Outage(starts_after(1), CONFIG.ttl / 10)
+    async with (
+        running(cluster, id="m2") as other,
+        running(cluster, callback, network=network, fover=30) as master,
+    ):
+        other.election.restart(0)
+        await leads(master)
+        async with alive(other, 1, 2, 4):
+            async with alive(other, 3):
+                await asyncio.sleep(5)
+            await asyncio.sleep(2 * CONFIG.ttl)
+    assert network.ended
+    assert [run.changes for run in callback.runs][1:] == [{"lost": ["p3"]}]
+    assert [e["ok"] for e in await ledger(cluster)] == [True, True]
+
+
+@virtual
+async def test_a_start_that_waited_is_withdrawn_if_a_lost_pod_is_back() -> None:
+    """Though another change is still due, which a list of its own tells."""
+    cluster, callback = MemoryCluster(), Stub()
+    network = Outage(starts_after(1), CONFIG.ttl / 10)
+    async with (
+        running(cluster, id="m2") as other,
+        running(cluster, callback, network=network, fover=30) as master,
+    ):
+        other.election.restart(0)
+        await leads(master)
+        async with alive(other, 1, 2, 4):
+            async with alive(other, 3):
+                await asyncio.sleep(5)
+            changed = asyncio.Event()
+            other.mirror.on_change(changed.set)
+            async with asyncio.timeout(2 * CONFIG.ttl):
+                await changed.wait()  # p3 is lost
+            await other.ping(record(5))
+            async with asyncio.timeout(60):
+                await network.down.wait()
+            await other.ping(record(3))
+            await asyncio.sleep(CONFIG.damper_max + 1)
+    assert [e["ok"] for e in await ledger(cluster)] == [True, False, True]
+    assert [run.changes for run in callback.runs][1:] == [{"joined": ["p5"]}]
 
 
 def master_wall() -> str:
