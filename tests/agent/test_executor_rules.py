@@ -16,20 +16,22 @@ from tests.agent.commands import (
     call,
     called,
     exec_,
+    executor,
     holding,
     invoke,
     refusal,
     serving,
 )
 from tests.process.helpers import WAIT, Life
-from tests.rpc.support import peer, running, say
+from tests.rpc.keyed import cluster, guarded
+from tests.rpc.support import peer, running, say, until
 
 from kontrol.agent.commands.executor import Bounds, Executor, refusing
 from kontrol.process.command import Command, Outcome
 from kontrol.process.pool import Guards
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import Refused, RemoteError
-from kontrol.rpc.security.keys import Kind
+from kontrol.rpc.security.keys import Keyring, Kind
 from kontrol.rpc.server import Server
 
 # Who may.
@@ -302,8 +304,35 @@ async def test_the_audit_tells_who_ended_a_command(
     await pipe.gone()
     assert isinstance(fenced.task.exception(), RemoteError)
     async with asyncio.timeout(WAIT):  # its end is known here a little after its process is gone
-        while "killed, because its caller is gone, or the agent ends in " not in "".join(
-            audited(caplog)
-        ):
+        while "killed: the caller gave up in " not in "".join(audited(caplog)):
             await invoke(client, cmd="true")
     assert "killed, because term 2 has called in " in "".join(audited(caplog))
+
+
+async def test_a_removed_key_ends_its_commands_within_a_second_and_the_audit_says_why(
+    guards: Guards, pipe: Life, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    keys = cluster(tmp_path / "keys")
+    async with (
+        executor(guards) as made,
+        guarded(made.methods(), keys, own="agent", heartbeat=300) as port,
+        Client(
+            "127.0.0.1",
+            port,
+            heartbeat=300,
+            keys=Keyring.load(keys),
+            as_="operator",
+            to=("agent",),
+        ) as thief,
+    ):
+        running = Running(thief, holding(pipe))
+        assert await pipe.line() == "up"
+        (keys / "operators").write_text("", encoding="utf-8")
+        async with asyncio.timeout(1.0):
+            await pipe.gone()
+        await asyncio.wait({running.task})
+        assert "Forbidden" in str(running.task.exception())
+        await until(lambda: bool(audited(caplog)))
+    [line] = audited(caplog)
+    assert ": killed: the key of this connection is not accepted any more in " in line

@@ -165,6 +165,35 @@ async def test_a_stolen_key_is_shut_out_by_editing_a_list(tmp_path: Path) -> Non
             assert await client.call("echo", "x", timeout=DEADLINE) == "x"
 
 
+async def test_a_removed_key_ends_a_call_whose_peer_sends_nothing(tmp_path: Path) -> None:
+    """Nothing comes for minutes: the server has to see by itself that a key is gone."""
+    whole = cluster(tmp_path / "whole")
+    ours = Ours()
+    async with (
+        guarded(ours.methods(), whole, heartbeat=300) as port,
+        Client("127.0.0.1", port, heartbeat=300, keys=Keyring.load(whole), as_="operator") as thief,
+    ):
+        waiting = asyncio.create_task(thief.call("wait", timeout=DEADLINE))
+        await until(lambda: ours.running == 1)
+        (whole / "operators").write_text("# none\n", encoding="utf-8")
+        async with asyncio.timeout(1.0):
+            with pytest.raises(RemoteError, match="Forbidden: the key of this connection is not"):
+                await waiting
+        await until(lambda: ours.running == 0, within=1.0)
+
+
+async def test_a_client_leaves_a_server_whose_key_was_removed(tmp_path: Path) -> None:
+    whole = cluster(tmp_path / "whole")
+    agent = part(tmp_path / "agent", whole, *NEEDS["agent"])
+    async with guarded(Ours().methods(), whole) as port, caller(port, agent) as client:
+        assert await client.call("echo", "x", timeout=DEADLINE) == "x"
+        masters = agent / "masters"
+        other = cluster(tmp_path / "other")
+        masters.write_bytes((other / "masters").read_bytes())
+        with pytest.raises(LostRemote):
+            await client.call("echo", "y", timeout=DEADLINE)
+
+
 def test_every_kind_is_given_what_it_needs_to_hear_of_new_keys() -> None:
     """Whoever talks to whom has to accept each other's keys."""
     for one, other in (("agent", "master"), ("operator", "master"), ("operator", "agent")):

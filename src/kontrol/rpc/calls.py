@@ -11,6 +11,7 @@ from kontrol.rpc.channel import Channel, Channels, Side
 from kontrol.rpc.errors import Refused
 from kontrol.rpc.events import Reply
 from kontrol.rpc.limits import Limits
+from kontrol.rpc.methods import Call
 from kontrol.rpc.wire import Id
 
 Envelope = tuple[bytes, ...]
@@ -20,10 +21,11 @@ Envelope = tuple[bytes, ...]
 class Serving(Channel):
     """An open channel of a server, with its handler's task and its caller's `public` key, if any.
 
-    `owed` is the ending that waits for the caller's room, `room` what the handler waits for.
+    `owed` is the ending that waits for the caller's room, `room` what the handler waits for. `call`
+    is what the handler was given.
     """
 
-    __slots__ = ("envelope", "id", "owed", "public", "room", "task")
+    __slots__ = ("call", "envelope", "id", "owed", "public", "room", "task")
 
     def __init__(
         self,
@@ -37,6 +39,7 @@ class Serving(Channel):
         self.envelope = envelope
         self.id = id
         self.public = public
+        self.call: Call | None = None
         self.task: asyncio.Task[object] | None = None
         self.owed: Reply | None = None
         self.room: asyncio.Future[None] | None = None

@@ -129,6 +129,8 @@ class Client:
     async def _connected(self) -> Connection:
         """Return the connection, a new one if there is none or it ended. Raises `LostRemote`."""
         async with self._connecting:
+            if self._connection is not None and not self._trusts(self._connection):
+                self._connection.close("its key is not accepted any more")
             if self._connection is None or self._connection.ended is not None:
                 try:
                     where = await endpoint(self._host, self._port)
@@ -139,6 +141,13 @@ class Client:
                 else:
                     self._connection = await self._trusted(where, self._keys)
             return self._connection
+
+    def _trusts(self, connection: Connection) -> bool:
+        """Return whether the key that the server has proved is still one that we accept."""
+        if self._keys is None:
+            return True
+        self._keys.refresh()
+        return self._keys.kind(connection.server) in self._to
 
     def _connect(self, where: str, credentials: Credentials | None = None) -> Connection:
         return Connection(

@@ -96,6 +96,8 @@ class Connection:
         """Why the connection is over, once it is."""
         self.mistaken = False
         """Whether it ended because, as far as we can tell, the peer has not the expected key."""
+        self.server = "" if credentials is None else credentials.server
+        """The public key that the peer has to prove; empty without keys."""
         self._where = where
         self._heartbeat = heartbeat
         self._limits = limits

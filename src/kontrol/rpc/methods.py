@@ -13,13 +13,14 @@ from kontrol.rpc.errors import Refused
 from kontrol.rpc.security.keys import Kind
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """One call: the `method`'s name, its `args`, and who calls.
 
     `peer` is for logs and for telling connections apart: the caller's IP address, `#`, and
     the connection's identity in hex. It proves nothing. `caller` is proved: the kind of the
     caller's key, None where no keys are used; `key` is how that public key begins, for logs.
+    `gone` says why nobody waits for the answer any more; it is set before the handler is cancelled.
     """
 
     method: str
@@ -27,6 +28,7 @@ class Call:
     peer: str
     caller: Kind | None = None
     key: str = ""
+    gone: str | None = None
 
 
 Method = Callable[..., Coroutine[Any, Any, object] | AsyncIterator[object]]

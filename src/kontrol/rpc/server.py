@@ -7,7 +7,7 @@ its message id can be told (callers ignore that one, a person with a packet dump
 
 Invariants: every open channel has exactly one handler task, and its caller gets at most one ending.
 `serve` returns only when all handlers have ended. With keys, nothing is started for a message whose
-key is not accepted at that moment.
+key is not accepted at that moment, and a call ends within a second of its key's removal.
 """
 
 import asyncio
@@ -106,11 +106,15 @@ class Server:
         self._transport = Transport(self._socket, self._receive, loop)
         self._pulse = Pulse(self._calls.channels, self._beat, self._transport, loop)
         broken: asyncio.Future[None] = loop.create_future()
+        needed: set[asyncio.Future[Any]] = {broken}
         if self._gate is not None:
             fail = broken.set_exception
             self._gate.start(loop, revoke=self._revoke, fail=fail)
+            needed.add(self._own(self._gate.watch()))
         try:
-            await broken
+            ended, _ = await asyncio.wait(needed, return_when=asyncio.FIRST_COMPLETED)
+            for one in ended:
+                one.result()
         finally:
             self.close()
             for task in self._tasks:
@@ -135,8 +139,6 @@ class Server:
 
     def _receive(self, frames: list[zmq.Frame]) -> None:
         """Take one message: a routing envelope, an empty part (or none), and an event."""
-        if self._gate is not None:
-            self._gate.look(asyncio.get_running_loop().time())
         envelope = tuple(part.bytes for part in frames[: max(1, len(frames) - 2)])
         if len(frames) > self._limits.parts:
             reason = f"{len(frames)} parts are over the limit of {self._limits.parts}"
@@ -177,7 +179,7 @@ class Server:
         channel.receive(event, loop.time())
         self._calls.add(channel)
         peer = peer_name(envelope[0], frame)
-        call = Call(event.name, event.args, peer, caller, fingerprint(public))
+        call = channel.call = Call(event.name, event.args, peer, caller, fingerprint(public))
         answer = method.handler(call, *call.args)
         if method.streams:
             answer = self._stream(channel, cast("AsyncGenerator[object, None]", answer))
@@ -321,4 +323,6 @@ class Server:
         """Forget a channel whose caller is gone, and cancel its handler."""
         if self._calls.remove(channel) and channel.task is not None:
             _log.debug("call of %s cancelled: %s", channel.envelope[0].hex(), reason)
+            if channel.call is not None:
+                channel.call.gone = reason
             channel.task.cancel()

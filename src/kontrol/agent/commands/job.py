@@ -79,7 +79,7 @@ class Job:
             return self.task.result().detail if error is None else f"not run: {error}"
         if self.fenced is not None:
             return f"killed, because term {self.fenced.term} has called"
-        return "killed, because its caller is gone, or the agent ends"
+        return f"killed: {self.call.gone or 'the agent ends'}"
 
 
 async def end(jobs: Collection[Job]) -> None:

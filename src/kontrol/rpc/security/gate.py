@@ -8,8 +8,9 @@ peer's public key is welcome. The gate answers from the keyring, on the event lo
 socket here. ZeroMQ marks each message of the connection with the key, as `User-Id`.
 
 Without somebody to ask, ZeroMQ would let every key in: the domain is enforced, the gate is open
-before the socket is bound, and each call's key is looked up again. That look-up is also what
-revokes: a connection outlives its handshake, and a key that is no longer listed must not.
+before the socket is bound, and each call's key is looked up again, since a connection outlives its
+handshake. The folder is watched (`watch`): when a key is removed, calls that are open under it end
+at once, even if their peers send nothing.
 
 When the keyring has another secret key for this server, the socket is bound anew with it. ZeroMQ
 closes the connections with the listener; their owners connect again, to either key
@@ -22,11 +23,13 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
+from typing import Never
 
 import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
+from kontrol.files.watch import Watch
 from kontrol.rpc.errors import BindError, Refused
 from kontrol.rpc.security.keys import Keyring, KeysError, Kind, ServerKind, fingerprint, list_file
 from kontrol.rpc.sockets import Context, monitor, plain_address
@@ -37,7 +40,7 @@ _INFO, _WARNING = logging.INFO, logging.WARNING
 
 _ZAP = "inproc://zeromq.zap.01"  # where ZeroMQ asks, in each context
 _DOMAIN = b"kontrol"
-_LOOK = 1.0  # seconds between looks at the keys while messages come
+_LOOK = 0.5  # seconds between looks at keys whose changes leave no events
 
 _SERVES: Mapping[ServerKind, tuple[Kind, ...]] = {
     "master": ("master", "agent", "operator"),
@@ -103,7 +106,6 @@ class Gate:
         self._router: zmq.Socket[bytes] | None = None
         self._events: zmq.Socket[bytes] | None = None
         self._where = ""
-        self._looked = 0.0
         self._ration = Ration(10, 60.0)
         self._probes = Ration(1, 60.0)  # so that they do not use up the other
         self._addresses: dict[int, str] = {}
@@ -177,11 +179,13 @@ class Gate:
         elif self._zap is not None:
             self._zap.close(linger=0)
 
-    def look(self, now: float) -> None:
-        """Take up what has changed of the keys; to be called often, at the loop time `now`."""
-        if now - self._looked >= _LOOK:
-            self._looked = now
-            self._look()
+    async def watch(self) -> Never:
+        """Take up changes of the keys as they come, whether or not any peer says a word."""
+        with Watch("the keys", interval=_LOOK) as watch:
+            while True:
+                watch.arm(self._keys.paths())  # before looking, so that no change falls between
+                self._look()
+                await watch.changed()
 
     def admit(self, frame: zmq.Frame) -> tuple[Kind, str]:
         """Return the kind and the key that a message came with. Raises `Refused`."""

@@ -8,9 +8,9 @@ made here never begin with one). A public key has one kind, which is what its ho
 
 A folder changes while it is used: mounted Secrets are replaced as a whole, behind symbolic links.
 `Keyring.refresh` looks at the files' metadata and reads them again if need be: it is called when a
-peer appears, so that nothing has to poll. Invariant: what is in force is always one whole valid
-state of the folder, the last good one if what is there now is none. Secrets are in no error, log
-or representation.
+peer appears and, in a server, when a file of `Keyring.paths` has changed, so that nothing polls.
+Invariant: what is in force is always one whole valid state of the folder, the last good one if what
+is there now is none. Secrets are in no error, log or representation.
 """
 
 import logging
@@ -158,6 +158,10 @@ class Keyring:
         keys = assemble(read(folder), folder)
         _warn(folder)
         return cls(folder, seen, keys)
+
+    def paths(self) -> list[Path]:
+        """Return the paths of all files that there may be."""
+        return [self._folder / name for name in FILES]
 
     def refresh(self) -> Keys:
         """Read the folder again if it has changed; return the keys in force, new ones if others.
