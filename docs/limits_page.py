@@ -98,6 +98,7 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
             Limit("kontrol.agent.commands.request:MAX_SECONDS", "Seconds that may be asked for."),
             Limit("kontrol.agent.commands.allow:MAX_FILE", "Bytes of the allow-list."),
             Limit("kontrol.agent.commands.allow:MAX_ARGUMENT"),
+            Limit("kontrol.process.command:MATCH_LIMIT"),
             Limit(
                 "kontrol.agent.commands.fence:MOST_TIERS",
                 "Tiers whose highest term an agent remembers.",

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import shlex
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -94,7 +95,39 @@ async def test_an_allow_list_lets_nothing_else_run(guards: Guards, tmp_path: Pat
         assert "Forbidden: 'echo' is not allowed here; allowed are say" in await refusal(
             client, argv=["echo", "hi"]
         )
-        assert "argument 1 of 'say' is 'A'" in await refusal(client, argv=["say", "A"])
+        assert "Forbidden: argument 1 is 'A'; expected what" in await refusal(
+            client, argv=["say", "A"]
+        )
+        for argument in ("a\n", "xA", "Ax", ""):
+            assert "Forbidden: argument 1 is " in await refusal(client, argv=["say", argument])
+            with pytest.raises(RemoteError, match="Forbidden: argument 1 is "):
+                await invoke(client, cmd=shlex.join(["say", argument]))
+
+
+async def test_a_pattern_that_backtracks_for_ever_is_given_up(
+    guards: Guards, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    allow = tmp_path / "allow.json"
+    allow.write_text('{"say": {"argv": ["echo", "{1}"], "args": ["([a-z]+-?)+"]}}', "utf-8")
+    loop = asyncio.get_running_loop()
+    longest = 0.0
+
+    async def look_on() -> None:
+        """See how long the event loop is not free at most."""
+        nonlocal longest
+        while True:
+            before = loop.time()
+            await asyncio.sleep(0.01)
+            longest = max(longest, loop.time() - before)
+
+    async with called(guards, allow) as client:
+        assert await invoke(client, cmd="say a-b") == "a-b"
+        looking = asyncio.create_task(look_on())
+        said = await refusal(client, argv=["say", "a" * 60 + "!"])
+        looking.cancel()
+    assert "Forbidden: argument 1 was not compared with '([a-z]+-?)+' within 0.1 s of" in said
+    assert longest < 5, "the loop was held up"  # it would be for longer than there is a universe
+    assert ["refused: Forbidden: argument 1 was" in line for line in audited(caplog)][-1]
 
 
 # How many.

@@ -4,18 +4,23 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from kontrol.ensemble.pod import Keepalive, parse_keepalive
+from kontrol.rpc.client import Client
+from kontrol.rpc.errors import RemoteError
 from kontrol.rpc.server import Call, Server
 
 DEADLINE = 30.0
+TTL = 6.0
 
 
 class Masters:
@@ -48,12 +53,14 @@ class Masters:
 
 
 @asynccontextmanager
-async def agent(masters: Masters, folder: Path) -> AsyncIterator[Process]:
+async def agent(
+    masters: Masters, folder: Path, more: Mapping[str, str] | None = None
+) -> AsyncIterator[Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "kontrol",
-        env=environment(masters, folder),
+        env={**environment(masters, folder), **(more or {})},
         stdout=asyncio.subprocess.DEVNULL,
     )
     try:
@@ -81,8 +88,61 @@ def environment(masters: Masters, folder: Path) -> dict[str, str]:
     }
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 def left_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
+
+
+class Beats(Masters):
+    """Masters with a short TTL, that know when they were told what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    async def _ping(self, call: Call, raw: str) -> object:
+        self.times.append(asyncio.get_running_loop().time())
+        await super()._ping(call, raw)
+        return {"seq": 0, "ttl": TTL, "leader": None}
+
+
+async def test_keepalives_are_on_time_while_hostile_arguments_are_matched(tmp_path: Path) -> None:
+    allow = tmp_path / "allow.json"
+    allow.write_text('{"say": {"argv": ["echo", "{1}"], "args": ["(a|aa)+"]}}', encoding="utf-8")
+    masters = Beats()
+    port = free_port()
+    hostile = json.dumps({"argv": ["say", "a" * 100 + "!"]})
+    more = {
+        "KONTROL_INVOKE": "insecure",
+        "KONTROL_INVOKE_ALLOW": os.fspath(allow),
+        "KONTROL_PORT": str(port),
+    }
+    refused = 0
+
+    async def call_on() -> None:
+        nonlocal refused
+        async with Client("127.0.0.1", port) as client:
+            for _ in range(10):
+                with pytest.raises(RemoteError, match="Forbidden: argument 1 was not compared"):
+                    async for _ in client.stream("exec", hostile, timeout=DEADLINE):
+                        pass
+                refused += 1
+
+    async with masters.serving(), agent(masters, tmp_path, more):
+        await masters.hears("")
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(call_on())
+        masters.records.clear()
+        await masters.hears("")
+    assert refused == 40
+    gaps = [after - before for before, after in pairwise(masters.times)]
+    assert max(gaps) < 2 * TTL / 3, gaps  # due every TTL/3; after TTL of silence a pod is lost
 
 
 async def ended(process: Process) -> int:

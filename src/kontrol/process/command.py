@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+MATCH_LIMIT = 0.1
+"""Seconds of processor time in which an argument must be found to match its pattern."""
+
 Reason = Literal[
     "exited",
     "signalled",
@@ -16,6 +19,7 @@ Reason = Literal[
     "fenced",
     "guard died",
     "not started",
+    "refused",
     "too much output",
 ]
 
@@ -27,7 +31,10 @@ class Command:
     `argv[0]` is looked up in the PATH of `env`, which is the whole environment. `cwd` None is the
     daemon's folder. `timeout` and `grace` (between SIGTERM and SIGKILL) are seconds; `stdout_limit`
     and `stderr_tail` are bytes: over the first the command is ended, of stderr that much of the end
-    is kept. `scratch` is a folder that the guard removes if the daemon dies before it can.
+    is kept. `scratch` is a folder that the guard removes if the daemon dies before it can. `checks`
+    are regular expressions, each with a text that must match it as a whole; else nothing is
+    executed, and the outcome is "refused". They are compared in the command's own process, within
+    `MATCH_LIMIT` each: a pattern that backtracks for ever holds up nobody.
     """
 
     argv: tuple[str, ...]
@@ -39,6 +46,7 @@ class Command:
     stderr_tail: int = 4096
     grace: float = 5.0
     scratch: str | None = None
+    checks: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.argv or not self.argv[0]:
@@ -46,7 +54,10 @@ class Command:
 
     def spec(self) -> bytes:
         """Return what the guard needs for its start, as `kontrol.process.spawn` reads it."""
-        return json.dumps({"argv": self.argv, "env": dict(self.env), "cwd": self.cwd}).encode()
+        spec: dict[str, object] = {"argv": self.argv, "env": dict(self.env), "cwd": self.cwd}
+        if self.checks:
+            spec |= {"checks": self.checks, "match_limit": MATCH_LIMIT}
+        return json.dumps(spec).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,8 @@ def explain(command: Command, error: Mapping[str, Any]) -> str:
 
     `error` holds errno, path and stage, as the guard reports them.
     """
+    if error["stage"] == "check":
+        return _explain_check(command, error)
     number, path = int(error["errno"]), str(error["path"]) or command.argv[0]
     if error["stage"] == "folder":
         return (
@@ -108,6 +121,17 @@ def explain(command: Command, error: Mapping[str, Any]) -> str:
         return f"could not be found: {path!r}: correct the path or put the program there"
     folders = command.env.get("PATH", os.defpath)
     return f"could not be found: {path!r} in PATH {folders!r}: correct the name or the PATH"
+
+
+def _explain_check(command: Command, error: Mapping[str, Any]) -> str:
+    number = int(error["path"])
+    pattern, text = command.checks[number - 1]
+    if error["errno"] == errno.ETIME:
+        return (
+            f"argument {number} was not compared with {pattern!r:.200} within {MATCH_LIMIT:g} s of "
+            "processor time: correct the pattern, so that there is one way to match it"
+        )
+    return f"argument {number} is {text!r:.80}; expected what matches {pattern!r:.200}"
 
 
 def _interpreter(file: Path) -> str:

@@ -178,7 +178,8 @@ class Program:
 
             shutil.rmtree(owned.scratch, ignore_errors=True)
         if error is not None:
-            self._report(owned.run, "not started", error=error)
+            reason = "refused" if error["stage"] == "check" else "not started"
+            self._report(owned.run, reason, error=error)
         elif os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             reason = owned.custody.reason or "signalled"

@@ -152,7 +152,7 @@ def _describe(command: Command, reason: Reason, report: Mapping[str, Any]) -> st
             text = "killed, because its deadline had passed"
         case "guard died":
             text = "its guard process died, and the command was killed"
-        case "not started":
+        case "not started" | "refused":
             text = report["why"] if "why" in report else explain(command, report["error"])
         case _:
             text = "stopped"

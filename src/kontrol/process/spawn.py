@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import signal
 
 from automaton.processes import die_with_parent
@@ -16,6 +17,10 @@ from automaton.processes import die_with_parent
 # Characters of a path in a report, at most 2,400 bytes as JSON: it is read when the child has
 # exited, and a pipe may hold no more than a page, so that both ends would wait for ever.
 _SHOWN = 400
+
+TYPE_CHECKING = False  # the guard does without typing, which costs 0.8 MB
+if TYPE_CHECKING:
+    from typing import Any
 
 _SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGXFSZ}
 
@@ -28,11 +33,17 @@ class SpawnError(Exception):
         self.report = {"errno": number, "path": path[:_SHOWN], "stage": stage}
 
 
+class _TooLongError(Exception):
+    """Comparing a text with a pattern has taken its time."""
+
+
 def spawn(spec: bytes, stdio: list[int]) -> tuple[int, int]:
     """Fork and execute; return the process id, and a pipe for `failure` to read after its exit.
 
     `spec` is a JSON object: argv, env, cwd (a folder or null), its strings UTF-8 with
-    surrogateescape. `stdio` are the descriptors for stdin, stdout and stderr.
+    surrogateescape; and optionally checks, pairs of a pattern and a text that must match it, with
+    match_limit, the seconds of processor time for each. `stdio` are the descriptors for stdin,
+    stdout and stderr.
     """
     command = json.loads(spec)
     argv = [_bytes(word) for word in command["argv"]]
@@ -44,7 +55,7 @@ def spawn(spec: bytes, stdio: list[int]) -> tuple[int, int]:
     try:
         pid = os.fork()
         if pid == 0:
-            _become(argv, env, command["cwd"], stdio, parent=parent, report=writer)
+            _become(command, argv, env, stdio, parent=parent, report=writer)
     except OSError:
         os.close(reader)
         raise
@@ -66,9 +77,9 @@ def _bytes(text: str) -> bytes:
 
 
 def _become(
+    command: "dict[str, Any]",
     argv: list[bytes],
     env: dict[bytes, bytes],
-    cwd: str | None,
     stdio: list[int],
     *,
     parent: int,
@@ -85,8 +96,9 @@ def _become(
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        if cwd is not None:
-            _enter(cwd)
+        _check(command.get("checks", ()), command.get("match_limit", 0.0))
+        if command["cwd"] is not None:
+            _enter(command["cwd"])
         _execute(argv, env)
     except SpawnError as error:
         os.write(report, json.dumps(error.report).encode())
@@ -95,6 +107,33 @@ def _become(
         os.write(report, json.dumps({"errno": code, "path": "", "stage": "start"}).encode())
     finally:
         os._exit(127)
+
+
+def _check(checks: list[tuple[str, str]], limit: float) -> None:
+    """Compare texts with their patterns. Raises SpawnError with the number of one that fails.
+
+    The time is that of this process alone, so that a busy machine refuses nothing. The engine looks
+    at signals while it matches; what it compiles is the author's, and was compiled before.
+    """
+    if not checks:
+        return
+    signal.set_wakeup_fd(-1)  # it is the guard's
+    signal.signal(signal.SIGVTALRM, _give_up)
+    for number, (pattern, text) in enumerate(checks, 1):
+        compiled = re.compile(pattern)
+        try:
+            signal.setitimer(signal.ITIMER_VIRTUAL, limit)
+            matched = compiled.fullmatch(text)
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)  # it would outlive the exec
+        except (_TooLongError, MemoryError):
+            raise SpawnError(errno.ETIME, str(number), "check") from None
+        if matched is None:
+            raise SpawnError(errno.EINVAL, str(number), "check")
+    signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
+
+
+def _give_up(*_: object) -> None:
+    raise _TooLongError
 
 
 def _enter(cwd: str) -> None:

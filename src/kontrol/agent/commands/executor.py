@@ -2,8 +2,9 @@
 
 Whether a call may run is decided in one step, without an await: who calls, what is asked, the
 allow-list, the fence, the bounds. What passes becomes a job: a task that owns the command, by a
-guard (`kontrol.process`), like the callback. The handler of the call awaits the job, and cancels it
-when its caller goes away.
+guard (`kontrol.process`), like the callback. One thing is left to the command's process, before it
+executes anything: whether the arguments match the patterns of the allow-list. The handler of the
+call awaits the job, and cancels it when its caller goes away.
 
 Invariants: a job ends with its caller, with its term, or with the agent, whichever is first, and
 then nothing of its command is left; a command of a term starts only after those of lower terms are
@@ -166,6 +167,7 @@ class Executor:
             stdin=permitted.stdin.encode("utf-8"),
             timeout=permitted.timeout,
             stdout_limit=limit,
+            checks=permitted.checks,
         )
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._conduct(command, older, on_stdout, on_stderr))
@@ -234,6 +236,10 @@ class Executor:
     def _finish(self, job: Job) -> None:
         """Forget a job that is over, and log it."""
         self._jobs.discard(job)
+        refusal = job.refusal()
+        if refusal is not None:
+            audit.refused(job.call, job.request, refusal)
+            return
         seconds = asyncio.get_running_loop().time() - job.began
         audit.ended(job.call, job.request, job.told(), seconds)
 

@@ -54,6 +54,13 @@ class Job:
         finally:
             await end({self})
 
+    def refusal(self) -> Refused | None:
+        """Return the refusal of a command, over by now, whose arguments do not match."""
+        if self.task.cancelled() or self.task.exception() is not None:
+            return None
+        outcome = self.task.result()
+        return Refused("Forbidden", outcome.detail) if outcome.reason == "refused" else None
+
     def result(self) -> Outcome:
         """Return what came of it, once it is over. Raises `Refused`."""
         if self.task.cancelled():
@@ -68,6 +75,8 @@ class Job:
             outcome = self.task.result()
         except (OSError, GuardError) as error:
             raise Refused("NotStarted", str(error)) from None
+        if (refusal := self.refusal()) is not None:
+            raise refusal
         if outcome.reason == "not started":
             raise Refused("NotStarted", outcome.detail)
         return outcome

@@ -33,7 +33,10 @@ class Mandate:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`argv`, or `cmd`, a line for the shell. `timeout` is seconds; None: no limit."""
+    """`argv`, or `cmd`, a line for the shell. `timeout` is seconds; None: no limit.
+
+    `checks` are patterns of the allow-list, each with the argument that must match it.
+    """
 
     argv: tuple[str, ...] = ()
     cmd: str | None = None
@@ -41,6 +44,7 @@ class Request:
     stdin: str = ""
     timeout: float | None = None
     mandate: Mandate | None = None
+    checks: tuple[tuple[str, str], ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
