@@ -25,7 +25,7 @@ INTERRUPTED = 130
 DEFAULT_SOCKET = "/var/run/automaton.sock"
 STATUSES = """
 exit status:
-  0  done; the machine ended after DIE, SIGINT or SIGTERM
+  0  done; the machine ended after DIE, SIGINT, SIGTERM, SIGHUP or SIGQUIT
   1  an internal error, or the initial state could not be entered; ctl: the answer is KO
   2  usage, a manifest that is wrong, a socket that cannot be had or reached
   4  ctl: no answer in time

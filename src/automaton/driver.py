@@ -47,8 +47,11 @@ from automaton.manifest import Manifest, Outcome, State
 from automaton.output import Output
 from automaton.payload import Payload, timestamp, timestamp_after
 from automaton.processes import (
+    SAME_SIGNAL,
+    STRAY_SIGNALS,
     become_subreaper,
     children,
+    handled_signals,
     kill_descendants,
     kill_orphans,
     reap_orphans,
@@ -57,8 +60,6 @@ from automaton.protocol import Ask, CommandError, Move, Set, parse
 from automaton.script import Script, first_exit
 
 HISTORY = 50
-SAME_SIGNAL = 0.1
-"""Seconds within which a second signal counts as the first: `timeout` sends two at a stroke."""
 FAREWELL = 2.0
 """Seconds that background processes get after SIGTERM, at the end."""
 
@@ -83,6 +84,7 @@ class Driver:
         self._outputs: set[Output] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._signalled: float | None = None
+        self._handled: tuple[signal.Signals, ...] = ()
         self._hurry: asyncio.Future[None] = self._loop.create_future()
         self._over: asyncio.Future[bool] = self._loop.create_future()
         self._tasks = asyncio.TaskGroup()
@@ -245,18 +247,26 @@ class Driver:
     # The process's own affairs.
 
     def _listen(self) -> None:
-        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        self._handled = handled_signals()
+        for sig in self._handled:
             self._loop.add_signal_handler(sig, self._signal, sig)
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
         self._loop.set_exception_handler(self._fail)
 
     def _signal(self, sig: signal.Signals) -> None:
+        if sig in STRAY_SIGNALS:
+            _log.info("%s: ignored", sig.name)
+            return
         now = self._loop.time()
         if self._signalled is None:
             self._signalled = now
             _log.info("%s: shutting down", sig.name)
             self._handle(Shutdown())
-        elif now - self._signalled >= SAME_SIGNAL and not self._hurry.done():
+        elif (
+            sig != signal.SIGHUP  # it comes with others as a session ends
+            and now - self._signalled >= SAME_SIGNAL
+            and not self._hurry.done()
+        ):
             _log.warning("%s again: killing all", sig.name)
             self._hurry.set_result(None)
             self._handle(Abandon())
@@ -285,7 +295,7 @@ class Driver:
 
     def _close(self) -> None:
         self._set_timer(None)
-        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        for sig in (*self._handled, signal.SIGCHLD):
             self._loop.remove_signal_handler(sig)
         for output in self._outputs:
             output.flush()

@@ -28,6 +28,21 @@ _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS = 64  # of one call of `kill_descendants`; callers call again while anything is left
 _LINUX = sys.platform == "linux"
 
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that ask a daemon to end in good order."""
+
+STRAY_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
+"""Signals that mean nothing to a daemon, and that would kill it unless they are handled."""
+
+SAME_SIGNAL = 0.1
+"""Seconds within which a second signal counts as the first: `timeout` sends two at a stroke."""
+
+
+def handled_signals() -> tuple[signal.Signals, ...]:
+    """Return those of both kinds, but not a SIGHUP that is ignored: `nohup` wants it so."""
+    kept = (signal.SIGHUP,) if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else ()
+    return tuple(sig for sig in (*ENDING_SIGNALS, *STRAY_SIGNALS) if sig not in kept)
+
 
 def become_subreaper() -> bool:
     """Make orphaned descendants of this process its children. False where that does not exist."""

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from asyncio.subprocess import Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from automaton.processes import ENDING_SIGNALS, STRAY_SIGNALS
 from kontrol.ensemble.pod import Keepalive, parse_keepalive
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import RemoteError
@@ -54,14 +55,20 @@ class Masters:
 
 @asynccontextmanager
 async def agent(
-    masters: Masters, folder: Path, more: Mapping[str, str] | None = None
+    masters: Masters,
+    folder: Path,
+    more: Mapping[str, str] | None = None,
+    *,
+    nohup: bool = False,
+    stdout: int = DEVNULL,
 ) -> AsyncIterator[Process]:
     process = await asyncio.create_subprocess_exec(
+        *(("nohup",) if nohup else ()),
         sys.executable,
         "-m",
         "kontrol",
         env={**environment(masters, folder), **(more or {})},
-        stdout=asyncio.subprocess.DEVNULL,
+        stdout=stdout,
     )
     try:
         yield process
@@ -86,6 +93,14 @@ def environment(masters: Masters, folder: Path) -> dict[str, str]:
         "KONTROL_CONTROL": os.fspath(folder / "control.sock"),
         "KONTROL_HTTP_PORT": "0",
     }
+
+
+async def says(process: Process, text: str) -> None:
+    """Read the log up to the line that holds `text`."""
+    assert process.stdout is not None
+    async with asyncio.timeout(DEADLINE):
+        while text not in (await process.stdout.readline()).decode():
+            assert not process.stdout.at_eof(), "the process has ended"
 
 
 def free_port() -> int:
@@ -150,7 +165,7 @@ async def ended(process: Process) -> int:
         return await process.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", ENDING_SIGNALS)
 async def test_a_signal_ends_it_after_its_farewell(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "payload.json").write_text('"ready"', encoding="utf-8")
     masters = Masters()
@@ -160,6 +175,46 @@ async def test_a_signal_ends_it_after_its_farewell(tmp_path: Path, number: signa
         assert await ended(process) == 0
         assert [record.down for record in masters.records] == [False, True]
     assert left_in(tmp_path) == ["payload.json"]
+
+
+@pytest.mark.parametrize("number", ENDING_SIGNALS)
+async def test_a_signal_sent_twice_at_a_stroke_does_not_hasten_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """As `timeout`, or a terminal that closes, sends them."""
+    masters = Masters()
+    async with masters.serving(), agent(masters, tmp_path) as process:
+        await masters.hears("")
+        process.send_signal(number)
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(number)
+        assert await ended(process) == 0
+        assert [record.down for record in masters.records] == [False, True]
+
+
+async def test_signals_that_mean_nothing_are_ignored_with_a_line(tmp_path: Path) -> None:
+    masters = Masters()
+    async with masters.serving(), agent(masters, tmp_path, stdout=PIPE) as process:
+        await masters.hears("")
+        for number in STRAY_SIGNALS:
+            process.send_signal(number)
+            await says(process, f"{number.name}: ignored")
+        process.terminate()
+        assert await ended(process) == 0
+        assert [record.down for record in masters.records] == [False, True]
+
+
+async def test_a_hangup_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    masters = Masters()
+    async with masters.serving(), agent(masters, tmp_path, nohup=True, stdout=PIPE) as process:
+        await masters.hears("")
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGUSR1)  # delivered after it: lower numbers come first
+        await says(process, "SIGUSR1: ignored")
+        process.terminate()
+        assert await ended(process) == 0
+        assert process.stdout is not None
+        assert b"SIGHUP" not in await process.stdout.read()
 
 
 async def test_with_no_master_to_hear_it_a_signal_ends_it_all_the_same(tmp_path: Path) -> None:

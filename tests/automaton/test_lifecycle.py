@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from tests.automaton.support import AUTOMATON, automaton, run
 
+from automaton.processes import ENDING_SIGNALS, STRAY_SIGNALS
+
 BOT = """
 initial: A
 terminal: Z
@@ -23,7 +25,7 @@ states:
 HUNG = BOT.replace("echo tidy; exit 5", "trap : TERM; echo hung; while :; do sleep 1; done")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", ENDING_SIGNALS)
 async def test_a_signal_ends_through_the_terminal_state_with_status_0(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -32,6 +34,19 @@ async def test_a_signal_ends_through_the_terminal_state_with_status_0(
         bot.signal(number)
         await bot.says(f"{number.name}: shutting down")
         await bot.says(r"A -> Z \(shutdown\)")
+        await bot.says("tidy")
+        assert await bot.exit() == 0
+
+
+@pytest.mark.parametrize("number", STRAY_SIGNALS)
+async def test_a_signal_that_means_nothing_is_ignored_with_a_line(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    async with automaton(tmp_path, BOT) as bot:
+        await bot.says("up")
+        bot.signal(number)
+        await bot.says(f"{number.name}: ignored")
+        bot.signal(signal.SIGTERM)
         await bot.says("tidy")
         assert await bot.exit() == 0
 

@@ -284,7 +284,8 @@ async def test_a_command_that_cannot_be_started(booting: Booting) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+    ("number", "status"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGQUIT, 131)],
 )
 @pytest.mark.parametrize("hanging", [False, True])
 async def test_a_signal_ends_the_waiting_at_once(

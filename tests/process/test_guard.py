@@ -20,7 +20,7 @@ from tests.process.helpers import (
     shell,
 )
 
-from automaton.processes import children, exited
+from automaton.processes import ENDING_SIGNALS, STRAY_SIGNALS, children, exited
 from kontrol.process import run as run_module
 from kontrol.process.clock import boottime
 from kontrol.process.command import Command, Reason
@@ -303,10 +303,18 @@ async def test_a_guard_that_is_stuck_is_replaced(
 async def test_signals_for_the_daemon_do_not_end_its_guard(guard: Guard) -> None:
     pid = guard.pid
     assert pid is not None
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (*ENDING_SIGNALS, *STRAY_SIGNALS):
         os.kill(pid, number)
     assert (await guard.run(shell("exit 6"), deadline=None)).status == 6
     assert guard.pid == pid
+
+
+async def test_a_command_has_the_default_of_every_signal_that_its_guard_ignores(
+    guard: Guard,
+) -> None:
+    for number in (*ENDING_SIGNALS, *STRAY_SIGNALS):
+        outcome = await guard.run(shell(f"kill -{number} $$; exit 3"), deadline=None)
+        assert (outcome.reason, outcome.signal) == ("signalled", number)
 
 
 async def test_nothing_leaks_over_many_runs(guard: Guard) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from automaton.processes import STRAY_SIGNALS, handled_signals
 from kontrol.boot import telegraf
 from kontrol.boot.facts import Facts, table
 from kontrol.settings import variables as v
@@ -24,15 +25,17 @@ log = logging.getLogger(__name__)
 
 _NOT_EXECUTED, _NOT_FOUND = 126, 127  # as shells have it
 
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Python ignores these for itself; what is executed would inherit that.
 _IGNORED = tuple(getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name))
 
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM, SIGINT and SIGHUP end the process at once, with 128 and their number."""
-    before = {number: signal.signal(number, _end) for number in _ENDING}
+    """Let SIGTERM, SIGINT, SIGHUP and SIGQUIT end the process at once, with 128 and their number.
+
+    SIGUSR1, SIGUSR2 and SIGALRM are ignored with a line.
+    """
+    before = {number: signal.signal(number, _end) for number in handled_signals()}
     try:
         yield
     finally:
@@ -41,9 +44,12 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
+    stray = number in STRAY_SIGNALS
     with contextlib.suppress(OSError):
-        os.write(2, f"kontrol: boot: {signal.Signals(number).name}: ending\n".encode())
-    os._exit(128 + number)
+        what = "ignored" if stray else "ending"
+        os.write(2, f"kontrol: boot: {signal.Signals(number).name}: {what}\n".encode())
+    if not stray:
+        os._exit(128 + number)
 
 
 def configure_telegraf(path: Path, facts: Facts, metrics: telegraf.Metrics | None) -> None:

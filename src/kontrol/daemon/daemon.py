@@ -1,9 +1,9 @@
 """One process's life: what it is made of, and how it ends.
 
-One `TaskGroup` owns every task. On the first SIGTERM or SIGINT the agent says farewell while the
-masters still listen, then the master ends its callback, books it and resigns, then the endpoints
-close, and with them the commands that others had run here. A second signal does not wait:
-everything is cancelled at once, and what is then left of a command is killed by its guard.
+One `TaskGroup` owns every task. On the first SIGTERM, SIGINT, SIGHUP or SIGQUIT the agent says
+farewell while the masters still listen, then the master ends its callback, books it and resigns,
+then the endpoints close, and with them the commands that others had run here. A second signal does
+not wait: everything is cancelled at once, and what is left of a command is killed by its guard.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+from automaton.processes import SAME_SIGNAL, STRAY_SIGNALS, handled_signals
 from kontrol import __version__
 from kontrol.agent import control
 from kontrol.agent.agent import Agent
@@ -42,13 +43,14 @@ class Daemon:
         self._environ = environ
         self._children = Children()
         self._stop = asyncio.Event()
+        self._signalled: float | None = None  # loop time
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Run until a signal. Raises `Hopeless` and `BindError`, in groups."""
         self._task = asyncio.current_task()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in handled_signals():
             loop.add_signal_handler(number, self._signal, number)
         try:
             async with AsyncExitStack() as stack:
@@ -59,11 +61,18 @@ class Daemon:
             log.warning("ended at once, as asked by a second signal")
         log.info("ended")
 
-    def _signal(self, number: int) -> None:
-        if self._stop.is_set() and self._task is not None:
+    def _signal(self, number: signal.Signals) -> None:
+        if number in STRAY_SIGNALS:
+            log.info("%s: ignored", number.name)
+            return
+        log.info("%s: ending", number.name)
+        now = asyncio.get_running_loop().time()
+        if self._signalled is None:
+            self._signalled = now
+            self._stop.set()
+        # SIGHUP comes with other signals as a session ends, and asks for no haste.
+        elif number != signal.SIGHUP and now - self._signalled >= SAME_SIGNAL and self._task:
             self._task.cancel()
-        log.info("%s: ending", signal.Signals(number).name)
-        self._stop.set()
 
     async def _run(self, stack: AsyncExitStack) -> None:
         settings = self._settings

@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
         prog="kontrol demo",
         description="Show a whole ensemble on loopback, and what happens to it, in half a minute.",
         epilog="exit status:\n  0  done\n  1  it could not be played: the last lines say why\n"
-        "  2  usage\n  130  interrupted from the keyboard, or by SIGTERM; all was ended",
+        "  2  usage\n  130  interrupted from the keyboard, or by a signal; all was ended",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
@@ -56,7 +56,8 @@ def main(arguments: Sequence[str]) -> int:
 async def _play(screen: Screen, pace: float) -> None:
     task = asyncio.current_task()
     assert task is not None, "this is a task"  # noqa: S101
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     screen.when_left(task.cancel)
     with tempfile.TemporaryDirectory(prefix="kontrol-demo-") as folder:
         await Story(screen, pace).play(Path(folder))

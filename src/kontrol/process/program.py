@@ -28,7 +28,13 @@ import signal
 import socket
 import sys
 
-from automaton.processes import become_subreaper, children, kill_descendants
+from automaton.processes import (
+    ENDING_SIGNALS,
+    STRAY_SIGNALS,
+    become_subreaper,
+    children,
+    kill_descendants,
+)
 from kontrol.process.clock import BootTimer, boottime
 from kontrol.process.custody import Custody
 from kontrol.process.spawn import close_all, failure, read_all, spawn
@@ -40,7 +46,7 @@ if TYPE_CHECKING:
 _DESCRIPTORS = 4
 _CLOSE_ON_EXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # 0 where there is no such flag
 # The daemon tells us when to end; that it is gone must not end us before its command.
-_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
+_IGNORED = (*ENDING_SIGNALS, *STRAY_SIGNALS, signal.SIGPIPE)
 
 
 class _Owned:

@@ -12,7 +12,7 @@ import os
 import re
 import signal
 
-from automaton.processes import die_with_parent
+from automaton.processes import ENDING_SIGNALS, STRAY_SIGNALS, die_with_parent
 
 # Characters of a path in a report, at most 2,400 bytes as JSON: it is read when the child has
 # exited, and a pipe may hold no more than a page, so that both ends would wait for ever.
@@ -22,7 +22,8 @@ TYPE_CHECKING = False  # the guard does without typing, which costs 0.8 MB
 if TYPE_CHECKING:
     from typing import Any
 
-_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGXFSZ}
+# What the guard or its interpreter ignores, and what it starts must not.
+_SIGNALS = {*ENDING_SIGNALS, *STRAY_SIGNALS, signal.SIGPIPE, signal.SIGXFSZ}
 
 
 class SpawnError(Exception):

@@ -39,7 +39,7 @@ _EXAMPLE = "kontrol invoke --role redis -- redis-cli ping"
 _OWN = f"""\
   {UNANSWERED}  no master told of the pods
   {FAILED}  some pods failed: they are named at the end, with the reason
-  {INTERRUPTED}  interrupted from the keyboard, or by SIGTERM; the commands were ended
+  {INTERRUPTED}  interrupted from the keyboard, or by a signal; the commands were ended
 """
 
 
@@ -214,7 +214,7 @@ async def _watched(
         fan.stop()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         loop.add_signal_handler(number, stop)
     await report.begin()
     results: Sequence[Result] = await fan.run(targets)
