@@ -10,6 +10,7 @@ as `./check`.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -158,9 +159,12 @@ def _graph(words: list[str]) -> int:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    # As kontrol.ensemble.numbers: float() would take 25_0, nan and the digits of every script.
+    value = float(text) if re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,30})?", text) else 0.0
     if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of seconds above 0")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected a number of seconds above 0, in digits 0-9 as 25 or 0.5"
+        )
     return value
 
 

@@ -16,6 +16,7 @@ from kontrol.boot.errors import Misconfigured, Refused
 from kontrol.boot.http import MIB, Answer, Untrusted, request
 from kontrol.boot.places import ACCOUNT
 from kontrol.ensemble.canonical import JSON, NotJSON, parse
+from kontrol.ensemble.numbers import whole
 
 _MOST = 8 * MIB  # octets of an object: etcd takes 1.5 MiB, JSON makes it longer
 _DEPTH = 100  # levels: managedFields are deep
@@ -165,8 +166,10 @@ def base(environ: Mapping[str, str]) -> str | None:
     port = environ.get("KUBERNETES_SERVICE_PORT", "").strip() or "443"
     if not host:
         return None
-    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        raise Misconfigured(f"KUBERNETES_SERVICE_PORT={port!r}: expected a TCP port")
+    try:
+        whole(port, 1, 65535)
+    except ValueError:
+        raise Misconfigured(f"KUBERNETES_SERVICE_PORT={port!r}: expected a TCP port") from None
     return f"https://{f'[{host}]' if ':' in host else host}:{port}"
 
 

@@ -1,11 +1,13 @@
 """What every command is made of: its row in the table, its exit status, and how it complains."""
 
 import argparse
+import contextlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kontrol.ensemble.numbers import decimal, whole
 from kontrol.settings import Mistake, SettingsError
 from kontrol.settings.resolve import Resolved
 
@@ -40,11 +42,26 @@ class Command:
 
 
 def seconds(text: str) -> float:
-    """A time limit, as argparse wants its parsers: `ValueError` becomes a usage error."""
-    number = float(text)
-    if not 0 < number <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, over 0 and up to 86400")
-    return number
+    """A time limit, for argparse."""
+    with contextlib.suppress(ValueError):
+        number = decimal(text)
+        if 0 < number <= 86_400:
+            return number
+    raise argparse.ArgumentTypeError(
+        f"{text!r}: expected seconds, over 0 and up to 86400, in digits 0-9 as 25 or 0.5"
+    )
+
+
+def count(least: int, most: int, what: str = "") -> Callable[[str], int]:
+    """Return a parser of whole numbers, for argparse; `what` is told of a number that is none."""
+
+    def parse(text: str) -> int:
+        try:
+            return whole(text, least, most)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r}: {what or error}") from None
+
+    return parse
 
 
 def complain(resolved: Resolved) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from kontrol.demo.screen import Screen
 from kontrol.demo.stage import StageError
 from kontrol.demo.story import Story
+from kontrol.ensemble.numbers import decimal
 from kontrol.store.embedded import EmbeddedError
 
 PACE = 1.5  # seconds between acts
@@ -27,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--pace",
-        type=float,
+        type=decimal,
         default=PACE,
         metavar="SECONDS",
         help="pause between two acts (default: %(default)s)",

@@ -10,6 +10,8 @@ import ipaddress
 import re
 from typing import NamedTuple
 
+from kontrol.ensemble.numbers import whole
+
 _LABEL = re.compile(r"[0-9A-Za-z_](?:[0-9A-Za-z_-]{0,61}[0-9A-Za-z_])?\Z")
 _ZONE = re.compile(r"[^%]*(?:%[0-9A-Za-z_.-]+)?\Z")
 _MAX_NAME = 253  # the longest DNS name, RFC 1035
@@ -85,10 +87,12 @@ def _split(item: str) -> tuple[str, str | None]:
 
 
 def _port(text: str, item: str) -> int:
-    # isdecimal alone would take the digits of every script
-    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= 65535):
-        raise BadTiers(f"tier {item!r} has port {text!r}; expected a port from 1 to 65535")
-    return int(text)
+    try:
+        return whole(text, 1, 65535)
+    except ValueError:
+        raise BadTiers(
+            f"tier {item!r} has port {text!r}; expected a port from 1 to 65535"
+        ) from None
 
 
 def _host(host: str, item: str) -> str:

@@ -138,7 +138,8 @@ def _defaults(given: Mapping[str, str]) -> dict[str, str]:
         layer[v.DATA.name] = f"{data}/{below}"
     with contextlib.suppress(values.BadValue):  # it is reported by its own name
         damper = v.DAMPER.parse(given.get(v.DAMPER.name, layer[v.DAMPER.name]))
-        layer[v.DAMPER_MAX.name] = f"{min(6 * damper, values.DAY):.15g}"
+        most = min(6 * damper, values.DAY)
+        layer[v.DAMPER_MAX.name] = f"{most:.15g}" if most > 0.001 else f"{most:.20f}"
     return layer
 
 

@@ -6,7 +6,6 @@ that is not blank and has no white space at its ends.
 
 import difflib
 import ipaddress
-import math
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from kontrol.ensemble.canonical import NotJSON
 from kontrol.ensemble.canonical import parse as parse_json
+from kontrol.ensemble.numbers import decimal, whole
 from kontrol.ensemble.pod import KEY
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
 
@@ -52,9 +52,10 @@ def modes(text: str) -> frozenset[str]:
 
 def port(text: str) -> int:
     """Return a TCP port."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= 65535):
-        raise BadValue("a TCP port, 1 to 65535")
-    return int(text)
+    try:
+        return whole(text, 1, 65535)
+    except ValueError:
+        raise BadValue("a TCP port, 1 to 65535") from None
 
 
 def port_or_off(text: str) -> int:
@@ -296,10 +297,10 @@ def _bare_ipv6(text: str) -> bool:
 def _number(expected: str, least: float, most: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
-            number = float(text)
+            number = decimal(text)
         except ValueError:
-            raise BadValue(expected) from None
-        if not (math.isfinite(number) and least <= number <= most):
+            raise BadValue(f"{expected}, in digits 0-9 as 25 or 0.5") from None
+        if not least <= number <= most:
             raise BadValue(expected)
         return number
 

@@ -16,6 +16,7 @@ from kontrol.cli.command import (
     UNANSWERED,
     USAGE,
     Command,
+    count,
     say,
     seconds,
 )
@@ -75,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--parallel",
-        type=_parallel,
+        type=count(1, _MOST),
         default=100,
         metavar="N",
         help=f"how many pods at once, up to {_MOST} (default: %(default)s)",
@@ -96,13 +97,6 @@ def parser() -> argparse.ArgumentParser:
         "annotation's first tier, this host; within a callback, its $PODS_FILE)",
     )
     return made
-
-
-def _parallel(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= _MOST:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1 to {_MOST}")
-    return number
 
 
 def _run(_options: argparse.Namespace, others: list[str]) -> int:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from kontrol.agent.reporting.addresses import Resolver
 from kontrol.cli.invoke.select import Record
 from kontrol.cli.table import plain
+from kontrol.ensemble.numbers import whole
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import RemoteError, RpcError
@@ -109,10 +110,11 @@ def find(environ: Mapping[str, str], master: str | None) -> Place:
 def _mandate(environ: Mapping[str, str]) -> Mapping[str, str | int]:
     numbers = {}
     for name in ("TERM_ID", "RUN"):
-        text = environ[name]
-        if not (text.isascii() and text.isdecimal()):
-            raise SettingsError([Mistake(name, text, "a number, as a callback is given")])
-        numbers[name] = int(text)
+        try:
+            numbers[name] = whole(environ[name], 0, 2**63 - 1)
+        except ValueError:
+            expected = "a number, as a callback is given"
+            raise SettingsError([Mistake(name, environ[name], expected)]) from None
     return {"tier": environ["TIER"], "term": numbers["TERM_ID"], "run": numbers["RUN"]}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kontrol.ensemble.canonical import JSON, NotJSON, canonical, parse
+from kontrol.ensemble.numbers import whole
 
 Record = Mapping[str, JSON]
 
@@ -82,8 +83,11 @@ def has(pod: Record, path: str, text: str) -> bool:
     for name in path.split("."):
         if isinstance(value, dict) and name in value:
             value = value[name]
-        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
-            value = value[int(name)]
+        elif isinstance(value, list):
+            try:
+                value = value[whole(name, 0, len(value) - 1)]
+            except ValueError:
+                return False
         else:
             return False
     if isinstance(value, str):

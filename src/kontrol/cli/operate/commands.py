@@ -7,7 +7,7 @@ a command needs is imported when it runs.
 import argparse
 from typing import TYPE_CHECKING
 
-from kontrol.cli.command import DONE, NOTHING, UNANSWERED, USAGE, Command, say
+from kontrol.cli.command import DONE, NOTHING, UNANSWERED, USAGE, Command, count, say
 from kontrol.cli.completion import scripts as completion
 from kontrol.cli.operate import archive as operate_archive
 from kontrol.cli.operate.asking import (
@@ -177,16 +177,8 @@ def _ask(path: str) -> Work:
     return work
 
 
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 0 < len(text) < 19 and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected the number of a run, from 1")
-    return int(text)
-
-
-def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= 200):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected 1 to 200, which is all that is kept")
-    return int(text)
+_number = count(1, 10**18, "expected the number of a run, from 1")
+_limit = count(1, 200, "expected 1 to 200, which is all that is kept")
 
 
 def _configure_pods(parser: argparse.ArgumentParser) -> None:
