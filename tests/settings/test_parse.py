@@ -141,6 +141,16 @@ def test_etcd_is_on_the_host_unless_said_otherwise() -> None:
     assert parse(environ).etcd.endpoints == ("node-1:2379",)
 
 
+@pytest.mark.parametrize(
+    ("more", "unsafe"),
+    [({}, False), ({"KONTROL_ETCD_UNSAFE": "TRUE"}, True), ({"KONTROL_MODE": "debug"}, True)],
+)
+def test_an_etcd_that_loses_data_is_for_debug_or_who_asks(
+    more: dict[str, str], unsafe: bool
+) -> None:
+    assert parse({**BOTH, **more}).etcd.unsafe is unsafe
+
+
 def test_embedded_etcd_needs_a_folder() -> None:
     environ = {**BOTH, "KONTROL_ETCD": "embedded"}
     assert set(refused(environ)) == {"KONTROL_DATA"}
@@ -339,6 +349,7 @@ ANOTHER: dict[str, tuple[str, dict[str, str]]] = {
     "KONTROL_CLOUD": ("none", {}),
     "KONTROL_TELEGRAF_CONF": ("/run/telegraf.conf", {}),
     "KONTROL_ETCD": ("other", {}),
+    "KONTROL_ETCD_UNSAFE": ("TRUE", {}),
     "KONTROL_ETCD_CA": ("/ca", TLS),
     "KONTROL_ETCD_CERT": ("/cert", {**TLS, "KONTROL_ETCD_KEY": "/k"}),
     "KONTROL_ETCD_KEY": ("/key", {**TLS, "KONTROL_ETCD_CERT": "/c"}),

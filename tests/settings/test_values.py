@@ -171,6 +171,8 @@ def test_words() -> None:
         ("http://a:1/", ("a:1",), False),
         ("HTTPS://a,https://[fd00::1]:1", ("a:2379", "[fd00::1]:1"), True),
         ("fd00::1", ("[fd00::1]:2379",), False),
+        ("unix:///run/etcd/client:0", ("unix:///run/etcd/client:0",), False),
+        ("unix:/a b,a", ("unix:///a b", "a:2379"), False),
     ],
 )
 def test_endpoints(text: str, addresses: tuple[str, ...], tls: bool) -> None:
@@ -185,6 +187,9 @@ def test_endpoints(text: str, addresses: tuple[str, ...], tls: bool) -> None:
         ("http://a/v3", "ends after the port"),
         ("http://user:hush@a", "KONTROL_ETCD_USER"),
         ("https://a,b", "all https"),
+        ("https://a,unix:///b", "all https"),
+        ("unix://b", "absolute path"),
+        ("unix:b", "absolute path"),
         ("embedded,a:x", "port 'x'"),
         ("a|b", "parts the masters"),
     ],

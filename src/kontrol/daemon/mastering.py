@@ -45,7 +45,7 @@ async def open_store(settings: Settings, stack: AsyncExitStack, children: Childr
     if settings.etcd.embedded:
         try:
             endpoints = await stack.enter_async_context(
-                embedded_etcd(settings.data, children=children.pids)
+                embedded_etcd(settings.data, unsafe=settings.etcd.unsafe, children=children.pids)
             )
         except EmbeddedError as error:
             raise Hopeless(str(error)) from None

@@ -25,7 +25,7 @@ class Story:
     async def play(self, folder: Path) -> None:
         """Play from beginning to end. Raises `StageError` and `EmbeddedError`."""
         say = self._screen
-        say.step("a private etcd starts, on loopback")
+        say.step("a private etcd starts, on a socket of its own")
         async with embedded_etcd() as endpoints:
             stage = Stage(folder, ",".join(endpoints), self._heard)
             try:

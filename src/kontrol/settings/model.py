@@ -50,11 +50,16 @@ class NodeFacts:
 
 @dataclass(frozen=True, slots=True)
 class EtcdSettings:
-    """Where etcd is. `endpoints` are `host:port`; none if `embedded`, or if none was given."""
+    """Where etcd is: `endpoints` are `host:port` or `unix:///path`.
+
+    There are none if it is `embedded`, or if none was given. `unsafe` lets the embedded one be a
+    release that can lose data.
+    """
 
     endpoints: tuple[str, ...]
     tls: bool = False
     embedded: bool = False
+    unsafe: bool = False
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None

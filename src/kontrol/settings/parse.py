@@ -101,6 +101,7 @@ def assemble(resolved: Resolved) -> Settings:
             endpoints=etcd.addresses,
             tls=etcd.tls,
             embedded=v.ETCD.name in resolved.values and not etcd.addresses,
+            unsafe=require(v.ETCD_UNSAFE) or "debug" in require(v.MODE),
             ca=get(v.ETCD_CA),
             cert=get(v.ETCD_CERT),
             key=get(v.ETCD_KEY),

@@ -28,7 +28,10 @@ STATSD_PORT = 8125
 
 _LABEL = re.compile(r"[0-9A-Za-z]([0-9A-Za-z_.-]{0,61}[0-9A-Za-z])?\Z")  # a Kubernetes label value
 _DNS_LABEL = re.compile(r"[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?\Z")  # RFC 1123, as Kubernetes has it
-_ENDPOINTS = "embedded, or a comma list of host, host:port, http://host:port or https://host:port"
+_ENDPOINTS = (
+    "embedded, or a comma list of host, host:port, http://host:port, https://host:port or"
+    " unix:///path"
+)
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True}
 _TRUTH |= {"false": False, "no": False, "off": False, "0": False}
 
@@ -243,7 +246,10 @@ def statsd(text: str) -> Tier:
 
 
 class Endpoints(NamedTuple):
-    """Where etcd is: `host:port` of each member, none if it is embedded; and whether by TLS."""
+    """Where etcd is, and whether by TLS: of each member `host:port`, or `unix:///path` of a socket.
+
+    None if it is embedded.
+    """
 
     addresses: tuple[str, ...]
     tls: bool
@@ -262,10 +268,16 @@ def endpoints(text: str) -> Endpoints:
     schemes = {scheme for scheme, _ in pairs}
     if len(schemes) > 1:
         raise BadValue("endpoints that are all https:// or all not")
-    return Endpoints(tuple(str(tier) for _, tier in pairs), tls=schemes == {"https"})
+    return Endpoints(tuple(address for _, address in pairs), tls=schemes == {"https"})
 
 
-def _endpoint(item: str) -> tuple[str, Tier]:
+def _endpoint(item: str) -> tuple[str, str]:
+    """Return the scheme, http or https, and the address."""
+    if item.lower().startswith("unix:"):
+        path = item[len("unix:") :].removeprefix("//")
+        if not path.startswith("/") or "\0" in path:
+            raise BadValue(f"{_ENDPOINTS}; a socket has an absolute path")
+        return "http", f"unix://{path}"
     scheme, separator, rest = item.rpartition("://")
     if separator:
         if scheme.lower() not in ("http", "https"):
@@ -280,7 +292,7 @@ def _endpoint(item: str) -> tuple[str, Tier]:
         raise BadValue(f"{_ENDPOINTS}; {str(error).split(';')[0]}") from None
     if len(tiers) != 1:
         raise BadValue(f"{_ENDPOINTS}; one of them is empty")
-    return scheme.lower() or "http", tiers[0]
+    return scheme.lower() or "http", str(tiers[0])
 
 
 def _places(text: str, port: int) -> tuple[Tier, ...]:

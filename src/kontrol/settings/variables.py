@@ -179,10 +179,18 @@ ETCD = Variable[values.Endpoints | None](
     "KONTROL_ETCD",
     _ETCD,
     values.endpoints,
-    "Comma list of `host`, `host:port` or URL, `https://` for TLS (then all of them); port 2379 "
-    "if none is given. "
+    "Comma list of `host`, `host:port` or URL, `https://` for TLS (then all of them), "
+    "`unix:///path` for a socket; port 2379 if none is given. "
     "`embedded` starts a private etcd under `KONTROL_DATA`: for one master on one host.",
     otherwise="`$KONTROL_HOST`",
+)
+ETCD_UNSAFE = Variable[bool](
+    "KONTROL_ETCD_UNSAFE",
+    _ETCD,
+    values.truth,
+    "`TRUE` lets the embedded etcd be 3.5.0 to 3.5.2, releases that can lose data in a crash. "
+    "Without it they are refused, but in `debug` mode.",
+    default="FALSE",
 )
 ETCD_CA = Variable[Path | None](
     "KONTROL_ETCD_CA",

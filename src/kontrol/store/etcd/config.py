@@ -11,8 +11,9 @@ Pems: TypeAlias = tuple[bytes | None, bytes | None, bytes | None]
 class EtcdConfig:
     """How to reach one etcd cluster. Raises `ValueError` for what cannot work.
 
-    `endpoints` are `host:port`, the first preferred. TLS is on with `tls`, or with a `ca`, `cert`
-    or `key` (PEM files; without a `ca` the roots that gRPC carries). All durations are seconds:
+    `endpoints` are `host:port` or `unix:///path`, the first preferred. TLS is on with `tls`, or
+    with a `ca`, `cert` or `key` (PEM files; without a `ca` the roots that gRPC carries). All
+    durations are seconds:
     `connect_timeout` bounds a connection attempt, `attempt_timeout` one try of a call at one
     member while that answers quickly (see `Pace`), `timeout` a call with all its tries.
     `keepalive_streams` carry all lease refreshes: a member that is not etcd's leader answered 3,459

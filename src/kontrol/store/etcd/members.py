@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
+from urllib.parse import quote
 
 import grpc
 from grpc import aio
@@ -267,9 +268,10 @@ class Client:
 
 
 def _channel(endpoint: str, pems: Pems | None) -> aio.Channel:
+    target = quote(endpoint, safe="/:") if endpoint.startswith("unix:") else endpoint
     if pems is None:
-        return aio.insecure_channel(endpoint, options=_OPTIONS)
-    return aio.secure_channel(endpoint, grpc.ssl_channel_credentials(*pems), options=_OPTIONS)
+        return aio.insecure_channel(target, options=_OPTIONS)
+    return aio.secure_channel(target, grpc.ssl_channel_credentials(*pems), options=_OPTIONS)
 
 
 def _metadata(token: str) -> tuple[tuple[str, str], ...]:
