@@ -113,6 +113,15 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
             Limit("kontrol.web.access:_MOST", "Bytes of the token file."),
         ),
     ),
+    "What a boot leaves": (
+        "A file over this is ignored by the commands that would read it.",
+        (
+            Limit(
+                "kontrol.settings.booted:MAX_BYTES",
+                "Bytes of the file with what `kontrol boot` found.",
+            ),
+        ),
+    ),
     "The command line": (
         "",
         (

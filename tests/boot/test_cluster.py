@@ -144,7 +144,6 @@ async def test_passing_trouble_is_waited_out(
 async def test_trouble_that_stays_ends_the_boot(
     cluster: Cluster, around: Surroundings, trouble: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kontrol.boot.waiting._LAST", 0.05)
     cluster.script[POD_PATH] = [trouble] * 100
     error = await problem(impatient(around))
     assert isinstance(error, Unanswered)

@@ -34,8 +34,9 @@ def test_every_status() -> None:
 
 def test_the_roles_are_those_that_a_refusal_names() -> None:
     roles = {item["kind"]: item["metadata"]["name"] for item in yaml.safe_load_all(BLOCKS[0])}
-    pods = grant(pod_path("games", "redis-0"), "")
-    nodes = grant(node_path("node-1"), "")
+    words = 'User "system:serviceaccount:games:default" cannot get resource "pods"'
+    pods = grant(pod_path("games", "redis-0"), words)
+    nodes = grant(node_path("node-1"), words)
     assert f"-n games create role {roles['Role']} " in pods
     assert f"create rolebinding {roles['RoleBinding']} --role={roles['Role']} " in pods
     assert f"create clusterrole {roles['ClusterRole']} " in nodes

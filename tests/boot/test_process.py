@@ -42,6 +42,7 @@ class Booting:
             "KONTROL_CLOUD": "none",
             "KONTROL_TELEGRAF_CONF": str(self.conf),
             "POD_NAME": "redis-0",
+            "XDG_RUNTIME_DIR": str(folder),
             "http_proxy": "http://127.0.0.1:1",
             "https_proxy": "http://127.0.0.1:1",
             **(cluster.environ() if cluster else {}),
@@ -214,7 +215,7 @@ async def test_the_log_can_be_json(booting: Booting) -> None:
     ("trouble", "status", "words"),
     [
         ("401", 5, "does not accept the token"),
-        ("403", 5, "create rolebinding kontrol-boot"),
+        ("403", 5, "create rolebinding kontrol-boot:games:robot"),
         ("404", 5, "tell it in POD_NAME"),
         ("500", 4, "gave up after 0.3 s"),
         ("half", 4, "the answer broke off"),

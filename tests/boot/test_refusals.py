@@ -23,15 +23,18 @@ from tests.boot.server import Answer, Hang, Reply
 
 from kontrol.boot.discover import discover
 from kontrol.boot.errors import Misconfigured, Refused
+from kontrol.boot.kubernetes import grant, node_path, pod_path
 from kontrol.boot.surroundings import Surroundings
 
 ALLOW_PODS = (
-    "kubectl -n games create role kontrol-boot --verb=get --resource=pods && kubectl -n games "
-    "create rolebinding kontrol-boot --role=kontrol-boot --serviceaccount=games:robot"
+    "kubectl -n games create role kontrol-boot:games:robot --verb=get --resource=pods && "
+    "kubectl -n games create rolebinding kontrol-boot:games:robot --role=kontrol-boot:games:robot "
+    "--serviceaccount=games:robot"
 )
 ALLOW_NODES = (
-    "kubectl create clusterrole kontrol-node --verb=get --resource=nodes && kubectl create "
-    "clusterrolebinding kontrol-node --clusterrole=kontrol-node --serviceaccount=games:robot"
+    "kubectl create clusterrole kontrol-node:games:robot --verb=get --resource=nodes && "
+    "kubectl create clusterrolebinding kontrol-node:games:robot "
+    "--clusterrole=kontrol-node:games:robot --serviceaccount=games:robot"
 )
 FILES = {"labels": 'app="redis"\nrole="cache"\n', "annotations": ""}
 
@@ -110,7 +113,6 @@ async def test_a_node_that_cannot_be_had_ends_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("kontrol.boot.cluster.BRIEF", 0.2)
-    monkeypatch.setattr("kontrol.boot.waiting._LAST", 0.05)
     cluster.script[NODE_PATH] = [trouble] * 100
     assert texts(await discover(around))["KONTROL_IP"] == "10.1.2.3"
     assert "going on without what the node object tells" in caplog.text
@@ -207,7 +209,6 @@ class TestDownward:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         monkeypatch.setattr("kontrol.boot.cluster.BRIEF", 0.2)
-        monkeypatch.setattr("kontrol.boot.waiting._LAST", 0.05)
         cluster.script[POD_PATH] = [Hang()] * 100
         environ = cluster.environ(NODE_NAME="node-1")
         found = texts(await discover(replace(told, environ=environ)))
@@ -233,3 +234,16 @@ class TestDownward:
         assert error.status == 2
         assert "automountServiceAccountToken" in str(error)
         assert "downwardAPI volume at /etc/podinfo" in str(error)
+
+
+def test_what_is_created_for_one_account_is_not_there_for_another() -> None:
+    """Or the second account's commands would fail: `AlreadyExists`."""
+    created: set[str] = set()
+    for account in ("games:robot", "games:other", "game:s-robot", "games-robot:default"):
+        words = f'User "system:serviceaccount:{account}" cannot get resource'
+        for path in (pod_path("games", "redis-0"), node_path("node-1")):
+            for command in grant(path, words).split(" && "):
+                words_of = command.split()
+                what = " ".join(words_of[words_of.index("create") :][:3])
+                assert what not in created
+                created.add(what)

@@ -15,6 +15,7 @@ from kontrol.rpc.security.keys import KeysError
 from kontrol.settings import SettingsError
 
 ANNOTATION = {"KONTROL_ANNOTATIONS": '{"kontrol.unity3d.com/master": "masters:8010,other"}'}
+MASTER = {"KONTROL_MODE": "master"}
 LISTS = ("masters", "agents", "operators")
 
 
@@ -29,6 +30,16 @@ LISTS = ("masters", "agents", "operators")
         ({"KONTROL_PORT": "8005"}, "https://m1:8443", Tier("m1", 8005)),
         ({}, "http://[fd00::1]:8001|http://m2", Tier("fd00::1|m2", 8000)),
         ({"KONTROL_MODE": "nonsense", "KONTROL_TTL": "x"}, "m1", Tier("m1", 8000)),
+        # As `status` does: where this host's own endpoint listens, and a master first of all.
+        ({"KONTROL_BIND": "10.0.0.7"}, None, Tier("10.0.0.7", 8000)),
+        ({"KONTROL_BIND": "::"}, None, Tier("::1", 8000)),
+        ({"KONTROL_BIND": "10.0.0.7"}, "m1", Tier("m1", 8000)),
+        ({**ANNOTATION, **MASTER}, None, Tier("127.0.0.1", 8000)),
+        (
+            {**ANNOTATION, **MASTER, "KONTROL_PORT": "8010", "KONTROL_BIND": "fd00::7"},
+            None,
+            Tier("fd00::7|masters", 8010),
+        ),
     ],
 )
 def test_the_tier_is_the_first_that_is_named(

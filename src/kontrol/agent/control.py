@@ -17,6 +17,8 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+from kontrol.settings.booted import run_folder
+
 log = logging.getLogger(__name__)
 
 Leave = Callable[[], Awaitable[Mapping[str, str | None]]]
@@ -36,9 +38,7 @@ def default_path(port: int, environment: Mapping[str, str]) -> Path:
 
     In `$XDG_RUNTIME_DIR`, which is the user's own, else in a directory of ours under `/tmp`.
     """
-    runtime = environment.get("XDG_RUNTIME_DIR")
-    folder = Path(runtime) if runtime else Path("/tmp")  # noqa: S108 - checked in `_folder`
-    return folder / f"kontrol-{os.getuid()}" / f"{port}.sock"
+    return run_folder(environment) / f"{port}.sock"
 
 
 async def serve(path: Path, leave: Leave) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kontrol.boot import cluster
 from kontrol.boot.cloud import detect
@@ -38,8 +38,10 @@ async def discover(around: Surroundings) -> Findings:
     if _debug(around.environ):
         log.info("KONTROL_MODE has debug: neither Kubernetes nor a cloud is asked")
         return Findings(given)
+    around = replace(around, patience=around.patience.start())
+    limit = around.patience.total
     async with asyncio.TaskGroup() as group:
-        asking = group.create_task(detect(around.cloud, around.machine, around.providers))
+        asking = group.create_task(detect(around.cloud, around.machine, around.providers, limit))
         looking = group.create_task(cluster.look(around, given))
     told, problem = looking.result()
     answer = asking.result()

@@ -130,22 +130,25 @@ class Api:
 def grant(path: str, words: str) -> str:
     """Return the commands that allow to get the object at `path`.
 
-    `words` are the API's: they name the service account.
+    `words` are the API's: they name the service account. So do the names of what is created, so
+    that the commands work for a second account, too.
     """
     parts = path.split("/")
     match = _SUBJECT.search(words)
     if "nodes" in parts:
         account = f"{match[1]}:{match[2]}" if match else "NAMESPACE:SERVICEACCOUNT"
+        name = f"kontrol-node:{account}"
         return (
-            "kubectl create clusterrole kontrol-node --verb=get --resource=nodes && "
-            "kubectl create clusterrolebinding kontrol-node --clusterrole=kontrol-node "
+            f"kubectl create clusterrole {name} --verb=get --resource=nodes && "
+            f"kubectl create clusterrolebinding {name} --clusterrole={name} "
             f"--serviceaccount={account}"
         )
     namespace = parts[parts.index("namespaces") + 1]
     account = f"{match[1]}:{match[2]}" if match else f"{namespace}:SERVICEACCOUNT"
+    name = f"kontrol-boot:{account}"
     return (
-        f"kubectl -n {namespace} create role kontrol-boot --verb=get --resource=pods && "
-        f"kubectl -n {namespace} create rolebinding kontrol-boot --role=kontrol-boot "
+        f"kubectl -n {namespace} create role {name} --verb=get --resource=pods && "
+        f"kubectl -n {namespace} create rolebinding {name} --role={name} "
         f"--serviceaccount={account}"
     )
 

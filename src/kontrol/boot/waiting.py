@@ -6,6 +6,7 @@ of the namespace; a pod that may only read itself asks again, ever more slowly.
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -22,17 +23,26 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 BRIEF = 5.0  # seconds to ask for what the boot can do without
 _ATTEMPT = 5.0  # seconds for one request, as the original had it
-_LAST = 1.0  # seconds that the last one may take beyond the end
+_LAST = 1.0  # seconds that are kept for a last one
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to ask, and how often: `first` seconds apart, then twice that, up to `most`."""
+    """How long to ask, and how often: `first` seconds apart, then twice that, up to `most`.
+
+    `total` is seconds for one object. `end` is the loop's time at which all asking ends, for all
+    objects together; `start` sets it.
+    """
 
     total: float
     first: float = 0.25
     most: float = 5.0
     jitter: Callable[[float, float], float] = field(default=random.uniform, repr=False)
+    end: float = math.inf
+
+    def start(self) -> "Patience":
+        """Return the same, to end `total` seconds from now."""
+        return replace(self, end=asyncio.get_running_loop().time() + self.total)
 
     def at_most(self, total: float) -> "Patience":
         """Return the same, but for `total` seconds if that is less."""
@@ -49,17 +59,20 @@ async def ask(
 ) -> _T:
     """Get the object at `path` until `read` returns something of it.
 
-    Raises `Unanswered` if there was no usable answer within `patience.total` seconds, `NoAddress`
-    if `read` returned None to the end, and what `Api.get` raises for good.
+    Raises `Unanswered` if there was no usable answer within `patience.total` seconds and before
+    `patience.end`, `NoAddress` if `read` returned None to the end, and what `Api.get` raises for
+    good.
     """
     loop = asyncio.get_running_loop()
-    end = loop.time() + patience.total
+    start = loop.time()
+    end = min(start + patience.total, patience.end)
+    reserve = min(_LAST, (end - start) / 4)
     attempt = 0
     told = ""
     while True:
         answered = False
         try:
-            result = read(await api.get(path, min(_ATTEMPT, max(end - loop.time(), _LAST))))
+            result = read(await api.get(path, min(_ATTEMPT, max(end - loop.time(), 0.0))))
             if result is not None:
                 return result
             answered = True
@@ -68,7 +81,7 @@ async def ask(
             reason = f"the Kubernetes API has not answered for {what}: {error}"
         except objects.BadObject as error:
             reason = f"the Kubernetes API's answer for {what} is not one: {error}"
-        left = end - loop.time()
+        left = end - loop.time() - reserve
         if left <= 0:
             kind = NoAddress if answered else Unanswered
             raise kind(f"{reason}; gave up after {patience.total:g} s")

@@ -68,6 +68,7 @@ def _run(options: argparse.Namespace, resolved: Resolved) -> int:
         if options.json or options.print:
             return DONE
         configure_telegraf(conf, found.facts, _metrics(resolved))
+        _leave(found, options.telegraf)
         command = _command(options.words)
         who, where = (environ.get(each.name, "unknown") for each in (v.ID, v.IP))
         log.info("this is pod %s at %s: starting %s", who, where, command[0])
@@ -76,6 +77,25 @@ def _run(options: argparse.Namespace, resolved: Resolved) -> int:
     except NotStarted as error:
         say(str(error))
         return error.status
+
+
+def _leave(found: "Findings", telegraf: Path | None) -> None:
+    """Leave what was found for the later commands of this container; a failure is a line."""
+    from kontrol.settings import booted
+
+    facts: dict[str, tuple[str, str]] = dict(found.facts)
+    if telegraf is not None:
+        facts[v.TELEGRAF_CONF.name] = (str(telegraf), "--telegraf")
+    try:
+        booted.leave(os.environ, facts)
+    except OSError as error:
+        logging.getLogger("kontrol.boot").warning(
+            "commands that are started later (kubectl exec) will not know what was found here: "
+            "%s cannot be written: %s; mount a folder that this user can write at /tmp, or name "
+            "one in XDG_RUNTIME_DIR",
+            booted.run_folder(os.environ),
+            (error.strerror or str(error)).lower(),
+        )
 
 
 def _command(words: Sequence[str]) -> Sequence[str]:
@@ -141,7 +161,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=_TIMEOUT,
         metavar="SECONDS",
-        help="how long to wait for the Kubernetes API and the pod's address (default: %(default)g)",
+        help="how long to look in all: for the Kubernetes API, the pod's address, the node, the "
+        "cloud (default: %(default)g)",
     )
     add(
         "--telegraf",

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from kontrol.cli.command import DONE, UNANSWERED, Command, complain, refuse, say, seconds
-from kontrol.settings import examine
+from kontrol.settings import booted, examine
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import resolve
 
@@ -15,7 +15,7 @@ _LEAVE = (v.CONTROL.name, v.PORT.name)  # what tells where an agent is asked to 
 def _config(options: argparse.Namespace, _others: list[str]) -> int:
     from kontrol.settings.report import as_json, as_table
 
-    resolved = examine(os.environ)
+    resolved = examine(os.environ, booted=booted.read(os.environ))
     print((as_json if options.json else as_table)(resolved), flush=True)
     return complain(resolved)
 

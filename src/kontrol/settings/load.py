@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kontrol.settings import variables as v
+from kontrol.settings.booted import NOTHING, Booted
 from kontrol.settings.model import Settings
 from kontrol.settings.parse import assemble, judge
 from kontrol.settings.resolve import Resolved
@@ -29,9 +30,16 @@ def load(environ: Mapping[str, str], found: Mapping[str, str] | None = None) -> 
     return assemble(examine(environ, found))
 
 
-def examine(environ: Mapping[str, str], found: Mapping[str, str] | None = None) -> Resolved:
-    """Do as `load`, but return values, sources and mistakes side by side."""
-    resolved = judge(environ, {**host_facts(environ), **(found or {})})
+def examine(
+    environ: Mapping[str, str],
+    found: Mapping[str, str] | None = None,
+    booted: Booted = NOTHING,
+) -> Resolved:
+    """Do as `load`, but return values, sources and mistakes side by side.
+
+    `booted` is what a boot left for commands; the daemon has it in its environment.
+    """
+    resolved = judge(environ, {**host_facts(environ), **(found or {})}, booted)
     for variable in v.VARIABLES:
         path = resolved.get(variable)
         if variable.names and isinstance(path, Path):

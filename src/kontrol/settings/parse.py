@@ -11,6 +11,7 @@ from typing import Literal
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
 from kontrol.settings import values
 from kontrol.settings import variables as v
+from kontrol.settings.booted import NOTHING, Booted
 from kontrol.settings.errors import Mistake, SettingsError
 from kontrol.settings.model import (
     BootSettings,
@@ -45,9 +46,11 @@ def parse(environ: Mapping[str, str], found: Mapping[str, str] = _NOTHING) -> Se
     return assemble(judge(environ, found))
 
 
-def judge(environ: Mapping[str, str], found: Mapping[str, str] = _NOTHING) -> Resolved:
+def judge(
+    environ: Mapping[str, str], found: Mapping[str, str] = _NOTHING, booted: Booted = NOTHING
+) -> Resolved:
     """Resolve, and check values against each other: mistakes are listed in the result."""
-    result = resolve(environ, found)
+    result = resolve(environ, found, booted)
     mode = result.get(v.MODE) or frozenset()
     for variable, expected in _REQUIRED:
         if variable.name not in result.entries:

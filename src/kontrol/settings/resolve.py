@@ -1,8 +1,9 @@
 """From an environment to values with their sources: the first layer that has a variable wins.
 
-The layers, in order: the environment, what `debug` presumes, what was found on the spot, and
-defaults. A variable whose value is refused is left out of the values and is a mistake; nothing is
-raised here, so that `kontrol config` can show everything at once. Pure.
+The layers, in order: the environment, what `debug` presumes, what `kontrol boot` left in this
+container, what was found on the spot, and defaults. A variable whose value is refused is left out
+of the values and is a mistake; nothing is raised here, so that `kontrol config` can show everything
+at once. Pure.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from typing import TypeVar, cast
 
 from kontrol.settings import values
 from kontrol.settings import variables as v
+from kontrol.settings.booted import NOTHING, Booted
 from kontrol.settings.errors import Mistake
 from kontrol.settings.variable import Variable
 
@@ -70,20 +72,24 @@ class Resolved:
 _URLS = (v.ETCD, v.MASTER)
 
 
-def resolve(environ: Mapping[str, str], found: Mapping[str, str]) -> Resolved:
-    """Lay `environ` over `found` (texts by name of variable) and the defaults, and parse all."""
-    result = Resolved()
+def resolve(
+    environ: Mapping[str, str], found: Mapping[str, str], booted: Booted = NOTHING
+) -> Resolved:
+    """Lay `environ` over `booted`, `found` (texts by name of variable) and the defaults; parse."""
+    result = Resolved(notes=list(booted.notes))
     given = {name: text.strip() for name, text in environ.items() if text.strip()}
     _drop_links(given, result)
     _warn_unknown(given, result)
     debug = _is_debug(given.get(v.MODE.name, v.MODE.default or ""))
     if debug:
         result.host = given.get(v.HOST.name, LOOPBACK)
+    left = {name: text for facts in booted.facts.values() for name, text in facts.items()}
     layers = (
         ("environment", given),
         ("debug mode", _debug(result.host)),
+        *booted.facts.items(),
         ("found", {name: text for name, text in found.items() if text.strip()}),
-        (v.HOST.name, {v.ETCD.name: given.get(v.HOST.name, "")}),
+        (v.HOST.name, {v.ETCD.name: given.get(v.HOST.name) or left.get(v.HOST.name, "")}),
         ("default", _defaults(given)),
     )
     for variable in v.VARIABLES:

@@ -11,6 +11,7 @@ service is a hop away.
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -56,25 +57,30 @@ def firmware(folder: Path = DMI) -> dict[str, str]:
 
 
 async def detect(
-    choice: str, machine: Mapping[str, str], providers: Mapping[str, Make] = PROVIDERS
+    choice: str,
+    machine: Mapping[str, str],
+    providers: Mapping[str, Make] = PROVIDERS,
+    limit: float = math.inf,
 ) -> tuple[str, Machine] | None:
     """Return the cloud's name and what it tells, None without one.
 
-    `choice` is the value of KONTROL_CLOUD; `machine` is what the firmware says.
+    `choice` is the value of KONTROL_CLOUD; `machine` is what the firmware says; it takes no longer
+    than `limit` seconds.
     """
     if choice == "none":
         return None
+    sure, unsure = min(_SURE, limit), min(_UNSURE, limit)
     if choice != "auto":
-        return await _ask({choice: providers[choice]()}, _SURE, sure=True)
+        return await _ask({choice: providers[choice]()}, sure, sure=True)
     all_of_them = {name: make() for name, make in providers.items() if name not in _BY_NAME_ONLY}
     made = {name: each for name, each in all_of_them.items() if each.made(machine)}
     if made:
-        return await _ask(made, _SURE, sure=True)
+        return await _ask(made, sure, sure=True)
     if machine:
         maker = ", ".join(dict.fromkeys(machine.values()))
         log.debug("no cloud: the firmware says %s", maker)
         return None
-    return await _ask(all_of_them, _UNSURE, sure=False)
+    return await _ask(all_of_them, unsure, sure=False)
 
 
 async def _ask(

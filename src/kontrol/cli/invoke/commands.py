@@ -93,8 +93,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--master",
         metavar="TIER",
-        help="the masters to ask for the pods, as host[:port] (default: $KONTROL_MASTER, the "
-        "annotation's first tier, this host; within a callback, its $PODS_FILE)",
+        help="the masters to ask for the pods, as host[:port] (default: $KONTROL_MASTER, this "
+        "master, the annotation's first tier, this host; within a callback, its $PODS_FILE)",
     )
     return made
 
@@ -122,11 +122,11 @@ def _invoke(options: argparse.Namespace, words: list[str], made: argparse.Argume
     from kontrol.cli.invoke.select import BadSelection, NoMatch, Selection, condition
     from kontrol.errors import leaves
     from kontrol.rpc.security.keys import KeysError
-    from kontrol.settings import SettingsError
+    from kontrol.settings import SettingsError, booted
 
     try:
         where = tuple(condition(text) for text in options.where)
-        place = find(os.environ, options.master)
+        place = find(os.environ, options.master, booted.read(os.environ))
     except BadSelection as error:
         made.error(f"--where {error}")
     except (SettingsError, KeysError) as error:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from kontrol.agent.reporting.addresses import Resolver
 from kontrol.cli.invoke.select import Record
+from kontrol.cli.rest.address import own_address
 from kontrol.cli.table import plain
 from kontrol.ensemble.numbers import whole
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
@@ -23,12 +24,13 @@ from kontrol.rpc.limits import Limits
 from kontrol.rpc.security.keys import Keyring, KeysError, Kind
 from kontrol.settings import Mistake, SettingsError
 from kontrol.settings import variables as v
-from kontrol.settings.resolve import LOOPBACK, MASTER, Resolved, resolve
+from kontrol.settings.booted import NOTHING, Booted
+from kontrol.settings.resolve import MASTER, Resolved, resolve
 
 VARIABLE = v.MASTER.name
 _CALLBACK = ("TIER", "TERM_ID", "RUN", "PODS_FILE")
 _PATIENCE = 5.0  # seconds for one master
-_NEEDED = (v.PORT.name, v.ANNOTATIONS.name, v.KEYS.name)
+_NEEDED = (v.PORT.name, v.BIND.name, v.ANNOTATIONS.name, v.KEYS.name)
 
 LIMITS = Limits(frame=512 * 1024, window=8)
 """Of a pod's answers. Of each of a hundred at once, what is not printed yet is kept here."""
@@ -92,9 +94,9 @@ class Place:
         )
 
 
-def find(environ: Mapping[str, str], master: str | None) -> Place:
+def find(environ: Mapping[str, str], master: str | None, booted: Booted = NOTHING) -> Place:
     """Read the environment. Raises `SettingsError` and `KeysError`."""
-    resolved = resolve(environ, {})
+    resolved = resolve(environ, {}, booted)
     wrong = [mistake for mistake in resolved.mistakes if mistake.name in _NEEDED]
     if wrong:
         raise SettingsError(wrong)
@@ -137,8 +139,26 @@ def _asker(folder: Path | None, *, within: bool) -> Asker:
 
 
 def _tier(resolved: Resolved, environ: Mapping[str, str], master: str | None) -> Tier:
-    """Return the tier to ask: `--master`, `KONTROL_MASTER`, the annotation's first, loopback."""
+    """Return the tier to ask: `--master`, `KONTROL_MASTER`, this master, the annotation's first.
+
+    Without any of them, whoever listens on this host, where `KONTROL_BIND` says.
+    """
     port = resolved.require(v.PORT)
+    own = Tier(own_address(resolved), port)
+    tier = _named(resolved, environ, master, port)
+    if tier is None:
+        return own
+    source, named = tier
+    if source == MASTER and "master" in (resolved.get(v.MODE) or ()):
+        others = named.hosts if named.port == port else []
+        return Tier("|".join(dict.fromkeys([own.host, *others])), port)
+    return named
+
+
+def _named(
+    resolved: Resolved, environ: Mapping[str, str], master: str | None, port: int
+) -> tuple[str, Tier] | None:
+    """Return the tier that somebody named, after who did. Raises `SettingsError`."""
     annotations = resolved.get(v.ANNOTATIONS) or {}
     for source, text in (
         ("--master", master or ""),
@@ -147,12 +167,12 @@ def _tier(resolved: Resolved, environ: Mapping[str, str], master: str | None) ->
     ):
         if text:
             try:
-                return _parse(text, port)
+                return source, _parse(text, port)
             except ValueError as error:  # BadTiers too
                 raise SettingsError(
                     [Mistake(source, text, f"a tier of masters; {error}")]
                 ) from None
-    return Tier(LOOPBACK, port)
+    return None
 
 
 def _parse(text: str, port: int) -> Tier:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from kontrol.cli.command import DONE, REFUSED, UNANSWERED, USAGE, Command, complain, say
-from kontrol.settings import Settings, assemble, examine
+from kontrol.settings import Settings, assemble, booted, examine
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import resolve
 
@@ -66,7 +66,7 @@ def _settings() -> Settings:
     """Return a master's settings, whatever else this environment is for. Exits on mistakes."""
     modes = resolve(os.environ, {}).get(v.MODE) or frozenset()
     as_master = {} if "master" in modes else {v.MODE.name: "master"}
-    resolved = examine({**os.environ, **as_master})
+    resolved = examine({**os.environ, **as_master}, booted=booted.read(os.environ))
     if resolved.mistakes:
         complain(resolved)
         say("this needs the environment of a master, and runs well in a master's container")

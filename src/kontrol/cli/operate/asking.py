@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from kontrol.cli.command import refuse, say, seconds
-from kontrol.settings import SettingsError
+from kontrol.settings import SettingsError, booted
 
 if TYPE_CHECKING:  # these are imported when a command runs: `kontrol --help` needs none of them
     from kontrol.cli.rest.client import Rest
@@ -33,7 +33,8 @@ def asking(work: Work) -> Callable[[argparse.Namespace, list[str]], int]:
 
         tell: Callable[[str], None] = say if options.verbose else lambda _text: None
         try:
-            target = find(os.environ, options.master, tls=options.ca is not None)
+            left = booted.read(os.environ)
+            target = find(os.environ, options.master, tls=options.ca is not None, booted=left)
             token = read_token(target.token_file)
             check_ca(options.ca)
         except SettingsError as error:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from kontrol.ensemble.tiers import BadTiers, parse_tiers
 from kontrol.settings import Mistake, SettingsError
 from kontrol.settings import variables as v
+from kontrol.settings.booted import NOTHING, Booted
 from kontrol.settings.resolve import LOOPBACK, MASTER, Resolved, resolve
 from kontrol.settings.variable import Variable
 
@@ -48,13 +49,15 @@ class Target:
     token_file: Path | None
 
 
-def find(environ: Mapping[str, str], master: str | None, *, tls: bool) -> Target:
+def find(
+    environ: Mapping[str, str], master: str | None, *, tls: bool, booted: Booted = NOTHING
+) -> Target:
     """Find the masters: `--master`, `KONTROL_MASTER`, this one, the annotation's first tier.
 
     `tls` says that hosts without a scheme speak TLS; so do they where the environment has a
     certificate for REST. Raises `SettingsError`, for what is needed of the environment alone.
     """
-    resolved = resolve(environ, {})
+    resolved = resolve(environ, {}, booted)
     scheme = "https" if tls or v.TLS_CERT.name in resolved.entries else "http"
     token_file = _get(resolved, v.TOKEN_FILE)
     given = master or _get(resolved, v.MASTER)
@@ -63,7 +66,7 @@ def find(environ: Mapping[str, str], master: str | None, *, tls: bool) -> Target
         return Target(_parse(given, source, scheme, resolved), source, token_file)
     endpoints: tuple[Endpoint, ...] = ()
     # This process's master is asked by an address that its certificate hardly names.
-    own = Endpoint(scheme, _own(resolved), _http_port(resolved), resolved.get(v.TLS_CERT))
+    own = Endpoint(scheme, own_address(resolved), _http_port(resolved), resolved.get(v.TLS_CERT))
     sources = []
     if "master" in (resolved.get(v.MODE) or ()):
         endpoints, sources = (own,), ["this master"]
@@ -122,7 +125,7 @@ def _http_port(resolved: Resolved) -> int:
     return port
 
 
-def _own(resolved: Resolved) -> str:
+def own_address(resolved: Resolved) -> str:
     """Return the address at which this host's own endpoint is."""
     bind = resolved.get(v.BIND) or "*"
     here = {"*": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104  # compared, not bound

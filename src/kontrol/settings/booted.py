@@ -1,0 +1,159 @@
+"""What `kontrol boot` found, left for the later commands of the same container.
+
+What boot exports reaches the process that it becomes, and that process's children. A command that
+`kubectl exec` starts is none of them. So boot also writes a file, `boot-PID.json` in the folder
+that is this user's alone (mode 0700; the file has 0600 and no secrets). It holds for as long as the
+process that boot became runs: a file whose process is gone, or whose number another process has by
+now, is ignored, and removed by the next boot. Of several, that of the oldest process counts, which
+is the container's own.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kontrol.settings import variables as v
+
+# Boot exports 13 texts of at most 100,000 bytes, of which JSON escapes some.
+MAX_BYTES = 4 << 20
+
+EXPORTED = v.FACTS | {v.NAMESPACE.name, v.HOST.name, v.TELEGRAF_CONF.name}
+"""Names of the variables that a boot may leave."""
+
+_PATTERN = "boot-*.json"
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """What a boot left: texts by name of variable, grouped by where boot found them.
+
+    `notes` are (level, text) as `logging` has them: why something was ignored.
+    """
+
+    facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    notes: tuple[tuple[int, str], ...] = ()
+
+
+NOTHING = Booted()
+
+
+class NotPrivate(OSError):
+    """The folder belongs to somebody else, or others may write there."""
+
+
+def run_folder(environ: Mapping[str, str]) -> Path:
+    """Return the folder of this user's running processes: in `$XDG_RUNTIME_DIR`, else `/tmp`."""
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    folder = Path(runtime) if runtime else Path("/tmp")  # noqa: S108 - checked before it is used
+    return folder / f"kontrol-{os.getuid()}"
+
+
+def leave(environ: Mapping[str, str], facts: Mapping[str, tuple[str, str]]) -> Path:
+    """Write `facts` (text and source by name of variable) for this process; return where.
+
+    Raises `OSError`.
+    """
+    folder = run_folder(environ)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _check(folder)
+    for path in folder.glob(_PATTERN):
+        if _age(path, _document(path)) is None:
+            path.unlink(missing_ok=True)
+    document = {
+        "started": _started(os.getpid()),
+        "facts": {name: {"text": text, "source": of} for name, (text, of) in facts.items()},
+    }
+    path = folder / f"boot-{os.getpid()}.json"
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".boot-")  # mode 0600
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(document, file)
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+    return path
+
+
+def read(environ: Mapping[str, str]) -> Booted:
+    """Return what the boot of this container left; nothing if it left nothing, or it has ended."""
+    folder = run_folder(environ)
+    try:
+        _check(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return NOTHING
+    except OSError as error:
+        return Booted(notes=((logging.WARNING, f"ignored what a boot left: {error}"),))
+    documents = ((path, _document(path)) for path in sorted(folder.glob(_PATTERN)))
+    alive = []
+    for path, document in documents:
+        if (age := _age(path, document)) is not None:
+            alive.append((age, document))
+    if not alive:
+        return NOTHING
+    _, oldest = min(alive, key=lambda item: item[0])
+    return Booted(_facts(oldest.get("facts")))
+
+
+def _check(folder: Path) -> None:
+    """Raise `OSError` if others than this user could have put something there."""
+    found = folder.lstat()
+    private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
+    if found.st_uid != os.getuid() or not private:
+        raise NotPrivate(f"{folder} is not a directory of this user alone (mode 0700)")
+
+
+def _document(path: Path) -> dict[str, object]:
+    """Return what a file holds; nothing if it cannot be read, or another version wrote it."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        document = json.loads(raw) if len(raw) <= MAX_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _age(path: Path, document: Mapping[str, object]) -> int | None:
+    """Return when the file's process started, None if that does not run any more."""
+    number = path.stem.removeprefix("boot-")
+    started = _started(int(number)) if number.isascii() and number.isdecimal() else None
+    return started if started == document.get("started") else None
+
+
+def _started(pid: int) -> int | None:
+    """Return when a process started, in ticks since the system did; None if there is none.
+
+    Where the system does not tell (there is no `/proc`), 1 for any process that runs.
+    """
+    if not _PROC.is_dir():
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return None
+        return 1
+    try:
+        text = _PROC.joinpath(str(pid), "stat").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name before it may hold anything
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _facts(told: object) -> dict[str, dict[str, str]]:
+    """Return the texts by source; of variables that no boot exports, nothing is taken."""
+    sources: dict[str, dict[str, str]] = {}
+    for name, fact in told.items() if isinstance(told, dict) else ():
+        if name in EXPORTED and isinstance(fact, dict):
+            text, source = fact.get("text"), fact.get("source")
+            if isinstance(text, str) and isinstance(source, str):
+                sources.setdefault(f"kontrol boot ({source})", {})[name] = text.strip()
+    return sources

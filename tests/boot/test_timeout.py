@@ -1,0 +1,74 @@
+"""`--timeout` bounds all that boot looks for together, on virtual time."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from email.message import Message
+from pathlib import Path
+
+import pytest
+from tests.boot.cluster import NODE_PATH, POD_PATH, account, pod
+from tests.support.simloop import virtual
+
+from kontrol.boot import http
+from kontrol.boot.discover import discover
+from kontrol.boot.facts import Machine
+from kontrol.boot.kubernetes import ServiceAccount
+from kontrol.boot.surroundings import Surroundings
+from kontrol.boot.waiting import Patience
+
+
+class Silent:
+    """A cloud that is there, and takes its time."""
+
+    def made(self, machine: Mapping[str, str]) -> bool:
+        return bool(machine)
+
+    async def describe(self, timeout: float) -> Machine:
+        await asyncio.sleep(timeout + 1)
+        return Machine()
+
+
+@pytest.fixture
+def around(tmp_path: Path) -> Surroundings:
+    return Surroundings(
+        environ={"KUBERNETES_SERVICE_HOST": "192.0.2.1"},
+        system={"KONTROL_ID": "redis-0", "KONTROL_IP": "192.0.2.7"},
+        machine={"sys_vendor": "Slow"},
+        patience=Patience(1),
+        account=ServiceAccount(account(tmp_path / "account")),
+        podinfo=tmp_path / "podinfo",
+        providers={"slow": Silent},
+    )
+
+
+@pytest.mark.parametrize("total", [0.1, 1.0, 4.0, 60.0])
+@pytest.mark.parametrize("answers_after", [0.0, 0.7, 100.0])
+@virtual
+async def test_it_bounds_the_whole(
+    around: Surroundings, monkeypatch: pytest.MonkeyPatch, total: float, answers_after: float
+) -> None:
+    """A pod that is late or never known, a node and a cloud that are never."""
+
+    async def request(url: str, *, timeout: float, **_: object) -> http.Answer:
+        after = answers_after * total if url.endswith(POD_PATH) else 1000.0
+        if timeout < after - (loop.time() - start):
+            await asyncio.sleep(timeout)
+            raise http.Silent(f"{url}: no whole answer within {timeout:g} s")
+        await asyncio.sleep(max(0.0, after - (loop.time() - start)))
+        asked.append(url)
+        return http.Answer(200, Message(), json.dumps(pod()).encode("utf-8"))
+
+    asked: list[str] = []
+    monkeypatch.setattr("kontrol.boot.kubernetes.request", request)
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    found = await discover(replace(around, patience=Patience(total)))
+    assert loop.time() - start <= total + 1e-6
+    if answers_after < 1:
+        assert found.problem is None
+        assert found.facts["KONTROL_IP"].text == "10.1.2.3"
+    else:
+        assert f"gave up after {total:g} s" in str(found.problem)
+    assert NODE_PATH not in asked
