@@ -225,6 +225,9 @@ async def test_a_master_answers_to_the_names_of_its_tier(tokens: Path) -> None:
         annotations = json.dumps({MASTER: "kontrol.tools:8000"})
         one = await master(tier, 0, tokens, KONTROL_ANNOTATIONS=annotations)
         for name, status in (
+            ("masters", 200),  # without any annotation, as the manifests' Service is named
+            ("masters.default.svc.cluster.local:8001", 200),
+            (one.host, 200),
             ("kontrol.tools", 200),
             ("kontrol.tools.svc.cluster.local:8001", 200),
             ("m0", 200),

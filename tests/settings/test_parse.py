@@ -328,6 +328,7 @@ ANOTHER: dict[str, tuple[str, dict[str, str]]] = {
     "KONTROL_PORT": ("9000", {}),
     "KONTROL_BIND": ("::1", {}),
     "KONTROL_HTTP_PORT": ("0", {}),
+    "KONTROL_NAMES": ("tools, kontrol.example.com", {}),
     "KONTROL_HOST": ("node-1", {}),
     "KONTROL_CONTROL": ("/run/k", {}),
     "KONTROL_MASTER": ("masters", {}),

@@ -90,6 +90,14 @@ def test_host(text: str, host: str | None) -> None:
         assert values.host(text) == host
 
 
+def test_hosts() -> None:
+    assert values.hosts("Masters, kontrol.example.com,,masters,fd00::1") == (
+        *("masters", "kontrol.example.com", "fd00::1"),
+    )
+    with pytest.raises(values.BadValue, match="comma list of DNS names"):
+        values.hosts("masters,masters:8001")
+
+
 @pytest.mark.parametrize("text", ["a,b", "a|b", "host:80", "http://host", "a b"])
 def test_bad_host(text: str) -> None:
     with pytest.raises(values.BadValue, match="without a port"):

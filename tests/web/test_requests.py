@@ -5,6 +5,7 @@ import json
 import pytest
 from tests.web.support import SECRET, STRANGER, FakeView, ask, client, endpoint, serving
 
+from kontrol.settings import variables as v
 from kontrol.web import hosts
 from kontrol.web.message import HttpError, Request
 from kontrol.web.web import Web
@@ -38,6 +39,64 @@ def test_hosts_that_are_ours(host: str) -> None:
     hosts.check(Request("GET", "/", STRANGER, {"host": host}), NAMES)
 
 
+# What a master of `deploy/` is asked under, with no variable and no annotation set.
+MASTERS = hosts.names_of(
+    ident="masters-7c9-x2x",
+    ip="10.1.2.3",
+    hostname="masters-7c9-x2x",
+    namespace="games",
+    masters=v.NAMES.parse(v.NAMES.default or ""),
+)
+LOCAL = "127.0.0.1"
+
+
+@pytest.mark.parametrize("domain", ["cluster.local", "clusterset.local", "k8s.corp.example", "x"])
+@pytest.mark.parametrize("pod", ["", "10-1-2-3.", "masters-7c9-x2x."])
+def test_a_service_in_every_form_and_cluster_domain(pod: str, domain: str) -> None:
+    """As clients have it that are in the cluster: from elsewhere, by any name that DNS gives it."""
+    for form in ("", ".games", ".games.svc", f".games.svc.{domain}", f".games.svc.{domain}."):
+        for port in ("", ":8001"):
+            host = f"{pod}masters{form}{port}"
+            hosts.check(Request("GET", "/", STRANGER, {"host": host}), MASTERS)
+    host = f"10-1-2-3.games.pod.{domain}"
+    hosts.check(Request("GET", "/", STRANGER, {"host": host.upper()}), MASTERS)
+
+
+@pytest.mark.parametrize("peer", [STRANGER, LOCAL])
+@pytest.mark.parametrize("host", ["10.1.2.3:8001", "10.1.2.3", "[fd00::7]:8001", "192.0.2.9"])
+def test_kubelet_and_prometheus_ask_by_address(host: str, peer: str) -> None:
+    hosts.check(Request("GET", "/healthz", peer, {"host": host}), MASTERS)
+
+
+@pytest.mark.parametrize(
+    ("host", "peer"),
+    [
+        ("masters.games.svc.evil.example", LOCAL),  # who forwards a port has a browser
+        ("masters.evil.example", STRANGER),
+        ("masters.other", STRANGER),
+        ("masters.other.svc.cluster.local", STRANGER),
+        ("other.games.svc.cluster.local", STRANGER),
+        ("10-1-2-4.masters.games.svc", STRANGER),
+        ("masters.games.evil.example", STRANGER),
+        ("masters.games.pod.cluster.local", STRANGER),
+        ("evil.example.svc.cluster.local", STRANGER),
+        (".svc.cluster.local", STRANGER),
+    ],
+)
+def test_a_name_that_is_nearly_the_services(host: str, peer: str) -> None:
+    with pytest.raises(HttpError) as told:
+        hosts.check(Request("GET", "/", peer, {"host": host}), MASTERS)
+    assert told.value.status == 421
+    assert "KONTROL_NAMES" in told.value.message
+
+
+@pytest.mark.parametrize("name", ["masters.games.svc", "masters.games.svc.k8s.example"])
+def test_a_long_name_of_a_service_has_the_shorter_ones_too(name: str) -> None:
+    names = hosts.names_of(ident="a", ip="b", hostname="c", namespace="other", masters=[name])
+    for host in (name, "masters", "masters.games", "masters.games.svc.cluster.local"):
+        hosts.check(Request("GET", "/", LOCAL, {"host": host}), names)
+
+
 @pytest.mark.parametrize(
     ("host", "status"),
     [
@@ -50,6 +109,8 @@ def test_hosts_that_are_ours(host: str) -> None:
         (":8001", 421),
         ("2130706433", 421),
         ("a b", 400),
+        ("*", 400),
+        ("masters.games.svc.*", 400),
         ("user@127.0.0.1", 400),
         ("127.0.0.1, evil.example", 400),
         ("[::1", 400),

@@ -59,7 +59,10 @@ def make_web(
 
 
 def _names(settings: Settings) -> frozenset[str]:
-    """Return the names of this process. A mere master's annotation, if any, has its tier's."""
+    """Return the names of this process: its own, KONTROL_NAMES, and those of its tiers.
+
+    A mere master's annotation, if any, has its tier's.
+    """
     tiers = settings.tiers
     if not tiers:
         with contextlib.suppress(BadTiers):
@@ -69,7 +72,7 @@ def _names(settings: Settings) -> frozenset[str]:
         ip=settings.pod.ip,
         hostname=os.uname().nodename,
         namespace=settings.pod.namespace,
-        masters=[host for tier in tiers for host in tier.hosts],
+        masters=[*settings.names, *(host for tier in tiers for host in tier.hosts)],
     )
 
 

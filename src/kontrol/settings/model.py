@@ -107,15 +107,17 @@ class BootSettings:
 class Settings:
     """All that was configured. `mode` is expanded: with `debug` it holds every mode.
 
-    `bind` is an address or `*`; `http_port` is 0 for none; `tiers` are those to report to (none on
-    a mere master); `brake` is a percentage; `callback` is None without one; `ask` is whom commands
-    ask, as text; `notes` are lines to log once at the start, as (level, text) of `logging`.
+    `bind` is an address or `*`; `http_port` is 0 for none, and `names` are those that it is asked
+    under; `tiers` are those to report to (none on a mere master); `brake` is a percentage;
+    `callback` is None without one; `ask` is whom commands ask, as text; `notes` are lines to log
+    once at the start, as (level, text) of `logging`.
     """
 
     mode: frozenset[str]
     port: int
     bind: str
     http_port: int
+    names: tuple[str, ...]
     pod: PodFacts
     node: NodeFacts
     tiers: tuple[Tier, ...]

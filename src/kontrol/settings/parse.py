@@ -80,6 +80,7 @@ def assemble(resolved: Resolved) -> Settings:
         port=require(v.PORT),
         bind=require(v.BIND),
         http_port=require(v.HTTP_PORT),
+        names=require(v.NAMES),
         pod=PodFacts(
             id=require(v.ID),
             ip=require(v.IP),

@@ -105,6 +105,14 @@ def host(text: str) -> str:
     return tiers[0].host
 
 
+def hosts(text: str) -> tuple[str, ...]:
+    """Return the DNS names or addresses of a comma list, each once."""
+    try:
+        return tuple(dict.fromkeys(host(item.strip()) for item in text.split(",") if item.strip()))
+    except BadValue:
+        raise BadValue("a comma list of DNS names or addresses, without ports") from None
+
+
 def name(text: str) -> str:
     """Return a name as a keepalive carries it."""
     if len(text) > 253 or not text.isprintable():

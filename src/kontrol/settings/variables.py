@@ -50,6 +50,16 @@ HTTP_PORT = Variable[int](
     "A sidecar shares its pod's ports: hence not 8080.",
     default="8001",
 )
+NAMES = Variable[tuple[str, ...]](
+    "KONTROL_NAMES",
+    _PART,
+    values.hosts,
+    "Comma list of names under which the REST endpoint is asked, beside the pod's own and those in "
+    "the annotation `kontrol.unity3d.com/master`: of Services (`masters`, `masters.games`; their "
+    "longer forms follow, in every cluster domain), or any DNS name, as an Ingress has. Addresses "
+    "and `localhost` need not be listed.",
+    default="masters",
+)
 HOST = Variable[str | None](
     "KONTROL_HOST",
     _PART,

@@ -102,7 +102,7 @@ class Gate:
                     _CHALLENGE,
                 )
             return access
-        return Access.LOCAL if _is_local(request) else Access.STRANGER
+        return Access.LOCAL if is_local(request) else Access.STRANGER
 
     def require(self, access: Access, least: Access) -> None:
         """Refuse who may not do as much as `least`. Raises `HttpError`."""
@@ -134,7 +134,8 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def _is_local(request: Request) -> bool:
+def is_local(request: Request) -> bool:
+    """Tell whether the client is in this pod, or let in by who forwards a port of it."""
     return request.peer in _HERE and not any(
         name.startswith(_FORWARDED) for name in request.headers
     )

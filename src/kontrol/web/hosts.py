@@ -3,6 +3,10 @@
 A page in an operator's browser may point a name of its own at our address, and then read answers
 as its own (DNS rebinding). The browser tells the name in `Host`; one that is not ours is refused.
 An address is always right: nobody can point it elsewhere.
+
+What such a page is after is what a client on loopback may read. So a Service's name is taken in
+every cluster domain (`masters.games.svc.ANY.DOMAIN`), but from elsewhere alone: whose domain that
+is, a process does not know, and from elsewhere there is no more to read than a stranger may.
 """
 
 import ipaddress
@@ -10,9 +14,14 @@ import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from kontrol.web.access import is_local
 from kontrol.web.message import HttpError, Request
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%25[\w.~-]+)?\]|[^\[\]:/?#@\s]*)(?::[0-9]*)?\Z")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%25[\w.~-]+)?\]|[^\[\]:/?#@*\s]*)(?::[0-9]*)?\Z")
+
+
+_DOMAINS = ("cluster.local", "clusterset.local")
+"""The domain that clusters have unless told otherwise, and that of several clusters together."""
 
 
 def names_of(
@@ -21,17 +30,32 @@ def names_of(
     """Return the names of a pod: its own, and those of the Services that `masters` are named by.
 
     `masters` are DNS names or addresses, as tiers have them. A name without a dot, or with one, may
-    be a Service's in Kubernetes, which has longer forms too.
+    be a Service's in Kubernetes, which has longer forms too, also for each pod behind it. A name
+    that ends in `.svc.*` stands for every cluster domain.
     """
     names = {"localhost", ident, ip, hostname}
+    if _is_address(ip):
+        dashed = ip.replace(".", "-").replace(":", "-")
+        names |= _forms(dashed, namespace, "pod")
+        ours = ["", f"{ident}.", f"{hostname}.", f"{dashed}."]
+    else:
+        ours = ["", f"{ident}.", f"{hostname}."]
     for master in masters:
         names.add(master)
-        parts = master.split(".")
-        if len(parts) <= 2:
-            service, space = parts[0], parts[1] if len(parts) == 2 else namespace
-            full = f"{service}.{space}"
-            names |= {full, f"{full}.svc", f"{full}.svc.cluster.local"}
+        service, *rest = master.lower().removesuffix(".").split(".")
+        if _is_address(master) or not (len(rest) < 2 or rest[1] == "svc"):
+            continue
+        space = rest[0] if rest else namespace
+        for prefix in ours:
+            names |= {f"{prefix}{service}", *_forms(f"{prefix}{service}", space, "svc")}
     return frozenset(name.lower().removesuffix(".") for name in names if name)
+
+
+def _forms(name: str, namespace: str, kind: str) -> set[str]:
+    """Return the forms of a name that the cluster's DNS has, from `NAME.NAMESPACE` on."""
+    short = f"{name}.{namespace}"
+    full = f"{short}.{kind}"
+    return {short, full, f"{full}.*", *(f"{full}.{domain}" for domain in _DOMAINS)}
 
 
 def check(request: Request, names: frozenset[str]) -> None:
@@ -49,13 +73,23 @@ def check(request: Request, names: frozenset[str]) -> None:
     if match is None:
         raise HttpError(400, "BadHost", f"Host is {host[:80]!r}; expected a name or address")
     name = match[1].lower().removesuffix(".")
-    if name not in names and not _is_address(name.strip("[]").partition("%")[0]):
+    ours = name in names or _is_address(name.strip("[]").partition("%")[0])
+    if not ours and not (_any_domain(name) in names and not is_local(request)):
         raise HttpError(
             421,
             "UnknownHost",
-            f"{name[:80]!r} is no name of this process; ask by address, or list the name in the "
-            "annotation kontrol.unity3d.com/master of its pod",
+            f"{name[:80]!r} is no name of this process; ask by address, or list the name in "
+            "KONTROL_NAMES there",
         )
+
+
+def _any_domain(name: str) -> str:
+    """Return the entry that stands for a name of the cluster's DNS in every domain."""
+    for kind in (".svc.", ".pod."):
+        head, found, _ = name.partition(kind)
+        if found:
+            return f"{head}{kind}*"
+    return ""
 
 
 def _authority(target: str) -> str:
