@@ -481,6 +481,18 @@ def test_a_late_message_of_an_earlier_process_over_a_later_one_s() -> None:
     assert says(script, "5", "over")
 
 
+def test_the_first_message_of_an_earlier_process_whose_clock_was_ahead() -> None:
+    script = good()
+    processes(script)
+    script.add(Sent(script.at, A.id, A.id, A.key, "2"))
+    script.add(Process(script.at, A.id, up=False, id=A.id, key=A.key))
+    script.add(Process(script.at, A.id, up=True, id=A.id, key=A.key))
+    script.add(Sent(script.at, A.id, A.id, A.key, "15"))
+    script.join(replace(A, nonce="15", n=1, payload="y"))
+    script.join(replace(A, nonce="2", n=1, payload="x"))
+    assert not says(script, "5", "over")
+
+
 def test_who_is_contested_need_not_stay() -> None:
     for contested in (False, True):
         script = four()

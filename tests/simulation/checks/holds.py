@@ -4,7 +4,7 @@ Clocks may be 5 percent off, so a bound of `t` seconds is judged as one of `t` t
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tests.simulation.checks.runs import EMPTY
@@ -144,11 +144,12 @@ def _held(
 def damper_waits(history: History) -> Iterator[str]:
     """A run for a change waits for quiet, or for the ceiling.
 
-    What a master finds when it starts is a change, too: the first one.
+    What a master finds when it starts is a change, too: the first one. A leader goes on with the
+    burst that it saw as a standby, also where a former leader ran for a part of it.
     """
     tier = Tier()
     seen: list[tuple[float, list[Record]]] = [(float("-inf"), [])]
-    last, ran = 0, float("-inf")  # the list that the last run was for, and when that was
+    last, ran, ran_on = 0, float("-inf"), ""  # the last run: the list, when, and on which master
     for entry in history:
         if isinstance(entry, Started):
             pods = json.loads(entry.pods)
@@ -160,14 +161,28 @@ def damper_waits(history: History) -> Iterator[str]:
                 quiet, first = entry.at - seen[matches[0]][0], entry.at - seen[last + 1][0]
                 up = tier.health.since_start(entry.node, entry.at)
                 first = max(first, up) if up < entry.at - ran else first
+                if ran_on != entry.node:
+                    changes = [at for at, _ in seen[1 : matches[0] + 1]]
+                    burst = _burst(changes, entry.at - up, settings.damper * SKEW)
+                    first = max(first, entry.at - burst)
                 if quiet < settings.damper / SKEW and first < settings.ceiling / SKEW:
                     yield (
                         f"run {entry.run} at {entry.at:.3f} comes {quiet:.3f} s after the last "
                         f"change, {first:.3f} s after the first"
                     )
-            last, ran = matches[0] if matches else last, entry.at
+            last, ran, ran_on = matches[0] if matches else last, entry.at, entry.node
         if tier.apply(entry) and tier.listed != seen[-1][1]:
             seen.append((entry.at, tier.listed))
+
+
+def _burst(changes: Sequence[float], start: float, quiet: float) -> float:
+    """Return when the burst of the last change began, for a process that started at `start`."""
+    begin = changes[-1]
+    for at in reversed((start, *(at for at in changes if at > start))):
+        if begin - at > quiet:
+            break
+        begin = at
+    return begin
 
 
 def on_time(history: History) -> Iterator[str]:

@@ -72,6 +72,7 @@ def numbers_and_order(history: History) -> Iterator[str]:
             known = newest.setdefault(who, age)
             if ages.older(age, known, who, entry.at):
                 yield f"{who}: {age} is written at {entry.at:.3f} over {known}"
+            ages.stored(age[0])
             newest[who] = age
         numbers = [pod["seq"] for pod in book.pods.values()]
         if len(set(numbers)) < len(numbers):
@@ -88,6 +89,7 @@ class Ages:
         self._born: dict[str, int] = {}  # nonce to that number
         self._heard: dict[tuple[Who, int], float] = {}  # when one was last acknowledged
         self._ttl = Settings().ttl
+        self._stored: set[str] = set()  # nonces
 
     def apply(self, entry: object) -> None:
         """Take an entry in."""
@@ -111,15 +113,22 @@ class Ages:
                 if nonce in self._born:
                     self._heard[(name, key), self._born[nonce]] = sent
 
+    def stored(self, nonce: str) -> None:
+        """Note that a record with this nonce was written."""
+        self._stored.add(nonce)
+
     def older(self, age: tuple[str, int], known: tuple[str, int], who: Who, at: float) -> bool:
         """Tell whether a record of `age` must not be written over one that is known.
 
         What a process sent before it ended must not be over what a later process said. Of two that
         live under one identity each may have the last word, in the order of their nonces; or once
-        the other has been silent for half a TTL.
+        the other has been silent for half a TTL. Where a clock was set back between two processes,
+        a late message of the first that is the first of it at all is taken for that of a third.
         """
         mine, other = (self._born.get(nonce, 0) for nonce, _ in (age, known))
         silent = at - self._heard.get((who, other), float("-inf")) > 0.45 * self._ttl
+        if age > known and age[0] not in self._stored:
+            return False
         if mine == other or (mine in self._alive and not silent):
             return age < known
         return mine < other and mine not in self._alive and not silent
