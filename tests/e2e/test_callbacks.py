@@ -55,7 +55,7 @@ async def each_of_many(lab: Lab, etcd: EtcdCluster) -> None:
         booked = await entries(etcd.endpoints, tier.app)
         assert booked[flood.number]["status"] == 3
         assert 0 < len(booked[flood.number]["stderr"]) <= 4096
-        assert booked[garbage.number]["why"].startswith("printed invalid JSON at line 1 column 10")
+        assert booked[garbage.number]["why"].startswith("printed invalid JSON: line 1 column 10")
         assert "more than 524288 bytes" in booked[chatter.number]["why"]
         assert booked[brood.number]["status"] == 7
         assert booked[orphan.number]["why"].startswith("its guard process died")

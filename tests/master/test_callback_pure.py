@@ -169,20 +169,24 @@ def test_any_other_bytes_are_refused_by_name_and_never_otherwise(output: bytes) 
 @pytest.mark.parametrize(
     ("output", "why"),
     [
-        (b'{"a": tru}', "printed invalid JSON at line 1 column 7: Expecting value"),
-        (b"\n\n[1,]", "printed invalid JSON at line 3 column "),
-        (b'starting\n{"a": 1}', "printed invalid JSON at line 1 column 1"),
-        (b"{} {}", "printed invalid JSON at line 1 column 4: Extra data"),
-        (b"NaN", "printed invalid JSON: NaN is no JSON"),
-        (b"[-Infinity]", "printed invalid JSON: -Infinity is no JSON"),
-        (b"1e999", "printed invalid JSON: 1e999 is out of range"),
-        (b'"\xff"', "printed invalid UTF-8 at byte 1"),
-        (b"\xef\xbb\xbf{}", "printed invalid JSON at line 1 column 1: Unexpected UTF-8 BOM"),
+        (b'{"a": tru}', "printed invalid JSON: line 1 column 7: Expecting value"),
+        (b"\n\n[1,]", "printed invalid JSON: line 3 column "),
+        (b'starting\n{"a": 1}', "printed invalid JSON: line 1 column 1"),
+        (b"{} {}", "printed invalid JSON: line 1 column 4: Extra data"),
+        (b"NaN", "printed invalid JSON: NaN is not a JSON number"),
+        (b"[-Infinity]", "printed invalid JSON: -Infinity is not a JSON number"),
+        (b"1e999", "printed invalid JSON: 1e999 is beyond the range"),
+        (b'"\xff"', "printed invalid JSON: not UTF-8 at byte 1"),
+        (b"\xef\xbb\xbf{}", "printed invalid JSON: line 1 column 1: Unexpected UTF-8 BOM"),
         (b"9" * 5000, "printed invalid JSON: Exceeds the limit"),
         (b"[" * 200_000, "printed "),
-        (b"[" * 200_000 + b"]" * 200_000, "printed JSON nested over 100 deep"),
+        (b"[" * 200_000 + b"]" * 200_000, "printed invalid JSON: nested deeper than 100 levels"),
         (b'"' + b"x" * STATE_LIMIT + b'"', "printed 524290 bytes, over 524288"),
         (b"\x00", "printed invalid JSON"),
+        (b'{"a": 1, "a": 2}', "printed invalid JSON: the member 'a' is there twice: keep one"),
+        (b'[{"b": {"c": 1, "d": 2, "c": 1}}]', "printed invalid JSON: the member 'c' is there"),
+        (b'{"\\u0061": 1, "a": 2}', "printed invalid JSON: the member 'a' is there twice"),
+        (b'"\\ud83d"', "printed invalid JSON: a string holds a lone surrogate"),
     ],
 )
 def test_says_what_is_wrong_with_output(output: bytes, why: str) -> None:
@@ -194,7 +198,7 @@ def test_says_what_is_wrong_with_output(output: bytes, why: str) -> None:
 def test_depth_is_counted_outside_of_strings() -> None:
     deepest = b"[" * STATE_DEPTH + b"]" * STATE_DEPTH
     assert parse_state(deepest) == deepest
-    with pytest.raises(StateError, match="nested over"):
+    with pytest.raises(StateError, match="nested deeper"):
         parse_state(b"[" + deepest + b"]")
     text = json.dumps("[{" * 500 + '"\\').encode()
     assert parse_state(text) == text
@@ -211,7 +215,7 @@ def test_only_status_zero_with_json_or_nothing_is_good() -> None:
     assert (kept.ok, kept.state) == (True, None)
     bad = judge(outcome("exited", 0, b"nope"))
     assert (bad.ok, bad.state, bad.status) == (False, None, 0)
-    assert bad.why.startswith("printed invalid JSON at line 1 column 1")
+    assert bad.why.startswith("printed invalid JSON: line 1 column 1")
     failed = judge(outcome("exited", 3, b"[1]"))
     assert (failed.ok, failed.state, failed.why, failed.status) == (False, None, "the detail", 3)
 

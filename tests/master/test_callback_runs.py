@@ -150,10 +150,10 @@ async def test_several_values_just_within_a_string_leave_room_for_its_own_comman
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        ("echo '{\"a\": tru}'", "printed invalid JSON at line 1 column 7: Expecting value"),
-        ("echo Hello", "printed invalid JSON at line 1 column 1: Expecting value"),
-        ("echo NaN", "printed invalid JSON: NaN is no JSON"),
-        ("printf '\"\\377\"'", "printed invalid UTF-8 at byte 1"),
+        ("echo '{\"a\": tru}'", "printed invalid JSON: line 1 column 7: Expecting value"),
+        ("echo Hello", "printed invalid JSON: line 1 column 1: Expecting value"),
+        ("echo NaN", "printed invalid JSON: NaN is not a JSON number"),
+        ("printf '\"\\377\"'", "printed invalid JSON: not UTF-8 at byte 1"),
         ("head -c 1000000 /dev/zero", "wrote more than 524288 bytes to standard output"),
         ("echo '[1]'; exit 3", "exit status 3"),
         ("echo '[1]'; kill -9 $$", "ended by SIGKILL"),

@@ -31,18 +31,25 @@ def parse(text: str | bytes, *, depth: int) -> JSON:
     """Decode strict JSON, at most `depth` levels deep.
 
     Raises `NotJSON` for what is no JSON, no UTF-8, NaN or infinite, too deep, or holds a lone
-    surrogate.
+    surrogate or an object with a member twice: readers disagree on which of the two counts.
     """
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        value: JSON = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value: JSON = json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_distinct,
+        )
         if "\\u" in text:  # the only way to a lone surrogate in text that decoded as UTF-8
             canonical(value)
     except UnicodeDecodeError as error:
         raise NotJSON(f"not UTF-8 at byte {error.start}") from None
     except RecursionError:
         raise NotJSON(f"nested deeper than {depth} levels") from None
+    except json.JSONDecodeError as error:
+        raise NotJSON(f"line {error.lineno} column {error.colno}: {error.msg}") from None
     except ValueError as error:
         raise NotJSON(str(error)) from None
     # Fewer brackets than the limit cannot nest deeper than it: the usual record is done here.
@@ -53,6 +60,15 @@ def parse(text: str | bytes, *, depth: int) -> JSON:
 
 def _refuse_constant(name: str) -> JSON:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _distinct(pairs: list[tuple[str, JSON]]) -> JSON:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in members if names.count(name) > 1)
+        raise ValueError(f"the member {twice!r:.80} is there twice: keep one")
+    return members
 
 
 def _finite(digits: str) -> float:

@@ -13,7 +13,6 @@ costs less than it takes to miss a change; one that has become bad lets nothing 
 its author wanted to take away must not stay (docs/decisions/0101).
 """
 
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kontrol.agent.commands.request import MAX_SECONDS, Request
+from kontrol.ensemble.canonical import JSON, NotJSON, parse
 from kontrol.rpc.errors import Refused
 
 MAX_FILE = 256 * 1024
@@ -31,6 +31,7 @@ MAX_ARGUMENT = 4096
 
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 _PLACE = re.compile(r"\{([1-9][0-9]?)\}")
+_DEPTH = 8
 _MEMBERS = ("argv", "args", "stdin", "timeout")
 
 
@@ -141,30 +142,15 @@ def parse_allow_list(content: bytes) -> Mapping[str, Allowed]:
     if len(content) > MAX_FILE:
         raise AllowListError(f"is over {MAX_FILE} bytes: shorten it")
     try:
-        value = json.loads(content.decode("utf-8"), object_pairs_hook=_distinct)
-    except UnicodeDecodeError as error:
-        raise AllowListError(f"byte {error.start} is not UTF-8: save it as UTF-8") from None
-    except RecursionError:
-        raise AllowListError("is nested too deeply: expected an object of objects") from None
-    except json.JSONDecodeError as error:
-        raise AllowListError(
-            f"line {error.lineno}, column {error.colno}: {error.msg}: correct the JSON"
-        ) from None
+        value = parse(content, depth=_DEPTH)
+    except NotJSON as error:
+        raise AllowListError(f"{error}: correct the JSON") from None
     if not isinstance(value, dict):
         raise AllowListError("is no JSON object: expected {name: {argv, args}, ...}")
     return {name: _allowed(name, entry) for name, entry in value.items()}
 
 
-def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise AllowListError(f"{twice!r} is there twice: keep one")
-    return found
-
-
-def _allowed(name: str, entry: object) -> Allowed:
+def _allowed(name: str, entry: JSON) -> Allowed:
     if not _NAME.fullmatch(name):
         raise AllowListError(
             f"{name!r:.80} is no name: expected letters, digits, and . _ - within, up to 64"
@@ -198,11 +184,11 @@ def _allowed(name: str, entry: object) -> Allowed:
     return Allowed(argv, args, stdin, None if timeout is None else float(timeout))
 
 
-def _strings(name: str, member: str, value: object) -> tuple[str, ...]:
-    if isinstance(value, list) and all(
-        isinstance(word, str) and "\0" not in word for word in value
-    ):
-        return tuple(value)
+def _strings(name: str, member: str, value: JSON) -> tuple[str, ...]:
+    words = value if isinstance(value, list) else [None]
+    strings = tuple(word for word in words if isinstance(word, str) and "\0" not in word)
+    if len(strings) == len(words):
+        return strings
     shown = "missing" if value is None else f"{value!r:.80}"
     raise AllowListError(f"{name}: {member} is {shown}; expected a list of strings")
 

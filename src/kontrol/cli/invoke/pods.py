@@ -6,7 +6,6 @@ with keys as an operator if the folder has that key, else as a master.
 """
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from kontrol.agent.reporting.addresses import Resolver
 from kontrol.cli.invoke.select import Record
 from kontrol.cli.rest.address import own_address
 from kontrol.cli.table import plain
+from kontrol.ensemble.canonical import NotJSON, parse
 from kontrol.ensemble.numbers import whole
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
 from kontrol.rpc.client import Client
@@ -30,6 +30,7 @@ from kontrol.settings.resolve import MASTER, Resolved, resolve
 VARIABLE = v.MASTER.name
 _CALLBACK = ("TIER", "TERM_ID", "RUN", "PODS_FILE")
 _PATIENCE = 5.0  # seconds for one master
+_DEPTH = 64  # a list of records, which are half as deep
 _NEEDED = (v.PORT.name, v.BIND.name, v.ANNOTATIONS.name, v.KEYS.name)
 
 LIMITS = Limits(frame=512 * 1024, window=8)
@@ -203,8 +204,8 @@ async def _hosts(tier: Tier) -> Sequence[str]:
 
 def _load(path: Path) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return parse(path.read_bytes(), depth=_DEPTH)
+    except (OSError, NotJSON) as error:
         raise NoMaster(f"PODS_FILE {path}: {error}") from None
 
 
