@@ -128,9 +128,9 @@ def test_the_kernel_takes_as_much_as_the_room_that_we_presume() -> None:
 def test_files_hold_the_same_and_are_private(tmp_path: Path) -> None:
     variables = write_files(request(b"[1]", b'{"joined":[]}', b"2"), tmp_path)
     assert {name: Path(path).read_bytes() for name, path in variables.items()} == {
-        "PODS_FILE": b"[1]",
-        "CHANGES_FILE": b'{"joined":[]}',
-        "STATE_FILE": b"2",
+        "PODS_FILE": b"[1]\n",
+        "CHANGES_FILE": b'{"joined":[]}\n',
+        "STATE_FILE": b"2\n",
     }
     assert "STATE_FILE" not in write_files(request(), tmp_path)
 

@@ -122,6 +122,14 @@ async def test_without_a_state_there_is_none(build: Build) -> None:
     assert (outcome.ok, outcome.state, outcome.why) == (True, None, "exit status 0")
 
 
+async def test_a_shell_reads_every_line_of_the_files_and_of_stdin(build: Build) -> None:
+    count = 'n=0; while read -r line; do n=$((n + 1)); done < "$f"; set -- "$@" $n'
+    files = '/dev/stdin "$PODS_FILE" "$CHANGES_FILE" "$STATE_FILE"'
+    script = f'set --; for f in {files}; do {count}; done; IFS=,; echo "[$*]"'
+    outcome = await build(script).run(request(), soon())
+    assert outcome.state == b"[1,1,1,1]", outcome
+
+
 async def test_ten_thousand_pods_come_by_file_and_stdin(build: Build) -> None:
     script = 'echo "[$(wc -c), $(wc -c < "$PODS_FILE"), \\"${PODS-unset}\\", $RUN]"'
     asked = request(10_000)
@@ -130,7 +138,7 @@ async def test_ten_thousand_pods_come_by_file_and_stdin(build: Build) -> None:
     assert outcome.ok, outcome
     assert outcome.state is not None
     on_stdin, in_file, variable, run = json.loads(outcome.state)
-    assert in_file == len(asked.pods)
+    assert in_file == len(asked.pods) + len("\n")
     assert on_stdin > in_file
     assert (variable, run) == ("unset", 7)
 

@@ -200,13 +200,16 @@ def split_command(command: str, *, shell: bool) -> tuple[str, ...]:
 
 
 def write_files(request: RunRequest, folder: Path) -> dict[str, str]:
-    """Write the files, and return the variables that name them."""
+    """Write the files, and return the variables that name them.
+
+    Each ends with a newline, as the document on stdin does: `while read` drops a line without.
+    """
     contents = {"PODS": request.pods, "STATE": request.state, "CHANGES": request.changes}
     variables = {}
     for name, content in contents.items():
         if content is not None:
             path = folder / f"{name.lower()}.json"
-            path.write_bytes(content)
+            path.write_bytes(content + b"\n")
             variables[_FILES[name]] = str(path)
     return variables
 
