@@ -103,7 +103,7 @@ async def test_every_master_of_the_tier_is_asked() -> None:
     async with serving({"pods": pods}, heartbeat=5) as port:
         place = find({}, f"127.0.0.2|127.0.0.1:{port}")
         assert await place.pods("payload") == [{"id": "a"}]
-    assert asked == [("id", "key", "seq", "role", "ip", "port", "payload")]
+    assert asked == [("id", "key", "seq", "role", "ip", "port", "nonce", "payload")]
 
 
 async def test_says_whom_it_asked_in_vain() -> None:

@@ -48,7 +48,7 @@ async def test_holders_of_keys_see_all_or_what_they_ask_for(caller: Kind) -> Non
 
 
 async def test_ten_thousand_pods_fit_an_answer() -> None:
-    found = await pods("operator", "id", "key", "seq", "role", "ip", "port", count=10_000)
+    found = await pods("operator", "id", "key", "seq", "role", "ip", "port", "nonce", count=10_000)
     assert Codec(Limits()).encode(Message("1", "2", Result(found)))
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from tests.e2e.invoking import DEADLINE, Crowd, crowd, high_water, invoke, result, start
 from tests.process.helpers import HOLD, Life, life
+from tests.rpc.keyed import cluster
+from tests.rpc.support import line, peer
 
 HUNDRED_MB = 100_000_000
 
@@ -77,6 +79,41 @@ async def test_chooses_shows_and_tells_who_failed(pods: Crowd) -> None:
     assert (ran.status, "pod-0  not started: could not be found" in ran.err) == (5, True)
 
 
+async def test_an_agent_of_the_original_is_called_on_the_tiers_port(tmp_path: Path) -> None:
+    old = {"id": "old", "key": "o", "ip": "127.0.0.1", "seq": 0, "role": "x", "nonce": ""}
+    off = {"id": "off", "key": "p", "ip": "127.0.0.1", "seq": 1, "role": "y", "nonce": "0a"}
+    async with peer("original_agent.py") as agent:
+        at = {**callback(tmp_path, [old, off], term=1), "KONTROL_PORT": await line(agent)}
+        ran = await invoke("--role", "x", "--", "echo", "it's", "$HOME", **at)
+        assert (ran.status, ran.out, ran.err) == (0, ["old | it's $HOME"], "")
+        ran = await invoke("old", "--shell", "--", "echo a; echo b; exit 3", **at)
+        assert (ran.status, ran.out) == (0, ["old | a", "old | b"])
+        ran = await invoke("old", "--json", "--", "true", **at)
+        assert json.loads(ran.out[0])["why"] == (
+            "an agent of the original: its exit status is not known"
+        )
+        ran = await invoke("old", "--timeout", "0.1", "--", "sleep", "30", **at)
+        assert (ran.status, "old  hung: its command was not over in time" in ran.err) == (5, True)
+        ran = await invoke("--all", "--", "true", **at)
+        assert (ran.status, "off  takes no commands: set" in ran.err) == (5, True)
+        keys = {"KONTROL_KEYS": str(cluster(tmp_path / "keys"))}
+        ran = await invoke("old", "--", "true", **at, **keys)
+        assert (ran.status, "old  an agent of the original, which knows no keys" in ran.err) == (
+            5,
+            True,
+        )
+    ran = await invoke("old", "--", "true", **at)
+    assert ran.status == 5
+    assert "the connection was refused (an agent of the original: its record" in ran.err
+
+
+async def test_what_is_too_large_to_send_is_told_and_not_lost(pods: Crowd) -> None:
+    ran = await invoke("pod-0", "--", *["x" * 100_000] * 6, KONTROL_MASTER=pods.master)
+    assert ran.status == 5
+    assert "pod-0  not started: exec: 600" in ran.err
+    assert "bytes are over the limit of 524288" in ran.err
+
+
 async def test_takes_fewer_at_once_where_descriptors_are_few() -> None:
     async with crowd(40) as pods:
         words = ("/bin/sh", "-c", 'ulimit -n 90; exec "$@"', "sh")
@@ -99,7 +136,7 @@ async def test_statuses_tell_what_is_wrong(pods: Crowd) -> None:
         (2, ["--all", "pod-0", "--", "true"], "leave the selectors out"),
         (2, ["--all"], "expected a command after --"),
         (2, ["--all", "--shell", "--", "echo", "a"], "--shell takes one word, got 2"),
-        (2, ["--all", "--parallel", "1000", "--", "true"], "expected a number from 1 to 256"),
+        (2, ["--all", "--parallel", "1000", "--", "true"], "expected a whole number from 1 to 256"),
         (2, ["--all", "--where", "x", "--", "true"], "expected a path and a value"),
         (2, ["--all", "--master", "a/b", "--", "true"], "--master"),
         (4, ["--all", "--master", "127.0.0.1:9", "--", "true"], "no master told of the pods"),

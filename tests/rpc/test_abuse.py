@@ -123,6 +123,7 @@ def junk() -> dict[str, tuple[bool, bytes]]:
         "half an event": (True, whole[:-40]),
         "a frame of 4 GiB": (True, b"\x02" + (2**32).to_bytes(8) + bytes(99)),
         "a frame over the limit": (True, b"\x02" + (2**21 + 1).to_bytes(8) + bytes(99)),
+        "a frame that is not read": (True, b"\x02" + (2**23 + 1).to_bytes(8) + bytes(99)),
         "an answer to nothing": (
             True,
             framed(b"", event(HEADER | {"response_to": "?"}, "OK", [1])),

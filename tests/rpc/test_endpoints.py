@@ -1,6 +1,8 @@
 """Our client and our server together, and our server against hand-made events."""
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import AsyncIterator, Mapping
 
@@ -28,6 +30,7 @@ from kontrol.rpc.errors import (
 )
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.server import Call, Method, Server
+from kontrol.rpc.sockets import why_unreachable
 
 
 async def test_calls_share_a_connection_and_do_not_wait_for_each_other() -> None:
@@ -188,6 +191,30 @@ async def test_no_server_and_no_such_host_are_lost_at_once() -> None:
     async with Client("no.such.host.invalid", 1) as client:
         with pytest.raises(LostRemote, match=r"no\.such\.host\.invalid"):
             await client.call("echo", 1, timeout=DEADLINE)
+
+
+@pytest.mark.parametrize(
+    ("address", "number"),
+    [("255.255.255.255", errno.ENETUNREACH), ("fe80::1", errno.EINVAL)],
+)
+async def test_what_the_system_says_of_an_address_is_passed_on(address: str, number: int) -> None:
+    async with Client(address, 9) as client:
+        with pytest.raises(LostRemote) as raised:
+            await client.call("echo", 1, timeout=DEADLINE)
+    assert f":9: no connection: {os.strerror(number).lower()}" in str(raised.value)
+    assert "refused" not in str(raised.value)
+
+
+@pytest.mark.parametrize("number", [errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.EACCES])
+async def test_every_errno_keeps_its_own_words(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_socket: object, _address: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", fail)
+    said = await why_unreachable("tcp://[fd00::1]:8000")
+    assert said == f"no connection: {os.strerror(number).lower()}"
 
 
 async def test_a_client_finds_its_server_again() -> None:

@@ -114,6 +114,20 @@ async def test_its_client_gets_our_errors() -> None:
         assert "secret" not in json.dumps(failed)
 
 
+async def test_its_client_is_told_that_a_call_is_too_large() -> None:
+    async with (
+        serving(Ours().methods()) as port,
+        peer("reference_client.py", port, BEAT) as client,
+    ):
+        for size in (2_100_000, 5_000_000, 8_000_000):
+            told = await ask(client, f"c.echo('x' * {size})")
+            assert isinstance(told, dict)
+            assert told["name"] == "ProtocolError"
+            assert f"{size // 1000}" in told["msg"]
+            assert "bytes are over the limit of 2097152 for one event" in told["msg"]
+        assert await ask(client, "len(c.echo('x' * 2_000_000))") == 2_000_000
+
+
 async def test_its_client_reads_our_streams() -> None:
     ours = Ours()
     async with (

@@ -18,7 +18,7 @@ from kontrol.rpc.errors import CallTimeout, LostRemote, ProtocolError, RemoteErr
 from kontrol.rpc.events import Done, Event, Failure, Item, Open, Result
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.security.keys import Keyring, Kind, list_file
-from kontrol.rpc.sockets import Context, Credentials, endpoint
+from kontrol.rpc.sockets import Context, Credentials, endpoint, why_unreachable
 
 __all__ = ["Client", "Limits"]
 
@@ -123,6 +123,8 @@ class Client:
             raise CallTimeout(f"{where}: {event.name} could not be sent in time") from None
         try:
             yield connection, channel
+        except LostRemote as lost:
+            raise await _explained(lost, connection) from None
         finally:
             connection.release(channel)
 
@@ -171,7 +173,7 @@ class Client:
             if connection.ended is None:
                 return connection
             if not connection.mistaken:
-                raise LostRemote(str(connection.ended))
+                raise await _explained(LostRemote(str(connection.ended)), connection)
         lists = " or ".join(list_file(kind) for kind in self._to)
         raise LostRemote(
             f"{where}: it uses no keys, or none that is listed in {lists}: it is of another"
@@ -193,3 +195,10 @@ class Client:
         if event is None:
             return CallTimeout(f"{where}: no answer within {timeout:g} s")
         return ProtocolError(f"{where} answered {event.name}: {mend}")
+
+
+async def _explained(lost: LostRemote, connection: Connection) -> LostRemote:
+    """Return the error with the system's words for a connection that could not be made."""
+    if not connection.unmade:
+        return lost
+    return LostRemote(f"{connection.where}: {await why_unreachable(connection.where)}")

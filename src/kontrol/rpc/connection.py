@@ -26,7 +26,7 @@ _KEYS_ONLY = "not without keys (KONTROL_KEYS)"
 _NO_KEYS = int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
 
 _ENDINGS = {
-    int(zmq.EVENT_CLOSED): "the connection was refused",
+    int(zmq.EVENT_CLOSED): "no connection could be made",
     int(zmq.EVENT_DISCONNECTED): "the connection was closed",
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): f"it speaks no ZeroMQ, or {_KEYS_ONLY}",
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "it does not speak ZeroMQ as we do",
@@ -96,9 +96,11 @@ class Connection:
         """Why the connection is over, once it is."""
         self.mistaken = False
         """Whether it ended because, as far as we can tell, the peer has not the expected key."""
+        self.unmade = False
+        """Whether it ended because it could not be made, for a reason that ZeroMQ keeps."""
         self.server = "" if credentials is None else credentials.server
         """The public key that the peer has to prove; empty without keys."""
-        self._where = where
+        self.where = where
         self._heartbeat = heartbeat
         self._limits = limits
         self._codec = Codec(limits)
@@ -148,7 +150,7 @@ class Connection:
         """Close the connection; every open call fails."""
         if self.ended is not None:
             return
-        self.ended = LostRemote(f"{self._where}: {reason}")
+        self.ended = LostRemote(f"{self.where}: {reason}")
         if not self._shaken.done():
             self._shaken.set_result(None)
         self._pulse.stop()
@@ -169,7 +171,7 @@ class Connection:
             message = self._codec.decode(frames[-1].bytes)
         except Malformed as malformed:
             if isinstance(malformed.to, str) and (channel := self._channels.get(malformed.to)):
-                self._fail(channel, ProtocolError(f"{self._where} answered nonsense: {malformed}"))
+                self._fail(channel, ProtocolError(f"{self.where} answered nonsense: {malformed}"))
             return
         channel = self._channels.get(message.to) if isinstance(message.to, str) else None
         if channel is None:
@@ -177,7 +179,7 @@ class Connection:
         try:
             channel.receive(message.event, self._loop.time())
         except Illegal as illegal:
-            self._fail(channel, ProtocolError(f"{self._where}: {illegal}"))
+            self._fail(channel, ProtocolError(f"{self.where}: {illegal}"))
             return
         if channel.closed:
             self._channels.remove(channel.id)
@@ -190,7 +192,7 @@ class Connection:
             self.emit(channel, verdict)
         else:
             reason = f"no heartbeat for {verdict.silence:.1f} s"
-            self._fail(channel, LostRemote(f"{self._where}: {reason}"))
+            self._fail(channel, LostRemote(f"{self.where}: {reason}"))
 
     def _fail(self, channel: Calling, error: RpcError) -> None:
         self._channels.remove(channel.id)
@@ -206,6 +208,7 @@ class Connection:
         while self._transport.drain():
             pass  # what arrived before the end still counts
         reason = _ENDINGS.get(event, "the connection ended")
+        self.unmade = event == zmq.EVENT_CLOSED
         if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == _NO_KEYS:
             reason = "it uses no keys" if self._keyed else f"it speaks {_KEYS_ONLY}"
         elif self._keyed and not self._shaken.done() and event in _MISTAKES:

@@ -11,7 +11,11 @@ class Limits:
     """
 
     frame: int = 2 * 1024 * 1024
-    """Bytes of one event. A larger one closes the connection that sent it (`ZMQ_MAXMSGSIZE`)."""
+    """Bytes of one event."""
+
+    readable: int = 8 * 1024 * 1024
+    """Bytes of what is answered with an error that says so, if it is over the former. More closes
+    the connection that sent it (`ZMQ_MAXMSGSIZE`)."""
 
     parts: int = 8
     """ZeroMQ message parts of one event, routing envelope included."""
@@ -40,7 +44,7 @@ class Limits:
     deaf: float = 30.0
     """Seconds for which a peer may take in nothing of what waits for it (on Linux)."""
 
-    unhandled: int = 64
+    unhandled: int = 16
     """Events read ahead from one connection while the process is busy; TCP holds back the rest."""
 
     handshake: float = 10.0

@@ -17,6 +17,8 @@ from kontrol.rpc.errors import BindError
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.security.keys import Pair
 
+_PROBE = 1.0  # seconds
+
 Context = zmq.Context[zmq.Socket[bytes]]
 """A ZeroMQ context: an I/O thread, and the sockets that share it."""
 
@@ -44,6 +46,27 @@ async def endpoint(host: str, port: int) -> str:
         if ":" in host:
             host = f"[{host}]"
     return f"tcp://{host}:{port or '*'}"
+
+
+async def why_unreachable(where: str) -> str:
+    """Return in the system's words why no connection to `tcp://address:port` can be made.
+
+    ZeroMQ does not tell: it reports every failure by the same event. So it is tried once more.
+    """
+    host, _, port = where.removeprefix("tcp://").rpartition(":")
+    address = host.removeprefix("[").removesuffix("]")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # noqa: FBT003  # it takes no keywords
+        try:
+            async with asyncio.timeout(_PROBE):
+                await asyncio.get_running_loop().sock_connect(probe, (address, int(port)))
+        except OSError as error:
+            if isinstance(error, ConnectionRefusedError):
+                return "the connection was refused"
+            if error.errno is not None:  # not that of our own time-out
+                return f"no connection: {os.strerror(error.errno).lower()}"
+    return "no connection could be made"
 
 
 async def router(
@@ -126,7 +149,7 @@ def plain_address(address: str) -> str:
 
 def _set(made: "zmq.Socket[bytes]", limits: Limits, options: dict[int, int]) -> None:
     common = {
-        zmq.MAXMSGSIZE: limits.frame,
+        zmq.MAXMSGSIZE: limits.readable,
         zmq.SNDHWM: limits.unread,
         zmq.RCVHWM: limits.unhandled,
         zmq.HANDSHAKE_IVL: int(limits.handshake * 1000),

@@ -27,6 +27,8 @@ from kontrol.rpc.limits import Limits
 
 VERSION = 3
 
+_HEADER = 4096  # bytes in which the header of what is too large for an event should end
+
 Id = str | bytes | int
 
 
@@ -84,7 +86,10 @@ class Codec:
         """Return the message. Raises `Malformed`, and nothing else, whatever the bytes."""
         limits = self._limits
         if len(frame) > limits.frame:
-            raise Malformed(f"{len(frame)} bytes are over the limit of {limits.frame}")
+            raise Malformed(
+                f"{len(frame)} bytes are over the limit of {limits.frame} for one event: send less",
+                *_ids(self._salvage(frame[:_HEADER])),
+            )
         if frame[:1] != b"\x93":
             raise Malformed(
                 f"expected the msgpack array [header, name, args], got {frame[:16]!r}...",

@@ -159,7 +159,7 @@ async def _fan_out(
     from kontrol.cli.invoke.output import JsonReport, Printer, TextReport, is_terminal
 
     pods = await place.pods(*selection.fields)
-    targets = [_target(pod) for pod in selection.choose(pods)]
+    targets = [_target(pod, place.tier.port) for pod in selection.choose(pods)]
     out, err = sys.stdout.buffer, sys.stderr.buffer
     tty_out, tty_err = is_terminal(out), is_terminal(err)
     printer = Printer(out, err, tty_out=tty_out, tty_err=tty_err)
@@ -172,6 +172,7 @@ async def _fan_out(
         request,
         connect=lambda target: place.asker.pod(target.host, target.port),
         report=report,
+        keyed=place.asker.keys is not None,
         parallel=_affordable(options.parallel),
         timeout=options.timeout,
     )
@@ -200,16 +201,16 @@ async def _watched(
 
     stopped = False
 
-    def stop() -> None:
+    def stop(number: signal.Signals) -> None:
         nonlocal stopped
-        if stopped:
+        if stopped and number != signal.SIGHUP:  # which comes with others as a terminal closes
             os._exit(INTERRUPTED)
         stopped = True
         fan.stop()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop, number)
     await report.begin()
     results: Sequence[Result] = await fan.run(targets)
     await report.finish(results)
@@ -218,15 +219,23 @@ async def _watched(
     return DONE if all(result.ok for result in results) else FAILED
 
 
-def _target(pod: "Record") -> "Target":
+def _target(pod: "Record", port: int) -> "Target":
+    """Return where a pod listens; an agent of the original does so on the tier's `port`.
+
+    Its record names no port, as that of an agent that takes no commands; but it has no nonce.
+    """
     from kontrol.cli.invoke.fanout import Target
 
-    port = pod.get("port")
+    own = pod.get("port")
+    original = own is None and pod.get("nonce") == ""
+    if not (isinstance(own, int) and 0 < own < 65536):
+        own = port if original else 0
     return Target(
         name=str(pod.get("id")),
         key=str(pod.get("key")),
         host=str(pod.get("ip")),
-        port=port if isinstance(port, int) and 0 < port < 65536 else 0,
+        port=own,
+        original=original,
     )
 
 

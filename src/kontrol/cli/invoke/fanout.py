@@ -4,6 +4,9 @@ A pod is asked whether it is there before it is told what to run. So one that is
 known as such soon, and is certain not to have been told. What comes of each pod is a `Result`,
 never an exception; none holds up another.
 
+An agent of the original only knows `invoke`: what the command wrote to standard output comes at its
+end, and nothing is told of its exit status.
+
 `stop` ends what runs. A caller that goes away ends its command, but nobody would know whether the
 word got through; so each pod is asked once more, on the same connection: its answer comes after it
 has heard that it is to end its command.
@@ -12,14 +15,16 @@ has heard that it is to end its command.
 import asyncio
 import contextlib
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from kontrol.rpc.client import Client
-from kontrol.rpc.errors import CallTimeout, LostRemote, RemoteError, RpcError
+from kontrol.rpc.errors import CallTimeout, LostRemote, RemoteError, RpcError, Unsendable
 
 PATIENCE = 5.0  # seconds for a pod that is there to say so
+ORIGINAL = 70.0  # seconds: an agent of the original gives up a command after 60
 GRACE = 10.0  # seconds for a pod to end a command that is out of time: SIGTERM, 5 s, SIGKILL
 FAREWELL = 2.0  # seconds for pods to hear that they are to end their commands
 
@@ -28,12 +33,16 @@ Kind = Literal["done", "dead", "hung", "lost", "refused", "exit", "ended", "inte
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A pod: `name` for people, and where its agent listens; port 0 takes no commands."""
+    """A pod: `name` for people, and where its agent listens; port 0 takes no commands.
+
+    An `original` agent is one of the original Kontrol, which knows `invoke` alone.
+    """
 
     name: str
     key: str
     host: str
     port: int
+    original: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +81,17 @@ class FanOut:
         report: Report,
         parallel: int,
         timeout: float | None = None,
+        keyed: bool = False,
     ) -> None:
-        """`timeout` is seconds for each command; the pods end those that take longer."""
+        """`timeout` is seconds for each command; the pods end those that take longer.
+
+        `keyed`: connections are made with keys, which agents of the original do not know.
+        """
         timed = request if timeout is None else {**request, "timeout": timeout}
         self._request = json.dumps(timed)
+        self._line = json.dumps({**timed, "cmd": _line(request)})
         self._limit = None if timeout is None else timeout + GRACE
+        self._keyed = keyed
         self._connect = connect
         self._report = report
         self._room = asyncio.Semaphore(parallel)
@@ -110,6 +125,13 @@ class FanOut:
                 "closed",
                 "takes no commands: set KONTROL_KEYS, or KONTROL_INVOKE=insecure, for its agent",
             )
+        if target.original and self._keyed:
+            return Result(
+                target,
+                "closed",
+                "an agent of the original, which knows no keys: it cannot be called with"
+                " KONTROL_KEYS",
+            )
         task = asyncio.create_task(self._speak(target))
         self._running.add(task)
         try:
@@ -129,6 +151,8 @@ class FanOut:
                 if (silent := await _greet(client, target)) is not None:
                     return silent
                 try:
+                    if target.original:
+                        return await self._invoke(client, target)
                     return await self._execute(client, target)
                 except (asyncio.CancelledError, TimeoutError) as error:
                     heard = await _confirm(client)
@@ -158,9 +182,35 @@ class FanOut:
         except RemoteError as error:
             what = "not started" if error.name == "NotStarted" else f"refused: {error.name}"
             return Result(target, "refused", f"{what}: {error.message}")
+        except Unsendable as error:
+            return Result(target, "refused", f"not started: {error}")
         except RpcError as error:
             return Result(target, "lost", f"lost while its command ran: {error}")
         return judge(target, final)
+
+    async def _invoke(self, client: Client, target: Target) -> Result:
+        """Have an agent of the original run the command."""
+        limit = min(self._limit or ORIGINAL, ORIGINAL)
+        try:
+            value = await client.call("invoke", self._line, timeout=limit)
+        except CallTimeout:
+            raise TimeoutError from None
+        except RemoteError as error:
+            return Result(target, "refused", f"refused by an agent of the original: {error}")
+        except RpcError as error:
+            return Result(target, "lost", f"lost while its command ran: {error}")
+        if not isinstance(value, str | bytes):
+            return Result(target, "ended", "an agent of the original: no answer within its 60 s")
+        if value:
+            text = value if isinstance(value, bytes) else value.encode("utf-8")
+            await self._report.output(target, "stdout", text + b"\n")
+        return Result(target, "done", "an agent of the original: its exit status is not known")
+
+
+def _line(request: Mapping[str, object]) -> object:
+    """Return a request's command as a line for the shell."""
+    argv = request.get("argv")
+    return shlex.join(map(str, argv)) if isinstance(argv, list) else request.get("cmd")
 
 
 async def _greet(client: Client, target: Target) -> Result | None:
@@ -170,7 +220,8 @@ async def _greet(client: Client, target: Target) -> Result | None:
     except CallTimeout:
         return Result(target, "hung", f"hung: no answer within {PATIENCE:g} s; it was told nothing")
     except LostRemote as error:
-        return Result(target, "dead", f"dead: {error}")
+        what = " (an agent of the original: its record names no port)" if target.original else ""
+        return Result(target, "dead", f"dead: {error}{what}")
     except RemoteError as error:
         return Result(target, "refused", f"refused: {error}")
     return None

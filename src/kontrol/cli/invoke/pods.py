@@ -33,10 +33,10 @@ _PATIENCE = 5.0  # seconds for one master
 _DEPTH = 64  # a list of records, which are half as deep
 _NEEDED = (v.PORT.name, v.BIND.name, v.ANNOTATIONS.name, v.KEYS.name)
 
-LIMITS = Limits(frame=512 * 1024, window=8)
+LIMITS = Limits(frame=512 * 1024, readable=2 * 1024 * 1024, window=8)
 """Of a pod's answers. Of each of a hundred at once, what is not printed yet is kept here."""
 
-_FIELDS = ("id", "key", "seq", "role", "ip", "port")
+_FIELDS = ("id", "key", "seq", "role", "ip", "port", "nonce")
 
 
 class NoMaster(Exception):
