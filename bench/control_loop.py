@@ -277,7 +277,7 @@ async def _load(port: int, number: int) -> None:
             ip=f"10.{number}.{pod // 250}.{pod % 250}",
             key="x",
             role="bench",
-            nonce="a",
+            nonce="a" * 24,
             n=0,
         ).encode()
         for pod in range(_PODS_EACH)

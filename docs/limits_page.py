@@ -28,9 +28,11 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
             Limit("kontrol.ensemble.pod:MAX_BYTES", "Bytes of a keepalive, its payload included."),
             Limit("kontrol.ensemble.pod:MAX_DEPTH", "Arrays and objects within each other."),
             Limit(
-                "kontrol.ensemble.pod:_MAX_NAME",
-                "Characters of `id`, `ip`, `app`, `role` and other names; all printable.",
+                "kontrol.ensemble.pod:MAX_NAME",
+                "Characters of `id`, `app`, `role`, `node`, `zone` and `eip`: letters, digits and "
+                "`. _ : / -`.",
             ),
+            Limit("kontrol.ensemble.pod:MAX_COUNTER", "The counter `n` of a keepalive."),
             Limit(
                 "kontrol.agent.payload:_MAX_FILE",
                 "Bytes of the payload file, which may be wider spaced than what is sent of it.",

@@ -20,7 +20,7 @@ POD = {
     "key": "k",
     "role": "r",
     "seq": 7,
-    "nonce": "n" * 24,
+    "nonce": "a" * 24,
     "port": 8000,
     "payload": "secret",
     "annotation": "secret",

@@ -43,11 +43,16 @@ def malformed(app: str) -> Iterator[tuple[str, object, str]]:
     invalid = "InvalidRecord"
     for field in ("app", "id", "ip", "key", "role"):
         yield f"no {field}", json.dumps({k: v for k, v in good.items() if k != field}), invalid
-        for wrong in (7, None, ["x"], {"x": 1}, "", "x" * 300, "a\nb"):
+        for wrong in (7, None, ["x"], {"x": 1}, "", "x" * 300, "a\nb", "$(reboot)", "../x"):
             yield f"{field} is {wrong!r:.20}", json.dumps({**good, field: wrong}), invalid
     for key in ("../../evil", "a/b", "é", "x" * 65, ".."):
         yield f"key {key:.20}", json.dumps({**good, "key": key, "named": True}), invalid
-    for field, wrong in (("nonce", "../x"), ("n", -1), ("n", True), ("down", 1), ("port", 0)):
+    for ip in ("0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "ff02::1"):
+        yield f"ip {ip}", json.dumps({**good, "ip": ip}), invalid
+    for field, wrong in (
+        *(("nonce", "../x"), ("nonce", "zzzz"), ("n", -1), ("n", True), ("n", 2**63 - 1)),
+        *(("down", 1), ("port", 0), ("node", "a b"), ("zone", "`x`")),
+    ):
         yield f"{field} is {wrong!r}", json.dumps({**good, field: wrong}), invalid
     yield "large", json.dumps({**good, "payload": "x" * 70_000}), invalid
     yield "deep", json.dumps({**good, "payload": nested(40)}), invalid

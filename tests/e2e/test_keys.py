@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.daemon import Daemon
-from tests.e2e.feed import keepalive
+from tests.e2e.feed import NONCE, keepalive
 from tests.e2e.hub import DEADLINE
 from tests.e2e.lab import Lab, Tier
 from tests.rpc.keyed import cluster, part
@@ -41,7 +41,7 @@ def payload(folder: Path) -> str:
 
 async def tried(client: Client, tier: Tier, token: Path) -> list[str]:
     """Try everything that there is to call; returns what came of each."""
-    record = {"app": tier.app, "id": "forged", "ip": "10.66.6.6", "role": "test", "nonce": "1"}
+    record = {"app": tier.app, "id": "forged", "ip": "10.66.6.6", "role": "test", "nonce": NONCE}
     command = json.dumps({"cmd": f"touch {token}"})
     calls: tuple[tuple[object, ...], ...] = (
         ("ping", json.dumps({**record, "key": "aHhuh", "payload": "forged"})),
@@ -208,4 +208,4 @@ async def each(counts: list[int], more: int) -> None:
 
 def record(tier: Tier, i: int) -> str:
     """Return the keepalive of a pod that the test feeds."""
-    return keepalive(tier.app, f"fed{i}", f"10.7.7.{i}", nonce="n", n=1)
+    return keepalive(tier.app, f"fed{i}", f"10.7.7.{i}", nonce=NONCE, n=1)

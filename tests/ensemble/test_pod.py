@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.ensemble.pod import KEY, MAX_BYTES, BadRecord, Keepalive, Pod, key_of, parse_keepalive
+from kontrol.ensemble.pod import (
+    KEY,
+    MAX_BYTES,
+    MAX_NAME,
+    NAME,
+    BadRecord,
+    Keepalive,
+    Pod,
+    comes_before,
+    key_of,
+    parse_keepalive,
+    safe_name,
+)
 
 GOOD: dict[str, object] = {
     "app": "redis",
@@ -16,6 +28,9 @@ GOOD: dict[str, object] = {
     "key": "39mysN",
     "role": "store",
 }
+
+
+NONCE = "17979cfe362a00003d5a1e08"
 
 
 def text(**changes: object) -> str:
@@ -57,7 +72,7 @@ def test_agents_cannot_number_themselves() -> None:
 
 
 def test_the_counter_is_not_what_the_callback_sees() -> None:
-    pod = Pod.of(parse_keepalive(text(n=4, nonce="a1")), 0)
+    pod = Pod.of(parse_keepalive(text(n=4, nonce=NONCE)), 0)
     assert "n" not in pod.public()
     assert Pod.decode(pod.encode()) == pod
 
@@ -73,28 +88,31 @@ def test_a_missing_field_is_named(missing: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "field", "says"),
     [
-        ({"app": 1}, "app", "printable"),
-        ({"app": ""}, "app", "printable"),
-        ({"id": "a\nb"}, "id", "printable"),
+        ({"app": 1}, "app", "characters"),
+        ({"app": ""}, "app", "characters"),
+        ({"id": "a\nb"}, "id", "characters"),
         ({"id": "x" * 254}, "id", "253"),
-        ({"role": None}, "role", "printable"),
+        ({"role": None}, "role", "characters"),
         ({"ip": "10.0.0.256"}, "ip", "IPv4 or IPv6"),
         ({"ip": "example.com"}, "ip", "IPv4 or IPv6"),
         ({"ip": "fe80::1%eth0"}, "ip", "zone"),
-        ({"ip": ["10.0.0.1"]}, "ip", "printable"),
+        ({"ip": ["10.0.0.1"]}, "ip", "a text"),
         ({"key": "../../evil"}, "key", "0-9 A-Z a-z"),
         ({"key": "a" * 65}, "key", "0-9 A-Z a-z"),
         ({"key": "a\n"}, "key", "0-9 A-Z a-z"),
         ({"key": 5}, "key", "0-9 A-Z a-z"),
-        ({"nonce": "a b"}, "nonce", "0-9 A-Z a-z"),
+        ({"nonce": "zzzz"}, "nonce", "24 of the digits"),
+        ({"nonce": NONCE.upper()}, "nonce", "24 of the digits"),
+        ({"nonce": f"{NONCE}\n"}, "nonce", "24 of the digits"),
+        ({"nonce": None}, "nonce", "24 of the digits"),
         ({"n": -1}, "n", "whole number"),
         ({"n": 1.5}, "n", "whole number"),
         ({"n": True}, "n", "whole number"),
-        ({"n": 2**63}, "n", "2\\^63"),
+        ({"n": 2**63 - 1}, "n", "9007199254740991"),
         ({"down": "yes"}, "down", "true or false"),
         ({"port": 0}, "port", "65535"),
         ({"port": "8000"}, "port", "65535"),
-        ({"zone": 3}, "zone", "printable"),
+        ({"zone": 3}, "zone", "characters"),
     ],
 )
 def test_a_refusal_names_field_and_expectation(
@@ -104,6 +122,91 @@ def test_a_refusal_names_field_and_expectation(
         parse_keepalive(text(**changes))
     assert caught.value.field == field
     assert str(caught.value).startswith(f"{field} is ")
+
+
+NAMES = ("app", "id", "role", "node", "zone", "eip")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("$(reboot)", "`id`", "a b", "a;b", "a'b", 'a"b', "a\\b", "a|b", "a&b", "a>b", "a*", "~a"),
+        *(
+            "-rf",
+            "--help",
+            ".hidden",
+            "..",
+            "../../etc/passwd",
+            "/etc/passwd",
+            "a/../b",
+            "a/",
+            "a//b",
+        ),
+        *("a\n", "a\0", "\u202eevil", "zoë", "\uff41", "a\u200b", "", "x" * 254, {"a": 1}, True),
+    ],
+)
+def test_a_name_that_a_shell_could_take_for_more_is_refused(name: str, value: object) -> None:
+    with pytest.raises(BadRecord) as caught:
+        parse_keepalive(text(**{name: value}))
+    assert caught.value.field == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("redis-0", "ip-10-0-0-7.eu-west-1.compute.internal", "a_b", "_x", "A", "0", "x" * 253),
+        *("fd00::7", "::1", "default/redis-0", "namespace:pod", "us-east1-b", "a..b"),
+    ],
+)
+def test_names_of_real_pods_and_nodes_are_taken(name: str, value: str) -> None:
+    assert json.loads(parse_keepalive(text(**{name: value})).encode())[name] == value
+
+
+@pytest.mark.parametrize(
+    "ip",
+    [
+        *("0.0.0.0", "0.1.2.3", "224.0.0.1", "239.255.255.250", "255.255.255.255"),
+        *("::", "ff02::1", "::ffff:224.0.0.1", "::ffff:0.0.0.0", "::ffff:255.255.255.255"),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_an_address_that_is_not_one_host_s_is_refused(ip: str, *, named: bool) -> None:
+    with pytest.raises(BadRecord, match="one host") as caught:
+        parse_keepalive(text(ip=ip, named=named))
+    assert caught.value.field == "ip"
+
+
+@pytest.mark.parametrize(
+    "ip", ["127.0.0.1", "10.0.0.255", "169.254.1.1", "240.0.0.1", "::1", "fe80::1", "fd00::7"]
+)
+def test_an_address_of_one_host_is_taken(ip: str) -> None:
+    assert parse_keepalive(text(ip=ip)).ip == ip
+
+
+@pytest.mark.parametrize("changes", [{"id": "$(x)"}, {"ip": "224.0.0.1"}, {"zone": "a b"}])
+def test_a_stored_record_with_a_bad_name_is_none(changes: dict[str, object]) -> None:
+    with pytest.raises(BadRecord):
+        Pod.decode(text(seq=1, **changes).encode())
+
+
+def test_a_stored_nonce_of_another_form_is_kept_and_orders_nothing() -> None:
+    pod = Pod.decode(text(seq=1, nonce="zzzz", n=2**63 - 1).encode())
+    assert (pod.nonce, pod.n) == ("zzzz", 2**63 - 1)
+    mine = parse_keepalive(text(nonce=NONCE, n=0))
+    assert not comes_before(mine, "zzzz", 0)
+    assert not comes_before(mine, NONCE, 2**63 - 1)
+    assert comes_before(mine, NONCE, 1)
+    assert comes_before(mine, "f" * 24, 0)
+
+
+@given(st.text(max_size=300))
+def test_a_name_is_made_safe_by_few_changes(name: str) -> None:
+    safe = safe_name(name)
+    assert NAME.match(safe)
+    assert len(safe) <= MAX_NAME
+    assert safe_name(safe) in (safe, safe[: MAX_NAME - 1])
 
 
 @pytest.mark.parametrize(
@@ -184,7 +287,9 @@ JSON_VALUES = st.recursive(
 
 
 @given(
-    payload=JSON_VALUES, nonce=st.from_regex(r"[0-9a-z]{1,16}", fullmatch=True), n=st.integers(0, 9)
+    payload=JSON_VALUES,
+    nonce=st.from_regex(r"[0-9a-f]{24}", fullmatch=True),
+    n=st.integers(0, 9),
 )
 def test_a_record_survives_its_round_trips(payload: object, nonce: str, n: int) -> None:
     sent = parse_keepalive(text(payload=payload, nonce=nonce, n=n))

@@ -133,8 +133,13 @@ async def running(
         task.cancel()
 
 
+def nonce(name: str) -> str:
+    """A nonce as agents make it; those of several names are in the order of the names."""
+    return name.encode().hex().ljust(24, "0")
+
+
 def record(number: int, **changes: Any) -> str:  # noqa: ANN401 - any field of the record
-    """The keepalive of pod `number`."""
+    """The keepalive of pod `number`; its nonce is made of a name."""
     fields: dict[str, Any] = {
         "app": "app",
         "id": f"p{number}",
@@ -145,6 +150,7 @@ def record(number: int, **changes: Any) -> str:  # noqa: ANN401 - any field of t
         "n": 0,
         **changes,
     }
+    fields["nonce"] = fields["nonce"] and nonce(fields["nonce"])
     return Keepalive(**fields).encode()
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.master.support import nonce
 
 from kontrol.ensemble.pod import Keepalive, Pod
 from kontrol.master.records.pods import Live, Seat
@@ -18,7 +19,9 @@ from kontrol.master.registry.admission import (
     decide,
 )
 
-RECORD = Keepalive(app="a", id="p1", ip="10.0.0.1", key="k1", role="r", payload="x", nonce="b", n=5)
+RECORD = Keepalive(
+    app="a", id="p1", ip="10.0.0.1", key="k1", role="r", payload="x", nonce=nonce("b"), n=5
+)
 POD = Pod.of(RECORD, 7)
 LIVE = Live(POD, revision=30, lease=99)
 SEAT = Seat.of(POD)
@@ -57,7 +60,7 @@ def test_a_newer_record_is_written_under_the_same_number_and_lease() -> None:
 
 
 def test_a_restarted_process_keeps_its_number() -> None:
-    restarted = replace(RECORD, nonce="c", n=0)
+    restarted = replace(RECORD, nonce=nonce("c"), n=0)
     assert decide(restarted, known()) == Write(Pod.of(restarted, 7), LIVE)
 
 
@@ -66,7 +69,7 @@ def test_an_older_counter_is_stale() -> None:
 
 
 def test_an_older_process_is_stale() -> None:
-    assert refusal(decide(replace(RECORD, nonce="a", n=9), known())) == "Stale"
+    assert refusal(decide(replace(RECORD, nonce=nonce("a"), n=9), known())) == "Stale"
 
 
 def test_a_late_record_of_a_lost_pod_is_stale() -> None:
@@ -99,7 +102,7 @@ def test_a_counter_without_a_nonce_orders_nothing() -> None:
 
 
 def test_another_id_on_a_live_key_conflicts_and_both_are_named() -> None:
-    other = replace(RECORD, id="p2", nonce="c")
+    other = replace(RECORD, id="p2", nonce=nonce("c"))
     decision = decide(other, known())
     assert isinstance(decision, Refuse)
     assert decision.name == "Conflict"
@@ -108,13 +111,13 @@ def test_another_id_on_a_live_key_conflicts_and_both_are_named() -> None:
 
 
 def test_a_silent_incumbent_is_put_out_by_another_id() -> None:
-    other = replace(RECORD, id="p2", nonce="c")
+    other = replace(RECORD, id="p2", nonce=nonce("c"))
     assert decide(other, known(), unheard=True) == Join(other, seq=None)
 
 
 def test_whatever_stands_in_the_way_of_one_that_keeps_asking_is_replaced_once_silent() -> None:
     """Its sender was lost, or forged: at this key, at another, or long gone."""
-    older = replace(RECORD, nonce="a", n=0)
+    older = replace(RECORD, nonce=nonce("a"), n=0)
     elsewhere = replace(LIVE, pod=replace(POD, key="k9", seq=3))
     for view, decision in (
         (known(), Write(Pod.of(older, 7), LIVE)),
@@ -127,27 +130,27 @@ def test_whatever_stands_in_the_way_of_one_that_keeps_asking_is_replaced_once_si
 
 def test_a_tombstone_is_kept_when_another_id_takes_the_key() -> None:
     tombstone = replace(SEAT, left=True)
-    other = replace(RECORD, id="p2", nonce="c")
+    other = replace(RECORD, id="p2", nonce=nonce("c"))
     assert decide(other, View(seat=tombstone)) == Join(other, seq=None, bury=tombstone)
 
 
 def test_another_id_may_take_a_key_whatever_the_nonce_of_who_had_it() -> None:
-    other = replace(RECORD, id="p2", nonce="a", n=0)
+    other = replace(RECORD, id="p2", nonce=nonce("a"), n=0)
     assert decide(other, View(seat=SEAT)) == Join(other, seq=None)
 
 
 def test_the_same_id_from_a_new_address_replaces_the_earlier_one() -> None:
-    moved = replace(RECORD, ip="10.0.0.9", key="k9", nonce="c", n=0)
+    moved = replace(RECORD, ip="10.0.0.9", key="k9", nonce=nonce("c"), n=0)
     assert decide(moved, View(elsewhere=(LIVE,))) == Join(moved, seq=None, moved=(LIVE,))
 
 
 def test_the_earlier_one_cannot_come_back_over_it() -> None:
-    old = replace(RECORD, ip="10.0.0.9", key="k9", nonce="a")
+    old = replace(RECORD, ip="10.0.0.9", key="k9", nonce=nonce("a"))
     assert refusal(decide(old, View(elsewhere=(LIVE,)))) == "Stale"
 
 
 def test_a_record_that_moved_while_another_stood_puts_that_out() -> None:
-    elsewhere = replace(LIVE, pod=replace(POD, key="k9", seq=3, nonce="a"))
+    elsewhere = replace(LIVE, pod=replace(POD, key="k9", seq=3, nonce=nonce("a")))
     decision = decide(RECORD, replace(known(), elsewhere=(elsewhere,)))
     assert decision == Join(RECORD, seq=7, moved=(elsewhere,))
 
@@ -181,7 +184,7 @@ def test_a_farewell_of_a_stranger_is_nothing() -> None:
 
 
 def test_a_farewell_of_the_process_before_does_not_remove_its_successor() -> None:
-    farewell = replace(RECORD, down=True, nonce="a", n=9)
+    farewell = replace(RECORD, down=True, nonce=nonce("a"), n=9)
     assert refusal(decide(farewell, known())) == "Stale"
 
 
@@ -197,13 +200,13 @@ def test_a_late_keepalive_of_one_that_left_is_refused() -> None:
 
 
 def test_its_next_process_is_welcome_under_the_same_number() -> None:
-    restarted = replace(RECORD, nonce="c", n=0)
+    restarted = replace(RECORD, nonce=nonce("c"), n=0)
     assert decide(restarted, View(seat=replace(SEAT, left=True))) == Join(restarted, seq=7)
     plain = replace(RECORD, nonce="", n=None)  # an agent that cannot be told from its predecessor
     assert decide(plain, View(seat=replace(SEAT, nonce="", left=True))) == Join(plain, seq=7)
 
 
-NONCES = st.sampled_from(["", "a", "b", "c"])
+NONCES = st.sampled_from(["", *map(nonce, "abc")])
 COUNTERS = st.none() | st.integers(0, 4)
 RECORDS = st.builds(
     replace,

@@ -136,8 +136,9 @@ def test_what_is_read_is_read_again_as_it_is_written(raw: bytes) -> None:
         assert not set(record.more) & {field.name for field in fields(record)}
 
 
+SENDER = st.none() | st.text("abc .", max_size=9)
 RECORDS: list[st.SearchStrategy[Record]] = [
-    st.builds(Seat, TEXT, TEXT, st.none() | SMALL, SMALL, st.booleans(), SECONDS, MORE),
+    st.builds(Seat, TEXT, TEXT, st.none() | SMALL, SMALL, st.booleans(), SECONDS, SENDER, MORE),
     st.builds(
         Running,
         run=SMALL.filter(bool),
@@ -186,7 +187,10 @@ def test_a_request_keeps_what_it_does_not_know(
     assert Request.decode("a/b/7", request.encode()) == request
 
 
-@given(st.lists(st.builds(Member, SMALL, TEXT, TEXT, TEXT, TEXT, TEXT), max_size=5))
+SAFE = st.text("az09_", min_size=1, max_size=9)
+
+
+@given(st.lists(st.builds(Member, SMALL, SAFE, SAFE, SAFE, SAFE, TEXT), max_size=5))
 def test_members_are_read_from_longer_rows(members: list[Member]) -> None:
     (chunk,) = encode_members(members)
     rows = [[*row, {"later": 1}] for row in json.loads(chunk)]
@@ -317,3 +321,11 @@ def test_numbers_that_are_used_are_not_free() -> None:
     for raw in (b"-1", b"1_0", b"%d" % (MOST + 1), "\u0663".encode(), b"1.0", b"0x1"):
         with pytest.raises(Damaged):
             decode_counter(raw)
+
+
+def test_names_of_lost_pods_reach_no_shell() -> None:
+    """An acknowledged run of a former version may have had pods with any names."""
+    row: list[JSON] = [7, "k$1", "$(reboot)", "`ip`", "-rf /", "hash"]
+    member = member_of(row)
+    assert (member.seq, member.hash) == (7, "hash")
+    assert [member.key, member.id, member.ip, member.role] == ["k_1", "__reboot_", "_ip_", "_-rf__"]

@@ -4,13 +4,16 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
-from tests.master.support import CONFIG, KEYS, alive, record, running
+from tests.master.support import CONFIG, KEYS, Stub, alive, nonce, record, running
 from tests.support.simloop import virtual
 
+from kontrol.ensemble.pod import MAX_COUNTER, Pod, parse_keepalive
 from kontrol.master.master import Master
+from kontrol.master.operator.view import View
 from kontrol.rpc.errors import Refused
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.memory.requests import Refresh, Request, Txn
@@ -241,7 +244,7 @@ async def test_a_forged_nonce_locks_nobody_out_once_its_sender_stops() -> None:
     cluster = MemoryCluster()
     async with running(cluster) as master:
         seq = (await master.ping(record(1, nonce="b")))["seq"]
-        await master.ping(record(1, nonce="zzzz", n=2**63 - 1))
+        await master.ping(record(1, nonce="zzzz", n=MAX_COUNTER))
         with pytest.raises(Refused, match="Stale"):
             await master.ping(record(1, nonce="b"))
         took = await report(
@@ -262,7 +265,7 @@ async def test_of_two_processes_with_one_identity_the_one_that_lives_is_taken() 
         await asyncio.sleep(2 * CONFIG.ttl)
         assert master.pods() == []
         await report(master, record(1, nonce="b", n=1), every=0.9, within=CONFIG.ttl)
-        assert [(pod["seq"], pod["nonce"]) for pod in master.pods()] == [(seq, "b")]
+        assert [(pod["seq"], pod["nonce"]) for pod in master.pods()] == [(seq, nonce("b"))]
 
 
 @virtual
@@ -285,3 +288,48 @@ async def test_a_late_duplicate_replaces_nobody() -> None:
             with pytest.raises(Refused, match="Stale"):
                 await master.ping(record(1, nonce="b", n=2))
             await asyncio.sleep(CONFIG.ttl / 3)
+
+
+@virtual
+async def test_a_forged_record_from_before_orders_nothing() -> None:
+    """It may be in the store, of a version that took any nonce, while its sender goes on."""
+    cluster = MemoryCluster()
+    store = MemoryStore(cluster)
+    lease = await store.grant(60)
+    for fields in ({"nonce": "zzzz", "n": 0}, {"nonce": "f" * 24, "n": 2**63 - 1}):
+        forged = {**json.loads(record(1)), **fields}
+        pod = Pod.of(replace(parse_keepalive(record(1)), **fields), 4)  # type: ignore[arg-type]
+        seat = {"id": "p1", "seq": 4, **fields}
+        await store.txn(
+            [],
+            [
+                Put(KEYS.pod(pod.key), pod.encode(), lease.id),
+                Put(KEYS.seat(pod.key), json.dumps(seat).encode()),
+            ],
+        )
+        async with running(cluster) as master:
+            assert forged["id"] == pod.id
+            assert master.pods()[0]["nonce"] == fields["nonce"]
+            assert (await master.ping(record(1)))["seq"] == 4
+
+
+@virtual
+async def test_a_stored_pod_with_a_bad_name_is_left_out_and_told() -> None:
+    """A former version took any name. No callback sees it, and the next report replaces it."""
+    cluster, callback = MemoryCluster(), Stub()
+    store = MemoryStore(cluster)
+    lease = await store.grant(60)
+    pod = Pod.of(replace(parse_keepalive(record(2)), id="$(reboot)"), 1)
+    await store.txn([], [Put(KEYS.pod(pod.key), pod.encode(), lease.id)])
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(CONFIG.ttl)
+        assert [run.ids for run in callback.runs] == [["p1"]]
+        view = View(master, store, wall=lambda: "2026-01-01T00:00:00.000+00:00")
+        told = str((await view.status())["problems"])
+        assert "1 records of pods" in told
+        assert pod.key in told
+        assert "reboot" not in told
+        await master.ping(record(2))
+        await asyncio.sleep(CONFIG.ttl / 3)
+        assert [each["id"] for each in master.pods()] == ["p1", "p2"]
+        assert not master.mirror.left_out

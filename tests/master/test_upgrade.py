@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from tests.master.support import BAD, CONFIG, GOOD, KEYS, Ran, Stub, alive, record, running
+from tests.master.support import BAD, CONFIG, GOOD, KEYS, Ran, Stub, alive, nonce, record, running
 from tests.master.test_records import GARBAGE
 from tests.support.simloop import virtual
 
@@ -40,13 +40,13 @@ WRITTEN: Mapping[str, Mapping[str, JSON]] = {
         "key": POD,
         "role": "r",
         "seq": 4,
-        "nonce": "a",
+        "nonce": nonce("a"),
         "n": 0,
         "payload": "",
     },
-    KEYS.seat(POD): {"id": "p1", "nonce": "a", "n": 0, "seq": 4, "left": False},
-    KEYS.seat(GONE): {"id": "p9", "nonce": "a", "n": 0, "seq": 2, "left": True, "idle": 1.5},
-    KEYS.old_seat(GONE, 1): {"id": "p8", "nonce": "a", "n": 0, "seq": 1, "left": True},
+    KEYS.seat(POD): {"id": "p1", "nonce": nonce("a"), "n": 0, "seq": 4, "left": False},
+    KEYS.seat(GONE): {"id": "p9", "nonce": nonce("a"), "n": 0, "seq": 2, "left": True, "idle": 1.5},
+    KEYS.old_seat(GONE, 1): {"id": "p8", "nonce": nonce("a"), "n": 0, "seq": 1, "left": True},
     KEYS.applied: {"run": 3, "digest": "d", "fingerprint": "f1", "pods": 1, "ttl": 9.0},
     KEYS.running: {
         "run": 4,
@@ -190,7 +190,7 @@ async def test_unknown_fields_survive_what_registries_rewrite() -> None:
     async with running(cluster), running(cluster, id="m2") as two:
         # A pod comes back, changes, leaves; another one does so and moves, and its key is taken.
         await two.ping(record(1, nonce="b"))
-        assert (await kept(store, KEYS.seat(POD)))["nonce"] == "b"
+        assert (await kept(store, KEYS.seat(POD)))["nonce"] == nonce("b")
         await two.ping(record(1, nonce="b", n=1, payload=2))
         assert (await kept(store, KEYS.seat(POD)))["n"] == 1
         await two.ping(record(1, nonce="b", n=2, down=True))

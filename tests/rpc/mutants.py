@@ -15,7 +15,7 @@ KEEPALIVE = {
     "ip": "10.1.2.3",
     "key": "aHhuh",
     "role": "test",
-    "nonce": "0123456789abcdef",
+    "nonce": "0123456789abcdef01234567",
     "n": 1,
     "payload": {"state": "READY", "list": [1, 2.5, None, "é"]},
 }

@@ -384,3 +384,24 @@ def test_every_variable_makes_a_difference(name: str) -> None:
     if any(other != "KONTROL_ETCD" for other in others):  # one of a pair: it is never absent
         base[name] = "/first"
     assert parse({**base, name: text}) != parse(base)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("KONTROL_ID", "$(reboot)"),
+        ("KONTROL_ZONE", "a;b"),
+        ("KONTROL_HOSTNAME", "-n"),
+        ("KONTROL_IP", "255.255.255.255"),
+        ("KONTROL_LABELS", '{"app": "a", "role": "b", "x y": "z"}'),
+        ("KONTROL_NODE_LABELS", '{"topology.kubernetes.io/zone": "a b"}'),
+    ],
+)
+def test_a_name_that_masters_would_refuse_is_a_mistake(name: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        parse({**BOTH, name: text})
+
+
+def test_a_zone_that_is_set_goes_before_the_node_s_label() -> None:
+    labels = '{"topology.kubernetes.io/zone": "a b"}'
+    parse({**BOTH, "KONTROL_NODE_LABELS": labels, "KONTROL_ZONE": "a"})

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,7 +68,21 @@ def test_address(text: str, address: str) -> None:
     assert values.bind_address(text) == address
 
 
-@pytest.mark.parametrize("text", ["0.0.0.0", "::", "224.0.0.1", "fe80::1%eth0", "host", "10.0.0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "0.0.0.0",
+            "0.0.0.7",
+            "::",
+            "224.0.0.1",
+            "ff02::1",
+            "255.255.255.255",
+            "::ffff:224.0.0.1",
+        ),
+        *("fe80::1%eth0", "host", "10.0.0"),
+    ],
+)
 def test_bad_address(text: str) -> None:
     with pytest.raises(values.BadValue):
         values.address(text)
@@ -131,6 +147,25 @@ def test_bad_table(text: str, said: str) -> None:
 def test_bad_labels(text: str, said: str) -> None:
     with pytest.raises(values.BadValue, match=said):
         values.labels(text)
+
+
+@pytest.mark.parametrize("key", ["a b", "$(x)", "-x", "a/../b", "", "x" * 318, "a\nb"])
+def test_a_label_s_key_that_is_no_name_is_refused(key: str) -> None:
+    for parse in (values.labels, values.node_labels):
+        with pytest.raises(values.BadValue, match=r"app.kubernetes.io/name"):
+            parse(json.dumps({"app": "a", "role": "b", key: "c"}))
+    assert values.table(json.dumps({key: "an annotation"}))
+
+
+def test_keys_of_labels_in_kubernetes_are_taken() -> None:
+    text = '{"app": "a", "role": "b", "app.kubernetes.io/name": "x y", "topology_zone": ""}'
+    assert values.labels(text) == json.loads(text)
+
+
+@pytest.mark.parametrize("text", ["a b", "$(x)", "-rf", "../x", "zoë", "x" * 254])
+def test_a_bad_name_says_what_may_be_in_one(text: str) -> None:
+    with pytest.raises(values.BadValue, match="253 of the characters"):
+        values.name(text)
 
 
 def test_tables_are_read_only() -> None:

@@ -21,7 +21,7 @@ from kontrol.agent.reporting.nonce import nonce
 from kontrol.agent.reporting.reporter import Connect, Reporter, Resolve, TierStatus
 from kontrol.agent.reporting.schedule import Schedule
 from kontrol.ensemble.canonical import JSON, canonical
-from kontrol.ensemble.pod import Keepalive, parse_keepalive
+from kontrol.ensemble.pod import MAX_COUNTER, Keepalive, parse_keepalive
 from kontrol.ensemble.tiers import Tier
 from kontrol.files.watch import Watch
 
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 FAREWELL = 2.0  # seconds, for all tiers together
 LOOK = 0.1  # seconds between looks at a payload file whose changes leave no events
-_LAST = 2**63 - 1  # the greatest n that a record may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,5 +178,5 @@ class Agent:
 
     def _encode(self, payload: JSON) -> str:
         """Return the longest text of a record with `payload`: what fits now fits ever after."""
-        longest = nonce(self._started, self._salt)
-        return replace(self._identity, payload=payload, nonce=longest, n=_LAST, down=True).encode()
+        longest = replace(self._identity, payload=payload, n=MAX_COUNTER, down=True)
+        return replace(longest, nonce=nonce(self._started, self._salt)).encode()

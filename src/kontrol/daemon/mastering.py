@@ -13,6 +13,7 @@ from kontrol.daemon.process import Children
 from kontrol.master.callback.callback import Callback, CallbackError
 from kontrol.master.master import Master, MasterConfig
 from kontrol.master.operator.view import View
+from kontrol.master.registry.rivals import Sender
 from kontrol.process.clock import boottime
 from kontrol.process.guard import Guard
 from kontrol.rpc.errors import Refused
@@ -127,11 +128,12 @@ def master_methods(master: Master) -> dict[str, Method]:
     """Return what the ZeroRPC endpoint of a master answers."""
     rate = Rate(_OFTEN, _AT_ONCE)
 
-    async def ping(_call: Call, raw: object) -> object:
+    async def ping(call: Call, raw: object) -> object:
         """Take a keepalive, a JSON text; returns seq, ttl and leader once etcd has it."""
         if not isinstance(raw, str | bytes):
             raise Refused("InvalidRecord", f"record is {type(raw).__name__}; expected JSON text")
-        return await master.ping(raw)
+        address, _, connection = call.peer.rpartition("#")
+        return await master.ping(raw, Sender(address, connection, call.key))
 
     async def pods(call: Call, *fields: object) -> object:
         """Return the ordered pods; only these fields of them, if any are named.

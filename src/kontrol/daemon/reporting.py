@@ -15,8 +15,7 @@ from kontrol.rpc.client import Client
 from kontrol.rpc.methods import Method
 from kontrol.rpc.security.keys import Keyring, KeysError
 from kontrol.settings import SECRETS, Settings
-
-_ZONE = "topology.kubernetes.io/zone"
+from kontrol.settings.parse import ZONE_LABEL
 
 
 def takes_commands(settings: Settings) -> bool:
@@ -49,7 +48,7 @@ def agent_settings(settings: Settings) -> AgentSettings:
         "port": settings.port if serves else None,
         "eip": node.eip,
         "node": node.hostname or node.host,
-        "zone": node.zone or node.labels.get(_ZONE),
+        "zone": node.zone or node.labels.get(ZONE_LABEL),
         "version": __version__,
     }
     more: dict[str, JSON] = {name: fact for name, fact in facts.items() if fact is not None}

@@ -5,6 +5,9 @@ same fields and a sequence number. *Identity* is the pair (`id`, `key`); an *inc
 process of that identity, named by its `nonce`. Within an identity, (`nonce`, `n`) orders records
 in time.
 
+The names in a record reach callbacks, which are shell scripts: they are restricted to characters
+that mean nothing to a shell, and no part of one begins as an option or a hidden file does.
+
 Every refusal is a `BadRecord` that names the field, the value and what was expected.
 """
 
@@ -14,16 +17,28 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeAlias
 
 from kontrol.ensemble.canonical import JSON, NotJSON, canonical, parse
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 32
+MAX_NAME = 253  # characters: the longest DNS name, RFC 1035
+MAX_COUNTER = 2**53 - 1  # of `n`: beyond it, not every JSON reader is exact
 KEY = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
+NAME = re.compile(r"[0-9A-Za-z_:][0-9A-Za-z_:.-]*(/[0-9A-Za-z_:][0-9A-Za-z_:.-]*)*\Z")
+NAME_RULE = (
+    f"1 to {MAX_NAME} of the characters 0-9 A-Z a-z . _ : / -, each part between slashes beginning "
+    "with none of . -"
+)
+NONCE = re.compile(r"[0-9a-f]{24}\Z")
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_MAX_NAME = 253  # the longest DNS name, RFC 1035
-_MAX_COUNTER = 2**63 - 1
+_MAX_STORED_COUNTER = 2**63 - 1
+_VERSION = re.compile(r"[0-9A-Za-z._+~:-]{1,64}\Z")
+_NOT_IN_NAMES = re.compile(r"[^0-9A-Za-z_:./-]")
+
+_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class BadRecord(ValueError):
@@ -43,23 +58,53 @@ def key_of(address: str) -> str:
     Digits, then lower case, then upper case. IPv6 is padded to 22 digits, so that no key stands
     for two addresses; an IPv4-mapped address is its IPv4. Raises `BadRecord`.
     """
+    return _key_of(_address(address))
+
+
+def check_unicast(address: str) -> None:
+    """Raise `BadRecord` if this is not the address of one host: loopback is, 0.0.0.0 is not."""
+    _check_unicast(_address(address), address)
+
+
+def safe_name(text: str) -> str:
+    """Return a name of a former version as one by today's rule, with `_` for what is not in it."""
+    if len(text) <= MAX_NAME and NAME.match(text):
+        return text
+    text = _NOT_IN_NAMES.sub("_", text[: MAX_NAME - 1])
+    return text if NAME.match(text) else "_" + text.replace("/", "_")
+
+
+def _address(address: str) -> _Address:
+    """Return the address, IPv4 if it is mapped."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
         raise BadRecord("ip", address, "an IPv4 or IPv6 address") from None
-    width = 1
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.scope_id is not None:
             raise BadRecord("ip", address, "an address without a zone, as fe80::1")
-        if ip.ipv4_mapped is None:
-            width = 22
-        else:
-            ip = ip.ipv4_mapped
+        return ip.ipv4_mapped or ip
+    return ip
+
+
+def _key_of(ip: _Address) -> str:
     number, digits = int(ip), ""
     while number:
         number, digit = divmod(number, 62)
         digits = _DIGITS[digit] + digits
-    return digits.rjust(width, "0")
+    return digits.rjust(22 if ip.version == 6 else 1, "0")
+
+
+def _check_unicast(ip: _Address, shown: str) -> None:
+    # By its first octet, since ipaddress takes a dozen times as long: this is done per keepalive.
+    first = ip.packed[0]
+    if ip.version == 6:
+        several = first == 0xFF or not int(ip)
+    else:  # "this network", multicast, and broadcast; 240/4 is used within clouds
+        several = first == 0 or 224 <= first < 240 or int(ip) == 0xFFFFFFFF
+    if several:
+        expected = "the address of one host, as 10.0.0.7 or fd00::7"
+        raise BadRecord("ip", shown, f"{expected}, no multicast, broadcast or unspecified one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,19 +212,24 @@ class Pod:
 
     @classmethod
     def decode(cls, raw: bytes) -> "Pod":
-        """Read a record that `encode` wrote. Raises `BadRecord`."""
+        """Read a record that `encode` wrote; its nonce may have a former version's form.
+
+        Raises `BadRecord`.
+        """
         record = _object(raw)
         seq = record.pop("seq", None)
         if not isinstance(seq, int) or isinstance(seq, bool) or seq < 0:
             raise BadRecord("seq", seq, "a number from 0")
-        return cls.of(_keepalive(record), seq)
+        parsed = _keepalive(record, stored=True)
+        check_unicast(parsed.ip)
+        return cls.of(parsed, seq)
 
 
 def parse_keepalive(raw: str | bytes) -> Keepalive:
     """Parse the JSON text of a keepalive; the key is computed anew unless it is `named`.
 
     Raises `BadRecord`: over 64 KiB, not an object, nested deeper than 32, a required field
-    (`app`, `id`, `ip`, `key`, `role`) missing, or any field of the wrong type or range.
+    (`app`, `id`, `ip`, `key`, `role`) missing, or any field of the wrong type, form or range.
     """
     size = len(raw) if isinstance(raw, bytes) else len(raw.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
@@ -187,8 +237,23 @@ def parse_keepalive(raw: str | bytes) -> Keepalive:
     record = _object(raw)
     record.pop("seq", None)  # the masters alone number pods
     parsed = _keepalive(record)
-    computed = key_of(parsed.ip)
-    return parsed if parsed.named else replace(parsed, key=computed)
+    ip = _address(parsed.ip)
+    _check_unicast(ip, parsed.ip)
+    return parsed if parsed.named else replace(parsed, key=_key_of(ip))
+
+
+def comes_before(record: Keepalive, nonce: str, n: int | None) -> bool:
+    """Tell whether a record is older than one with (`nonce`, `n`).
+
+    Without a counter the last write wins, as it does over what no agent of ours has sent: a nonce
+    of another form, or a counter beyond its range, which may be in the store from before these were
+    refused.
+    """
+    if not record.nonce or record.n is None or n is None:
+        return False
+    if n > MAX_COUNTER or not NONCE.match(nonce):
+        return False
+    return (record.nonce, record.n) < (nonce, n)
 
 
 def _object(raw: str | bytes) -> dict[str, JSON]:
@@ -201,37 +266,55 @@ def _object(raw: str | bytes) -> dict[str, JSON]:
     return record
 
 
-def _keepalive(record: dict[str, JSON]) -> Keepalive:
-    """Take the known fields out of `record`; the rest is kept as it is."""
+def _keepalive(record: dict[str, JSON], *, stored: bool = False) -> Keepalive:
+    """Take the known fields out of `record`; the rest is kept as it is.
+
+    In what is `stored`, nonce and counter need not be as an agent sends them.
+    """
     for name in ("app", "id", "ip", "key", "role"):
         if name not in record:
             raise BadRecord(name, None, "the field, which every keepalive must have")
 
-    ip = _name("ip", record.pop("ip"))
+    nonce = record.pop("nonce", "")
+    most = _MAX_STORED_COUNTER if stored else MAX_COUNTER
     fields = Keepalive(
         app=_name("app", record.pop("app")),
         id=_name("id", record.pop("id")),
-        ip=ip,
+        ip=_text("ip", record.pop("ip")),
         key=_key("key", record.pop("key")),
         role=_name("role", record.pop("role")),
         payload=record.pop("payload", ""),
-        nonce=_nonce("nonce", record.pop("nonce", "")),
-        n=None if "n" not in record else _counter("n", record.pop("n")),
+        nonce=_stored_nonce("nonce", nonce) if stored else _nonce("nonce", nonce),
+        n=None if "n" not in record else _counter("n", record.pop("n"), most),
         down=_flag("down", record.pop("down", False)),
         named=_flag("named", record.pop("named", False)),
         more=record,
     )
-    for name in ("eip", "node", "zone", "version"):
+    for name in ("eip", "node", "zone"):
         if name in record:
             _name(name, record[name])
+    if "version" in record:
+        _version("version", record["version"])
     if "port" in record:
         _port("port", record["port"])
     return fields
 
 
 def _name(name: str, value: JSON) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME or not value.isprintable():
-        raise BadRecord(name, value, f"1 to {_MAX_NAME} printable characters")
+    if not isinstance(value, str) or len(value) > MAX_NAME or not NAME.match(value):
+        raise BadRecord(name, value, NAME_RULE)
+    return value
+
+
+def _text(name: str, value: JSON) -> str:
+    if not isinstance(value, str):
+        raise BadRecord(name, value, "a text")
+    return value
+
+
+def _version(name: str, value: JSON) -> str:
+    if not isinstance(value, str) or not _VERSION.match(value):
+        raise BadRecord(name, value, "1 to 64 of the characters 0-9 A-Z a-z . _ + ~ : -")
     return value
 
 
@@ -242,14 +325,20 @@ def _key(name: str, value: JSON) -> str:
 
 
 def _nonce(name: str, value: JSON) -> str:
+    if not isinstance(value, str) or not (value == "" or NONCE.match(value)):
+        raise BadRecord(name, value, "24 of the digits 0-9 a-f, as agents make it, or none")
+    return value
+
+
+def _stored_nonce(name: str, value: JSON) -> str:
     if not isinstance(value, str) or not (value == "" or KEY.match(value)):
         raise BadRecord(name, value, "up to 64 of the characters 0-9 A-Z a-z _ -")
     return value
 
 
-def _counter(name: str, value: JSON) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_COUNTER:
-        raise BadRecord(name, value, "a whole number from 0 to 2^63 - 1")
+def _counter(name: str, value: JSON, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise BadRecord(name, value, f"a whole number from 0 to {most}")
     return value
 
 

@@ -26,6 +26,7 @@ from kontrol.master.records.keys import Keys
 from kontrol.master.records.masters import Candidate
 from kontrol.master.records.records import Records
 from kontrol.master.registry.registry import Registry
+from kontrol.master.registry.rivals import NOBODY, Sender
 from kontrol.store.protocol import Range, Store
 
 log = logging.getLogger(__name__)
@@ -137,9 +138,9 @@ class Master:
                 group.create_task(self._follow_callback(self._runner))
             await self.election.run(self.leader.lead)
 
-    async def ping(self, raw: str | bytes) -> dict[str, JSON]:
+    async def ping(self, raw: str | bytes, sender: Sender = NOBODY) -> dict[str, JSON]:
         """Take a keepalive; see `Registry.ping`."""
-        return await self.registry.ping(raw)
+        return await self.registry.ping(raw, sender)
 
     @property
     def leader_id(self) -> str | None:

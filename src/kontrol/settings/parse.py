@@ -24,6 +24,8 @@ from kontrol.settings.model import (
 )
 from kontrol.settings.resolve import MASTER, Entry, Resolved, resolve
 
+ZONE_LABEL = "topology.kubernetes.io/zone"  # of a node, where KONTROL_ZONE is not set
+
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _TOGETHER = (
     (v.ETCD_CERT, v.ETCD_KEY),
@@ -60,6 +62,7 @@ def judge(
             if missing.name not in result.entries and present.name in result.entries:
                 result.refuse(missing, f"a value, since {present.name} is set")
     _check_ports(result)
+    _check_zone(result)
     _check_damper(result)
     _check_invoke(result)
     _check_callback(result)
@@ -140,6 +143,17 @@ def _check_ports(result: Resolved) -> None:
     port = result.get(v.PORT)
     if port is not None and port == result.get(v.HTTP_PORT):
         result.refuse(v.HTTP_PORT, f"another port than {v.PORT.name}, or 0 for none")
+
+
+def _check_zone(result: Resolved) -> None:
+    """Judge the zone that the node's labels tell: keepalives carry it, unless it is set."""
+    labels = result.get(v.NODE_LABELS) or {}
+    if ZONE_LABEL not in labels or v.ZONE.name in result.entries:
+        return
+    try:
+        values.name(labels[ZONE_LABEL])
+    except values.BadValue as error:
+        result.refuse(v.NODE_LABELS, f"{ZONE_LABEL} to be {error}")
 
 
 def _check_damper(result: Resolved) -> None:

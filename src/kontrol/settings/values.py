@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from kontrol.ensemble.canonical import NotJSON
 from kontrol.ensemble.canonical import parse as parse_json
 from kontrol.ensemble.numbers import decimal, whole
-from kontrol.ensemble.pod import KEY
+from kontrol.ensemble.pod import KEY, MAX_NAME, NAME, NAME_RULE, BadRecord, check_unicast
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
 
 MODES = ("agent", "master", "debug", "verbose")
@@ -27,6 +27,7 @@ ETCD_PORT = 2379
 STATSD_PORT = 8125
 
 _LABEL = re.compile(r"[0-9A-Za-z]([0-9A-Za-z_.-]{0,61}[0-9A-Za-z])?\Z")  # a Kubernetes label value
+_LABEL_KEY = 317  # characters of a Kubernetes label's key: a DNS name, a slash, and 63 more
 _DNS_LABEL = re.compile(r"[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?\Z")  # RFC 1123, as Kubernetes has it
 _ENDPOINTS = (
     "embedded, or a comma list of host, host:port, http://host:port, https://host:port or"
@@ -79,8 +80,10 @@ def address(text: str) -> str:
         if ip.scope_id is not None:
             raise BadValue("an address without a zone, as fd00::7")
         ip = ip.ipv4_mapped or ip
-    if ip.is_unspecified or ip.is_multicast:
-        raise BadValue("the address of one host, as 10.0.0.7 or fd00::7")
+    try:
+        check_unicast(str(ip))
+    except BadRecord:
+        raise BadValue("the address of one host, as 10.0.0.7 or fd00::7") from None
     return str(ip)
 
 
@@ -115,8 +118,15 @@ def hosts(text: str) -> tuple[str, ...]:
 
 def name(text: str) -> str:
     """Return a name as a keepalive carries it."""
-    if len(text) > 253 or not text.isprintable():
-        raise BadValue("1 to 253 printable characters")
+    if len(text) > MAX_NAME or not NAME.match(text):
+        raise BadValue(NAME_RULE)
+    return text
+
+
+def user(text: str) -> str:
+    """Return the name of a user of etcd."""
+    if len(text) > MAX_NAME or not text.isprintable():
+        raise BadValue(f"1 to {MAX_NAME} printable characters")
     return text
 
 
@@ -151,9 +161,21 @@ def table(text: str) -> Mapping[str, str]:
     return MappingProxyType(strings)
 
 
-def labels(text: str) -> Mapping[str, str]:
-    """Return a `table` with the labels that every pod must have, fit to be part of a key."""
+def node_labels(text: str) -> Mapping[str, str]:
+    """Return a `table` whose keys are those of labels, as `topology.kubernetes.io/zone`."""
     found = table(text)
+    for key in found:
+        if len(key) > _LABEL_KEY or not NAME.match(key):
+            raise BadValue(
+                f"labels whose keys are up to {_LABEL_KEY} letters, digits, '.', '_', '-' and '/', "
+                f"as app.kubernetes.io/name; one is {key[:80]!r}"
+            )
+    return found
+
+
+def labels(text: str) -> Mapping[str, str]:
+    """Return `node_labels` with those that every pod must have, fit to be part of a key."""
+    found = node_labels(text)
     for key in ("app", "role"):
         if not _LABEL.match(found.get(key, "")):
             what = f"has {found[key]!r}" if key in found else "is missing"

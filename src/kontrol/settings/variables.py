@@ -97,7 +97,7 @@ ID = Variable[str](
     "KONTROL_ID",
     _POD,
     values.name,
-    "The pod's name.",
+    "The pod's name: up to 253 letters, digits and `. _ : / -`.",
     otherwise="found: the pod's name, else the host's",
 )
 IP = Variable[str](
@@ -143,7 +143,7 @@ PAYLOAD = Variable[Path | None](
 NODE_LABELS = Variable[Mapping[str, str]](
     "KONTROL_NODE_LABELS",
     _POD,
-    values.table,
+    values.node_labels,
     "The node's labels, a JSON object of strings.",
     default="{}",
     otherwise="found, or none",
@@ -228,7 +228,7 @@ ETCD_KEY = Variable[Path | None](
 ETCD_USER = Variable[str | None](
     "KONTROL_ETCD_USER",
     _ETCD,
-    values.name,
+    values.user,
     "User to log in to etcd as. Goes with `KONTROL_ETCD_PASSWORD_FILE`.",
 )
 ETCD_PASSWORD_FILE = Variable[Path | None](

@@ -19,7 +19,8 @@ from kontrol.store.protocol import Event, RangeResult, Store
 class Mirror:
     """The ordered ensemble, its damper, and how much of both can be trusted.
 
-    `version` rises with every change that the callback could see.
+    `version` rises with every change that the callback could see. `left_out` are the keys of
+    records that are no pods: they cannot be read, or have names that a callback must not see.
     """
 
     def __init__(self, store: Store, records: Records, *, ttl: float, damper: Damper) -> None:
@@ -27,6 +28,7 @@ class Mirror:
         self.ensemble = Ensemble()
         self.damper = damper
         self.version = 0
+        self.left_out: set[str] = set()
         self._records = records
         self._keys = keys = records.keys
         self._ttl = ttl
@@ -102,11 +104,13 @@ class Mirror:
         changed = not self.version  # the first reading may be of what nobody acted on yet
         for event in events:
             key = event.kv.key.removeprefix(self._keys.pods)
+            self.left_out.discard(key)
             if event.type == "delete":
                 changed |= self.ensemble.remove(key) is not None
                 continue
             live = self._records.pod(event.kv)
             if live is None:
+                self.left_out.add(key)
                 changed |= self.ensemble.remove(key) is not None
             else:
                 before = self.ensemble.put(live.pod)

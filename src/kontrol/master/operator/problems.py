@@ -1,10 +1,14 @@
 """What is wrong with a tier, in words, each with its mend: a pure judgement on its status."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from kontrol.ensemble.canonical import JSON
 from kontrol.master.records.masters import Candidate
+from kontrol.master.registry.rivals import Contest, Flip
+
+_RIVALS = 5  # of each kind, that are told one by one
+_RECORDS = 5  # likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +16,9 @@ class Facts:
     """What the judgement stands on; the fields are as in the status document.
 
     `etcd` is what is wrong with it, empty if nothing is; `alarms` are those that stand there, and
-    `revision` is its own now. `candidates` are the masters that stand, the leader first.
+    `revision` is its own now. `candidates` are the masters that stand, the leader first. `contests`
+    and `flips` are the senders that compete for a seat, as this master sees them. `left_out` are
+    the keys of pods' records that are none.
     """
 
     etcd: str
@@ -23,6 +29,9 @@ class Facts:
     plan: Mapping[str, JSON]
     running: Mapping[str, JSON] | None
     pods: int
+    contests: Sequence[Contest] = ()
+    flips: Sequence[Flip] = ()
+    left_out: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,8 @@ def problems(facts: Facts) -> list[Problem]:
                 "60 s after the leader has it; if that lasts, deploy the same one to every master",
             )
         )
+    found += _of_the_rivals(facts)
+    found += _of_the_records(facts)
     found += _of_the_settings(facts.candidates)
     if not facts.etcd and not facts.pods:
         found.append(
@@ -137,6 +148,51 @@ def _of_the_settings(candidates: Sequence[Candidate]) -> list[Problem]:
             )
         )
     return found
+
+
+def _of_the_rivals(facts: Facts) -> list[Problem]:
+    """Name both senders of each seat that two compete for."""
+    found = [
+        Problem(
+            f"two senders compete for one seat. Refused as {each.name}, {each.times} times: "
+            f"{each.refused}. It has the seat, and was heard {each.holder.heard:.0f} s before: "
+            f"{each.holder}",
+            "stop the one that should not report (with keys, take the key that it uses from the "
+            "masters' folder); the other one is then taken within KONTROL_TTL, or at once after "
+            f"`kontrol forget {each.holder.key}`",
+        )
+        for each in facts.contests[:_RIVALS]
+    ]
+    found += [
+        Problem(
+            f"the record of pod {each.last.id} changed to and fro {each.times} times, and the "
+            f"ensemble with it: {each.last}; {each.before}",
+            "two processes report under one id, or one reports to this tier under two names: stop "
+            "one, or name the tier once",
+        )
+        for each in facts.flips[:_RIVALS]
+    ]
+    more = len(facts.contests) + len(facts.flips) - len(found)
+    if more:
+        found.append(Problem(f"{more} more seats have two senders", "see the masters' logs"))
+    return found
+
+
+def _of_the_records(facts: Facts) -> list[Problem]:
+    """Name records that are left out of the ensemble."""
+    if not facts.left_out:
+        return []
+    keys = ", ".join(f"{key!r:.70}" for key in sorted(facts.left_out)[:_RECORDS])
+    more = "..." if len(facts.left_out) > _RECORDS else ""
+    return [
+        Problem(
+            f"{len(facts.left_out)} records of pods in etcd cannot be read, or have names that a "
+            f"callback must not see, and are left out of the ensemble. Keys: {keys}{more}",
+            "this master's log says for each what is wrong; give the pod a name of letters, digits "
+            "and . _ : / - (KONTROL_ID and its labels); a record that nobody reports expires with "
+            "its lease",
+        )
+    ]
 
 
 def _of_the_callback(facts: Facts) -> list[Problem]:

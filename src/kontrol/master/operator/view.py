@@ -16,6 +16,7 @@ from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master
 from kontrol.master.operator.problems import Facts, problems
+from kontrol.master.registry.rivals import Contest
 from kontrol.store.protocol import KeyValue, Range, Store, StoreError, Unavailable
 
 _RUNS = 5  # in the status
@@ -142,6 +143,9 @@ class View:
             plan=plan,
             running=running,
             pods=len(ensemble),
+            left_out=master.mirror.left_out,
+            contests=self._contests(),
+            flips=master.registry.writer.flips.standing(self._now(), master.ttl),
         )
         return {
             "version": __version__,
@@ -170,6 +174,22 @@ class View:
             "runs": list(runs),
             "problems": [{"what": p.what, "mend": p.mend} for p in problems(facts)],
         }
+
+    def _contests(self) -> list[Contest]:
+        """Return the contests for seats, but for those that another master has settled."""
+        live = self._master.mirror.live
+        contests = self._master.registry.writer.contests.standing(self._now(), self._master.ttl)
+        return [
+            each
+            for each in contests
+            if (there := live(each.refused.key)) is None
+            or (there.pod.id, there.pod.nonce) != (each.refused.id, each.refused.nonce)
+            or each.refused.nonce == each.holder.nonce
+        ]
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     def _plan(self, said: dict[str, JSON] | None) -> dict[str, JSON]:
         """Tell the leader's plan as of now; before it said any, the damper's is known here."""

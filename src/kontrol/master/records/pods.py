@@ -12,6 +12,7 @@ from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import Pod
 from kontrol.master.records.fields import MOST, Damaged, Fields, Record
 
+_SENDER = 256  # characters
 _COUNTER = re.compile(rb"[0-9]{1,19}")
 
 
@@ -21,7 +22,8 @@ class Seat(Record):
 
     `nonce` is empty, and `n` None, where they are not known: no record is older than that. `idle`
     is when the sweep first found it unused, in Unix seconds by the leader's clock: for people. What
-    counts is that it is set; how long ago that was, the revision tells (see `ages.py`).
+    counts is that it is set; how long ago that was, the revision tells (see `ages.py`). `sender` is
+    who reported the record, as its connection told: for people.
     """
 
     id: str
@@ -30,6 +32,7 @@ class Seat(Record):
     seq: int
     left: bool = False
     idle: float | None = None
+    sender: str | None = None
     more: Mapping[str, JSON] = field(default_factory=dict)
 
     @classmethod
@@ -47,14 +50,22 @@ class Seat(Record):
             seq=found.number("seq"),
             left=found.flag("left"),
             idle=found.maybe_seconds("idle"),
+            sender=found.maybe_text("sender", most=_SENDER),
             more=found.more,
         )
 
     @classmethod
-    def of(cls, pod: Pod, before: "Seat | None" = None, *, left: bool = False) -> "Seat":
+    def of(
+        cls,
+        pod: Pod,
+        before: "Seat | None" = None,
+        *,
+        left: bool = False,
+        sender: str | None = None,
+    ) -> "Seat":
         """Return the seat of a pod as it is; of the same identity `before` it keeps `more`."""
         more = before.more if before is not None and before.id == pod.id else {}
-        return cls(pod.id, pod.nonce, pod.n, pod.seq, left, more=more)
+        return cls(pod.id, pod.nonce, pod.n, pod.seq, left, sender=sender, more=more)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.difference import Changes, Member
 from kontrol.ensemble.ensemble import digest_of
+from kontrol.ensemble.pod import KEY, safe_name
 from kontrol.master.records.fields import HIGHEST_RUN, MOST, Damaged, Fields, Record, read
 
 _CHUNK = 512 * 1024  # bytes of members in one key
@@ -143,12 +144,16 @@ def decode_rows(raw: bytes) -> list[JSON]:
 
 
 def member_of(row: JSON) -> Member:
-    """Read one row: the first six columns, whatever a later version adds. Raises `Damaged`."""
+    """Read one row: the first six columns, whatever a later version adds. Raises `Damaged`.
+
+    A former version took names that a callback must not see: they are made safe.
+    """
     columns = row[:6] if isinstance(row, list) else []
     match columns:
         case [int() as seq, str() as key, str() as id_, str() as ip, str() as role, str() as mark]:
             if not isinstance(seq, bool) and 0 <= seq <= MOST:
-                return Member(seq, key, id_, ip, role, mark)
+                key = key if KEY.match(key) else safe_name(key)
+                return Member(seq, key, safe_name(id_), safe_name(ip), safe_name(role), mark)
     raise Damaged("a pod", row, "a number and five texts")
 
 

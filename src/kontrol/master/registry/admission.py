@@ -11,7 +11,7 @@ ran under one identity, or somebody forged a record.)
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from kontrol.ensemble.pod import Keepalive, Pod
+from kontrol.ensemble.pod import Keepalive, Pod, comes_before
 from kontrol.master.records.pods import Live, Seat
 
 
@@ -96,7 +96,7 @@ def decide(
     if record.down:
         return _farewell(record, view)
     for other in view.elsewhere:
-        if not unheard and _older(record, other.pod.nonce, other.pod.n):
+        if not unheard and comes_before(record, other.pod.nonce, other.pod.n):
             return _stale(record, other.pod.nonce, other.pod.n, f"from {other.pod.ip}")
     live = view.live
     if live is not None and live.pod.id == record.id:
@@ -114,7 +114,7 @@ def _update(
     record: Keepalive, live: Live, view: View, *, unheard: bool, new_lease: bool
 ) -> Decision:
     known = live.pod
-    if not unheard and _older(record, known.nonce, known.n):
+    if not unheard and comes_before(record, known.nonce, known.n):
         return _stale(record, known.nonce, known.n, "of this pod")
     if view.elsewhere or new_lease:
         return _join(record, view, unheard=unheard)
@@ -136,7 +136,7 @@ def _join(record: Keepalive, view: View, *, unheard: bool) -> Decision:
                 f"pod {record.id} (nonce {record.nonce}) said farewell; "
                 "it is taken in again when its process restarts",
             )
-        if not unheard and _older(record, seat.nonce, seat.n):
+        if not unheard and comes_before(record, seat.nonce, seat.n):
             return _stale(record, seat.nonce, seat.n, "of this pod")
     if live is not None and mine:
         seq: int | None = live.pod.seq
@@ -153,21 +153,14 @@ def _join(record: Keepalive, view: View, *, unheard: bool) -> Decision:
 def _farewell(record: Keepalive, view: View) -> Decision:
     live, seat = view.live, view.seat
     if live is not None and live.pod.id == record.id:
-        if _older(record, live.pod.nonce, live.pod.n):
+        if comes_before(record, live.pod.nonce, live.pod.n):
             return _stale(record, live.pod.nonce, live.pod.n, "of this pod")
         return Leave(Seat.of(Pod.of(record, live.pod.seq), seat, left=True), live)
     if live is None and seat is not None and seat.id == record.id and not seat.left:
-        if _older(record, seat.nonce, seat.n):
+        if comes_before(record, seat.nonce, seat.n):
             return _stale(record, seat.nonce, seat.n, "of this pod")
         return Leave(replace(seat, nonce=record.nonce, n=record.n, left=True), None)
     return Nothing()
-
-
-def _older(record: Keepalive, nonce: str, n: int | None) -> bool:
-    """Tell whether the record precedes (nonce, n); without a counter the last write wins."""
-    if not record.nonce or not nonce or record.n is None or n is None:
-        return False
-    return (record.nonce, record.n) < (nonce, n)
 
 
 def _stale(record: Keepalive, nonce: str, n: int | None, whose: str) -> Refuse:

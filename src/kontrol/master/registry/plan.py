@@ -41,19 +41,27 @@ class Plan:
     ops: list[Op] = field(default_factory=list)
     given: int = 0
 
-    def add(self, record: Keepalive, view: View, decision: Decision, lease: int) -> int | None:
+    def add(
+        self,
+        record: Keepalive,
+        view: View,
+        decision: Decision,
+        lease: int,
+        *,
+        sender: str | None = None,
+    ) -> int | None:
         """Take one decision in; returns the pod's number, if it has one. `lease` is a join's."""
         match decision:
             case Refresh(live):
                 return live.pod.seq
             case Write(pod, live):
                 self._as_read(record.key, view)
-                self._put(pod, live.lease, view)
+                self._put(pod, live.lease, view, sender)
                 return pod.seq
             case Join(_, seq, moved, bury):
                 pod = Pod.of(record, seq if seq is not None else self._number())
                 self._as_read(record.key, view)
-                self._put(pod, lease, view)
+                self._put(pod, lease, view, sender)
                 self._put_out(moved, view)
                 if bury is not None:
                     self.ops.append(Put(self.keys.old_seat(pod.key, bury.seq), bury.encode()))
@@ -93,10 +101,10 @@ class Plan:
             Compare(self.keys.seat(key), "mod", "=", view.seat_revision),
         ]
 
-    def _put(self, pod: Pod, lease: int, view: View) -> None:
+    def _put(self, pod: Pod, lease: int, view: View, sender: str | None) -> None:
         self.ops += [
             Put(self.keys.pod(pod.key), pod.encode(), lease),
-            Put(self.keys.seat(pod.key), Seat.of(pod, view.seat).encode()),
+            Put(self.keys.seat(pod.key), Seat.of(pod, view.seat, sender=sender).encode()),
         ]
 
     def _put_out(self, moved: Iterable[Live], view: View) -> None:

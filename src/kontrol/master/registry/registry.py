@@ -24,6 +24,7 @@ from kontrol.master.records.pods import Live
 from kontrol.master.records.records import Records
 from kontrol.master.registry.admission import Join, Refresh, View, Write, decide
 from kontrol.master.registry.leases import LeaseRefresh, Leases
+from kontrol.master.registry.rivals import NOBODY, Sender
 from kontrol.master.registry.writer import Writer
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import NoSpace, Store, StoreError
@@ -58,7 +59,7 @@ class Registry:
             group.create_task(self._leases.run())
             group.create_task(self.writer.run())
 
-    async def ping(self, raw: str | bytes) -> dict[str, JSON]:
+    async def ping(self, raw: str | bytes, sender: Sender = NOBODY) -> dict[str, JSON]:
         """Take one keepalive, the JSON text; returns the acknowledgement, once the store has it.
 
         Returns `seq` (None after a farewell of a stranger), `ttl` in seconds, and `leader`.
@@ -66,14 +67,14 @@ class Registry:
         lease was refreshed and its change could not be written; else `Unavailable`.
         """
         try:
-            seq, ttl, outcome = await self._take(raw)
+            seq, ttl, outcome = await self._take(raw, sender)
         except Refused as refused:
             self.outcomes[refused.name] += 1
             raise
         self.outcomes[outcome] += 1
         return {"seq": seq, "ttl": ttl, "leader": self._leader()}
 
-    async def _take(self, raw: str | bytes) -> tuple[int | None, float, str]:
+    async def _take(self, raw: str | bytes, sender: Sender) -> tuple[int | None, float, str]:
         """Take one keepalive; returns its `seq`, its TTL and how it was taken."""
         try:
             record = parse_keepalive(raw)
@@ -93,7 +94,8 @@ class Registry:
                     if current and not self._leases.unfit(refresh):
                         return known, self._leases.tell(refresh), "refreshed"
                 urgent = known is None
-                return *await self._write(record, len(raw), refresh, urgent=urgent), "written"
+                entry = self._write(record, len(raw), refresh, urgent=urgent, sender=sender)
+                return *await entry, "written"
         except (StoreError, TimeoutError) as error:
             if refresh is not None and refresh.ttl:  # the pod lives
                 if known is None:
@@ -113,11 +115,17 @@ class Registry:
         return self._leases.refresh(live.lease) if live is not None and mine else None
 
     async def _write(
-        self, record: Keepalive, size: int, refresh: LeaseRefresh | None, *, urgent: bool
+        self,
+        record: Keepalive,
+        size: int,
+        refresh: LeaseRefresh | None,
+        *,
+        urgent: bool,
+        sender: Sender,
     ) -> tuple[int | None, float]:
         """Write a keepalive, and see that its lease is refreshed; returns its `seq` and TTL."""
         while True:
-            written = await self.writer.write(record, size, refresh, urgent=urgent)
+            written = await self.writer.write(record, size, refresh, urgent=urgent, sender=sender)
             if written.granted or not written.lease:
                 return written.seq, written.granted or self._ttl()
             if refresh is None or refresh.lease != written.lease:

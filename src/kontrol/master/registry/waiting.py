@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from kontrol.ensemble.pod import Keepalive
 from kontrol.master.registry.admission import Decision, Nothing, View
 from kontrol.master.registry.leases import LeaseRefresh
+from kontrol.master.registry.rivals import NOBODY, Sender
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import StoreError, Unavailable
 
@@ -42,8 +43,8 @@ class Entry:
     """A keepalive that waits to be written, for whoever awaits its answer.
 
     `name` is its key, id, nonce, and whether it is urgent. `asked` is the loop time at which it was
-    last reported. `refresh` is that of its pod's lease; `lease` one granted for it, with the tier's
-    `ttl` then.
+    last reported, by `sender`. `refresh` is that of its pod's lease; `lease` one granted for it,
+    with the tier's `ttl` then.
     """
 
     name: tuple[str, str, str, bool]
@@ -52,6 +53,7 @@ class Entry:
     refresh: LeaseRefresh | None
     asked: float
     answer: "asyncio.Future[Written | Refused | StoreError]"
+    sender: Sender = NOBODY
     view: View = field(default_factory=View)
     decision: Decision = field(default_factory=Nothing)
     lease: int = 0
@@ -82,7 +84,13 @@ class Waiting:
         return (entry for queue in self._queues for entry in queue)
 
     def add(
-        self, record: Keepalive, size: int, refresh: LeaseRefresh | None, *, urgent: bool
+        self,
+        record: Keepalive,
+        size: int,
+        refresh: LeaseRefresh | None,
+        *,
+        urgent: bool,
+        sender: Sender = NOBODY,
     ) -> Entry:
         """Take one keepalive of `size` bytes. Raises `Unavailable` if too many wait."""
         loop = asyncio.get_running_loop()
@@ -91,11 +99,11 @@ class Waiting:
         entry = None if record.down else self._entries.get(name)
         if entry is not None and (entry.record.n or 0) <= (record.n or 0):
             entry.record, entry.size, entry.refresh = record, size, refresh
-            entry.asked = loop.time()
+            entry.asked, entry.sender = loop.time(), sender
             return entry
         if len(self) >= _WAITING:
             raise Unavailable(f"{_WAITING} keepalives wait to be written")
-        entry = Entry(name, record, size, refresh, loop.time(), loop.create_future())
+        entry = Entry(name, record, size, refresh, loop.time(), loop.create_future(), sender)
         if not record.down:
             self._entries.setdefault(name, entry)
         self._queues[not urgent].append(entry)

@@ -12,16 +12,27 @@ Invariant: a keepalive is answered once; one that fails takes no other with it.
 
 import asyncio
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TypeVar
 
-from kontrol.ensemble.pod import Keepalive
+from kontrol.ensemble.pod import Keepalive, Pod
 from kontrol.master.mirror.mirror import Mirror
 from kontrol.master.records.records import Records
-from kontrol.master.registry.admission import Decision, Join, Leave, Nothing, Refuse, View, decide
+from kontrol.master.registry.admission import (
+    Decision,
+    Join,
+    Leave,
+    Nothing,
+    Refuse,
+    View,
+    Write,
+    decide,
+)
 from kontrol.master.registry.leases import LeaseRefresh, Leases
 from kontrol.master.registry.plan import Counter, Plan
+from kontrol.master.registry.rivals import NOBODY, Claim, Contests, Flips, Sender
 from kontrol.master.registry.waiting import Asking, Entry, Waiting, Written
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import (
@@ -72,6 +83,8 @@ class Writer:
         self._ttl = ttl
         self._waiting = Waiting()
         self._asking = Asking()
+        self.contests = Contests()
+        self.flips = Flips()
         self._granted: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
 
     @property
@@ -89,14 +102,20 @@ class Writer:
         self._granted.pop((record.key, record.id), None)
 
     async def write(
-        self, record: Keepalive, size: int, refresh: LeaseRefresh | None, *, urgent: bool
+        self,
+        record: Keepalive,
+        size: int,
+        refresh: LeaseRefresh | None,
+        *,
+        urgent: bool,
+        sender: Sender = NOBODY,
     ) -> Written:
         """Write one keepalive of `size` bytes, before those that are not `urgent`.
 
         If `refresh` tells that the pod's lease is unfit, it gets a new one. Raises `Refused` and
         `StoreError`.
         """
-        entry = self._waiting.add(record, size, refresh, urgent=urgent)
+        entry = self._waiting.add(record, size, refresh, urgent=urgent, sender=sender)
         answer = await asyncio.shield(entry.answer)
         if isinstance(answer, Written):
             return answer
@@ -251,22 +270,69 @@ class Writer:
         leases = [live.lease for live in (view.live, *view.elsewhere) if live is not None]
         found = await _all(self._store.remaining(lease) for lease in leases)
         # Whole seconds, cut; and where the tier's TTL changed, the pod reports by the longer one.
-        return all(
+        if all(
             not granted or granted - left - 1 >= max(granted, ttl) / 2 for left, granted in found
+        ):
+            return True
+        ages = [float(granted - left) if granted else math.inf for left, granted in found]
+        self._contest(entry, min(ages))
+        return False
+
+    def _contest(self, entry: Entry, heard: float) -> None:
+        """Note who has what this sender asks for, `heard` that many seconds ago."""
+        record, view, refusal = entry.record, entry.view, entry.decision
+        assert isinstance(refusal, Refuse)  # noqa: S101 - see `_in_the_way`
+        live = view.live
+        if view.elsewhere and (live is None or refusal.name == "Stale"):
+            live = view.elsewhere[0]
+        assert live is not None  # noqa: S101 - one of them was heard
+        pod = live.pod
+        seat = view.seat if pod.key == record.key else view.seats.get(pod.key)
+        by = (seat.sender if seat is not None and seat.id == pod.id else None) or ""
+        self.contests.note(
+            _claim(record, str(entry.sender)),
+            Claim(pod.id, pod.key, pod.ip, pod.nonce, pod.n, by, heard),
+            refusal.name,
+            asyncio.get_running_loop().time(),
+            self._ttl(),
         )
+
+    def _wrote(self, entry: Entry) -> None:
+        """Note who wrote what."""
+        record, decision = entry.record, entry.decision
+        if not isinstance(decision, Refuse):
+            self.contests.over(record.key, record.id, record.nonce)
+        mark: object
+        match decision:
+            case Write(pod):
+                mark = record.key, record.nonce, "" if record.n is not None else pod.hash
+            case Join():
+                content = "" if record.n is not None else Pod.of(record, 0).hash
+                mark = record.key, record.nonce, content
+            case Leave():
+                mark = record.key, record.nonce, "left"
+            case _:
+                return
+        now = asyncio.get_running_loop().time()
+        claim = _claim(record, str(entry.sender))
+        self.flips.wrote(claim, mark, entry.sender, now, self._ttl())
 
     async def _try(self, batch: list[Entry], counter: Counter) -> bool:
         """Carry the decisions out in one transaction; False if the store had moved on."""
         joins = [e for e in batch if isinstance(e.decision, Join) and not e.lease]
         await _all(map(self._grant, joins))
         plan = Plan(self._keys, counter)
-        numbers = [plan.add(e.record, e.view, e.decision, e.lease) for e in batch]
+        numbers = [
+            plan.add(e.record, e.view, e.decision, e.lease, sender=str(e.sender) or None)
+            for e in batch
+        ]
         plan.close()
         if plan.clashes:  # two of them touch one key: each then goes alone
             return False
         if plan.ops and not (await self._store.txn(plan.compares, plan.ops)).succeeded:
             return False
         for entry, number in zip(batch, numbers, strict=True):
+            self._wrote(entry)
             entry.settle(_outcome(entry, number))
         return True
 
@@ -287,6 +353,10 @@ class Writer:
         self._granted.move_to_end(identity)
         while now - next(iter(self._granted.values()))[1] >= _UNSEEN:
             self._granted.popitem(last=False)
+
+
+def _claim(record: Keepalive, sender: str) -> Claim:
+    return Claim(record.id, record.key, record.ip, record.nonce, record.n, sender)
 
 
 def _outcome(entry: Entry, number: int | None) -> Written | Refused:

@@ -1,0 +1,166 @@
+"""Who competes for one seat: senders whose keepalives exclude each other, for people to see. Pure.
+
+Two kinds. In a *contest* one sender has the seat and another one, which keeps asking for it, is
+refused as `Stale` or `Conflict`. In a *flip* both are taken in turn: without a nonce and a counter
+the last write wins, and an id is wherever it was reported last; so one pod that reports under two
+names, or to one tier by two, changes the ensemble with each keepalive.
+
+Nothing is decided on what is noted here, and it is bounded.
+"""
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+log = logging.getLogger(__name__)
+
+_CONTESTS = 1000  # that are remembered
+_FLIPS = 20_000  # ids whose last two writers are remembered
+_FLIPPING = 4  # changes to and fro in a row: no restart and no move does that
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sent a keepalive, by its connection: nothing in a record proves anything.
+
+    `address` is an IP address, `connection` tells those of one address apart, and `key` is how the
+    sender's public key begins, empty where no keys are used.
+    """
+
+    address: str = ""
+    connection: str = ""
+    key: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.address} (agent key {self.key})" if self.key else self.address
+
+
+NOBODY = Sender()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A record that was reported for a seat: by whom, and `heard` seconds before it was noted.
+
+    `sender` is a text, empty if it is not known.
+    """
+
+    id: str
+    key: str
+    ip: str
+    nonce: str
+    n: int | None
+    sender: str
+    heard: float = 0.0
+
+    def __str__(self) -> str:
+        order = f"nonce {self.nonce}/{self.n}" if self.nonce else "no nonce"
+        by = f"from {self.sender}" if self.sender else "from an unknown address"
+        return f"pod {self.id} at {self.ip} (key {self.key}, {order}) {by}"
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """`refused` asks for what `holder` has; times are the loop's, in seconds.
+
+    `times` counts refusals since `since`, of which the last, with the error `name`, was at `at`.
+    """
+
+    refused: Claim
+    holder: Claim
+    name: str
+    since: float
+    at: float
+    times: int = 1
+
+
+class Contests:
+    """The contests that this master sees."""
+
+    def __init__(self) -> None:
+        self._contests: OrderedDict[tuple[str, str, str], Contest] = OrderedDict()
+
+    def note(self, refused: Claim, holder: Claim, name: str, now: float, ttl: float) -> None:
+        """Note that a sender that keeps asking was refused."""
+        who = (refused.key, refused.id, refused.nonce)
+        before = self._contests.pop(who, None)
+        contest = Contest(refused, holder, name, now, now)
+        if before is not None and now - before.at <= ttl:
+            contest = replace(contest, since=before.since, times=before.times + 1)
+        self._contests[who] = contest
+        if len(self._contests) > _CONTESTS:
+            self._contests.popitem(last=False)
+
+    def over(self, key: str, id_: str, nonce: str) -> None:
+        """Note that this sender has the seat now."""
+        if self._contests:
+            self._contests.pop((key, id_, nonce), None)
+
+    def standing(self, now: float, ttl: float) -> list[Contest]:
+        """Return those whose refused sender asked within a TTL, the longest first."""
+        standing = [each for each in self._contests.values() if now - each.at <= ttl]
+        return sorted(standing, key=lambda each: each.since)
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """The last two senders of an id: `last` wrote at the loop time `at`, after `before`.
+
+    `marks` tell their records apart; `times` counts how often they took turns.
+    """
+
+    last: Claim
+    before: Claim | None
+    marks: tuple[object, object]
+    connections: tuple[Sender, Sender | None]
+    times: int
+    at: float
+
+
+class Flips:
+    """Notes ids that two senders write in turn, and logs them."""
+
+    def __init__(self) -> None:
+        self._flips: OrderedDict[str, Flip] = OrderedDict()
+
+    def wrote(self, claim: Claim, mark: object, sender: Sender, now: float, ttl: float) -> None:
+        """Note that a record was written over another; `mark` is the same for equal ones."""
+        known = self._flips.pop(claim.id, None)
+        if known is None:
+            flip = Flip(claim, None, (mark, None), (sender, None), 0, now)
+        elif mark == known.marks[0]:
+            flip = replace(known, last=claim, connections=(sender, known.connections[1]), at=now)
+        else:
+            back = mark == known.marks[1] and now - known.at <= ttl
+            # One connection is one process, which may change its mind to and fro.
+            turns = back and not (sender.connection and sender == known.connections[0])
+            flip = Flip(
+                claim,
+                known.last,
+                (mark, known.marks[0]),
+                (sender, known.connections[0]),
+                known.times + 1 if turns else 0,
+                now,
+            )
+            if turns:
+                _log(flip)
+        self._flips[claim.id] = flip
+        if len(self._flips) > _FLIPS:
+            self._flips.popitem(last=False)
+
+    def standing(self, now: float, ttl: float) -> list[Flip]:
+        """Return those that went on within a TTL."""
+        flips = self._flips.values()
+        return [each for each in flips if each.times >= _FLIPPING and now - each.at <= ttl]
+
+
+def _log(flip: Flip) -> None:
+    if flip.times >= _FLIPPING and flip.times & (flip.times - 1) == 0:  # 4, 8, 16...
+        log.warning(
+            "the record of pod %s changed to and fro %d times, and the ensemble with it: two "
+            "processes report under one id, or one reports to this tier under two names: %s; %s",
+            flip.last.id,
+            flip.times,
+            flip.last,
+            flip.before,
+        )

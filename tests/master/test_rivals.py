@@ -1,0 +1,216 @@
+"""Two senders for one seat: the status names both while both go on, and the log what flips."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.master.support import CONFIG, nonce, record, running
+from tests.support.simloop import virtual
+
+from kontrol.ensemble.canonical import JSON
+from kontrol.ensemble.pod import MAX_COUNTER
+from kontrol.master.master import Master
+from kontrol.master.operator.view import View
+from kontrol.master.registry.rivals import Claim, Contests, Flips, Sender
+from kontrol.rpc.errors import Refused
+from kontrol.store.memory import MemoryCluster, MemoryStore
+
+HONEST = Sender("10.0.0.1", "aa")
+FORGER = Sender("10.66.6.6", "bb", key="k3yk3yk3")
+FORGED = {"nonce": "zzz", "n": MAX_COUNTER}
+PLAIN: dict[str, Any] = {"nonce": "", "n": None}  # as the original's agents report
+EVERY = CONFIG.ttl / 9
+
+
+@asynccontextmanager
+async def reporting(
+    master: Master,
+    number: int,
+    sender: Sender,
+    **fields: Any,  # noqa: ANN401 - any field of the record
+) -> AsyncIterator[list[str]]:
+    """A sender that goes on meanwhile, whatever it is told; gives the names of its refusals."""
+    refusals: list[str] = []
+
+    async def report() -> None:
+        while True:
+            try:
+                await master.ping(record(number, **fields), sender)
+            except Refused as refused:
+                refusals.append(refused.name)
+            await asyncio.sleep(EVERY)
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(report())
+        yield refusals
+        task.cancel()
+
+
+async def problems(master: Master, cluster: MemoryCluster) -> list[str]:
+    """What the status names as wrong with senders."""
+    view = View(master, MemoryStore(cluster), wall=lambda: "2026-01-01T00:00:00.000+00:00")
+    found = (await view.status())["problems"]
+    assert isinstance(found, list)
+    texts = [str(each["what"]) for each in found if isinstance(each, dict)]
+    return [text for text in texts if "seat" in text or "to and fro" in text]
+
+
+@virtual
+async def test_the_status_names_both_senders_while_both_go_on() -> None:
+    cluster = MemoryCluster()
+    async with (
+        running(cluster) as master,
+        reporting(master, 1, FORGER, **FORGED),
+        reporting(master, 1, HONEST) as refusals,
+    ):
+        await asyncio.sleep(3 * CONFIG.ttl)
+        assert set(refusals) == {"Stale"}
+        [text] = await problems(master, cluster)
+        for part in ("10.0.0.1", "10.66.6.6", "k3yk3yk3", nonce("a"), nonce("zzz"), "pod p1"):
+            assert part in text
+        assert text.index("10.0.0.1") < text.index("10.66.6.6"), "the refused one comes first"
+
+
+@virtual
+async def test_another_master_s_sender_is_named_too() -> None:
+    cluster = MemoryCluster()
+    async with (
+        running(cluster) as one,
+        running(cluster, id="m2") as two,
+        reporting(one, 1, FORGER, **FORGED),
+        reporting(two, 1, HONEST),
+    ):
+        await asyncio.sleep(3 * CONFIG.ttl)
+        [text] = await problems(two, cluster)
+        assert "10.66.6.6" in text
+
+
+@virtual
+async def test_nothing_is_named_once_one_of_them_stops() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster) as master, reporting(master, 1, HONEST) as refusals:
+        async with reporting(master, 1, FORGER, **FORGED):
+            await asyncio.sleep(2 * CONFIG.ttl)
+            assert await problems(master, cluster)
+        await asyncio.sleep(CONFIG.ttl)
+        assert await problems(master, cluster) == []
+        assert [pod["nonce"] for pod in master.pods()] == [nonce("a")]
+        before = len(refusals)
+        await asyncio.sleep(CONFIG.ttl)
+        assert len(refusals) == before
+
+
+@virtual
+async def test_a_conflict_names_both_ids() -> None:
+    cluster = MemoryCluster()
+    async with (
+        running(cluster) as master,
+        reporting(master, 1, HONEST),
+        reporting(master, 7, FORGER, ip="10.0.0.1") as refusals,
+    ):
+        await asyncio.sleep(2 * CONFIG.ttl)
+        assert set(refusals) == {"Conflict"}
+        [text] = await problems(master, cluster)
+        assert "Conflict" in text
+        assert "pod p7" in text
+        assert "pod p1" in text
+
+
+@virtual
+async def test_the_same_id_elsewhere_names_both_addresses() -> None:
+    cluster = MemoryCluster()
+    async with (
+        running(cluster) as master,
+        reporting(master, 1, FORGER, ip="10.0.0.9", **FORGED),
+        reporting(master, 1, HONEST) as refusals,
+    ):
+        await asyncio.sleep(2 * CONFIG.ttl)
+        assert set(refusals) == {"Stale"}
+        [text] = await problems(master, cluster)
+        assert "10.66.6.6" in text
+        assert "at 10.0.0.9" in text
+
+
+@virtual
+async def test_a_late_message_and_a_restart_are_no_contest() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster) as master, reporting(master, 1, HONEST, nonce="b"):
+        await asyncio.sleep(1)
+        with pytest.raises(Refused, match="Stale"):
+            await master.ping(record(1), FORGER)
+        await asyncio.sleep(CONFIG.ttl / 2)
+        assert await problems(master, cluster) == []
+        await master.ping(record(1, nonce="c"), HONEST)
+        assert await problems(master, cluster) == []
+
+
+@virtual
+async def test_a_pod_that_reports_under_two_names_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Without a nonce the last write wins."""
+    cluster = MemoryCluster()
+    other = Sender(HONEST.address, "cc")
+    async with running(cluster) as master, contextlib.AsyncExitStack() as stack:
+        for sender, payload in ((HONEST, "by one name"), (other, "by the other")):
+            await stack.enter_async_context(reporting(master, 1, sender, payload=payload, **PLAIN))
+        await asyncio.sleep(CONFIG.ttl)
+        [text] = await problems(master, cluster)
+        assert "two names" not in text
+        assert "pod p1" in text
+    told = [each.getMessage() for each in caplog.records if "to and fro" in each.getMessage()]
+    assert 1 <= len(told) <= 3, "and not at each keepalive"
+    assert "under two names" in told[0]
+    assert "10.0.0.1" in told[0]
+
+
+@virtual
+async def test_an_id_that_is_at_two_addresses_in_turn_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cluster = MemoryCluster()
+    async with (
+        running(cluster) as master,
+        reporting(master, 1, HONEST, **PLAIN),
+        reporting(master, 1, Sender("10.0.0.9", "dd"), ip="10.0.0.9", **PLAIN),
+    ):
+        await asyncio.sleep(CONFIG.ttl)
+        [text] = await problems(master, cluster)
+        assert "10.0.0.9" in text
+    assert "to and fro" in caplog.text
+
+
+@virtual
+async def test_a_pod_that_changes_its_mind_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = MemoryCluster()
+    async with running(cluster) as master:
+        for i in range(20):
+            payload: JSON = i % 2
+            await master.ping(record(1, n=i, payload=payload), Sender("10.0.0.1", f"{i}"))
+            await master.ping(record(2, payload=payload, **PLAIN), HONEST)
+            await asyncio.sleep(EVERY)
+        assert await problems(master, cluster) == []
+    assert "to and fro" not in caplog.text
+
+
+NAMES = st.text("abc", min_size=1, max_size=3)
+
+
+@given(st.lists(st.tuples(NAMES, NAMES, st.floats(0, 5)), max_size=60))
+def test_what_is_remembered_is_what_is_recent(asked: list[tuple[str, str, float]]) -> None:
+    contests, flips, now, ttl = Contests(), Flips(), 0.0, 9.0
+    last: dict[str, float] = {}
+    for id_, name, passed in asked:
+        now += passed
+        claim = Claim(id_, "k", "10.0.0.1", name, 0, "10.0.0.1")
+        contests.note(claim, claim, "Stale", now, ttl)
+        flips.wrote(claim, name, Sender("10.0.0.1", name), now, ttl)
+        last[id_ + "/" + name] = now
+    standing = {f"{each.refused.id}/{each.refused.nonce}" for each in contests.standing(now, ttl)}
+    assert standing == {who for who, at in last.items() if now - at <= ttl}
+    assert all(each.times >= 4 for each in flips.standing(now, ttl))
