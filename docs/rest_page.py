@@ -15,7 +15,13 @@ _WHO = {
 
 _DIGEST = "45:6c:94:0c:5a:05:28:6c:8e:c6:fa:7c:b7:05:9f:3d"
 _FINGERPRINT = "6a4c1f0e1f6b0c5d8d3fdd0f6d2c5ef4a4bb6a1f7a3c2f0d1e9b8a7c6d5e4f30"
-_LEADER = {"id": "kontrol-0", "address": "10.0.0.1", "fingerprint": _FINGERPRINT, "term": 42}
+_LEADER = {
+    "id": "kontrol-0",
+    "address": "10.0.0.1",
+    "port": 8000,
+    "fingerprint": _FINGERPRINT,
+    "term": 42,
+}
 _POD = {
     "app": "redis",
     "id": "redis-0",
@@ -32,6 +38,7 @@ _ENTRY = {
     "term": 42,
     "attempt": 1,
     "reason": "ensemble",
+    "follows": 0,
     "digest": _DIGEST,
     "fingerprint": _FINGERPRINT,
     "started": "2026-01-05T03:12:44.108+00:00",
@@ -72,7 +79,7 @@ SAMPLES: dict[str, object] = {
         "time": "2026-01-05T03:13:01.002+00:00",
         "etcd": {"ok": True, "error": "", "seconds": 0.4, "alarms": []},
         "ttl": 25.0,
-        "leader": _LEADER,
+        "leader": {**_LEADER, "silent": 1.0},
         "candidates": [_LEADER],
         "ensemble": {"pods": 3, "roles": {"cache": 3}, "digest": _DIGEST},
         "plan": {
@@ -82,13 +89,24 @@ SAMPLES: dict[str, object] = {
             "until": "2026-01-05T03:13:04.102+00:00",
             "seconds": 3.1,
             "lost": [],
+            "missing": 0,
             "of": 3,
         },
         "running": None,
-        "applied": {"run": 7, "digest": _DIGEST, "fingerprint": _FINGERPRINT, "pods": 3},
-        "current": True,
+        "waiting": 6.9,
+        "usual": 0.2,
+        "applied": {
+            "run": 7,
+            "digest": _DIGEST,
+            "fingerprint": _FINGERPRINT,
+            "pods": 3,
+            "revision": 1204,
+        },
+        "current": False,
         "runs": ["..."],
-        "problems": [{"what": "no pod reports", "mend": "see an agent's log, ..."}],
+        "problems": [
+            {"kind": "no-pods", "what": "no pod reports", "mend": "see an agent's log, ..."}
+        ],
     },
     "GET /v1/pods": {"digest": _DIGEST, "pods": [_POD]},
     "GET /v1/pods/{key}": _POD,

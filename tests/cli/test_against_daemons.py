@@ -120,9 +120,10 @@ async def test_a_night(token: Path, callback: str) -> None:
             await tier.agents[pod].kill()
         held = await shell.becomes("HELD BY THE BRAKE", "status")
         assert held.status == 6
+        names = ", ".join(f"#{pod['seq']} {pod['id']}" for pod in pods if pod["id"] in "abc")
         assert held.out.splitlines()[:2] == [
             "1 thing is wrong:",
-            "- 3 of 4 pods are lost, and the callback is held by the brake",
+            f"- 3 of 4 pods are lost ({names}), and the callback is held by the brake",
         ]
         assert "3 of 4 pods (" in (await shell.kontrol("explain")).out.splitlines()[0]
         assert (await shell.kontrol("release")).out == "the brake is released\n"

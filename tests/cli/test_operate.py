@@ -134,9 +134,13 @@ def test_status_tells_programs_whether_all_is_well(
         (status(plan=None), "not known to the master that answers"),
         (
             held("damper", running={"run": 43, "attempt": 2, "started": "2026-01-05T03:12:14Z"}),
-            "run 43 is under way, attempt 2; it started 30 s ago",
+            "run 43 is under way (attempt 2) for 30 s",
         ),
-        (status(running={"run": 43}), "run 43 is under way; it started lately"),
+        (status(running={"run": 43}), "run 43 is under way"),
+        (
+            status(running={"run": 43, "age": 44.2}, usual=0.2, waiting=40.0),
+            "run 43 is under way for 44 s; one usually takes 200 ms; changes have waited 40 s",
+        ),
     ],
 )
 def test_why_nothing_runs_now_is_told(document: dict[str, Any], told: str) -> None:

@@ -86,8 +86,8 @@ async def test_a_run_whose_start_came_late_is_withdrawn_if_nobody_knows_who_is_t
 
 
 @virtual
-async def test_while_the_damper_waits_the_store_is_not_asked_what_became_of_pods() -> None:
-    """At any size, and for every change."""
+async def test_while_the_damper_waits_the_store_is_seldom_asked_what_became_of_pods() -> None:
+    """For people alone, at most twice a second, whatever changes."""
     cluster, callback, network = MemoryCluster(), Stub(), Trouble()
     async with running(cluster, callback, network=network) as master, alive(master, 1):
         for number in range(2, 8):
@@ -96,8 +96,8 @@ async def test_while_the_damper_waits_the_store_is_not_asked_what_became_of_pods
         network.requests.clear()
         for number in range(2, 8):
             await master.ping(record(number, n=1, down=True))
-            await asyncio.sleep(CONFIG.damper / 2)
-        assert not any(map(asks_for_fates, network.requests))
+            await asyncio.sleep(CONFIG.damper / 10)
+        assert 1 <= sum(map(asks_for_fates, network.requests)) <= 2
         await asyncio.sleep(3)
         assert any(map(asks_for_fates, network.requests))
 

@@ -21,7 +21,11 @@ LOST = [Member(seq, f"k{seq}", f"p{seq}", f"10.0.0.{seq}", "r", "h") for seq in 
 
 
 async def publisher(store: MemoryStore) -> PlanPublisher:
-    return PlanPublisher(OwnedKey(store, await term_of(store), KEYS.plan), lambda: "today")
+    async def nothing() -> tuple[list[Member], int]:
+        return [], 0
+
+    key = OwnedKey(store, await term_of(store), KEYS.plan)
+    return PlanPublisher(key, lambda: "today", nothing)
 
 
 def waiting(hold: Hold, seconds: float = 30.0) -> Wait:
@@ -37,6 +41,7 @@ async def test_each_hold_that_people_should_know_of_is_told_once(
     expected: dict[Hold, str] = {
         "gap": "3 of 4 pods are missing (#1 p1, #2 p2, #3 p3) after a time without masters",
         "brake": "BRAKE: 3 of 4 pods are lost (#1 p1, #2 p2, #3 p3); the callback is held for 30 s",
+        "damper": "change seen; waiting 30 s for quiet (KONTROL_DAMPER)",
         "rollout": "the callback changed: waiting up to 30 s for m2, m3 to have the new one",
     }
     for hold, text in expected.items():
@@ -56,7 +61,7 @@ async def test_each_hold_that_people_should_know_of_is_told_once(
 async def test_what_is_as_usual_is_not_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     told = await publisher(MemoryStore(MemoryCluster()))
-    holds: tuple[Hold, ...] = ("damper", "retry", "predecessor")
+    holds: tuple[Hold, ...] = ("retry", "predecessor")
     for hold in holds:
         told.tell(waiting(hold))
     told.tell(Run("ensemble", again=False))
@@ -94,6 +99,7 @@ async def test_a_plan_is_written_when_it_changes_and_has_lasted() -> None:
             "hold": "brake",
             "seconds": 29.9,
             "lost": ["#1 p1", "#2 p2", "#3 p3"],
+            "missing": 3,
             "of": 4,
             "peers": [],
             "at": "today",

@@ -15,7 +15,7 @@ from tests.master.support import KEYS
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.difference import Member
 from kontrol.ensemble.pod import Keepalive, Pod, key_of
-from kontrol.master.operator.view import still
+from kontrol.master.operator.story import still
 from kontrol.master.records.ages import Ages
 from kontrol.master.records.fields import MOST, Damaged, Record
 from kontrol.master.records.masters import Answer, Candidate, Request, decode_plan
@@ -152,10 +152,14 @@ RECORDS: list[st.SearchStrategy[Record]] = [
         reason=TEXT,
         by=TEXT,
         fover=SECONDS,
+        revision=st.none() | SMALL,
+        follows=SMALL,
         withdrawn=st.booleans(),
         more=MORE,
     ),
-    st.builds(Head, SMALL, TEXT, st.none() | TEXT, st.none() | SMALL, SECONDS, MORE),
+    st.builds(
+        Head, SMALL, TEXT, st.none() | TEXT, st.none() | SMALL, SECONDS, st.none() | SMALL, MORE
+    ),
     st.builds(
         Candidate,
         TEXT,
@@ -166,6 +170,7 @@ RECORDS: list[st.SearchStrategy[Record]] = [
         SECONDS,
         SECONDS,
         SECONDS,
+        st.none() | st.integers(1, 65535),
         MORE,
     ),
     st.builds(Meta, SMALL, st.just(1), MORE),

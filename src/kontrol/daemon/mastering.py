@@ -109,6 +109,7 @@ async def make_master(
             app=settings.pod.app,
             id=settings.pod.id,
             address=settings.pod.ip,
+            port=settings.port,
             ttl=settings.ttl,
             fover=settings.fover,
             damper=settings.damper,

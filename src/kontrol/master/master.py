@@ -38,13 +38,15 @@ _DAY = 86400.0  # seconds, the longest setting
 class MasterConfig:
     """What a master needs to know of itself and its tier. Times in seconds, `brake` in percent.
 
-    `sweep_every` and `sweep_age` are as in `LeaderConfig`.
+    `port`, at `address`, is where it takes keepalives, None if nobody needs to know. `sweep_every`
+    and `sweep_age` are as in `LeaderConfig`.
     """
 
     namespace: str
     app: str
     id: str
     address: str
+    port: int | None = None
     ttl: float = 25.0
     fover: float = 15.0
     damper: float = 10.0
@@ -209,4 +211,5 @@ class Master:
             ttl=config.ttl,
             fover=config.fover,
             damper=config.damper,
+            port=config.port,
         )

@@ -12,11 +12,11 @@ from kontrol.web.view import Document
 _POD = ("app", "id", "ip", "key", "role", "seq", "nonce", "port", "eip", "node", "zone", "version")
 _ENTRY = (
     *("run", "term", "attempt", "reason", "by", "digest", "fingerprint", "started", "seconds"),
-    *("ok", "why", "status", "signal", "pods", "changes", "state_kept"),
+    *("ok", "why", "status", "signal", "pods", "changes", "follows", "state_kept"),
 )
 _STATUS = (
     *("version", "namespace", "app", "master", "time", "leader", "candidates", "ensemble", "plan"),
-    *("running", "applied", "current", "problems"),
+    *("running", "applied", "current", "waiting", "usual", "problems"),
 )
 
 

@@ -124,11 +124,14 @@ def explain(entry: Doc, paper: Paper) -> list[str]:
 def now(status: Doc) -> str:
     """Say what the leader is doing about the callback, or why it does nothing."""
     running, plan = status.doc("running"), status.doc("plan")
-    if running and not running.true("ended"):
-        since = ago(running.time("started"), status.time("time"))
+    waiting = status.number("waiting")
+    if running and not running.true("ended") and plan.text("hold") != "predecessor":
         attempt = running.count("attempt")
-        again = f", attempt {attempt}" if attempt > 1 else ""
-        return f"run {running.text('run')} is under way{again}; it started {since or 'lately'}"
+        again = f" (attempt {attempt})" if attempt > 1 else ""
+        usual = status.number("usual")
+        told = f"run {running.text('run')} is under way{again}{lasted(running, status)}"
+        told += "" if usual is None else f"; one usually takes {lasting(usual)}"
+        return told + ("" if waiting is None else f"; changes have waited {lasting(waiting)}")
     match plan.text("what"):
         case "idle":
             applied = status.doc("applied").text("run")
@@ -142,6 +145,14 @@ def now(status: Doc) -> str:
             return "not known while etcd does not answer; nothing runs without it"
         case _:
             return "not known to the master that answers"
+
+
+def lasted(running: Doc, status: Doc) -> str:
+    """Say for how long a run has been under way, after a space; empty if that is not known."""
+    age = running.number("age")
+    if age is None and (then := running.time("started")) and (now := status.time("time")):
+        age = (now - then).total_seconds()
+    return "" if age is None else f" for {lasting(age)}"
 
 
 def _held(plan: Doc, running: Doc) -> str:
@@ -172,9 +183,10 @@ def _held(plan: Doc, running: Doc) -> str:
 def _missing(plan: Doc) -> str:
     """Name the pods that are lost; the master names the first `_NAMED`, and no more."""
     lost = plan.texts("lost")
+    many = plan.count("missing") or len(lost)
     first, of = ", ".join(lost[:5]), counted(plan.count("of"), "pod")
-    least = "at least " if len(lost) == _NAMED else ""
-    return f"{least}{len(lost)} of {of} ({first}{', ...' if len(lost) > 5 else ''})"
+    least = "at least " if "missing" not in plan and many == _NAMED else ""
+    return f"{least}{many} of {of} ({first}{', ...' if many > 5 else ''})"
 
 
 def _due(plan: Doc) -> str:

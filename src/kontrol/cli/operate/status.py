@@ -6,6 +6,8 @@ from kontrol.cli.operate import runs
 from kontrol.cli.operate.document import Doc, counted, lasting
 from kontrol.cli.table import Cell, Paper
 
+_SILENT = 3.0  # seconds, for which a leader that is well is never silent
+
 
 def problems(status: Doc) -> list[tuple[str, str]]:
     """Return what is wrong, each with its mend: what the master says, else what is to be seen."""
@@ -50,8 +52,8 @@ def _verdict(status: Doc, paper: Paper) -> list[str]:
 def _doing(status: Doc) -> str:
     """Return in few words what the leader does, for the first line."""
     running, plan = status.doc("running"), status.doc("plan")
-    if running and not running.true("ended"):
-        return f"run {running.text('run')} is under way"
+    if running and not running.true("ended") and plan.text("hold") != "predecessor":
+        return f"run {running.text('run')} is under way{runs.lasted(running, status)}"
     seconds = plan.number("seconds") or 0
     return {
         "idle": "nothing is due",
@@ -88,6 +90,8 @@ def _leader(status: Doc) -> str | Cell:
         return Cell("none", "bad")
     at = f" at {leader.text('address')}" if "address" in leader else ""
     told = f"{leader.text('id', '?')}{at}, term {leader.text('term', '?')}"
+    if (silent := leader.number("silent") or 0) >= _SILENT:
+        return Cell(f"{told}, last heard {lasting(silent)} ago", "bad")
     if not status.doc("etcd").true("ok"):
         return Cell(f"{told}, when etcd last answered", "warn")
     return told

@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 # Of the fail-over time: that leaves two proofs to be lost before the deadline at two thirds.
 _PROOF_EVERY = 1 / 5
 
+# Seconds at most between two refreshes of the leader's lease. Anybody can ask etcd for what is left
+# of it, and so tells a leader that has just gone; a refresh costs no write.
+_HEARD_EVERY = 0.5
+
 # Revisions that a store may have had beyond the last that followers saw: they follow pods and
 # candidates, and a run that is tried again and again writes neither. Years of that are fewer.
 _UNSEEN = 1_000_000
@@ -257,7 +261,8 @@ class Election:
     async def _keep(self, lease: int) -> None:
         """Keep the lease. Raises `Deposed` once it is gone; an unreachable store is not that."""
         while True:
-            await asyncio.sleep(self._fover / 5)
+            pause = self._fover / 5
+            await asyncio.sleep(pause if self.term is None else min(pause, _HEARD_EVERY))
             try:
                 if await self._store.refresh(lease) <= 0:
                     raise self._deposed("its lease expired")

@@ -11,8 +11,9 @@ class Counts:
 
     `run_seconds` is the sum of all runs' durations, `last_run_seconds` that of the last that ended.
     `last_run` (ended) and `last_success` are in seconds since 1970, 0 before the first; `clock`
-    tells that time. `terms` counts terms won here, `digests` changes of the ensemble seen as
-    leader.
+    tells that time. `running_since` is the loop time at which the run under way began, None if none
+    is. `following` is how many runs in a row seem to have led to the last one. `terms` counts terms
+    won here, `digests` changes of the ensemble seen as leader.
     """
 
     runs_started: int = 0
@@ -22,6 +23,8 @@ class Counts:
     last_run_seconds: float = 0.0
     last_run: float = 0.0
     last_success: float = 0.0
+    running_since: float | None = None
+    following: int = 0
     terms: int = 0
     digests: int = 0
     clock: Callable[[], float] = time.time

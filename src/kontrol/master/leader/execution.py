@@ -50,9 +50,10 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The ensemble as one decision saw it; `version` is the mirror's."""
+    """The ensemble as one decision saw it; `version` is the mirror's, `revision` the store's."""
 
     version: int
+    revision: int
     pods: tuple[Pod, ...]
     digest: str
     changes: Changes
@@ -68,7 +69,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """To run the callback with this `fingerprint` for `snapshot`; made at loop time `at`."""
+    """To run the callback with this `fingerprint` for `snapshot`; made at loop time `at`.
+
+    `follows` is how many runs in a row before it seem to have led to the next.
+    """
 
     snapshot: Snapshot
     fingerprint: str
@@ -76,6 +80,7 @@ class Decision:
     reason: str
     asked: Asked | None
     at: float
+    follows: int = 0
 
 
 Outdated = Callable[[Decision], Awaitable[str]]
@@ -129,6 +134,8 @@ class Execution:
             reason=decision.reason,
             by=asked.by if asked else "",
             fover=self._fover,
+            revision=snapshot.revision,
+            follows=decision.follows,
         )
         request = RunRequest(
             run=running.run,
@@ -155,6 +162,7 @@ class Execution:
                 snapshot.changes,
             )
             self._counts.started()
+            self._counts.following = running.follows
             self._emit("callback_invoked")
             if asked is not None:
                 asked.started(running.run)
@@ -185,6 +193,7 @@ class Execution:
         forget = self._term.on_proof(self._runner.extend)
         try:
             await asyncio.sleep(0)
+            self._counts.running_since = asyncio.get_running_loop().time()
             started()
             return await asyncio.shield(run), False
         except asyncio.CancelledError:
@@ -198,6 +207,7 @@ class Execution:
             await self._runner.stop()
             return await run, True
         finally:
+            self._counts.running_since = None
             forget()
 
     async def _book(self, snapshot: Snapshot, outcome: RunOutcome) -> None:

@@ -25,11 +25,18 @@ class Leader:
     def wake(self) -> None:
         """Tell that something changed that may change the decision."""
         self._news.set()
+        if self._leadership is not None:
+            self._leadership.changed()
 
     @property
     def plan(self) -> policy.Idle | policy.Wait | policy.Run:
         """What this master is about to do as the leader."""
         return policy.Idle() if self._leadership is None else self._leadership.plan
+
+    @property
+    def waiting_since(self) -> float | None:
+        """The loop time of the oldest change that no run was acknowledged for, as the leader."""
+        return None if self._leadership is None else self._leadership.waiting_since
 
     async def lead(self, term: Term) -> None:
         """Lead until cancelled. Raises `Deposed`, `Outdated`, `StoreError`."""

@@ -17,12 +17,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kontrol.ensemble.brake import Brake
-from kontrol.ensemble.difference import Changes, difference
+from kontrol.ensemble.difference import Changes, Member, difference, missing
 from kontrol.master.election.election import Election
 from kontrol.master.election.owned import OwnedKey
 from kontrol.master.election.term import Term
 from kontrol.master.highwater import HighWater
 from kontrol.master.leader import policy
+from kontrol.master.leader.chain import FOLLOWING, Chain
 from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.execution import (
     Asked,
@@ -44,6 +45,7 @@ from kontrol.store.protocol import Ambiguous, LeaseGone, Range, RangeResult, Sto
 log = logging.getLogger(__name__)
 
 _LONGEST_FOVER = 24 * 3600.0  # seconds, that KONTROL_FOVER can be
+_ASKED_FOR = 200  # missing pods of which it is found out for people whether they left or are lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,11 @@ class Leadership:
         self._ledger = Ledger(parts.store, parts.records, term, ttl=config.ttl)
         self._answers = Answers(parts.requests, term)
         self._publisher = PlanPublisher(
-            OwnedKey(parts.store, term, parts.records.keys.plan, lease=term.lease), parts.wall
+            OwnedKey(parts.store, term, parts.records.keys.plan, lease=term.lease),
+            parts.wall,
+            self._lost,
         )
+        self._chain = Chain()
         self._brake = Brake(config.brake, 2 * config.ttl)
         self._rollout = policy.Rollout()
         self._sweep = Sweep(
@@ -117,6 +122,19 @@ class Leadership:
     def plan(self) -> policy.Idle | policy.Wait | policy.Run:
         """What is about to be done."""
         return self._publisher.plan
+
+    @property
+    def waiting_since(self) -> float | None:
+        """The loop time of the oldest change that no acknowledged run was for, None without any."""
+        mirror, applied = self._parts.mirror, self._ledger.applied
+        if mirror.ensemble.digest == applied.digest:
+            return None
+        revision = applied.revision if applied.run else 0
+        return None if revision is None else mirror.history.after(revision)
+
+    def changed(self) -> None:
+        """Tell that something changed that people may be told of."""
+        self._publisher.changed()
 
     async def run(self) -> None:
         """Lead until cancelled. Raises `Deposed`, `Outdated`, `StoreError`."""
@@ -167,7 +185,9 @@ class Leadership:
         while True:
             decision = await self._next_run(group)
             parts.mirror.damper.taken()
-            if await execution.run(decision):
+            ran = await execution.run(decision)
+            self._chain.ended(loop.time())
+            if ran:
                 wait = policy.backoff(decision.attempt, parts.rng.random())
                 self._retry_at = loop.time() + wait
 
@@ -213,7 +233,33 @@ class Leadership:
                         reason,
                         None if asked is None else self._asked(group, asked),
                         loop.time(),
+                        self._chain.length if again else self._follows(snapshot, reason),
                     )
+
+    def _follows(self, snapshot: Snapshot, reason: policy.Reason) -> int:
+        """Return how many runs in a row led to the one that is due now, and warn of many."""
+        changes, newest = snapshot.changes, asyncio.get_running_loop().time()
+        ids: set[str] = set()
+        if reason == "ensemble":
+            newest = self._parts.mirror.history.newest
+            parts = (changes.joined, changes.left, changes.lost, changes.changed)
+            ids = {member.id for part in parts for member in part}
+        length = self._chain.follows(newest, ids)
+        if length and not length % FOLLOWING:
+            log.warning(
+                "%d runs in a row were each caused by the run before, it seems: the callback must "
+                "not change what it watches unless it has to",
+                length,
+            )
+        return length
+
+    async def _lost(self) -> tuple[Sequence[Member], int]:
+        """Name the pods that were lost since the acknowledged run, of how many, for people."""
+        applied, pods = self._ledger.applied.members, tuple(self._parts.mirror.ensemble)
+        gone = missing(applied, pods)[:_ASKED_FOR]
+        left = await self._ledger.fates(pods, _ASKED_FOR) if gone else set()
+        lost = () if left is None else [member for member in gone if member.seq not in left]
+        return lost, len(applied) if lost else 0
 
     async def _serve(self) -> None:
         """Do what operators ask for besides runs."""
@@ -308,6 +354,7 @@ class Leadership:
         """Take a snapshot, with what became of the missing; None if the mirror lags behind."""
         mirror, ledger = self._parts.mirror, self._ledger
         version, pods = mirror.version, tuple(mirror.ensemble)
+        revision = mirror.history.revision
         digest = mirror.ensemble.digest
         if digest != self._digest:
             self._digest = digest
@@ -322,7 +369,8 @@ class Leadership:
             self._news.set()
         if left is None:
             return None
-        return Snapshot(version, pods, digest, difference(ledger.applied.members, pods, left))
+        changes = difference(ledger.applied.members, pods, left)
+        return Snapshot(version, revision, pods, digest, changes)
 
     def _situation(self, snapshot: Snapshot, *, asked: bool) -> policy.Situation:
         now = asyncio.get_running_loop().time()

@@ -155,20 +155,21 @@ class Ledger:
         for i, chunk in enumerate(chunks):
             await self._term.insist([Put(f"{self._keys.members(running.run)}{i:04d}", chunk)])
         kept = self.state if state is None else state
-        head = Head(running.run, running.digest, running.fingerprint, len(members), self._ttl)
+        run, digest, fingerprint = running.run, running.digest, running.fingerprint
+        head = Head(run, digest, fingerprint, len(members), self._ttl, running.revision)
         ops: list[Put | Delete] = [
             Put(self._keys.applied, head.encode()),
-            Put(self._keys.run(running.run), encode_entry(running, len(pods), changes, ending)),
+            Put(self._keys.run(run), encode_entry(running, len(pods), changes, ending)),
             Delete(self._keys.running),
         ]
         if state is not None:
             ops.append(Put(self._keys.state, state))
         if kept is not None:
-            ops.append(Put(self._keys.state_of(running.run), kept))
+            ops.append(Put(self._keys.state_of(run), kept))
         await self._move(ops)
         self.state = kept
         self.running = None
-        self.applied = Applied(running.run, running.digest, running.fingerprint, members, self._ttl)
+        self.applied = Applied(run, digest, fingerprint, members, self._ttl, running.revision)
 
     async def fail(self, pods: int, changes: Changes, ending: Ending) -> None:
         """Write that the run under way ended without success: it stays due."""
@@ -265,14 +266,14 @@ class Ledger:
         for i in range(0, len(old), 100):
             await self._term.insist([Delete(key) for key in old[i : i + 100]], self._unmoved())
 
-    async def fates(self, pods: Iterable[Pod]) -> set[int] | None:
+    async def fates(self, pods: Iterable[Pod], most: int | None = None) -> set[int] | None:
         """Tell which pods of the acknowledged list left, by `seq`; the other missing are lost.
 
-        None if one of the missing lives again in the store: `pods` is out of date, and what is
-        awaited will come.
+        Only the first `most` of the missing are looked at, if that is given. None if one of the
+        missing lives again in the store: `pods` is out of date, and what is awaited will come.
         """
         left: set[int] = set()
-        gone = missing(self.applied.members, pods)
+        gone = missing(self.applied.members, pods)[:most]
         for start in range(0, len(gone), _ASK):
             some = gone[start : start + _ASK]
             answer = await self._store.txn(

@@ -1,33 +1,40 @@
 """What the leader is about to do, for people: in its log, and in the store for every master.
 
 The record in the store is under the leader's lease, so it goes with the leader. Only plans that
-last are written: most are carried out in less time than writing them takes.
+last are written: most are carried out in less time than writing them takes. With each goes which
+pods are lost and not acted on yet, whatever the plan is.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.difference import Member, names
 from kontrol.master.election.owned import OwnedKey
 from kontrol.master.leader import policy
+from kontrol.store.protocol import Ambiguous, Unavailable
 
 log = logging.getLogger(__name__)
 
 Plan = policy.Idle | policy.Wait | policy.Run
 
+Lost = Callable[[], Awaitable[tuple[Sequence[Member], int]]]
+"""Finds out which pods are lost, of how many. Raises `Unavailable` and `Ambiguous`."""
+
 _LASTING = 0.5  # seconds
+_NAMED = 20  # pods and masters
 
 
 class PlanPublisher:
     """The plan of one term, and its publication."""
 
-    def __init__(self, key: OwnedKey, wall: Callable[[], str]) -> None:
+    def __init__(self, key: OwnedKey, wall: Callable[[], str], find_lost: Lost) -> None:
         """`key` is where it is published; `wall` tells the date and time, RFC 3339."""
         self.plan: Plan = policy.Idle()
         self._key = key
         self._wall = wall
+        self._find_lost = find_lost
         self._lost: Sequence[Member] = ()
         self._of = 0
         self._peers: Sequence[str] = ()
@@ -50,12 +57,15 @@ class PlanPublisher:
             return
         self.plan, self._lost, self._of, self._peers = plan, lost, of, peers
         self._moved.set()
-        if not isinstance(plan, policy.Wait) or plan.hold not in ("gap", "brake", "rollout"):
+        told = ("damper", "gap", "brake", "rollout")
+        if not isinstance(plan, policy.Wait) or plan.hold not in told:
             return
         if isinstance(before, policy.Wait) and before.hold == plan.hold:
             return
         seconds = plan.until - asyncio.get_running_loop().time()
-        if plan.hold == "rollout":
+        if plan.hold == "damper":
+            log.info("change seen; waiting %g s for quiet (KONTROL_DAMPER)", round(seconds, 1))
+        elif plan.hold == "rollout":
             log.info(
                 "the callback changed: waiting up to %.0f s for %s to have the new one",
                 seconds,
@@ -80,31 +90,49 @@ class PlanPublisher:
                 seconds,
             )
 
+    def changed(self) -> None:
+        """Tell that pods changed, and so perhaps which are lost."""
+        self._moved.set()
+
     async def publish(self) -> None:
         """Keep the plan in the store up to date, until cancelled. Raises as `OwnedKey.put`."""
-        written: JSON = None
+        written: object = None
         while True:
-            plan = self._public()
-            if plan != written:
-                await self._key.put(canonical({**plan, "at": self._wall()}))
-                written = plan
+            plan, peers = self.plan, self._peers
+            lost, of = (self._lost, self._of) if self._lost else await self._losses()
+            if (plan, peers, lost, of) != written:
+                await self._key.put(
+                    canonical({**_public(plan, lost, of, peers), "at": self._wall()})
+                )
+                written = plan, peers, lost, of
             await self._moved.wait()
             await asyncio.sleep(_LASTING)
             self._moved.clear()
 
-    def _public(self) -> dict[str, JSON]:
-        told: dict[str, JSON] = {"what": "idle", "reason": None, "hold": None, "seconds": None}
-        match self.plan:
-            case policy.Run(reason, _):
-                told |= {"what": "run", "reason": reason}
-            case policy.Wait(reason, until, hold):
-                left = round(until - asyncio.get_running_loop().time(), 1)
-                told |= {"what": "wait", "reason": reason, "hold": hold, "seconds": left}
-            case policy.Idle():
-                pass
-        return {
-            **told,
-            "lost": [names([m]) for m in self._lost[:20]],
-            "of": self._of,
-            "peers": list(self._peers[:20]),
-        }
+    async def _losses(self) -> tuple[Sequence[Member], int]:
+        """Return which pods are lost; none while that cannot be found out."""
+        try:
+            lost, of = await self._find_lost()
+        except (Unavailable, Ambiguous) as error:
+            log.debug("which pods are lost is not published: %s", error)
+            return (), 0
+        return tuple(lost), of
+
+
+def _public(plan: Plan, lost: Sequence[Member], of: int, peers: Sequence[str]) -> dict[str, JSON]:
+    told: dict[str, JSON] = {"what": "idle", "reason": None, "hold": None, "seconds": None}
+    match plan:
+        case policy.Run(reason, _):
+            told |= {"what": "run", "reason": reason}
+        case policy.Wait(reason, until, hold):
+            left = round(until - asyncio.get_running_loop().time(), 1)
+            told |= {"what": "wait", "reason": reason, "hold": hold, "seconds": left}
+        case policy.Idle():
+            pass
+    return {
+        **told,
+        "lost": [names([member]) for member in lost[:_NAMED]],
+        "missing": len(lost),
+        "of": of,
+        "peers": list(peers[:_NAMED]),
+    }

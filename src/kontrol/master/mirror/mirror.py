@@ -11,6 +11,7 @@ from kontrol.ensemble.damper import Damper
 from kontrol.ensemble.ensemble import Ensemble
 from kontrol.ensemble.pod import Keepalive
 from kontrol.master.mirror.follower import Follower, OnRestore
+from kontrol.master.mirror.history import History
 from kontrol.master.records.pods import Live
 from kontrol.master.records.records import Records
 from kontrol.store.protocol import Event, RangeResult, Store
@@ -19,8 +20,9 @@ from kontrol.store.protocol import Event, RangeResult, Store
 class Mirror:
     """The ordered ensemble, its damper, and how much of both can be trusted.
 
-    `version` rises with every change that the callback could see. `left_out` are the keys of
-    records that are no pods: they cannot be read, or have names that a callback must not see.
+    `version` rises with every change that the callback could see; `history` has their times.
+    `left_out` are the keys of records that are no pods: they cannot be read, or have names that a
+    callback must not see.
     """
 
     def __init__(self, store: Store, records: Records, *, ttl: float, damper: Damper) -> None:
@@ -29,11 +31,13 @@ class Mirror:
         self.damper = damper
         self.version = 0
         self.left_out: set[str] = set()
+        self.history = History()
         self._records = records
         self._keys = keys = records.keys
         self._ttl = ttl
         self._follower = Follower(store, keys.pods, silence=ttl / 3)
         self._follower.listen(self._take)
+        self._follower.on_restore(lambda _: self.history.clear())
 
     def set_ttl(self, ttl: float) -> None:
         """Go by another TTL, in seconds."""
@@ -117,4 +121,6 @@ class Mirror:
                 changed |= before is None or before.canonical != live.pod.canonical
         if changed:
             self.version += 1
-            self.damper.changed(asyncio.get_running_loop().time())
+            now = asyncio.get_running_loop().time()
+            self.damper.changed(now)
+            self.history.changed(self._follower.revision, now)

@@ -58,6 +58,16 @@ def _held_for(master: Master) -> float | None:
     return max(0.0, plan.until - asyncio.get_running_loop().time())
 
 
+def _since(read: Callable[[Master], float | None]) -> Callable[[Master], float | None]:
+    """Return the seconds since a time of the loop, None if there is none."""
+
+    def age(master: Master) -> float | None:
+        time = read(master)
+        return None if time is None else max(0.0, asyncio.get_running_loop().time() - time)
+
+    return age
+
+
 def _moment(read: Callable[[Master], float]) -> Callable[[Master], float | None]:
     """Return a time in seconds since 1970, None before there is one."""
     return lambda master: read(master) or None
@@ -186,6 +196,26 @@ METRICS: tuple[Metric[Master], ...] = (
         "gauge",
         "How long the last run took; absent before the first.",
         lambda m: m.counts.last_run_seconds if m.counts.last_run else None,
+    ),
+    Metric(
+        "kontrol_leader_run_age_seconds",
+        "gauge",
+        "Seconds since the run under way began; absent if none is.",
+        _since(lambda m: m.counts.running_since),
+    ),
+    Metric(
+        "kontrol_leader_oldest_change_seconds",
+        "gauge",
+        "Seconds for which the oldest change has waited that no acknowledged run was for; absent "
+        "if none waits, and if this master does not lead.",
+        _since(lambda m: m.leader.waiting_since),
+    ),
+    Metric(
+        "kontrol_leader_runs_in_a_row",
+        "gauge",
+        "How many runs in a row seem to have caused the last run, each the next; 10 are a callback "
+        "that changes what it watches.",
+        lambda m: m.counts.following,
     ),
     Metric(
         "kontrol_leader_last_run_timestamp_seconds",

@@ -1,45 +1,20 @@
-"""What is wrong with a tier, in words, each with its mend: a pure judgement on its status."""
+"""What is wrong with a tier, in words, each with its mend: a pure judgement on its status.
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+Nothing is well that waits, is late or is lost. So what is normal for some seconds (a leader that
+was just killed, lost pods that the callback was not told of yet) is a problem for as long.
+"""
 
-from kontrol.ensemble.canonical import JSON
+from collections.abc import Sequence
+
+from kontrol.master.operator.facts import Facts, Problem
+from kontrol.master.operator.late import of_the_callback
 from kontrol.master.records.masters import Candidate
-from kontrol.master.registry.rivals import Contest, Flip
 
 _RIVALS = 5  # of each kind, that are told one by one
 _RECORDS = 5  # likewise
 
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the judgement stands on; the fields are as in the status document.
-
-    `etcd` is what is wrong with it, empty if nothing is; `alarms` are those that stand there, and
-    `revision` is its own now. `candidates` are the masters that stand, the leader first. `contests`
-    and `flips` are the senders that compete for a seat, as this master sees them. `left_out` are
-    the keys of pods' records that are none.
-    """
-
-    etcd: str
-    alarms: Sequence[str]
-    revision: int
-    leader: Mapping[str, JSON] | None
-    candidates: Sequence[Candidate]
-    plan: Mapping[str, JSON]
-    running: Mapping[str, JSON] | None
-    pods: int
-    contests: Sequence[Contest] = ()
-    flips: Sequence[Flip] = ()
-    left_out: Collection[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong, and what mends it."""
-
-    what: str
-    mend: str
+# Seconds. A leader is heard twice a second, and what is known of it is rounded up by one second.
+_SILENT = 3.0
 
 
 def problems(facts: Facts) -> list[Problem]:
@@ -53,6 +28,7 @@ def problems(facts: Facts) -> list[Problem]:
                 "see that etcd is up, has a quorum (`etcdctl endpoint status --cluster`) and room "
                 "on its disk, and that this master reaches it; nothing runs meanwhile, and no pod "
                 "is dropped",
+                kind="etcd-silent",
             )
         )
     elif facts.leader is None:
@@ -60,6 +36,7 @@ def problems(facts: Facts) -> list[Problem]:
             Problem(
                 "no master leads",
                 "a new leader takes up to KONTROL_FOVER; if none comes, see the masters' logs",
+                kind="no-leader",
             )
         )
     elif ids[:1] and ids[0] in ids[1:]:
@@ -68,6 +45,7 @@ def problems(facts: Facts) -> list[Problem]:
                 f"{ids[0]} leads no more and stands again; nobody leads until its "
                 "earlier lease has expired",
                 "it takes up to KONTROL_FOVER; if no leader comes, see the masters' logs",
+                kind="no-leader",
             )
         )
     elif "term" not in facts.leader:
@@ -75,15 +53,19 @@ def problems(facts: Facts) -> list[Problem]:
             Problem(
                 f"{facts.leader.get('id')} was elected and is not ready yet",
                 "it is ready within seconds; if not, see its log",
+                kind="no-leader",
             )
         )
-    found += _of_the_callback(facts)
+    elif facts.refuses or (facts.silent is not None and facts.silent >= _SILENT):
+        found.append(_of_a_silent_leader(facts))
+    found += of_the_callback(facts)
     if len({each.fingerprint for each in facts.candidates}) > 1:
         found.append(
             Problem(
                 "the masters have different callbacks",
                 "as during a deployment: the new one runs once no master has the former one, or "
                 "60 s after the leader has it; if that lasts, deploy the same one to every master",
+                kind="callbacks-differ",
             )
         )
     found += _of_the_rivals(facts)
@@ -95,6 +77,7 @@ def problems(facts: Facts) -> list[Problem]:
                 "no pod reports",
                 "see an agent's log, and that its annotation kontrol.unity3d.com/master names "
                 "these masters",
+                kind="no-pods",
             )
         )
     return found
@@ -117,7 +100,7 @@ def _of_the_alarms(facts: Facts) -> list[Problem]:
                 "--cluster --write-out=table` then shows its size still near the quota, start etcd "
                 "with a larger --quota-backend-bytes"
             )
-        found.append(Problem(what, mend))
+        found.append(Problem(what, mend, kind="etcd-alarm"))
     return found
 
 
@@ -137,7 +120,13 @@ def _of_the_settings(candidates: Sequence[Candidate]) -> list[Problem]:
         known = {master: value for master, value in told if value is not None}
         if len(set(known.values())) > 1:
             values = ", ".join(f"{master} has {value:g} s" for master, value in known.items())
-            found.append(Problem(f"the masters have different {name}: {values}; {rule}", same))
+            found.append(
+                Problem(
+                    f"the masters have different {name}: {values}; {rule}",
+                    same,
+                    kind="settings-differ",
+                )
+            )
     versions = {each.id: each.version or "an unknown version" for each in candidates}
     if len(set(versions.values())) > 1:
         values = ", ".join(f"{master} runs {version}" for master, version in versions.items())
@@ -145,6 +134,7 @@ def _of_the_settings(candidates: Sequence[Candidate]) -> list[Problem]:
             Problem(
                 f"the masters are of different versions: {values}",
                 "as it is during an upgrade, by one minor version; finish it",
+                kind="versions-differ",
             )
         )
     return found
@@ -160,6 +150,7 @@ def _of_the_rivals(facts: Facts) -> list[Problem]:
             "stop the one that should not report (with keys, take the key that it uses from the "
             "masters' folder); the other one is then taken within KONTROL_TTL, or at once after "
             f"`kontrol forget {each.holder.key}`",
+            kind="two-senders",
         )
         for each in facts.contests[:_RIVALS]
     ]
@@ -169,12 +160,14 @@ def _of_the_rivals(facts: Facts) -> list[Problem]:
             f"ensemble with it: {each.last}; {each.before}",
             "two processes report under one id, or one reports to this tier under two names: stop "
             "one, or name the tier once",
+            kind="two-senders",
         )
         for each in facts.flips[:_RIVALS]
     ]
     more = len(facts.contests) + len(facts.flips) - len(found)
     if more:
-        found.append(Problem(f"{more} more seats have two senders", "see the masters' logs"))
+        what = f"{more} more seats have two senders"
+        found.append(Problem(what, "see the masters' logs", kind="two-senders"))
     return found
 
 
@@ -191,34 +184,20 @@ def _of_the_records(facts: Facts) -> list[Problem]:
             "this master's log says for each what is wrong; give the pod a name of letters, digits "
             "and . _ : / - (KONTROL_ID and its labels); a record that nobody reports expires with "
             "its lease",
+            kind="records-left-out",
         )
     ]
 
 
-def _of_the_callback(facts: Facts) -> list[Problem]:
-    plan, running = facts.plan, facts.running
-    found = []
-    if plan.get("hold") in ("brake", "gap"):
-        lost = plan.get("lost")
-        many = len(lost) if isinstance(lost, list) else 0
-        what = f"{'at least ' * (many == 20)}{many} of {plan.get('of')} pods are lost"
-        mend = "wait for them; they have one TTL to come back"
-        if plan.get("hold") == "brake":
-            mend = "if they are gone for good: `kontrol release`; else see to their network or node"
-        found.append(Problem(f"{what}, and the callback is held by the {plan.get('hold')}", mend))
-    if running is not None and running.get("ended"):
-        found.append(
-            Problem(
-                f"run {running.get('run')} failed (attempt {running.get('attempt')}): "
-                f"{running.get('why')}",
-                f"`kontrol explain {running.get('run')}` shows what it wrote; it is tried again",
-            )
-        )
-    if facts.candidates and not facts.candidates[0].fingerprint:
-        found.append(
-            Problem(
-                "the leader has no callback: the ensemble is kept, and nothing is run",
-                "set KONTROL_CALLBACK on every master",
-            )
-        )
-    return found
+def _of_a_silent_leader(facts: Facts) -> Problem:
+    leader, silent = facts.candidates[0], facts.silent or 0.0
+    what = f"the leader {leader.id} was not heard for {silent:g} s: it ended, or hangs"
+    if facts.refuses:
+        what = f"the leader {leader.id} takes no connections at {leader.address}: it ended"
+    within = "its KONTROL_FOVER" if leader.fover is None else f"{leader.fover:g} s"
+    return Problem(
+        what,
+        f"another master leads once it has been silent for {within}, and nothing runs until then; "
+        "see its log, and whether its host is up",
+        kind="leader-silent",
+    )

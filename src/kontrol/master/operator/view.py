@@ -8,21 +8,40 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime, timedelta
+from datetime import datetime
+from typing import NamedTuple
 
 from kontrol import __version__
 from kontrol.ensemble.canonical import JSON
+from kontrol.ensemble.ensemble import digest_of
 from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master
-from kontrol.master.operator.problems import Facts, problems
+from kontrol.master.operator.facts import Facts
+from kontrol.master.operator.problems import problems
+from kontrol.master.operator.story import due, passed, plan_now, usual
+from kontrol.master.records.runs import Head, Running
 from kontrol.master.registry.rivals import Contest
 from kontrol.store.protocol import KeyValue, Range, Store, StoreError, Unavailable
 
-_RUNS = 5  # in the status
+_SHOWN = 5  # runs in the status
+_RUNS = 20  # that tell how long one takes
+_REACH = 0.5  # seconds to connect to the leader
+_BEHIND = 0.25  # seconds for a mirror that is behind
 _NEWEST = 20  # states, of which some may not be under a run's number
 _PATIENCE = 1.5  # seconds for the store's answers: people wait, and may ask another master next
 _HOPE = 1.0  # the same while it is silent
+_NONE = digest_of(())
+
+
+class _Read(NamedTuple):
+    """What the store holds at one revision: plan and ledger, the newest entries first."""
+
+    running: Running | None
+    applied: Head | None
+    said: dict[str, JSON] | None
+    entries: tuple[dict[str, JSON], ...]
+    revision: int
 
 
 class View:
@@ -35,6 +54,8 @@ class View:
         self._keys = master.keys
         self._records = master.records
         self._wall = wall
+        self._moved = asyncio.Event()
+        master.mirror.on_change(self._moved.set)
 
     @property
     def counts(self) -> Counts:
@@ -106,61 +127,80 @@ class View:
 
     async def status(self) -> dict[str, JSON]:
         """The whole situation; without a store, what the mirrors knew last."""
-        master, keys, records = self._master, self._keys, self._records
-        running: dict[str, JSON] | None = None
-        applied: dict[str, JSON] | None = None
-        plan: dict[str, JSON] = {"what": "unknown"}
-        runs: list[dict[str, JSON]] = []
-        error, revision = "", 0
+        master = self._master
+        time = self._wall()
+        now = datetime.fromisoformat(time)
+        error = ""
         alarms: tuple[str, ...] = ()
+        silent: float | None = None
+        refuses = False
+        read = _Read(None, None, None, (), 0)
         try:
             async with self._patience():
-                read, acknowledged, said, runs, alarms = await asyncio.gather(
-                    self._store.range(Range(keys.running)),
-                    self._first(Range(keys.applied)),
-                    self._first(Range(keys.plan)),
-                    self._last(_RUNS),
-                    self._store.alarms(),
+                read, alarms, silent, refuses = await asyncio.gather(
+                    self._read(), self._store.alarms(), self._silence(), self._leader_refuses()
                 )
-            revision = read.header.revision
-            run = records.running(read.kvs[0]) if read.kvs else None
-            running = None if run is None or run.withdrawn else run.known()
-            head = records.head(acknowledged) if acknowledged else None
-            applied = head.known() if head else None
-            plan = self._plan(records.plan(said) if said else None)
+                await self._catch_up(read)
         except StoreError as failed:
             error = str(failed)
-        candidates = master.candidates
-        ensemble = master.mirror.ensemble
-        age = self._age()
-        leader = self.leader()
+        # From here on nothing is awaited: what is told of the pods is one moment's.
+        leader, candidates = self.leader(), master.candidates
+        ensemble, applied, running = master.mirror.ensemble, read.applied, read.running
+        damper, clock = master.mirror.damper, asyncio.get_running_loop().time()
+        under_way = running is not None and not running.ended
+        if running is not None and leader is not None and isinstance(leader.get("term"), int):
+            under_way = under_way and running.term == leader["term"]
+        plan = plan_now(
+            read.said,
+            running,
+            under_way=under_way,
+            reason=due(
+                applied,
+                running,
+                digest=ensemble.digest,
+                none=_NONE,
+                fingerprint=candidates[0].fingerprint if candidates else "",
+            ),
+            quiet=None if damper.ripe is None else max(0.0, damper.ripe - clock),
+            now=now,
+        )
+        shown = None if running is None else running.known()
+        if shown is not None and running is not None and under_way:
+            shown["age"] = self._run_age(running, now)
         facts = Facts(
             etcd=error or ("" if master.mirror.current else "its watch is silent"),
             alarms=alarms,
-            revision=revision,
+            revision=read.revision,
             leader=leader,
             candidates=candidates,
             plan=plan,
-            running=running,
+            running=shown,
             pods=len(ensemble),
             left_out=master.mirror.left_out,
             contests=self._contests(),
             flips=master.registry.writer.flips.standing(self._now(), master.ttl),
+            silent=silent,
+            refuses=refuses,
+            waiting=self._waiting(read),
+            usual=usual(read.entries),
+            runs=read.entries[:1],
+            damper_max=master.config.damper_max,
+            now=now,
         )
         return {
             "version": __version__,
             "namespace": master.config.namespace,
             "app": master.config.app,
             "master": master.config.id,
-            "time": self._wall(),
+            "time": time,
             "etcd": {
                 "ok": not facts.etcd,
                 "error": facts.etcd,
-                "seconds": age,
+                "seconds": self._age(),
                 "alarms": list(alarms),
             },
             "ttl": master.ttl,
-            "leader": leader,
+            "leader": None if leader is None else {**leader, "silent": silent},
             "candidates": [one.known() for one in candidates],
             "ensemble": {
                 "pods": len(ensemble),
@@ -168,11 +208,13 @@ class View:
                 "digest": ensemble.digest,
             },
             "plan": plan,
-            "running": running,
-            "applied": applied,
-            "current": applied is not None and applied.get("digest") == ensemble.digest,
-            "runs": list(runs),
-            "problems": [{"what": p.what, "mend": p.mend} for p in problems(facts)],
+            "running": shown,
+            "waiting": facts.waiting,
+            "usual": facts.usual,
+            "applied": None if applied is None else applied.known(),
+            "current": applied is not None and applied.digest == ensemble.digest,
+            "runs": list(read.entries[:_SHOWN]),
+            "problems": [{"kind": p.kind, "what": p.what, "mend": p.mend} for p in problems(facts)],
         }
 
     def _contests(self) -> list[Contest]:
@@ -191,25 +233,81 @@ class View:
     def _now() -> float:
         return asyncio.get_running_loop().time()
 
-    def _plan(self, said: dict[str, JSON] | None) -> dict[str, JSON]:
-        """Tell the leader's plan as of now; before it said any, the damper's is known here."""
-        now = datetime.fromisoformat(self._wall())
-        loop = asyncio.get_running_loop()
-        if said is None:
-            return {"what": "unknown"}
-        plan = dict(said)
-        left, at = plan.get("seconds"), plan.pop("at", None)
-        ripe = self._master.mirror.damper.ripe
-        if plan.get("hold") == "damper" and ripe is not None:
-            plan["seconds"] = max(0.0, round(ripe - loop.time(), 1))
-        elif isinstance(left, int | float) and isinstance(at, str):
-            plan["seconds"] = still(left, at, now)
-        seconds = plan.get("seconds")
-        plan["until"] = None
-        if isinstance(seconds, int | float):
-            until = now + timedelta(seconds=seconds)
-            plan["until"] = until.isoformat(timespec="milliseconds")
-        return plan
+    async def _read(self) -> _Read:
+        """Read what belongs together at one revision."""
+        keys, records = self._keys, self._records
+        answer = await self._store.txn(
+            [],
+            [
+                Range(keys.running),
+                Range(keys.applied),
+                Range(keys.plan),
+                Range(keys.runs, prefix=True, descending=True, limit=_RUNS),
+            ],
+        )
+        running, applied, said, runs = (answer.range(i).kvs for i in range(4))
+        run = records.running(running[0]) if running else None
+        return _Read(
+            None if run is None or run.withdrawn else run,
+            records.head(applied[0]) if applied else None,
+            records.plan(said[0]) if said else None,
+            tuple(entry for kv in runs if (entry := records.entry(kv)) is not None),
+            answer.header.revision,
+        )
+
+    async def _silence(self) -> float | None:
+        """Return for how many seconds the leader has not refreshed its lease, None if none leads.
+
+        To the whole second: so it was heard within that time, and up to one second less.
+        """
+        candidates = self._master.election.candidates
+        if not candidates:
+            return None
+        left, granted = await self._store.remaining(candidates[0].lease)
+        return float(max(0, granted - left)) if granted else self._master.config.fover
+
+    async def _leader_refuses(self) -> bool:
+        """Tell whether the leader's host says that nobody listens there: its process has ended.
+
+        Its lease tells that too, but seconds later. Where this master cannot be reached at its own
+        address either, as where addresses are translated, it means nothing.
+        """
+        config, candidates = self._master.config, self._master.candidates
+        if not candidates or self._master.election.term is not None or not config.port:
+            return False
+        leader = candidates[0]
+        if not leader.port or not await _refuses(leader.address, leader.port):
+            return False
+        return not await _refuses(config.address, config.port)
+
+    async def _catch_up(self, read: _Read) -> None:
+        """Wait a little if the mirror is behind the pods of a run that was read."""
+        seen = max(
+            (one.revision or 0 for one in (read.applied, read.running) if one is not None),
+            default=0,
+        )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_BEHIND):
+                while self._master.mirror.revision < seen:
+                    self._moved.clear()
+                    await self._moved.wait()
+
+    def _waiting(self, read: _Read) -> float | None:
+        """Return for how many seconds changes have waited for a run; None if none do."""
+        mirror, run = self._master.mirror, read.running
+        last: Running | Head | None = run if run is not None and not run.ended else read.applied
+        if mirror.ensemble.digest == (last.digest if last else _NONE):
+            return None
+        revision = last.revision if last else 0
+        since = None if revision is None else mirror.history.after(revision)
+        return None if since is None else asyncio.get_running_loop().time() - since
+
+    def _run_age(self, running: Running, now: datetime) -> float | None:
+        """Return for how many seconds a run has been under way: the leader itself knows it well."""
+        since, term = self._master.counts.running_since, self._master.election.term
+        if since is not None and term is not None and term.number == running.term:
+            return asyncio.get_running_loop().time() - since
+        return passed(running.started, now)
 
     def _age(self) -> float | None:
         """Seconds since the store last confirmed that nothing is missing; None if it never did."""
@@ -236,13 +334,14 @@ class View:
         return kvs[0] if kvs else None
 
 
-def still(seconds: float, at: str, now: datetime) -> float:
-    """Return what is left now of the `seconds` that were left at the time `at`, for people.
-
-    The times are of two hosts, whose clocks may differ: so it is never more than was told.
-    """
+async def _refuses(address: str, port: int) -> bool:
+    """Tell whether a host refuses connections to a port; silence is none."""
     try:
-        passed = (now - datetime.fromisoformat(at)).total_seconds()
-    except (ValueError, TypeError, OverflowError):  # not a time, or one without a zone
-        passed = 0.0
-    return round(max(0.0, seconds - max(0.0, passed)), 1)
+        async with asyncio.timeout(_REACH):
+            _, writer = await asyncio.open_connection(address, port)
+    except ConnectionRefusedError:
+        return True
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return False

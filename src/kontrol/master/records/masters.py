@@ -15,7 +15,8 @@ class Candidate(Record):
     """A candidacy. `fingerprint` is its callback's, empty without one; `term` is set once it leads.
 
     `version` is Kontrol's, empty if it is not known. `ttl`, `fover` and `damper` are its settings
-    in seconds, None where they are not known. The id of one that cannot be read is `?`.
+    in seconds, and `port` is where it takes keepalives; None where they are not known. The id of
+    one that cannot be read is `?`.
     """
 
     id: str = "?"
@@ -26,6 +27,7 @@ class Candidate(Record):
     ttl: float | None = None
     fover: float | None = None
     damper: float | None = None
+    port: int | None = None
     more: Mapping[str, JSON] = field(default_factory=dict)
 
     @classmethod
@@ -41,6 +43,7 @@ class Candidate(Record):
             ttl=found.maybe_seconds("ttl"),
             fover=found.maybe_seconds("fover"),
             damper=found.maybe_seconds("damper"),
+            port=found.maybe_number("port", least=1, most=65535),
             more=found.more,
         )
 
@@ -115,7 +118,8 @@ def decode_plan(raw: bytes) -> dict[str, JSON]:
     found = Fields.of(raw)
     plan: dict[str, JSON] = {"what": found.text("what", "unknown", most=_NAME)}
     plan |= {name: found.maybe_text(name, most=_NAME) for name in ("reason", "hold", "at")}
-    plan |= {"of": found.maybe_number("of"), "seconds": found.more.get("seconds")}
+    plan |= {name: found.maybe_number(name) for name in ("missing", "of")}
+    plan |= {"seconds": found.more.get("seconds")}
     plan |= {name: found.more.get(name) or [] for name in ("lost", "peers")}
     seconds = plan["seconds"]
     if isinstance(seconds, bool) or not isinstance(seconds, int | float | None):

@@ -153,7 +153,7 @@ class Records:
                 "the missing pods are taken for new ones; the next acknowledged run replaces it",
             )
         ttl = head.ttl if head.ttl is not None and head.ttl <= LONGEST else None
-        return Applied(head.run, head.digest, head.fingerprint, tuple(members), ttl)
+        return Applied(head.run, head.digest, head.fingerprint, tuple(members), ttl, head.revision)
 
     def last_run(self, kv: KeyValue) -> int | None:
         """Read the number of the last run. A damaged one is none: the ledger has it too."""

@@ -21,7 +21,9 @@ class Running(Record):
     """A run that is not acknowledged. `ended` with `why` if it failed, else it may be under way.
 
     `reason` is why it was due; `by` is who asked for it, if somebody did; `fover` the fail-over
-    time in seconds of the leader that wrote it, None if it is not known. By default it is what an
+    time in seconds of the leader that wrote it, None if it is not known. `revision` is the store's
+    that the run's pods were of, None if it is not known; `follows` is how many runs in a row before
+    it seem to have led to the next. By default it is what an
     unreadable record stands for: a run of unknown number and term (0), that may be under way. A
     run that is `withdrawn` was never started: nothing is owed to it.
     """
@@ -37,6 +39,8 @@ class Running(Record):
     reason: str = ""
     by: str = ""
     fover: float | None = None
+    revision: int | None = None
+    follows: int = 0
     withdrawn: bool = False
     more: Mapping[str, JSON] = field(default_factory=dict)
 
@@ -56,6 +60,8 @@ class Running(Record):
             reason=found.text("reason", ""),
             by=found.text("by", ""),
             fover=found.maybe_seconds("fover"),
+            revision=found.maybe_number("revision"),
+            follows=found.number("follows", 0),
             withdrawn=found.flag("withdrawn"),
             more=found.more,
         )
@@ -66,7 +72,8 @@ class Head(Record):
     """The record of the last acknowledged run; its pods are in chunks, `pods` of them in all.
 
     An absent digest is none's: something is due. An absent fingerprint is that of any callback.
-    `ttl` is what pods were told then, in seconds, None if it is not known.
+    `ttl` is what pods were told then, in seconds, and `revision` the store's that its pods were of;
+    None if it is not known.
     """
 
     run: int
@@ -74,6 +81,7 @@ class Head(Record):
     fingerprint: str | None = None
     pods: int | None = None
     ttl: float | None = None
+    revision: int | None = None
     more: Mapping[str, JSON] = field(default_factory=dict)
 
     @classmethod
@@ -86,6 +94,7 @@ class Head(Record):
             fingerprint=found.maybe_text("fingerprint"),
             pods=found.maybe_number("pods"),
             ttl=found.maybe_seconds("ttl"),
+            revision=found.maybe_number("revision"),
             more=found.more,
         )
 
@@ -94,7 +103,8 @@ class Head(Record):
 class Applied:
     """The last acknowledged run, and the pods it was for; by default the empty ensemble.
 
-    `ttl` is what pods were told then, in seconds, None if it is not known.
+    `ttl` is what pods were told then, in seconds, and `revision` the store's that its pods were of;
+    None if it is not known.
     """
 
     run: int = 0
@@ -102,6 +112,7 @@ class Applied:
     fingerprint: str | None = None
     members: tuple[Member, ...] = ()
     ttl: float | None = None
+    revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +197,7 @@ def encode_entry(running: Running, pods: int, changes: Changes, ending: Ending) 
         "attempt": running.attempt,
         "reason": running.reason,
         "by": running.by,
+        "follows": running.follows,
         "digest": running.digest,
         "fingerprint": running.fingerprint,
         "started": running.started,

@@ -1,0 +1,36 @@
+"""Runs in a row that each led to the next: a callback that changes what it watches. Pure.
+
+Nobody can know why a pod changed. What can be seen is that all changes that a run is due for came
+during the run before, or soon after it, and were of pods that that one was due for as well. Once
+may be chance; ten times in a row is a callback that feeds itself, or a pod that never rests.
+"""
+
+from collections.abc import Set as AbstractSet
+
+SOON = 10.0  # seconds after a run in which its consequences are expected
+FOLLOWING = 10  # runs in a row, each caused by the run before, of which people are warned
+
+
+class Chain:
+    """Counts them, for one term. Times are seconds of one clock, given by the caller."""
+
+    def __init__(self) -> None:
+        self._ended: float | None = None
+        self._ids: AbstractSet[str] = frozenset()
+        self.length = 0
+
+    def follows(self, newest: float, ids: AbstractSet[str]) -> int:
+        """Return how many runs in a row, before one that is about to start, led to it.
+
+        `newest` is when the last change came that it is for; `ids` are the pods that changed, none
+        if it is due for another reason.
+        """
+        caused = self._ended is not None and newest <= self._ended + SOON
+        same = not ids or not self._ids or bool(ids & self._ids)
+        self.length = self.length + 1 if caused and same else 0
+        self._ids = ids
+        return self.length
+
+    def ended(self, now: float) -> None:
+        """Note that a run has ended."""
+        self._ended = now

@@ -1,0 +1,160 @@
+"""What is wrong with the callback and its runs: held, failed, late, lost pods, runs without end.
+
+Pure.
+"""
+
+from collections.abc import Mapping
+
+from kontrol.ensemble.canonical import JSON
+from kontrol.master.leader.chain import FOLLOWING, SOON
+from kontrol.master.operator.facts import Facts, Problem
+from kontrol.master.operator.story import passed
+
+# A run is told as long that takes over `_LONG` times as long as usual, and over `_LONG_LEAST`
+# seconds; where none is known that ended well, over `_LONG_FIRST` seconds.
+_LONG, _LONG_LEAST, _LONG_FIRST = 3.0, 5.0, 10.0
+
+_LATE = 10.0  # seconds beyond the damper's most, after which a run should have begun
+_NAMED = 20  # lost pods that a leader of an earlier version names at most, without their number
+_HELD = ("gap", "brake", "retry", "rollout", "predecessor")  # told by themselves
+
+
+def of_the_callback(facts: Facts) -> list[Problem]:
+    """Return what is wrong with it."""
+    plan, running = facts.plan, facts.running
+    found = []
+    if plan.get("hold") in ("brake", "gap"):
+        what = _losses(plan)
+        mend = "wait for them; they have one TTL to come back"
+        if plan.get("hold") == "brake":
+            mend = "if they are gone for good: `kontrol release`; else see to their network or node"
+        found.append(
+            Problem(
+                f"{what}, and the callback is held by the {plan.get('hold')}",
+                mend,
+                kind=str(plan["hold"]),
+            )
+        )
+    if running is not None and running.get("ended"):
+        found.append(
+            Problem(
+                f"run {running.get('run')} failed (attempt {running.get('attempt')}): "
+                f"{running.get('why')}",
+                f"`kontrol explain {running.get('run')}` shows what it wrote; it is tried again",
+                kind="run-failed",
+            )
+        )
+    if facts.candidates and not facts.candidates[0].fingerprint:
+        found.append(
+            Problem(
+                "the leader has no callback: the ensemble is kept, and nothing is run",
+                "set KONTROL_CALLBACK on every master",
+                kind="no-callback",
+            )
+        )
+    if not facts.etcd:
+        found += [*_of_the_run(facts), *_of_losses(facts), *_of_a_chain(facts)]
+    return found
+
+
+def _of_the_run(facts: Facts) -> list[Problem]:
+    """Tell of changes that wait for longer than they should, and of a run that takes too long."""
+    running, plan, waiting = facts.running or {}, facts.plan, facts.waiting
+    age = running.get("age")
+    if isinstance(age, int | float):
+        most = _LONG_FIRST if facts.usual is None else max(_LONG_LEAST, _LONG * facts.usual)
+        if age <= most:
+            return []
+        run = f"run {running.get('run')}"
+        normal = "no run ended well yet that would tell how long one takes"
+        if facts.usual is not None:
+            normal = f"which usually takes {_lasting(facts.usual)}"
+        what = f"{run} has been under way for {_lasting(age)}, {normal}"
+        if waiting is not None:
+            what = f"changes have waited {_lasting(waiting)} behind {run}, {normal}"
+            what += f"; it has been under way for {_lasting(age)}"
+        mend = (
+            "see in the leader's log what it does, and end what it waits for; "
+            "KONTROL_CALLBACK_TIMEOUT on the masters ends a run that takes too long"
+        )
+        return [Problem(what, mend, kind="run-long")]
+    if plan.get("hold") == "predecessor":
+        what = "the last run was cut off: its leader went away"
+        mend = f"it is run again in {_lasting(_number(plan.get('seconds')))}, once its processes "
+        return [Problem(what, mend + "are dead for certain", kind="run-cut-off")]
+    held = plan.get("hold") in _HELD
+    if waiting is None or held or waiting <= facts.damper_max + _LATE or not facts.leader:
+        return []
+    what = f"changes have waited {_lasting(waiting)}, longer than the damper may wait"
+    what += f" ({facts.damper_max:g} s), and no run has begun"
+    mend = "see the leader's log; `kontrol run-now` runs the callback"
+    return [Problem(what, mend, kind="changes-wait")]
+
+
+def _of_losses(facts: Facts) -> list[Problem]:
+    """Tell of pods that were lost, until a run was acknowledged that was told of them."""
+    plan, running = facts.plan, facts.running or {}
+    if not plan.get("lost") or plan.get("hold") in ("gap", "brake"):
+        return []
+    if not running.get("ended") and "run" in running:
+        then = f"run {running.get('run')}, which is under way, is told of them or the next one is"
+    elif plan.get("hold") == "damper":
+        then = f"the callback is run in {_lasting(_number(plan.get('seconds')))}"
+    else:
+        then = "the callback is about to be run"
+    return [
+        Problem(
+            f"{_losses(plan)}, and no run was acknowledged for that yet",
+            f"{then}; if this is unexpected, see to the pods or their nodes",
+            kind="pods-lost",
+        )
+    ]
+
+
+def _of_a_chain(facts: Facts) -> list[Problem]:
+    """Tell of runs that each cause the next, as long as they go on."""
+    running = facts.running
+    last: Mapping[str, JSON] = facts.runs[0] if facts.runs else {}
+    if running is not None and not running.get("ended"):
+        last = running
+    elif facts.plan.get("what") == "idle":
+        since = None if facts.now is None else passed(last.get("started"), facts.now)
+        if since is None or since - _number(last.get("seconds")) > SOON:
+            return []
+    length = last.get("follows")
+    if not isinstance(length, int) or length < FOLLOWING:
+        return []
+    return [
+        Problem(
+            f"{length} runs in a row were each caused by the run before, it seems: the callback "
+            "feeds itself",
+            "a callback must not change what it watches (a payload, or whether a pod runs) unless "
+            "it has to: compare first; if it does not, a pod changes all the time by itself, and "
+            f"`kontrol explain {last.get('run')}` names it",
+            kind="feeds-itself",
+        )
+    ]
+
+
+def _losses(plan: Mapping[str, JSON]) -> str:
+    """Count the pods that are lost, and name the first."""
+    lost = plan.get("lost")
+    names = [str(name) for name in lost] if isinstance(lost, list) else []
+    many = plan.get("missing")
+    least = not isinstance(many, int) and len(names) == _NAMED
+    many = many if isinstance(many, int) else len(names)
+    first = f" ({', '.join(names[:5])}{', ...' * (many > 5)})" * bool(names)
+    what = f"{'at least ' * least}{many} of {plan.get('of')} pods"
+    return f"{what} {'is' if many == 1 else 'are'} lost{first}"
+
+
+def _number(value: JSON) -> float:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if known else 0.0  # type: ignore[arg-type]
+
+
+def _lasting(seconds: float) -> str:
+    """Return a duration, for people."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

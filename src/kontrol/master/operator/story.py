@@ -1,0 +1,107 @@
+"""What the parts of a status mean together: one snapshot, one story. Pure.
+
+The leader publishes its plan when it has lasted for half a second, so it may lag behind the records
+that are read with it. What the records show is what counts; the plan adds what they cannot show:
+what holds a run that is due, until when, and which pods are lost.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+
+from kontrol.ensemble.canonical import JSON
+from kontrol.master.records.runs import Head, Running
+
+_NOTHING: dict[str, JSON] = {"reason": None, "hold": None, "seconds": None, "until": None}
+
+
+def due(
+    applied: Head | None, running: Running | None, *, digest: str, none: str, fingerprint: str
+) -> str | None:
+    """Return why a run is due, None if none is.
+
+    `digest` is that of the pods now and `none` that of no pods; `fingerprint` is that of the
+    leader's callback, empty if it has none: then nothing is ever due.
+    """
+    if not fingerprint:
+        return None
+    if digest != (applied.digest if applied else none):
+        return "ensemble"
+    if running is not None and running.ended:
+        return "unacknowledged"
+    if applied is not None and applied.fingerprint not in (None, fingerprint):
+        return "callback"
+    return None
+
+
+def plan_now(
+    said: Mapping[str, JSON] | None,
+    running: Running | None,
+    *,
+    under_way: bool,
+    reason: str | None,
+    quiet: float | None,
+    now: datetime,
+) -> dict[str, JSON]:
+    """Return the leader's plan as it must be now.
+
+    `said` is what it published, None if it did not; `under_way` says that `running` is the leader's
+    own, and not left by a former one; `reason` is why a run is due, see `due`; `quiet` are the
+    seconds for which the damper still waits, None if it does not.
+    """
+    if said is None:
+        return {"what": "unknown"}
+    plan = {name: value for name, value in said.items() if name != "at"}
+    if running is not None and under_way:
+        return {**plan, **_NOTHING, "what": "run", "reason": running.reason}
+    if running is not None and not running.ended:
+        reason, quiet = "unacknowledged", None
+        if plan.get("hold") != "predecessor":
+            return {**plan, **_NOTHING, "what": "wait", "reason": reason, "hold": "predecessor"}
+    if reason is None and plan.get("reason") != "asked":
+        return {**plan, **_NOTHING, "what": "idle", "lost": [], "missing": 0, "of": 0}
+    if plan.get("what") == "idle" or plan.get("hold") == "damper":
+        plan |= {**_NOTHING, "what": "run", "reason": reason or plan.get("reason")}
+        if quiet and (seconds := round(quiet, 1)):
+            plan |= {"what": "wait", "hold": "damper", "seconds": seconds}
+    else:
+        plan["seconds"] = _left(plan.get("seconds"), said.get("at"), now)
+    left = plan["seconds"]
+    plan["until"] = None
+    if isinstance(left, int | float):
+        until = now + timedelta(seconds=left)
+        plan["until"] = until.isoformat(timespec="milliseconds")
+    return plan
+
+
+def usual(entries: Iterable[Mapping[str, JSON]]) -> float | None:
+    """Return how many seconds a run takes that ends well, by the ledger; None if none did."""
+    took = [
+        seconds
+        for entry in entries
+        if entry.get("ok") is True and entry.get("reason") != "rollback"
+        if isinstance(seconds := entry.get("seconds"), int | float)
+    ]
+    return statistics.median(took) if took else None
+
+
+def passed(since: JSON, now: datetime) -> float | None:
+    """Return the seconds since a date and time, for people: clocks differ; None if it is none."""
+    try:
+        return max(0.0, (now - datetime.fromisoformat(str(since))).total_seconds())
+    except (ValueError, TypeError, OverflowError):  # not a time, or one without a zone
+        return None
+
+
+def still(seconds: float, at: str, now: datetime) -> float:
+    """Return what is left now of the `seconds` that were left at the time `at`, for people.
+
+    The times are of two hosts, whose clocks may differ: so it is never more than was told.
+    """
+    return round(max(0.0, seconds - (passed(at, now) or 0.0)), 1)
+
+
+def _left(seconds: JSON, at: JSON, now: datetime) -> JSON:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        return None
+    return still(seconds, str(at), now)
