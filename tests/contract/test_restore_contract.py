@@ -1,5 +1,6 @@
 """What a restore from a snapshot leaves behind: the model does as etcd."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -66,6 +67,25 @@ async def test_a_watch_from_before_raises(restorable: tuple[Store, int, Restore]
     await store.txn([], [Put("/k/b", b"3")])
     done = await store.txn([], [Put("/k/b", b"4")])
     async with store.watch("/k/", prefix=True, start=done.header.revision + 1) as watch:
+        await restore()
+        with pytest.raises(Restored):
+            await take(aiter(watch), 1)
+
+
+async def test_a_watch_that_was_confirmed_later_raises_though_nothing_of_it_changed(
+    restorable: tuple[Store, int, Restore],
+) -> None:
+    store, _, restore = restorable
+    first = (await store.range(Range("/k/", prefix=True))).header.revision + 1
+    async with store.watch("/k/", prefix=True, start=first) as watch:
+        for value in (b"1", b"2", b"3"):
+            await store.txn([], [Put("/other", value)])
+        asked = asyncio.get_running_loop().time()
+        await watch.confirm()
+        async with asyncio.timeout(10):
+            async for batch in watch:
+                if batch.confirmed >= asked:
+                    break
         await restore()
         with pytest.raises(Restored):
             await take(aiter(watch), 1)

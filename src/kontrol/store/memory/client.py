@@ -249,6 +249,7 @@ class MemoryWatch:
         self._key = key
         self._prefix = prefix
         self._next = start
+        self._position = start - 1  # a revision up to which every event was delivered
         self._cluster = cluster
         self._queue: deque[Event] = deque()
         self._asked = self._confirmed = -math.inf
@@ -297,6 +298,8 @@ class MemoryWatch:
             self._confirmed = asked
             if events:
                 self._next = events[-1].kv.mod_revision + 1
+            if not self._queue:
+                self._position = self._core.revision
             return Batch(events, asked)
 
     def _resume(self) -> None:
@@ -305,9 +308,9 @@ class MemoryWatch:
                 f"the store is cluster {self._core.cluster:x} and was {self._cluster:x}: "
                 "read everything again"
             )
-        if self._core.revision < self._next - 1:
+        if self._core.revision < self._position:
             raise Restored(
-                f"the store is at revision {self._core.revision} and was at {self._next - 1}: "
+                f"the store is at revision {self._core.revision} and was at {self._position}: "
                 "it went back; read everything again"
             )
         self._queue = deque(filter(self._matches, self._core.history(self._next)))
