@@ -33,16 +33,24 @@ class Shell:
         self.environ = dict(environ)
 
     async def kontrol(self, *words: str, **more: str) -> Done:
+        return await self._run(subprocess.PIPE, words, more)
+
+    async def into(self, path: Path, *words: str) -> Done:
+        """Run a command with its output in a file."""
+        with path.open("w", encoding="utf-8") as file:
+            return await self._run(file.fileno(), words, {})
+
+    async def _run(self, stdout: int, words: tuple[str, ...], more: Mapping[str, str]) -> Done:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "kontrol", *words),
             env={"PATH": os.environ["PATH"], **self.environ, **more},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
         )
         async with asyncio.timeout(DEADLINE):
             out, err = await process.communicate()
-        return Done(process.returncode or 0, out.decode("utf-8"), err.decode("utf-8"))
+        return Done(process.returncode or 0, (out or b"").decode("utf-8"), err.decode("utf-8"))
 
     async def becomes(self, text: str, *words: str) -> Done:
         """Repeat a command until it prints a text."""
@@ -66,6 +74,7 @@ def callback(tmp_path: Path) -> str:
 def token(tmp_path: Path) -> Path:
     path = tmp_path / "token"
     path.write_text(f"{TOKEN}\n", "utf-8")
+    path.chmod(0o600)
     return path
 
 
@@ -175,7 +184,17 @@ async def test_export_and_import(token: Path, tmp_path: Path) -> None:
         assert path.stat().st_mode & 0o777 == 0o600
         document = json.loads(path.read_text("utf-8"))
         assert document["state"] == {"run": run.number}
-        assert json.loads((await shell.kontrol("export")).out)["seats"] == document["seats"]
+        told = await shell.kontrol("export")
+        assert json.loads(told.out)["seats"] == document["seats"]
+        assert told.err == ""
+        path.chmod(0o644)  # what was there before does not count
+        assert await shell.kontrol("export", str(path)) == (0, "", "")
+        assert path.stat().st_mode & 0o777 == 0o600
+        for mode, warns in ((0o644, True), (0o640, True), (0o600, False)):
+            path.chmod(mode)
+            done = await shell.into(path, "export")
+            assert (done.status, "others can read this file" in done.err) == (0, warns), done
+            assert json.loads(path.read_text("utf-8")) == document
 
         done = await shell.kontrol("import", str(path))
         assert (done.status, done.out) == (5, "")

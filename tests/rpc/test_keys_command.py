@@ -54,6 +54,26 @@ def test_only_the_secret_that_was_asked_for_is_printed(folder: Path) -> None:
     assert whole.own("master").public in (folder / "masters").read_text("utf-8")
 
 
+@pytest.mark.parametrize(("mode", "warns"), [(0o644, True), (0o620, True), (0o600, False)])
+def test_a_file_that_others_can_read_is_warned_of(
+    folder: Path, tmp_path: Path, mode: int, warns: bool
+) -> None:
+    path = tmp_path / "secret.yaml"
+    path.touch(mode)
+    path.chmod(mode)
+    with path.open("w", encoding="utf-8") as file:
+        printed = subprocess.run(
+            [sys.executable, "-m", "kontrol", "keys", "secret", str(folder), "--kind", "agent"],
+            stdout=file,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            timeout=30,
+            check=True,
+        )
+    warning = f"warning: others can read this file (mode {mode:03o}), which gets secret keys: pipe"
+    assert (warning in printed.stderr) == warns
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_rotation_tells_what_to_do_next_and_shows_no_secret(folder: Path, kind: Kind) -> None:
     told = []

@@ -34,6 +34,33 @@ def test_what_was_found_elsewhere_goes_before_the_host() -> None:
     assert (settings.pod.id, settings.pod.ip) == ("redis-0", "127.0.0.1")
 
 
+SECRET_FILES = [
+    "KONTROL_TOKEN_FILE",
+    "KONTROL_TLS_KEY",
+    "KONTROL_ETCD_KEY",
+    "KONTROL_ETCD_PASSWORD_FILE",
+]
+
+
+def test_these_are_all_files_of_secrets() -> None:
+    assert {variable.name for variable in VARIABLES if variable.secrecy == "path"} == {
+        *SECRET_FILES
+    }
+
+
+@pytest.mark.parametrize("name", SECRET_FILES)
+@pytest.mark.parametrize(("mode", "warns"), [(0o644, True), (0o640, True), (0o600, False)])
+def test_a_secret_that_others_can_read_is_warned_of(
+    tmp_path: Path, name: str, mode: int, warns: bool
+) -> None:
+    path = tmp_path / "secret"
+    path.write_text("x")
+    path.chmod(mode)
+    notes = [text for level, text in examine({**DEBUG, name: str(path)}).notes]
+    warning = f"{name}: {path} can be read by more than its owner (mode {mode:03o}): expected 600"
+    assert any(text.startswith(warning) for text in notes) == warns
+
+
 def test_files_that_cannot_be_read_are_mistakes(tmp_path: Path) -> None:
     there = tmp_path / "there"
     there.write_text("x")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kontrol.cli.command import DONE, USAGE, Command, say
+from kontrol.cli.command import DONE, USAGE, Command, say, warn_of_readers
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -28,6 +28,7 @@ def _secret(options: argparse.Namespace) -> int:
     text = manifest(options.folder, kinds, name, options.namespace)
     if sys.stdout.isatty():
         say("this is secret: rather pipe it into `kubectl apply -f -`")
+    warn_of_readers("secret keys", "pipe it into `kubectl apply -f -`, or set `umask 077` before")
     print(text, end="")
     return DONE
 

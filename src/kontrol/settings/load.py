@@ -5,6 +5,7 @@ a UDP socket is connected, which sends nothing, and asked for its own address.
 """
 
 import contextlib
+import logging
 import os
 import socket
 import stat
@@ -15,6 +16,7 @@ from kontrol.settings import variables as v
 from kontrol.settings.booted import NOTHING, Booted
 from kontrol.settings.model import Settings
 from kontrol.settings.parse import assemble, judge
+from kontrol.settings.private import exposed
 from kontrol.settings.resolve import Resolved
 
 # Addresses for documentation (RFC 5737, RFC 3849): any address beyond the link asks for the route.
@@ -46,6 +48,8 @@ def examine(
             problem = _problem(path, folder=variable.names == "folder")
             if problem:
                 resolved.refuse(variable, f"a {variable.names} that can be read: {problem}")
+            elif variable.secrecy and (warning := exposed(path)) is not None:
+                resolved.notes.append((logging.WARNING, f"{variable.name}: {warning}"))
     return resolved
 
 

@@ -13,7 +13,16 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from kontrol.cli.command import DONE, REFUSED, UNANSWERED, USAGE, Command, complain, say
+from kontrol.cli.command import (
+    DONE,
+    REFUSED,
+    UNANSWERED,
+    USAGE,
+    Command,
+    complain,
+    say,
+    warn_of_readers,
+)
 from kontrol.settings import Settings, assemble, booted, examine
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import resolve
@@ -33,6 +42,7 @@ def _export(options: argparse.Namespace, _others: list[str]) -> int:
 
     text = pretty(_with_store(_settings(), export)) + "\n"
     if options.file is None:
+        warn_of_readers("the state", "`kontrol export FILE` makes one for its owner alone")
         sys.stdout.write(text)
         return DONE
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from kontrol.cli.command import refuse, say, seconds
 from kontrol.settings import SettingsError, booted
+from kontrol.settings.private import exposed
 
 if TYPE_CHECKING:  # these are imported when a command runs: `kontrol --help` needs none of them
     from kontrol.cli.rest.client import Rest
@@ -39,6 +40,8 @@ def asking(work: Work) -> Callable[[argparse.Namespace, list[str]], int]:
             check_ca(options.ca)
         except SettingsError as error:
             return refuse(error.mistakes)
+        if target.token_file is not None and (warning := exposed(target.token_file)) is not None:
+            say(f"warning: {warning}")
         tell(f"asking {' or '.join(map(str, target.endpoints))}, named by {target.source}")
         rest = Rest(
             target.endpoints, token=token, ca=options.ca, timeout=options.timeout, tell=tell

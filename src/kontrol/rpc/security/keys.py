@@ -14,7 +14,6 @@ is there now is none. Secrets are in no error, log or representation.
 """
 
 import logging
-import os
 import re
 import struct
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ import zmq
 from zmq.utils import z85
 
 from kontrol.rpc.errors import RpcError
+from kontrol.settings.private import exposed
 
 _log = logging.getLogger(__name__)
 
@@ -262,16 +262,5 @@ def read(folder: Path) -> dict[str, str]:
 def _warn(folder: Path) -> None:
     """Warn of secrets that others on this host can read."""
     for name in map(secret_file, KINDS):
-        try:
-            stat = (folder / name).stat()
-        except OSError:
-            continue
-        mode = stat.st_mode & 0o777
-        # A file of another owner's is ours by its group alone: in Kubernetes, the fsGroup.
-        if mode & (0o077 if stat.st_uid == os.geteuid() else 0o007):
-            _log.warning(
-                "%s can be read by more than its owner (mode %03o): expected 600, or in Kubernetes"
-                " `defaultMode: 0440` with an fsGroup",
-                folder / name,
-                mode,
-            )
+        if (warning := exposed(folder / name)) is not None:
+            _log.warning("%s", warning)
