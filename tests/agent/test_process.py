@@ -33,9 +33,9 @@ class Masters:
         self._told = asyncio.Event()
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
+    async def serving(self, port: int = 0) -> AsyncIterator[None]:
         server = Server({"ping": self._ping})
-        self.port = await server.bind("127.0.0.1", 0)
+        self.port = await server.bind("127.0.0.1", port)
         async with asyncio.TaskGroup() as group:
             task = group.create_task(server.serve())
             yield

@@ -10,41 +10,73 @@ from pathlib import Path
 
 import pytest
 
+from kontrol.daemon.notify import LATEST
+
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 ROLES = ("agent", "master")
 
 
 def unit(role: str) -> dict[str, str]:
     """Return what the service section says."""
-    parser = configparser.ConfigParser(interpolation=None, strict=True)
+    parser = configparser.ConfigParser(interpolation=None, strict=False)  # some come twice
     parser.optionxform = str  # type: ignore[assignment,method-assign] # keep the case of keys
     parser.read(UNITS / f"kontrol-{role}.service", encoding="utf-8")
     return dict(parser["Service"])
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_systemd_understands_it(role: str, tmp_path: Path) -> None:
-    """As `systemd-analyze verify` judges; without systemd, our own reading of it."""
-    service = unit(role)
-    assert service["ExecStart"] == "/opt/kontrol/bin/kontrol"
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
-        return
+def analyze(role: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str] | None:
+    """Return what `systemd-analyze` says of a unit; None without systemd."""
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        return None
     # What it starts and reads must exist here to be judged.
     text = (UNITS / f"kontrol-{role}.service").read_text("utf-8")
     text = text.replace("/opt/kontrol/bin/kontrol", "/bin/true")
     text = text.replace("/etc/kontrol/", f"{UNITS}/")
-    copy = tmp_path / f"kontrol-{role}.service"
+    copy = folder / f"kontrol-{role}.service"
     copy.write_text(text, encoding="utf-8")
-    result = subprocess.run(
-        [analyze, "verify", "--man=no", "--recursive-errors=no", copy],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
+    return subprocess.run(
+        [program, *words, copy], capture_output=True, text=True, timeout=30, check=False
     )
-    assert result.returncode == 0, result.stderr
-    assert copy.name not in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_systemd_understands_it(role: str, tmp_path: Path) -> None:
+    """As `systemd-analyze verify` judges; without systemd, our own reading of it."""
+    assert unit(role)["ExecStart"] == "/opt/kontrol/bin/kontrol"
+    result = analyze(role, tmp_path, "verify", "--man=no", "--recursive-errors=no")
+    if result is not None:
+        assert result.returncode == 0, result.stderr
+        assert f"kontrol-{role}.service" not in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_it_is_confined(role: str, tmp_path: Path) -> None:
+    """As `systemd-analyze security` judges: 2.0 at most, of 10."""
+    service = unit(role)
+    for name, value in {
+        "UMask": "0077",
+        "ProtectProc": "invisible",
+        "RestrictNamespaces": "yes",
+        "SystemCallArchitectures": "native",
+        "NoNewPrivileges": "yes",
+        "CapabilityBoundingSet": "",
+    }.items():
+        assert service[name] == value
+    text = (UNITS / f"kontrol-{role}.service").read_text("utf-8")
+    assert "SystemCallFilter=@system-service\nSystemCallFilter=~@privileged\n" in text
+    result = analyze(role, tmp_path, "security", "--offline=true", "--threshold=20")
+    if result is not None:
+        assert result.returncode == 0, result.stdout[-2000:]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_it_tells_when_it_is_ready_and_that_it_lives(role: str) -> None:
+    service = unit(role)
+    assert service["Type"] == "notify"
+    assert service["Restart"] == "on-failure"  # which a missed watchdog is
+    assert int(service["WatchdogSec"]) >= 15, "a busy machine must not kill it"
+    assert LATEST < 90, "systemd waits no longer for a start"
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -109,6 +109,11 @@ class Agent:
             tiers=tuple(reporter.status for reporter in self._reporters),
         )
 
+    @property
+    def acknowledged(self) -> Mapping[str, asyncio.Event]:
+        """For each tier an event that is set once it has acknowledged a keepalive."""
+        return {str(reporter.tier): reporter.heard for reporter in self._reporters}
+
     def update(self, payload: JSON) -> None:
         """Report `payload` from now on, at once if it is another.
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from kontrol.daemon.daemon import Daemon
 from kontrol.daemon.hopeless import Hopeless
+from kontrol.daemon.notify import Notifier
 from kontrol.daemon.process import raise_limits
 from kontrol.errors import leaves
 from kontrol.process.loop import BootLoop
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 
 def run(settings: Settings, environ: Mapping[str, str] | None = None) -> int:
     """Run until a signal; returns the exit status: 0, or 2 if the configuration cannot be had."""
-    daemon = Daemon(settings, os.environ if environ is None else environ)
+    notifier = Notifier.take(os.environ)
+    daemon = Daemon(settings, os.environ if environ is None else environ, notifier)
     for level, text in settings.notes:
         log.log(level, text)
     raise_limits()

@@ -18,6 +18,7 @@ from kontrol import __version__
 from kontrol.agent import control
 from kontrol.agent.agent import Agent
 from kontrol.daemon.hopeless import Hopeless
+from kontrol.daemon.notify import Notifier
 from kontrol.daemon.process import Children
 from kontrol.daemon.reporting import command_methods, make_agent, takes_commands
 from kontrol.rpc.methods import Method
@@ -38,9 +39,10 @@ Serve = Callable[[Coroutine[Any, Any, Any]], None]
 class Daemon:
     """An agent, a master, or both."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+    def __init__(self, settings: Settings, environ: Mapping[str, str], notifier: Notifier) -> None:
         self._settings = settings
         self._environ = environ
+        self._notifier = notifier
         self._children = Children()
         self._stop = asyncio.Event()
         self._signalled: float | None = None  # loop time
@@ -69,6 +71,7 @@ class Daemon:
         now = asyncio.get_running_loop().time()
         if self._signalled is None:
             self._signalled = now
+            self._notifier.ending()
             self._stop.set()
         # SIGHUP comes with other signals as a session ends, and asks for no haste.
         elif number != signal.SIGHUP and now - self._signalled >= SAME_SIGNAL and self._task:
@@ -95,6 +98,9 @@ class Daemon:
                 )
             server = await self._server(stack, keys, master)
             await self._rest(serve, agent, master, view)
+            waits = {"etcd": master.mirror.complete} if master is not None else {}
+            waits |= agent.acknowledged if agent is not None else {}
+            serve(self._notifier.run(waits))
             # First to end, so last to be started.
             if server is not None:
                 serve(server.serve())

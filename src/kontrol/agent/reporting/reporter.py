@@ -108,6 +108,8 @@ class Reporter:
         self._resolve = resolve
         self._emitted = emitted
         self._found: dict[str, list[str]] = {}  # of each name, when it was last found
+        self.heard = asyncio.Event()
+        """Set once the tier has acknowledged a keepalive of ours."""
         self._changed = asyncio.Event()
         self._address: str | None = None
         self._sent = self._taken = self._refusals = self._failures = 0
@@ -223,6 +225,7 @@ class Reporter:
         self._leader = told["leader"] if isinstance(told.get("leader"), str) else None
         self._error = None
         self._acknowledged = asyncio.get_running_loop().time()
+        self.heard.set()
         if news:
             number = "" if self._seq is None else f" as #{self._seq}"
             # A recovery says so: the same words as at the start would be taken for a repetition.
