@@ -60,7 +60,7 @@ def render() -> str:
         signature = Signature.of(name, method)
         words = ", ".join(one.name for one in signature.parameters)
         streams = " *streams*" if signature.streams else ""
-        doc = inspect.cleandoc(signature.doc or "").replace("\n", "\n   ")
+        doc = inspect.cleandoc(signature.doc).replace("\n", "\n   ")
         lines += [f"``{name}({words})``{streams}", f"   {_code(doc)}", "", f"   {_code(who)}", ""]
     lines += ["Errors", "------", "", ".. list-table::", "   :widths: 20 80", ""]
     for name, text in ERRORS.items():

@@ -83,13 +83,14 @@ async def test_its_client_calls_our_server() -> None:
         assert await ask(its, "c._zerorpc_name()") == "kontrol"
         assert await ask(its, "c._zerorpc_list()") == list(Ours().methods())
         assert await ask(its, "c._zerorpc_help('echo')") == "Return the value.\n\nNothing else."
+        assert await ask(its, "c._zerorpc_help('refuse')") == ""  # it has no documentation
         assert await ask(its, "c._zerorpc_args('refuse')") == [["message"], None, None, ["no"]]
         inspected = await ask(its, "c._zerorpc_inspect()")
         assert isinstance(inspected, dict)
         assert inspected["name"] == "kontrol"
         assert inspected["methods"]["refuse"] == {
             "args": [{"name": "message", "default": "no"}],
-            "doc": None,
+            "doc": "",
         }
 
 

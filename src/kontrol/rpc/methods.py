@@ -67,7 +67,7 @@ class Signature:
     handler: Method
     streams: bool
     parameters: tuple[inspect.Parameter, ...]
-    doc: str | None
+    doc: str
     restriction: Restricted | None = None
 
     @classmethod
@@ -88,7 +88,7 @@ class Signature:
                 )
         if not parameters or parameters[0].kind is parameters[0].VAR_POSITIONAL:
             raise TypeError(f"method {name!r} must take the Call as its first parameter")
-        doc = inspect.getdoc(handler)
+        doc = inspect.getdoc(handler) or ""  # clients expect a string
         return cls(name, handler, streams, parameters[1:], doc, restriction)
 
     def permit(self, caller: Kind | None) -> None:
