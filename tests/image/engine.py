@@ -1,7 +1,7 @@
 """podman, as the tests of the images use it: images, networks, and what a build needs from us.
 
-The base image is made from Debian's packages (`debian-12/base`) unless the name is there already,
-so that no registry is asked. `python -m tests.image.engine` makes the image beforehand. A build
+The base images are made from Debian's packages (`image/base`) unless their names are there already,
+so that no registry is asked. `python -m tests.image.engine` makes the images beforehand. A build
 gets the settings of pip that hold here as a secret, and a certificate bundle that they name, so
 that a private index works, and nothing of it is kept.
 """
@@ -20,13 +20,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 TOP = Path(__file__).parents[2]
-BASE = "docker.io/library/debian:bookworm-slim"
+DEFAULT, OLDER = "debian-13", "debian-12"  # the folders of the Dockerfiles
+SUITES = {DEFAULT: "trixie", OLDER: "bookworm"}
 NAME = "localhost/kontrol-test"
 PODMAN = ("podman", "--runtime", "runc")
 BUILD = 420.0  # seconds for a build: it downloads
 COMMAND = 60.0
 OLD = 3600.0  # seconds after which an image of another state of the checkout may go
-_CONTEXT = ("constraints.txt", "debian-12", "image", "pyproject.toml", "src")
+_CONTEXT = ("debian-12", "debian-13", "image", "pyproject.toml", "requirements", "src")
 _BUNDLE = "/etc/pip-cert.pem"  # where nothing is that packages would replace
 _PIP = ("cert", "index-url", "extra-index-url", "proxy", "timeout", "trusted-host")
 
@@ -76,22 +77,27 @@ async def build(
     )
 
 
-async def kontrol_image() -> str:
+def base_image(system: str) -> str:
+    """Return the name of the image that this system's is built on."""
+    return f"docker.io/library/debian:{SUITES[system]}-slim"
+
+
+async def kontrol_image(system: str = DEFAULT) -> str:
     """Return the name of the image made from this checkout, built if it is not there yet."""
-    name = f"{NAME}:{_digest()}"
+    name = f"{NAME}:{_digest()}-{system}"
     with _alone():
         if not await _exists(name):
-            if not await _exists(BASE):
-                await _make_base()
+            if not await _exists(base_image(system)):
+                await _make_base(SUITES[system])
             with _pip_settings() as options:
                 await build(
                     name,
-                    TOP / "debian-12" / "Dockerfile",
+                    TOP / system / "Dockerfile",
                     TOP,
                     "--build-arg=TELEGRAF=none",
                     *options,
                 )
-            await _forget_others(name)
+            await _forget_others()
     return name
 
 
@@ -102,23 +108,24 @@ async def _exists(name: str) -> bool:
     return False
 
 
-async def _make_base() -> None:
+async def _make_base(suite: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        TOP / "debian-12" / "base", BASE, stdin=subprocess.DEVNULL, stdout=2
+        TOP / "image" / "base", suite, stdin=subprocess.DEVNULL, stdout=2
     )
     async with asyncio.timeout(BUILD):
         if await process.wait():
-            raise EngineError("debian-12/base failed: see above")
+            raise EngineError(f"image/base {suite} failed: see above")
 
 
-async def _forget_others(name: str) -> None:
+async def _forget_others() -> None:
     """Remove what earlier states of the checkout left, unless somebody may be testing them yet."""
     images = json.loads(await podman("images", "--format=json", NAME))
     for other in images:
         if time.time() - other["Created"] > OLD:
-            for tag in set(other["Names"]) - {name}:
-                with contextlib.suppress(EngineError):
-                    await podman("rmi", tag)
+            for tag in set(other["Names"]):
+                if f":{_digest()}-" not in tag:
+                    with contextlib.suppress(EngineError):
+                        await podman("rmi", tag)
 
 
 def _digest() -> str:
@@ -170,5 +177,6 @@ def _pip_settings() -> Iterator[Sequence[str]]:
         yield [*options, f"--secret=id=pip.conf,src={file.name}"]
 
 
-if __name__ == "__main__":  # to have it ready before the tests want it
-    print(asyncio.run(kontrol_image()))
+if __name__ == "__main__":  # to have them ready before the tests want them
+    for each in SUITES:
+        print(asyncio.run(kontrol_image(each)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.daemon import exited
 from tests.image.containers import GRACE, Containers
-from tests.image.engine import build
+from tests.image.engine import SUITES, build
 from tests.image.tier import TTL, tier
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "image"
@@ -34,6 +34,7 @@ def keys(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("image", SUITES, indirect=True)
 async def test_pods_come_change_are_lost_and_leave(image: str, keys: Path) -> None:
     name = f"{image}-hello"
     await build(name, EXAMPLE / "Dockerfile", EXAMPLE, f"--build-arg=KONTROL={image}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.image.containers import Container, Containers
-from tests.image.engine import EngineError, build, podman
+from tests.image.engine import SUITES, EngineError, build, podman
 from tests.image.tier import tier
 from tests.support.etcd import CA
 
@@ -68,6 +68,7 @@ async def orphan(container: Container) -> None:
     )
 
 
+@pytest.mark.parametrize("image", SUITES, indirect=True)
 async def test_as_it_is(image: str) -> None:
     """What images made from the original's rely on, nothing that only a build needs; and PID 1."""
     async with Containers(image) as containers:
@@ -210,6 +211,7 @@ async def test_telegraf_is_started_by_the_lifecycle(image: str, tmp_path: Path) 
         assert (await status(pod))["telegraf"] == "RUNNING"
 
 
+@pytest.mark.parametrize("image", SUITES, indirect=True)
 async def test_read_only_and_any_user(image: str) -> None:
     """The whole of it with one writable folder, under user ids that the image does not know."""
     name = f"{image}-hello"
