@@ -29,7 +29,7 @@ demo: .venv/run  ## the main job on an embedded etcd, on loopback
 	$(BIN)/kontrol demo
 
 test: .venv/test  ## every test that needs no privilege; lists by name what it leaves out
-	$(BIN)/python -m pytest -n 4 --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 N ?= 1000
 simulate: .venv/test  ## N fresh random schedules against the invariants; SEED=... repeats a series

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 from tests.simulation.suite import Suite
+from tests.support import timeouts
 
 STRICT = os.environ.get("KONTROL_TEST_STRICT") == "1"
+MOST_WORKERS = 32
 LEFT_OUT = pytest.StashKey[list[str]]()
 SKIPPED = pytest.StashKey[list[str]]()
 
@@ -32,8 +34,14 @@ def _privileged() -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEFT_OUT] = []
     config.stash[SKIPPED] = []
+    config.pluginmanager.register(timeouts)
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Suite())
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many workers `-n auto` means: most tests wait for most of their time."""
+    return min(2 * len(os.sched_getaffinity(0)), MOST_WORKERS)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
