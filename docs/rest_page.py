@@ -110,7 +110,7 @@ SAMPLES: dict[str, object] = {
     },
     "GET /v1/pods": {"digest": _DIGEST, "pods": [_POD]},
     "GET /v1/pods/{key}": _POD,
-    "GET /v1/state": {"run": 7, "state": {"primary": "redis-0"}},
+    "GET /v1/state": {"run": 7, "state": {"primary": "redis-0"}, "acknowledged": 7},
     "GET /v1/leader": {"leader": _LEADER},
     "GET /v1/runs": {"runs": [_ENTRY]},
     "GET /v1/runs/{run}": {**_ENTRY, "state_kept": True},

@@ -119,7 +119,7 @@ async def test_a_night(token: Path, callback: str) -> None:
         assert json.loads((await shell.kontrol("state")).out) == {"run": run}
         done = await shell.kontrol("rollback", "999")
         assert (done.status, done.out) == (5, "")
-        assert "the state of run 999 is not kept" in done.err
+        assert "there was no run 999: the last one is run " in done.err
         done = await shell.kontrol("run-now", KONTROL_TOKEN_FILE="")
         assert done.status == 5
         assert "KONTROL_TOKEN_FILE is not set here" in done.err

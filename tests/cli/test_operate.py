@@ -229,6 +229,11 @@ def test_state_is_json(run: Run, master: Master, read: Read) -> None:
     master.replies["GET /v1/state"] = Reply({"run": 0, "state": None})
     assert run("state") == 0
     assert read() == ("null\n", "kontrol: no run was acknowledged yet: there is no state\n")
+    master.replies["GET /v1/state"] = Reply({"run": 0, "state": None, "acknowledged": 12})
+    assert run("state") == 0
+    out, err = read()
+    assert out == "null\n"
+    assert err.startswith("kontrol: run 12 was acknowledged, but no run has printed a state yet:")
 
 
 def test_runs_are_a_table(run: Run, master: Master, read: Read) -> None:

@@ -179,7 +179,7 @@ async def test_a_rollback_without_a_number_is_refused() -> None:
         await asyncio.sleep(3)
         answer = await master.requests.ask("rollback", "ann", timeout=5)
         assert answer["refused"]
-        assert str(answer["message"]).startswith("the state of run 0 is not kept")
+        assert str(answer["message"]).startswith("run 0 is not in the ledger")
         assert master.leader_id == "m1"
 
 

@@ -14,6 +14,7 @@ from kontrol.master.leader.requests import Requests
 from kontrol.master.master import Master
 from kontrol.master.operator.view import View
 from kontrol.master.records.records import Records
+from kontrol.master.records.runs import no_state
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.memory.client import Reliable
 from kontrol.store.memory.requests import Request
@@ -159,10 +160,10 @@ async def test_a_state_is_put_back_with_a_number_of_its_own() -> None:
         async with alive(master, 2):
             await asyncio.sleep(5)
             shown = view(master, cluster)
-            assert await shown.state() == {"run": 2, "state": 2}
+            assert await shown.state() == {"run": 2, "state": 2, "acknowledged": 2}
             answer = await master.requests.ask("rollback", "ann", run=1, timeout=5)
             assert (answer["refused"], answer["run"]) == (False, 3)
-            assert await shown.state() == {"run": 3, "state": 1}
+            assert await shown.state() == {"run": 3, "state": 1, "acknowledged": 2}
             entry = await shown.run(3)
             assert entry is not None
             assert (entry["reason"], entry["by"], entry["state_kept"]) == ("rollback", "ann", True)
@@ -172,7 +173,47 @@ async def test_a_state_is_put_back_with_a_number_of_its_own() -> None:
             await master.requests.ask("run", "ann", timeout=5)
             await asyncio.sleep(1)
             assert callback.runs[-1].request.run == 4
-            assert await shown.state() == {"run": 4, "state": 2}
+            assert await shown.state() == {"run": 4, "state": 2, "acknowledged": 4}
+
+
+@virtual
+async def test_a_rollback_that_cannot_be_says_what_became_of_that_state() -> None:
+    outcomes = [GOOD, GOOD, BAD] + [replace(GOOD, state=b"1")] * 30
+    callback = Stub(seconds=0.01, outcome=lambda request: outcomes[request.run - 1])
+    cluster = MemoryCluster()
+
+    async def refused(run: int) -> str:
+        answer = await master.requests.ask("rollback", "ann", run=run, timeout=5)
+        assert answer["refused"] is True
+        return str(answer["message"])
+
+    async def run_until(number: int) -> None:
+        while len(callback.runs) < number:
+            await master.requests.ask("run", "ann", timeout=5)
+            await asyncio.sleep(0.1)
+
+    async with running(cluster, callback) as master, alive(master, 1):
+        assert await view(master, cluster).state() == {"run": 0, "state": None, "acknowledged": 0}
+        assert (await refused(1)).startswith("nothing ran yet; no run has:")
+        await asyncio.sleep(5)
+        await run_until(2)
+        assert await view(master, cluster).state() == {"run": 0, "state": None, "acknowledged": 2}
+        none = "run 1 has no state: no run had printed one by then; no run has: what the callback "
+        assert (await refused(1)).startswith(none)
+        await run_until(5)
+        assert (await refused(3)).startswith("run 3 failed, and a run that fails leaves no state; ")
+        assert "those that acknowledged runs 4 to 5 left can be put back" in await refused(3)
+        assert (await refused(9)).startswith("there was no run 9: the last one is run 5; ")
+        await run_until(30)
+        assert (await refused(4)).startswith("the state of run 4 is no longer kept; those that ")
+        assert "runs 11 to 30" in await refused(4)
+        answer = await view(master, cluster).ask("rollback", "ann", run=10**12)
+        assert answer["refused"] is True
+        assert str(answer["message"]).startswith("there was no run 1000000000000")
+
+
+def test_a_run_that_is_not_in_the_ledger_has_no_state() -> None:
+    assert no_state(5, None, [3, 7], last=9).startswith("run 5 is not in the ledger, and has no ")
 
 
 @virtual

@@ -106,7 +106,14 @@ def _state(options: argparse.Namespace, rest: "Rest", _paper: "Paper") -> int:
         show_json(document)
         return DONE
     if not document.get("run"):
-        say("no run was acknowledged yet: there is no state")
+        last = document.get("acknowledged")
+        why = "no run was acknowledged yet: there is no state"
+        if isinstance(last, int) and last:
+            why = (
+                f"run {last} was acknowledged, but no run has printed a state yet: what the "
+                "callback writes to its standard output, as JSON, becomes the state"
+            )
+        say(why)
     show_json(document.get("state"))
     return DONE
 

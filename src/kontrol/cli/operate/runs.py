@@ -109,7 +109,7 @@ def explain(entry: Doc, paper: Paper) -> list[str]:
     if entry.true("state_kept"):
         pairs.append(("state", f"kept: `kontrol rollback {run}` puts it back"))
     elif ok and "state_kept" in entry:
-        pairs.append(("state", "no longer kept, or there was none"))
+        pairs.append(("state", "none: no longer kept, or no run had printed one by then"))
     lines = [paper.paint(head, "good" if ok else "bad"), *paper.fields(pairs)]
     stderr = entry.texts("stderr")
     if stderr:

@@ -275,13 +275,13 @@ class Leadership:
         number = pending.request.run or 0
         try:
             state = await self._ledger.kept(number)
+            why = "" if state is not None else await self._ledger.why_not_kept(number)
         except (Unavailable, Ambiguous) as error:
             log.warning("waiting for the store, to read the state of run %d: %s", number, error)
             await self._pause()
             self._news.set()
             return
         if state is None:
-            why = f"the state of run {number} is not kept: the last 20 are, see `kontrol runs`"
             await self._answers.answer(pending, Answer(why, refused=True))
             return
 

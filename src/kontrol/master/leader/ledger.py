@@ -30,6 +30,7 @@ from kontrol.master.records.runs import (
     Running,
     encode_entry,
     encode_members,
+    no_state,
 )
 from kontrol.store.protocol import (
     Ambiguous,
@@ -204,6 +205,21 @@ class Ledger:
         """Return the state that run `number` left, if it is kept."""
         kvs = (await self._store.range(Range(self._keys.state_of(number)))).kvs
         return self._records.state(kvs[0]) if kvs else None
+
+    async def why_not_kept(self, number: int) -> str:
+        """Say why there is no state of run `number`, and of which runs there are states."""
+        keys = self._keys
+        answer = await self._store.txn(
+            [],
+            [
+                Range(keys.run(number)),
+                Range(keys.states, prefix=True, keys_only=True),
+            ],
+        )
+        entries, states = answer.range(0).kvs, answer.range(1).kvs
+        entry = self._records.entry(entries[0]) if entries else None
+        kept = sorted(run for kv in states if (run := keys.number(kv.key)) is not None)
+        return no_state(number, entry, kept, last=self.next_run - 1)
 
     async def roll_back(
         self,

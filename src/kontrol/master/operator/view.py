@@ -20,6 +20,8 @@ from kontrol.master.master import Master
 from kontrol.master.operator.facts import Facts
 from kontrol.master.operator.problems import problems
 from kontrol.master.operator.story import due, passed, plan_now, usual
+from kontrol.master.records.fields import HIGHEST_RUN
+from kontrol.master.records.masters import Answer
 from kontrol.master.records.runs import Head, Running
 from kontrol.master.registry.rivals import Contest
 from kontrol.store.protocol import KeyValue, Range, Store, StoreError, Unavailable
@@ -76,14 +78,20 @@ class View:
         return self._master.leader_record
 
     async def state(self) -> dict[str, JSON]:
-        """The state, and the run that left it (0 if none did)."""
+        """The state, the run that left it (0 if none did), and the last that was acknowledged."""
         newest = Range(
             self._keys.states, prefix=True, descending=True, limit=_NEWEST, keys_only=True
         )
         async with self._patience():
-            state, states = await asyncio.gather(self._master.state(), self._store.range(newest))
+            state, states, applied = await asyncio.gather(
+                self._master.state(),
+                self._store.range(newest),
+                self._first(Range(self._keys.applied)),
+            )
+        head = self._records.head(applied) if applied else None
         numbers = (self._keys.number(kv.key) for kv in states.kvs)
-        return {"run": next((n for n in numbers if n is not None), 0), "state": state}
+        run = next((n for n in numbers if n is not None), 0)
+        return {"run": run, "state": state, "acknowledged": head.run if head else 0}
 
     async def runs(self, limit: int) -> list[dict[str, JSON]]:
         """The last entries of the ledger, the newest first."""
@@ -104,6 +112,9 @@ class View:
         self, kind: Kind, by: str, *, run: int | None = None, timeout: float = 10.0
     ) -> dict[str, JSON]:
         """Ask the leader; see `Requests.ask`. Raises `Unavailable` soon if the store is silent."""
+        if run is not None and run > HIGHEST_RUN:  # no request can hold it
+            refusal = Answer(f"there was no run {run}: no number is that high", refused=True)
+            return {"request": "", "done": True, **refusal.public()}
         async with self._patience():
             await self._first(Range(self._keys.plan, keys_only=True))
         return await self._master.requests.ask(kind, by, run=run, timeout=timeout)

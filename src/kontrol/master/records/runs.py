@@ -1,6 +1,6 @@
 """The records of runs, and how the store spells them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kontrol.ensemble.canonical import JSON, canonical
@@ -215,6 +215,33 @@ def encode_entry(running: Running, pods: int, changes: Changes, ending: Ending) 
         if len(raw) <= _ENTRY or not stderr:
             return raw
         stderr = stderr[max(1, len(raw) - _ENTRY) :]
+
+
+def no_state(
+    number: int, entry: Mapping[str, JSON] | None, kept: Sequence[int], *, last: int
+) -> str:
+    """Say why run `number` has no state to put back, and which runs have one.
+
+    `entry` is its entry of the ledger, None if there is none; `kept` are the runs whose states are
+    kept, in ascending order; `last` is the number of the last run.
+    """
+    if number > last:
+        why = (
+            f"there was no run {number}: the last one is run {last}" if last else "nothing ran yet"
+        )
+    elif entry is not None and entry.get("ok") is not True:
+        why = f"run {number} failed, and a run that fails leaves no state"
+    elif kept and number < kept[0]:
+        why = f"the state of run {number} is no longer kept"
+    elif entry is not None:
+        why = f"run {number} has no state: no run had printed one by then"
+    else:
+        why = f"run {number} is not in the ledger, and has no state"
+    if not kept:
+        return f"{why}; no run has: what the callback prints becomes its state"
+    first, newest = kept[0], kept[-1]
+    runs = f"run {first}" if first == newest else f"runs {first} to {newest}"
+    return f"{why}; those that acknowledged {runs} left can be put back, see `kontrol runs`"
 
 
 def _some(rows: JSON) -> JSON:
