@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -59,6 +60,84 @@ def test_bad_usage_is_status_2(
 ) -> None:
     assert exits(run, *words) == 2
     assert "usage: kontrol" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["stauts"], "there is no 'stauts': did you mean status?"),
+        (["Rollbck", "7"], "did you mean rollback?"),
+        (["keys", "maek"], "there is no 'maek': did you mean make?"),
+        (["completion", "fihs"], "did you mean fish?"),
+        (["qqqqqq"], "there is no 'qqqqqq' (there are config, leave, "),
+    ],
+)
+def test_the_nearest_of_what_is_known_is_named(
+    run: Run, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    assert exits(run, *words) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_every_exit_status_is_in_the_help(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exits(run, "--help") == 0
+    shown = set(re.findall(r"^  (\d+)  ", capsys.readouterr().out, re.MULTILINE))
+    own = {
+        status
+        for command in cli.COMMANDS
+        for status in re.findall(r"^  (\d+)  ", command.statuses, re.MULTILINE)
+    }
+    assert own <= shown
+    page = (Path(__file__).parents[2] / "docs" / "commands.rst").read_text("utf-8")
+    assert shown == set(re.findall(r"^   \* - (\d+)$", page, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("callback", "told"),
+    [
+        ("/no/such/program", "there is no file /no/such/program; runs fail as long as that is so"),
+        ("no-such-program", "there is no program 'no-such-program' in the PATH"),
+        ("sh /no/such/script", "there is no file /no/such/script, from "),
+        ("{0}", "{0} is a folder"),
+        ("{0}/plain 'a b'", "{0}/plain is not executable (chmod +x)"),
+        ("{0}/good x", ""),
+        ("sh {0}/plain", ""),
+        ("sh -c 'exit 3'", ""),
+        ("printf {0}/made/by/it", ""),
+    ],
+)
+def test_a_callback_that_is_not_there_is_told(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path, callback: str, told: str
+) -> None:
+    for name, mode in (("plain", 0o644), ("good", 0o755)):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(mode)
+    given = {**DEBUG, "KONTROL_CALLBACK": callback.format(tmp_path)}
+    assert run("config", **given) == 0
+    err = capsys.readouterr().err
+    assert told.format(tmp_path) in err
+    assert ("warning: KONTROL_CALLBACK" in err) is bool(told)
+    assert run("config", **{**given, "KONTROL_MODE": "agent"}) == 2  # without a tier
+    assert "warning: KONTROL_CALLBACK" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("callback", "told"),
+    [
+        ("/no/such x | y", "there is no file /no/such; runs"),
+        ("while read x; do :; done", ""),
+        ("/no/$SUCH", ""),
+        ("no-such-function", ""),
+    ],
+)
+def test_of_a_shell_s_line_a_path_at_its_beginning_is_judged(
+    run: Run, capsys: pytest.CaptureFixture[str], callback: str, told: str
+) -> None:
+    given = {**DEBUG, "KONTROL_CALLBACK": callback, "KONTROL_SHELL_CALLBACK": "TRUE"}
+    assert run("config", **given) == 0
+    err = capsys.readouterr().err
+    assert told in err
+    assert ("warning: KONTROL_CALLBACK" in err) is bool(told)
 
 
 def test_config_shows_values_and_sources(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,12 @@ def annotation(text: str) -> dict[str, str]:
         ({MASTER: "m:8000"}, None, ["http://m:8001"]),
         ({MASTER: "m:9000", "KONTROL_HTTP_PORT": "9001"}, None, ["http://m:9001"]),
         ({MASTER: "m"}, "10.0.0.1|10.0.0.2:8000", ["http://10.0.0.1:8001", "http://10.0.0.2:8001"]),
+        ({}, "m:8001", ["http://m:8001"]),
+        ({}, "m:9000", ["http://m:9000"]),
+        ({}, "a|b:9000", ["http://a:9000", "http://b:9000"]),
+        ({"KONTROL_HTTP_PORT": "0"}, "m:9000", ["http://m:9000"]),
+        ({"KONTROL_PORT": "9000"}, "m:9000", ["http://m:8001"]),
+        ({"KONTROL_PORT": "9000"}, "m:8000", ["http://m:8000"]),
         ({}, "fd00::1", ["http://[fd00::1]:8001"]),
         ({}, "http://M", ["http://m:80"]),
         ({}, "https://m/", ["https://m:443"]),
@@ -54,6 +60,13 @@ def test_masters_are_found(
 ) -> None:
     target = find(environ, option, tls=False)
     assert [str(endpoint) for endpoint in target.endpoints] == expected
+
+
+def test_a_port_that_is_not_that_of_rest_is_told() -> None:
+    note = "m:8000: port 8000 is that of ZeroRPC (KONTROL_PORT); REST is asked, on 8001"
+    assert find({}, "m:8000", tls=False).note.startswith(note)
+    for option in ("m", "m:8001", "m:1", "http://m:8000"):
+        assert find({}, option, tls=False).note == ""
 
 
 def test_this_process_s_master_is_known_by_its_certificate() -> None:

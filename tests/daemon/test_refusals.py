@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,26 @@ def test_a_master_that_cannot_do_its_work_says_why(setting: dict[str, str], says
     assert result.returncode == 2
     assert says in result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("mode", ["agent", "master"])
+def test_a_second_daemon_on_a_host_is_told_what_to_set(mode: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        port = str(first.getsockname()[1])
+        ports = {"KONTROL_PORT": port, "KONTROL_HTTP_PORT": "0"}
+        if mode == "agent":  # it takes no commands, and so listens for REST alone
+            ports = {"KONTROL_HTTP_PORT": port}
+        result = kontrol(
+            KONTROL_MODE=mode,
+            KONTROL_ETCD="127.0.0.1:9",
+            KONTROL_BIND="127.0.0.1",
+            KONTROL_CALLBACK="/no/such/program",
+            **ports,
+        )
+    assert result.returncode == 2
+    told = result.stdout + result.stderr
+    assert "cannot listen on" in told
+    for name in ("PORT", "HTTP_PORT", "CONTROL", "ID", "IP", "POD_KEY"):
+        assert f"KONTROL_{name}" in told
+    assert "a second daemon on this host needs values of its own for" in told
+    assert ("there is no file /no/such/program" in told) is (mode == "master")

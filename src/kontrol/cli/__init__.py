@@ -15,7 +15,16 @@ from types import TracebackType
 
 from kontrol import __version__
 from kontrol.cli import boot, keys, local
-from kontrol.cli.command import DONE, INTERRUPTED, STATUSES, Command, complain, say
+from kontrol.cli.command import (
+    ALL_STATUSES,
+    DONE,
+    INTERRUPTED,
+    STATUSES,
+    Command,
+    Parser,
+    complain,
+    say,
+)
 from kontrol.cli.invoke import commands as invoke
 from kontrol.cli.operate import commands as operate
 from kontrol.settings import assemble, examine
@@ -76,12 +85,12 @@ def _daemon(options: argparse.Namespace) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; completion and the documentation are made from it."""
-    root = argparse.ArgumentParser(
+    root = Parser(
         prog="kontrol",
         description=(
             "Without a command: run the daemon (agent, master or both) as the environment says."
         ),
-        epilog=f"{_EXAMPLE}\n{STATUSES}",
+        epilog=f"{_EXAMPLE}\n{ALL_STATUSES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

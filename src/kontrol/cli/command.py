@@ -2,12 +2,15 @@
 
 import argparse
 import contextlib
+import difflib
 import logging
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from kontrol.ensemble.numbers import decimal, whole
 from kontrol.settings import Mistake, SettingsError
@@ -23,6 +26,32 @@ exit status:
   2  configuration or usage
   3  nothing matched
 """
+
+ALL_STATUSES = f"""\
+{STATUSES}\
+  4  nobody answered: no master, no etcd, no agent
+  5  refused; for invoke: some pods failed
+  6  status: a master answered, and something is wrong
+  130  interrupted from the keyboard
+
+What a command means by them, `kontrol COMMAND --help` tells.
+"""
+
+_INVALID = re.compile(r"(.*): invalid choice: '(.*)' \(choose from (.*)\)\Z", re.DOTALL)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that names the nearest of what it knows; those of commands are made of it, too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with status 2."""
+        if found := _INVALID.match(message):
+            what, given, choices = found.groups()
+            known = [choice.strip(" '\"") for choice in choices.split(",")]
+            near = difflib.get_close_matches(given, known, 1, cutoff=0.5)
+            meant = f": did you mean {near[0]}?" if near else ""
+            message = f"{what}: there is no {given!r}{meant} (there are {', '.join(known)})"
+        super().error(message)
 
 
 @dataclass(frozen=True, slots=True)

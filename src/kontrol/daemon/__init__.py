@@ -21,6 +21,11 @@ __all__ = ["run"]
 
 log = logging.getLogger(__name__)
 
+_SECOND = (
+    "a second daemon on this host needs values of its own for KONTROL_PORT, KONTROL_HTTP_PORT (0 "
+    "turns REST off), KONTROL_CONTROL, KONTROL_ID, and KONTROL_IP or KONTROL_POD_KEY"
+)
+
 
 def run(settings: Settings, environ: Mapping[str, str] | None = None) -> int:
     """Run until a signal; returns the exit status: 0, or 2 if the configuration cannot be had."""
@@ -36,5 +41,7 @@ def run(settings: Settings, environ: Mapping[str, str] | None = None) -> int:
     except* (Hopeless, BindError) as group:
         for error in leaves(group):
             log.error("%s", error)
+        if any(isinstance(error, BindError) for error in leaves(group)):
+            log.error("%s", _SECOND)
         status = 2
     return status

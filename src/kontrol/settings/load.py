@@ -7,6 +7,9 @@ a UDP socket is connected, which sends nothing, and asked for its own address.
 import contextlib
 import logging
 import os
+import re
+import shlex
+import shutil
 import socket
 import stat
 from collections.abc import Mapping
@@ -18,6 +21,9 @@ from kontrol.settings.model import Settings
 from kontrol.settings.parse import assemble, judge
 from kontrol.settings.private import exposed
 from kontrol.settings.resolve import Resolved
+
+_INTERPRETER = re.compile(r"(ba|da|k|z)?sh\Z|(python|perl|ruby|node)[0-9.]*\Z")
+_PLAIN = re.compile(r"[0-9A-Za-z_./][0-9A-Za-z_./+@=-]*\Z")  # no option, and nothing for a shell
 
 # Addresses for documentation (RFC 5737, RFC 3849): any address beyond the link asks for the route.
 _BEYOND = ("192.0.2.1", "2001:db8::1")
@@ -50,7 +56,39 @@ def examine(
                 resolved.refuse(variable, f"a {variable.names} that can be read: {problem}")
             elif variable.secrecy and (warning := exposed(path)) is not None:
                 resolved.notes.append((logging.WARNING, f"{variable.name}: {warning}"))
+    if "master" in (resolved.get(v.MODE) or ()) and (why := _callback_problem(resolved, environ)):
+        resolved.notes.append((logging.WARNING, why))
     return resolved
+
+
+def _callback_problem(resolved: Resolved, environ: Mapping[str, str]) -> str:
+    """Say why the callback cannot be started as things are, empty if nothing is seen.
+
+    It may be put there later, so this is no mistake. What a shell makes of its line is not known,
+    but for a plain path at its beginning.
+    """
+    command = resolved.get(v.CALLBACK)
+    if command is None or any(wrong.name == v.CALLBACK.name for wrong in resolved.mistakes):
+        return ""
+    shell = resolved.get(v.SHELL_CALLBACK)
+    program, *others = command.split() if shell else shlex.split(command)
+    if shell and not ("/" in program and _PLAIN.match(program)):
+        return ""
+    path, script = Path(program), Path(others[0]) if others else None
+    if shutil.which(program, path=environ.get("PATH", os.defpath)):
+        interprets = not shell and script and _INTERPRETER.match(path.name)
+        if not (interprets and _PLAIN.match(others[0])) or (script and script.exists()):
+            return ""
+        what = f"there is no file {script}, from {Path.cwd()}"
+    elif "/" not in program:
+        what = f"there is no program {program!r} in the PATH"
+    elif not path.exists():
+        what = f"there is no file {program}"
+    elif path.is_dir():
+        what = f"{program} is a folder"
+    else:
+        what = f"{program} is not executable (chmod +x)"
+    return f"{v.CALLBACK.name}: {what}; runs fail as long as that is so"
 
 
 def host_facts(environ: Mapping[str, str]) -> dict[str, str]:

@@ -42,6 +42,8 @@ def asking(work: Work) -> Callable[[argparse.Namespace, list[str]], int]:
             return refuse(error.mistakes)
         if target.token_file is not None and (warning := exposed(target.token_file)) is not None:
             say(f"warning: {warning}")
+        if target.note:
+            say(target.note)
         tell(f"asking {' or '.join(map(str, target.endpoints))}, named by {target.source}")
         rest = Rest(
             target.endpoints, token=token, ca=options.ca, timeout=options.timeout, tell=tell
@@ -61,8 +63,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--master",
         metavar="WHERE",
-        help="whom to ask: host, host|host, or http(s)://host:port (default: KONTROL_MASTER; else "
-        "this process's master, the tier that its agent reports to, or this host)",
+        help="whom to ask: host, host:port of REST, host|host, or http(s)://host:port (default: "
+        "KONTROL_MASTER; else this process's master, the tier that its agent reports to, or this "
+        "host)",
     )
     parser.add_argument(
         "--ca",

@@ -4,13 +4,14 @@ Pure. A tier is written as everywhere else, `masters` or `10.0.0.1|10.0.0.2:8000
 of ZeroRPC, and REST is on the same hosts, on `KONTROL_HTTP_PORT`. Or as URLs, which say it all.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from kontrol.ensemble.tiers import BadTiers, parse_tiers
+from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
 from kontrol.settings import Mistake, SettingsError
 from kontrol.settings import variables as v
 from kontrol.settings.booted import NOTHING, Booted
@@ -20,6 +21,7 @@ from kontrol.settings.variable import Variable
 _T = TypeVar("_T")
 
 _EXPECTED = "a tier, as masters, masters:8000 or 10.0.0.1|10.0.0.2, or URLs parted by |"
+_OPTION = "--master"
 _SCHEMES = {"http": 80, "https": 443}
 
 
@@ -42,11 +44,15 @@ class Endpoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom to ask, in this order; `source` says who named them. `token_file` may be None."""
+    """Whom to ask, in this order; `source` says who named them. `token_file` may be None.
+
+    `note` is what a person should know of how that was read, empty if it is nothing.
+    """
 
     endpoints: tuple[Endpoint, ...]
     source: str
     token_file: Path | None
+    note: str = ""
 
 
 def find(
@@ -60,11 +66,13 @@ def find(
     resolved = resolve(environ, {}, booted)
     scheme = "https" if tls or v.TLS_CERT.name in resolved.entries else "http"
     token_file = _get(resolved, v.TOKEN_FILE)
-    given = master or _get(resolved, v.MASTER)
-    if given:
-        source = "--master" if master else v.MASTER.name
+    if master:
+        endpoints, note = _option(master, scheme, resolved)
+        return Target(endpoints, _OPTION, token_file, note)
+    if given := _get(resolved, v.MASTER):
+        source = v.MASTER.name
         return Target(_parse(given, source, scheme, resolved), source, token_file)
-    endpoints: tuple[Endpoint, ...] = ()
+    endpoints = ()
     # This process's master is asked by an address that its certificate hardly names.
     own = Endpoint(scheme, own_address(resolved), _http_port(resolved), resolved.get(v.TLS_CERT))
     sources = []
@@ -77,6 +85,26 @@ def find(
     if not endpoints:
         endpoints, sources = (own,), ["nothing names a master: this host"]
     return Target(tuple(dict.fromkeys(endpoints)), ", ".join(sources), token_file)
+
+
+def _option(text: str, scheme: str, resolved: Resolved) -> tuple[tuple[Endpoint, ...], str]:
+    """Read `--master`, and return what is to be said of it.
+
+    It may be copied from an annotation, whose port is that of ZeroRPC. Any other port is meant for
+    what is asked here, which is REST.
+    """
+    rpc = _get(resolved, v.PORT)
+    with contextlib.suppress(BadTiers):
+        [tier] = parse_tiers(text, 0) if "://" not in text and "," not in text else [Tier("", 0)]
+        if tier.port not in (0, rpc):
+            return tuple(Endpoint(scheme, host, tier.port) for host in tier.hosts), ""
+        endpoints = _parse(text, _OPTION, scheme, resolved)
+        if not tier.port:
+            return endpoints, ""
+        port = endpoints[0].port
+        note = f"{text}: port {rpc} is that of ZeroRPC ({v.PORT.name}); REST is asked, on {port}"
+        return endpoints, f"{note} ({v.HTTP_PORT.name})"
+    return _parse(text, _OPTION, scheme, resolved), ""
 
 
 def _parse(text: str, source: str, scheme: str, resolved: Resolved) -> tuple[Endpoint, ...]:
