@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from kontrol.agent import control
-from kontrol.agent.control import ControlError, default_path, leave, serve
+from kontrol.agent.control import ControlError, Who, ask_who, default_path, leave, serve
+
+WHO = Who("redis-0", "2Ky00", ("a:8000", "b:8000"))
 
 
 class Leaver:
@@ -40,7 +42,7 @@ class Leaver:
 @asynccontextmanager
 async def serving(path: Path, leaver: Leaver) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(serve(path, leaver.leave))
+        task = group.create_task(serve(path, WHO, leaver.leave))
         await asyncio.sleep(0)
         yield
         task.cancel()
@@ -56,7 +58,7 @@ def there(path: Path) -> bool:
 
 
 async def ask(path: Path) -> None:
-    await asyncio.to_thread(leave, path)
+    await asyncio.to_thread(leave, path, WHO)
 
 
 async def test_leave_returns_when_every_tier_knows(path: Path) -> None:
@@ -69,6 +71,21 @@ async def test_leave_returns_when_every_tier_knows(path: Path) -> None:
         leaver.let.set()
         await asking
     assert leaver.calls == 1
+
+
+async def test_the_agent_tells_whose_it_is(path: Path) -> None:
+    async with serving(path, Leaver({})):
+        assert await asyncio.to_thread(ask_who, path) == WHO
+
+
+@pytest.mark.parametrize("other", [Who("redis-1", "2Ky00"), Who("redis-0", "2Ky01")])
+async def test_a_pod_that_is_not_meant_stays(path: Path, other: Who) -> None:
+    """As where another agent has taken the socket since it was asked who it is."""
+    leaver = Leaver({})
+    async with serving(path, leaver):
+        with pytest.raises(ControlError, match=r"that of pod redis-0 \(key 2Ky00\); it stays"):
+            await asyncio.to_thread(leave, path, other)
+    assert leaver.calls == 0
 
 
 async def test_leave_says_which_tier_does_not_know_and_why(path: Path) -> None:
@@ -114,7 +131,7 @@ async def test_a_live_socket_is_left_alone(path: Path, caplog: pytest.LogCapture
     first, second = Leaver({}), Leaver({})
     async with serving(path, first):
         async with asyncio.timeout(10):
-            await serve(path, second.leave)
+            await serve(path, WHO, second.leave)
         assert "another agent listens there" in caplog.text
         assert "KONTROL_CONTROL" in caplog.text
         await ask(path)
@@ -133,7 +150,7 @@ async def test_a_path_that_cannot_be_is_a_warning(
         case _:
             path = path.with_name("x" * 200)
     async with asyncio.timeout(10):
-        await serve(path, Leaver({}).leave)
+        await serve(path, WHO, Leaver({}).leave)
     assert "will not reach this agent" in caplog.text
     if kind == "file":
         assert path.read_text(encoding="utf-8") == "mine"
@@ -147,7 +164,7 @@ async def test_another_socket_in_its_place_is_not_unlinked(path: Path) -> None:
     assert there(path)
 
 
-@pytest.mark.parametrize("request_", [b"", b"LE", b"GOTO x\n", b"\0" * 1000])
+@pytest.mark.parametrize("request_", [b"", b"LE", b"GOTO x\n", b"WHO", b"\0" * 10_000])
 async def test_nonsense_is_not_answered(path: Path, request_: bytes) -> None:
     leaver = Leaver({})
 
@@ -208,7 +225,7 @@ async def test_a_folder_that_others_made_is_refused(
         (tmp_path / "theirs").mkdir(mode=0o700)
         path.parent.symlink_to(tmp_path / "theirs")
     async with asyncio.timeout(10):
-        await serve(path, Leaver({}).leave)
+        await serve(path, WHO, Leaver({}).leave)
     assert "not a directory of this user alone" in caplog.text
 
 
@@ -221,7 +238,7 @@ async def test_a_client_that_goes_away_harms_nobody(
     async with serving(path, leaver):
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(os.fspath(path))
-            client.sendall(b"LEAVE\n")
+            client.sendall(WHO.request)
             await leaver.called()
         leaver.let.set()
         leaver.told = {}

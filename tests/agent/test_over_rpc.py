@@ -13,7 +13,7 @@ import pytest
 from tests.agent.network import IDENTITY, named
 
 from kontrol.agent.agent import Agent, AgentSettings
-from kontrol.agent.control import leave, serve
+from kontrol.agent.control import Who, leave, serve
 from kontrol.agent.reporting.addresses import Resolver
 from kontrol.agent.reporting.reporter import Caller
 from kontrol.ensemble.canonical import JSON
@@ -198,9 +198,10 @@ async def test_kontrol_leave_from_outside(tmp_path: Path) -> None:
         agent = Site({"masters": [master.port]}).agent()
         async with asyncio.TaskGroup() as group:
             group.create_task(agent.run())
-            control = group.create_task(serve(path, agent.leave))
+            who = Who(agent.status.id, agent.status.key)
+            control = group.create_task(serve(path, who, agent.leave))
             await master.hears()
-            await asyncio.to_thread(leave, path)
+            await asyncio.to_thread(leave, path, who)
             assert master.records[-1].down
             control.cancel()
 

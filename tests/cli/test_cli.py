@@ -1,3 +1,6 @@
+import asyncio
+import contextlib
+import io
 import json
 import logging
 import os
@@ -6,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +17,9 @@ import pytest
 from tests.cli.conftest import Run
 
 from kontrol import __version__, cli
+from kontrol.agent.control import Who, serve
 from kontrol.cli.command import say
+from kontrol.ensemble.pod import key_of
 from kontrol.settings import Settings
 
 DEBUG = {"KONTROL_MODE": "debug"}
@@ -220,29 +225,157 @@ def test_leave_without_an_agent(
     assert (shown or path) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("tiers", "status"), [({"m:8000": None}, 0), ({"m:8000": "it is silent"}, 4)]
-)
-def test_leave_asks_the_agent(
-    run: Run, tmp_path: Path, tiers: dict[str, str | None], status: int
+class Agent:
+    """An agent's control socket, in a thread; `left` is whether it was asked to leave."""
+
+    def __init__(self, path: Path, who: Who, answer: Mapping[str, str | None]) -> None:
+        self.left = False
+        self._path, self._who, self._answer = path, who, answer
+
+    def serve(self) -> None:
+        async def left() -> Mapping[str, str | None]:
+            self.left = True
+            return self._answer
+
+        async def run() -> None:
+            task = asyncio.create_task(serve(self._path, self._who, left))
+            self._stop = asyncio.Event()
+            self._loop = asyncio.get_running_loop()
+            await asyncio.sleep(0)
+            self._up.set()
+            await self._stop.wait()
+            task.cancel()
+            await asyncio.wait([task])
+
+        asyncio.run(run())
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator["Agent"]:
+        self._up = threading.Event()
+        thread = threading.Thread(target=self.serve)
+        thread.start()
+        assert self._up.wait(10)
+        try:
+            yield self
+        finally:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            thread.join(10)
+
+
+KEY = key_of("10.0.0.1")
+WHO = Who("redis-0", KEY, ("m:8000", "n:8000"))
+HOST = socket.gethostname()
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    path = tmp_path / f"kontrol-{os.getuid()}" / "8000.sock"
+    with Agent(path, WHO, {"m:8000": None, "n:8000": None}).serving() as agent:
+        yield agent
+
+
+def test_leave_names_the_pod_and_its_tiers(
+    run: Run, capsys: pytest.CaptureFixture[str], agent: Agent, tmp_path: Path
+) -> None:
+    assert run("leave", "redis-0", XDG_RUNTIME_DIR=str(tmp_path)) == 0
+    assert agent.left
+    assert capsys.readouterr().out == f"pod redis-0 (key {KEY}) left m:8000, n:8000\n"
+
+
+def test_leave_says_which_tier_does_not_know(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "socket"
-    asked: list[bytes] = []
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
+    with Agent(path, WHO, {"m:8000": "it is silent"}).serving():
+        assert run("leave", "--socket", str(path)) == 4
+    assert "tier m:8000 does not know: it is silent" in capsys.readouterr().err
 
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                asked.append(connection.recv(100))
-                connection.sendall(json.dumps({"tiers": tiers}).encode() + b"\n")
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        assert run("leave", "--socket", str(path)) == status
-        thread.join(10)
-    assert asked == [b"LEAVE\n"]
+@pytest.mark.parametrize(
+    ("words", "environ", "told"),
+    [
+        ([], {}, f"this environment is that of pod {HOST} (KONTROL_ID, found)"),
+        (["--yes"], {}, f"this environment is that of pod {HOST} (KONTROL_ID, found)"),
+        ([], {"KONTROL_ID": "redis-1"}, "pod redis-1 (KONTROL_ID, environment)"),
+        ([], {"KONTROL_MODE": "debug"}, "that of 127.0.0.1 (KONTROL_IP)"),
+        ([], {"KONTROL_ID": "redis-0", "KONTROL_IP": "10.0.0.2"}, "of 10.0.0.2 (KONTROL_IP)"),
+        ([], {"KONTROL_ID": "redis-0", "KONTROL_POD_KEY": "x"}, "of key x (KONTROL_POD_KEY)"),
+        (["--socket", "SOCKET"], {"KONTROL_ID": "redis-1"}, "pod redis-1 (KONTROL_ID"),
+        (["redis-1"], {}, "and not redis-1"),
+        (["--yes", "redis-1"], {"KONTROL_ID": "redis-0"}, "and not redis-1"),
+    ],
+)
+def test_leave_never_acts_on_a_pod_that_is_not_meant(
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    agent: Agent,
+    tmp_path: Path,
+    *,
+    words: list[str],
+    environ: dict[str, str],
+    told: str,
+) -> None:
+    path = tmp_path / f"kontrol-{os.getuid()}" / "8000.sock"
+    words = [str(path) if word == "SOCKET" else word for word in words]
+    assert run("leave", *words, XDG_RUNTIME_DIR=str(tmp_path), **environ) == 5
+    out, err = capsys.readouterr()
+    assert (out, agent.left) == ("", False)
+    assert f"is that of pod redis-0 (key {KEY}), and" in err
+    assert told in err
+    assert "nothing was done" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "environ"),
+    [
+        (["redis-0"], {"KONTROL_ID": "redis-1"}),
+        ([KEY], {}),
+        ([], {"KONTROL_ID": "redis-0"}),
+        ([], {"KONTROL_ID": "redis-0", "KONTROL_IP": "10.0.0.1"}),
+        ([], {"KONTROL_ID": "redis-0", "KONTROL_IP": "10.0.0.2", "KONTROL_POD_KEY": KEY}),
+        (["--socket", "SOCKET"], {}),
+        ([], {"KONTROL_CONTROL": "SOCKET"}),
+    ],
+)
+def test_leave_acts_on_the_pod_that_is_meant(
+    run: Run, agent: Agent, tmp_path: Path, words: list[str], environ: dict[str, str]
+) -> None:
+    path = str(tmp_path / f"kontrol-{os.getuid()}" / "8000.sock")
+    given = {name: path if text == "SOCKET" else text for name, text in environ.items()}
+    words = [path if word == "SOCKET" else word for word in words]
+    assert run("leave", *words, XDG_RUNTIME_DIR=str(tmp_path), **given) == 0
+    assert agent.left
+
+
+@pytest.mark.parametrize(
+    ("says", "words", "status"),
+    [
+        ("y\n", [], 0),
+        ("YES\n", [], 0),
+        ("\n", [], 5),
+        ("no\n", [], 5),
+        ("", [], 5),
+        ("", ["-y"], 0),
+    ],
+)
+def test_leave_asks_on_a_terminal(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    agent: Agent,
+    tmp_path: Path,
+    *,
+    says: str,
+    words: list[str],
+    status: int,
+) -> None:
+    terminal = io.StringIO(says)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    assert run("leave", "redis-0", *words, XDG_RUNTIME_DIR=str(tmp_path)) == status
+    assert agent.left is (status == 0)
+    question = f"Deregister pod redis-0 (key {KEY}) from m:8000, n:8000? [y/N] "
+    assert (question in capsys.readouterr().err) is not bool(words)
 
 
 def test_demo_takes_its_own_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,7 +211,8 @@ async def test_metrics_and_probes_of_a_tier(tokens: Path) -> None:
         await pod.becomes("/readyz", 200)
 
         # A pod that left is not ready, for as long as its process stays.
-        await asyncio.to_thread(control.leave, tier.control("a"))
+        who = await asyncio.to_thread(control.ask_who, tier.control("a"))
+        await asyncio.to_thread(control.leave, tier.control("a"), who)
         left = await pod.get("/readyz")
         failing = [check["name"] for check in left.json["checks"] if not check["ok"]]
         assert (left.status, failing) == (503, ["staying"])

@@ -1,8 +1,10 @@
 """The control socket: how `kontrol leave` reaches the agent of this machine or container.
 
 A unix socket that its owner alone may open (mode 0600, in a directory of mode 0700 unless the
-path was chosen by hand). One line is asked, `LEAVE`; one line of JSON answers, when the farewells
-are over: `{"tiers": {tier: null or the reason}}`. A signal could not tell how it ended.
+path was chosen by hand). A connection is one line asked and one line of JSON answered. `WHO` tells
+whose agent it is: `{"id", "key", "tiers"}`. `LEAVE KEY ID` names the pod that is meant; the answer
+comes when the farewells are over: `{"tiers": {tier: null or the reason}}`, or `{"refused": why}` if
+it is another pod. A signal could not tell how it ended.
 
 The agent serves it if it can: a path that is taken or cannot be made is a warning. The socket is
 unlinked at the end unless another process has put its own in that place.
@@ -15,7 +17,9 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kontrol.settings.booted import run_folder
 
@@ -23,14 +27,31 @@ log = logging.getLogger(__name__)
 
 Leave = Callable[[], Awaitable[Mapping[str, str | None]]]
 
-_REQUEST = b"LEAVE\n"
+_MAX_REQUEST = 8192  # bytes, of a line that names a pod
 _PATIENCE = 5.0  # seconds for a client to ask, and to take the answer
 _CLIENTS = 8
 _AGAIN = 1.0  # seconds, as asyncio's own servers wait
 
 
 class ControlError(Exception):
-    """The agent could not be asked to leave, or a tier does not know that it left."""
+    """The agent could not be asked, will not leave, or a tier does not know that it left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """The pod whose agent this is: its id and key, and the tiers that it reports to."""
+
+    id: str
+    key: str
+    tiers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"pod {self.id} (key {self.key})"
+
+    @property
+    def request(self) -> bytes:
+        """The line that asks this pod, and no other, to leave."""
+        return f"LEAVE {self.key} {self.id}\n".encode()
 
 
 def default_path(port: int, environment: Mapping[str, str]) -> Path:
@@ -41,8 +62,11 @@ def default_path(port: int, environment: Mapping[str, str]) -> Path:
     return run_folder(environment) / f"{port}.sock"
 
 
-async def serve(path: Path, leave: Leave) -> None:
-    """Serve `leave` at `path` until cancelled; return at once if that cannot be."""
+async def serve(path: Path, who: Who, leave: Leave) -> None:
+    """Tell `who` this is at `path`, and serve `leave`, until cancelled.
+
+    Return at once if that cannot be.
+    """
     try:
         listener, ours = _listen(path)
     except (OSError, ControlError) as error:
@@ -59,7 +83,7 @@ async def serve(path: Path, leave: Leave) -> None:
             while True:
                 await room.acquire()
                 connection = await _accept(listener)
-                group.create_task(_answer(connection, leave)).add_done_callback(
+                group.create_task(_answer(connection, who, leave)).add_done_callback(
                     lambda _: room.release()
                 )
     finally:
@@ -79,16 +103,44 @@ async def _accept(listener: socket.socket) -> socket.socket:
             await asyncio.sleep(_AGAIN)
 
 
-def leave(path: Path, timeout: float = 10.0) -> None:
-    """Ask the agent at `path` to leave; return when every tier knows it.
+def ask_who(path: Path, timeout: float = 10.0) -> Who:
+    """Ask the agent at `path` which pod it is.
 
     Blocks, each step up to `timeout` seconds. Raises `ControlError`, which says why.
     """
+    told = _ask(path, b"WHO\n", timeout)
+    try:
+        return Who(str(told["id"]), str(told["key"]), tuple(map(str, told["tiers"])))
+    except (TypeError, KeyError):
+        raise _no_agent(path, told) from None
+
+
+def leave(path: Path, who: Who, timeout: float = 10.0) -> None:
+    """Ask the agent at `path` to leave if it is that of `who`; return when every tier knows it.
+
+    Blocks, each step up to `timeout` seconds. Raises `ControlError`, which says why.
+    """
+    told = _ask(path, who.request, timeout)
+    if "refused" in told:
+        raise ControlError(f"{path}: {told['refused']}")
+    try:
+        answers = dict(told["tiers"])
+    except (TypeError, ValueError, KeyError):
+        raise _no_agent(path, told) from None
+    refused = {tier: reason for tier, reason in answers.items() if reason is not None}
+    if refused:
+        raise ControlError(
+            "; ".join(f"tier {tier} does not know: {reason}" for tier, reason in refused.items())
+        )
+
+
+def _ask(path: Path, request: bytes, timeout: float) -> dict[str, Any]:
+    """Send a line, and return the object that answers it. Raises `ControlError`."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(timeout)
             connection.connect(os.fspath(path))
-            connection.sendall(_REQUEST)
+            connection.sendall(request)
             with connection.makefile("rb") as lines:
                 line = lines.readline()
     except OSError as error:
@@ -99,34 +151,41 @@ def leave(path: Path, timeout: float = 10.0) -> None:
     if not line.endswith(b"\n"):
         raise ControlError(f"the agent at {path} ended before it answered")
     try:
-        told = dict(json.loads(line.decode("utf-8"))["tiers"])
-    except (ValueError, TypeError, KeyError):
-        raise ControlError(f"what listens at {path} is no agent: it says {line!r:.80}") from None
-    refused = {tier: reason for tier, reason in told.items() if reason is not None}
-    if refused:
-        raise ControlError(
-            "; ".join(f"tier {tier} does not know: {reason}" for tier, reason in refused.items())
-        )
+        told = json.loads(line.decode("utf-8"))
+    except ValueError:
+        raise _no_agent(path, line) from None
+    if not isinstance(told, dict):
+        raise _no_agent(path, told)
+    return told
 
 
-async def _answer(connection: socket.socket, leave: Leave) -> None:
+def _no_agent(path: Path, told: object) -> ControlError:
+    return ControlError(f"what listens at {path} is no agent: it says {told!r:.80}")
+
+
+async def _answer(connection: socket.socket, who: Who, leave: Leave) -> None:
     loop = asyncio.get_running_loop()
     with connection:
         connection.settimeout(0)
         try:
             async with asyncio.timeout(_PATIENCE):
                 request = b""
-                while len(request) < len(_REQUEST):
-                    part = await loop.sock_recv(connection, len(_REQUEST) - len(request))
+                while not request.endswith(b"\n") and len(request) < _MAX_REQUEST:
+                    part = await loop.sock_recv(connection, _MAX_REQUEST - len(request))
                     if not part:
                         return
                     request += part
-            if request != _REQUEST:
+            if request == b"WHO\n":
+                answer: dict[str, Any] = {"id": who.id, "key": who.key, "tiers": who.tiers}
+            elif request == who.request:
+                log.info("asked to leave")
+                answer = {"tiers": dict(await leave())}
+            elif request.startswith(b"LEAVE"):
+                answer = {"refused": f"the agent there is that of {who}; it stays"}
+            else:
                 return
-            log.info("asked to leave")
-            answer = json.dumps({"tiers": dict(await leave())})
             async with asyncio.timeout(_PATIENCE):
-                await loop.sock_sendall(connection, answer.encode("utf-8") + b"\n")
+                await loop.sock_sendall(connection, json.dumps(answer).encode("utf-8") + b"\n")
         except OSError as error:
             log.debug("control socket: a client went away: %s", error)
 

@@ -2,14 +2,30 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from kontrol.cli.command import DONE, UNANSWERED, Command, complain, refuse, say, seconds
-from kontrol.settings import booted, examine
+from kontrol.cli.command import (
+    DONE,
+    REFUSED,
+    UNANSWERED,
+    Command,
+    complain,
+    refuse,
+    say,
+    seconds,
+)
+from kontrol.settings import booted, examine, host_facts
 from kontrol.settings import variables as v
-from kontrol.settings.resolve import resolve
+from kontrol.settings.resolve import Resolved, resolve
+from kontrol.settings.variable import Variable
 
-_LEAVE = (v.CONTROL.name, v.PORT.name)  # what tells where an agent is asked to leave
+if TYPE_CHECKING:
+    from kontrol.agent.control import Who
+
+_WHERE = (v.CONTROL.name, v.PORT.name)  # what tells where an agent is asked to leave
+_MEANT = (v.ID.name, v.POD_KEY.name, v.IP.name)  # and which pod is meant
 
 
 def _config(options: argparse.Namespace, _others: list[str]) -> int:
@@ -21,22 +37,63 @@ def _config(options: argparse.Namespace, _others: list[str]) -> int:
 
 
 def _leave(options: argparse.Namespace, _others: list[str]) -> int:
-    from kontrol.agent.control import ControlError, default_path, leave
+    from kontrol.agent.control import ControlError, ask_who, default_path, leave
 
+    resolved = resolve(os.environ, host_facts(os.environ), booted.read(os.environ))
     path = options.socket
-    if path is None:
-        resolved = resolve(os.environ, {})
-        # Of all settings only these two: an application's container need know no more.
-        wrong = [mistake for mistake in resolved.mistakes if mistake.name in _LEAVE]
-        if wrong:
-            return refuse(wrong)
-        path = resolved.get(v.CONTROL) or default_path(resolved.require(v.PORT), os.environ)
+    # Of all settings only these: an application's container need know no more.
+    needed = _MEANT if path else (*_MEANT, *_WHERE)
+    wrong = [mistake for mistake in resolved.mistakes if mistake.name in needed]
+    if wrong:
+        return refuse(wrong)
+    chosen = path or resolved.get(v.CONTROL)
+    path = chosen or default_path(resolved.require(v.PORT), os.environ)
     try:
-        leave(path, options.timeout)
+        who = ask_who(path, options.timeout)
+        if why := _not_meant(who, options.pod, resolved, by_path=chosen is not None):
+            say(f"the agent at {path} is that of {who}, {why}; nothing was done")
+            return REFUSED
+        tiers = ", ".join(who.tiers)
+        if not options.yes and sys.stdin.isatty():
+            print(f"Deregister {who} from {tiers}? [y/N] ", end="", file=sys.stderr, flush=True)
+            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+                say("nothing was done")
+                return REFUSED
+        leave(path, who, options.timeout)
     except ControlError as error:
         say(str(error))
         return UNANSWERED
+    print(f"{who} left {tiers}")
     return DONE
+
+
+def _not_meant(who: "Who", pod: str | None, resolved: Resolved, *, by_path: bool) -> str:
+    """Say why this is not the pod that is meant, empty if it is.
+
+    The pod is named, or is that of this environment. Whoever names a socket means the pod behind
+    it, unless the environment is that of another one.
+    """
+    from kontrol.ensemble.pod import key_of
+
+    if pod is not None:
+        return "" if pod in (who.id, who.key) else f"and not {pod}"
+    mend = f"to deregister it all the same: kontrol leave {who.id}"
+    ident, key, ip = (resolved.get(each) for each in (v.ID, v.POD_KEY, v.IP))
+    given = {each.name for each in (v.ID, v.POD_KEY, v.IP) if _given(resolved, each)}
+    if v.POD_KEY.name in given and key != who.key:
+        return f"and this environment is that of key {key} ({v.POD_KEY.name}); {mend}"
+    if v.IP.name in given and key is None and ip and key_of(ip) != who.key:
+        return f"and this environment is that of {ip} ({v.IP.name}); {mend}"
+    if ident != who.id and (v.ID.name in given or not by_path):
+        source = resolved.entries[v.ID.name].source if v.ID.name in resolved.entries else ""
+        return f"and this environment is that of pod {ident} ({v.ID.name}, {source}); {mend}"
+    return ""
+
+
+def _given(resolved: Resolved, variable: Variable[Any]) -> bool:
+    """Tell whether a value is more than what this host happens to have."""
+    entry = resolved.entries.get(variable.name)
+    return entry is not None and entry.source not in ("found", "default")
 
 
 def _demo(_options: argparse.Namespace, others: list[str]) -> int:
@@ -57,10 +114,18 @@ def _configure_config(parser: argparse.ArgumentParser) -> None:
 
 def _configure_leave(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "pod",
+        nargs="?",
+        metavar="POD",
+        help="the pod that is meant, by its id or key (default: that of this environment, or that "
+        "of the socket if it is named)",
+    )
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask on a terminal")
+    parser.add_argument(
         "--socket",
         type=Path,
         metavar="PATH",
-        help=f"the agent's control socket (default: as {' and '.join(_LEAVE)} say)",
+        help=f"the agent's control socket (default: as {' and '.join(_WHERE)} say)",
     )
     parser.add_argument(
         "--timeout",
@@ -81,11 +146,12 @@ COMMANDS = (
     ),
     Command(
         "leave",
-        "have this pod's agent say farewell early, from an application's preStop hook say",
-        "kontrol leave --timeout 5",
+        "deregister this pod now, for example from a preStop hook",
+        "kontrol leave redis-0 --yes",
         _leave,
         _configure_leave,
-        statuses="  4  the agent could not be asked, or a tier does not know that it left\n",
+        statuses="  4  the agent could not be asked, or a tier does not know that it left\n"
+        "  5  nothing was done: the agent is that of another pod, or you said no\n",
     ),
     Command(
         "demo",

@@ -193,7 +193,9 @@ class Daemon:
             ", ".join(str(tier) for tier in self._settings.tiers),
         )
         path = self._settings.control or control.default_path(self._settings.port, self._environ)
-        listening = group.create_task(control.serve(path, agent.leave))
+        tiers = tuple(str(tier) for tier in self._settings.tiers)
+        who = control.Who(agent.status.id, agent.status.key, tiers)
+        listening = group.create_task(control.serve(path, who, agent.leave))
         reporting = group.create_task(agent.run())
         stopping = group.create_task(self._stop.wait())
         await asyncio.wait([reporting, stopping], return_when=asyncio.FIRST_COMPLETED)
