@@ -4,7 +4,7 @@ BIN := .venv/bin
 DOCKERFILES := debian-13/Dockerfile debian-12/Dockerfile alpine-3.24/Dockerfile deploy/examples/image/Dockerfile
 SCRIPTS := .ci/run requirements/lock image/base image/finish image/packages image/telegraf image/user image/venv \
 	image/root/home/kontrol/boot.sh image/root/usr/bin/kontrol-health \
-	deploy/masters/on-change deploy/examples/image/hello
+	deploy/etcd/certificates deploy/masters/on-change deploy/examples/image/hello
 
 .PHONY: demo test simulate mutate check lint types imports docs format lock renew audit bench clean
 
@@ -23,6 +23,10 @@ LOCKED := --only-binary :all: --require-hashes --requirement
 
 .venv/dev: .venv/test requirements/dev.txt
 	$(INSTALL) $(LOCKED) requirements/dev.txt
+	touch $@
+
+.venv/kube: tests/support/programs.py .venv/test  ## kubectl and helm, for the tests of deploy/
+	$(BIN)/python -m tests.support.programs $(BIN)
 	touch $@
 
 demo: .venv/run  ## the main job on an embedded etcd, on loopback

@@ -1,7 +1,8 @@
 """What holds for every test: nothing is skipped in silence, and what is left out is named.
 
-Tests marked `privileged` need to make network namespaces, and the programs that the mark names.
-Where that is not allowed, or those are not there, they are left out, and listed by name at the end.
+Tests marked `privileged` need to make network namespaces, and the programs that the mark names;
+tests marked `equipped` need the programs alone. Where that is not allowed, or those are not there,
+they are left out, and listed by name at the end.
 With KONTROL_TEST_STRICT=1, as in CI, leaving out is a failure, and so is a skip.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from tests.simulation.suite import Suite
 from tests.support import timeouts
+from tests.support.programs import find
 
 STRICT = os.environ.get("KONTROL_TEST_STRICT") == "1"
 MOST_WORKERS = 32
@@ -46,19 +48,22 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("privileged")]
-    if not marked:
+    allowed = not marked or _privileged()
+    left_out = [item for item in items if not _equipped(item) or (item in marked and not allowed)]
+    if not left_out:
         return
-    allowed = _privileged()
-    left_out = [item for item in marked if not (allowed and _equipped(item))]
     config.stash[LEFT_OUT] = [item.nodeid for item in left_out]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
 
 def _equipped(item: pytest.Item) -> bool:
-    """Tell whether the programs that its mark names, if any, are there."""
+    """Tell whether the programs that its marks name, if any, are there."""
     return all(
-        shutil.which(program) for mark in item.iter_markers("privileged") for program in mark.args
+        find(program)
+        for name in ("privileged", "equipped")
+        for mark in item.iter_markers(name)
+        for program in mark.args
     )
 
 
@@ -96,7 +101,7 @@ def pytest_terminal_summary(
     for names, why in (
         (
             config.stash[LEFT_OUT],
-            "left out: they need to make network namespaces or containers (run as root)",
+            "left out: they need root, or programs that are not here (see make .venv/kube)",
         ),
         (config.stash[SKIPPED] if STRICT else [], "skipped, which is a failure here"),
     ):

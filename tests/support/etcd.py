@@ -115,14 +115,22 @@ class Member:
 class EtcdCluster:
     """`size` members; with `tls`, clients must show a certificate (`CA`, `CERT`, `KEY` here).
 
-    `options` are further command-line options of every member.
+    `options` are further command-line options of every member, `prefix` begins their names.
     """
 
-    def __init__(self, size: int = 1, *, tls: bool = False, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        size: int = 1,
+        *,
+        tls: bool = False,
+        options: tuple[str, ...] = (),
+        prefix: str = "m",
+    ) -> None:
         self.tls = tls
         self.options = options
         self.user = ""
         self._size = size
+        self._prefix = prefix
         self._cluster = "first"
         self._stack = AsyncExitStack()
         self.members: list[Member] = []
@@ -137,7 +145,7 @@ class EtcdCluster:
 
     async def __aenter__(self) -> Self:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="etcd-")))
-        self.members = [Member(f"m{i}", folder) for i in range(self._size)]
+        self.members = [Member(f"{self._prefix}{i}", folder) for i in range(self._size)]
         self._stack.push_async_callback(self._kill_all)
         try:
             for i in range(self._size):
