@@ -120,6 +120,11 @@ SAMPLES: dict[str, object] = {
         **_ANSWER,
         "message": "run 8 put the state of run 7 back",
     },
+    "POST /v1/forget": {
+        **_ANSWER,
+        "message": "pod redis-7 (key 2Ky07, #4, nonce none) is forgotten: whoever reports it next "
+        "is taken, under the same number; it is run 8 of the ledger",
+    },
 }
 """An answer to each route; a test compares their fields with those of a running master."""
 

@@ -160,6 +160,7 @@ class Master:
             "POST /v1/runs": Reply({"request": "1", "done": True, "message": "run 43 starts"}),
             "POST /v1/release": Reply({"request": "2", "done": True, "message": "released"}),
             "POST /v1/rollback": Reply({"request": "3", "done": True, "message": "put back"}),
+            "POST /v1/forget": Reply({"request": "4", "done": True, "message": "forgotten"}),
         }
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True

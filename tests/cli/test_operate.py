@@ -300,12 +300,14 @@ def test_explain_tells_what_is_withheld_and_who_asked() -> None:
         (["run-now"], "/v1/runs", "run 43 starts"),
         (["release"], "/v1/release", "released"),
         (["rollback", "42"], "/v1/rollback", "put back"),
+        (["forget", "#4"], "/v1/forget", "forgotten"),
     ],
 )
 def test_the_leader_is_asked(
     run: Run, master: Master, read: Read, *, words: list[str], path: str, message: str
 ) -> None:
-    body = {"run": 42} if words[1:] else {}
+    bodies: dict[str, dict[str, object]] = {"rollback": {"run": 42}, "forget": {"pod": "#4"}}
+    body = bodies.get(words[0], {})
     assert run(*words) == 0
     assert read() == (f"{message}\n", "")
     [asked] = master.asked
@@ -328,6 +330,7 @@ def test_the_leader_is_asked(
     "words",
     [
         ["rollback"],
+        ["forget"],
         ["rollback", "0"],
         ["rollback", "x"],
         ["explain", "-1"],

@@ -23,6 +23,7 @@ WORDS = {
     "run-now": (["run-now"], 0, "run 43 starts"),
     "release": (["release"], 0, "released"),
     "rollback": (["rollback", "42"], 0, "put back"),
+    "forget": (["forget", "redis-7"], 0, "forgotten"),
     "completion": (["completion", "bash"], 0, "complete -o default"),
     "export": (["export"], 2, "KONTROL_ETCD"),
     "import": (["import", "/nowhere"], 2, "KONTROL_ETCD"),

@@ -357,6 +357,7 @@ def test_nothing_of_an_answer_steers_the_terminal(
     for words in (
         *(["status"], ["pods"], ["pods", "2Ky07"], ["state"], ["runs"], ["explain"]),
         *(["explain", "41"], ["run-now"], ["release"], ["rollback", "42"]),
+        ["forget", "2Ky07"],
     ):
         for json_too in ([], ["--json"]):
             assert run(*words, *json_too) in (0, 6)

@@ -249,7 +249,7 @@ def test_damage_is_logged_once_for_each_revision(caplog: pytest.LogCaptureFixtur
     assert KEYS.seat("k") in said, "the key"
     assert "expected JSON" in said, "what is wrong"
     assert "is taken for none" in said, "what is done instead"
-    assert f"etcdctl del {KEYS.seat('k')}" in said, "how to fix it"
+    assert "kontrol forget k" in said, "how to fix it"
     caplog.clear()
     for number in range(5000):
         records.seat(KeyValue(KEYS.seat("k"), b"x", 1, number))

@@ -60,7 +60,7 @@ class FakeView:
     def __init__(self) -> None:
         self.wrong: Exception | None = None
         self.answer: Document = {"request": "1", "done": True, "message": "so be it"}
-        self.asked: list[tuple[Wish, str, int | None]] = []
+        self.asked: list[tuple[Wish, str, int | str | None]] = []
         self.silent = False
         self.count = 2
         self.checks: list[Document] = [{"name": "etcd", "ok": True, "detail": "confirmed"}]
@@ -133,10 +133,10 @@ class FakeView:
         return {**ENTRY, "state_kept": True, "state": SECRET} if number == 7 else None
 
     async def ask(
-        self, kind: Wish, by: str, *, run: int | None = None, timeout: float = 10.0
+        self, kind: Wish, by: str, *, run: int | None = None, pod: str = "", timeout: float = 10.0
     ) -> Document:
         await self._yield()
-        self.asked.append((kind, by, run))
+        self.asked.append((kind, by, pod or run))
         return self.answer
 
     def ready(self) -> list[Document]:

@@ -97,7 +97,7 @@ async def test_a_reader_sees_everything_and_changes_nothing(token_file: Path) ->
             answer = await get(port, target, token=READER)
             assert answer.status == 200
             assert SECRET.encode() in answer.body, target
-        for target in ("/v1/runs", "/v1/release", "/v1/rollback"):
+        for target in ("/v1/runs", "/v1/release", "/v1/rollback", "/v1/forget"):
             refused = await post(port, target, token=READER, body={})
             assert refused.error == (403, "Forbidden")
             assert "first line" in refused.json["error"]["message"]
@@ -110,6 +110,7 @@ async def test_a_writer_may_ask_for_things(token_file: Path) -> None:
         assert (await post(port, "/v1/runs", token=WRITER)).json == view.answer
         assert (await post(port, "/v1/release", token=WRITER, body={})).status == 200
         assert (await post(port, "/v1/rollback", token=WRITER, body={"run": 7})).status == 200
+        assert (await post(port, "/v1/forget", token=WRITER, body={"pod": "p1"})).status == 200
         view.answer = {"request": "1", "done": False, "message": "later"}
         assert (await post(port, "/v1/runs", token=WRITER)).status == 202
         view.answer = {"done": True, "refused": True, "message": "not now", "request": "1"}
@@ -120,6 +121,7 @@ async def test_a_writer_may_ask_for_things(token_file: Path) -> None:
         ("run", None),
         ("release", None),
         ("rollback", 7),
+        ("forget", "p1"),
         ("run", None),
         ("run", None),
     ]
@@ -142,6 +144,22 @@ async def test_a_rollback_names_a_run(token_file: Path, body: bytes) -> None:
     assert json.loads(told)["error"]["name"] in ("BadRun", "BadBody")
     status, _ = await ask(web, "POST", "/v1/runs", token=WRITER, body=b'{"run": 7}')
     assert status == 400
+    assert not view.asked
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{}", b"7", b'{"pod": 7}', b'{"pod": ""}', b'{"pod": "a\\nb"}', b'{"pod": null}'),
+        *(b'{"pod": "p1", "more": 1}', b'{"pod": "%b"}' % (b"x" * 254)),
+    ],
+)
+async def test_what_is_to_be_forgotten_is_named(token_file: Path, body: bytes) -> None:
+    view = FakeView()
+    web = endpoint(token_file, view)
+    status, told = await ask(web, "POST", "/v1/forget", token=WRITER, body=body)
+    assert status == 400
+    assert json.loads(told)["error"]["name"] in ("BadPod", "BadBody")
     assert not view.asked
 
 

@@ -19,6 +19,7 @@ Metrics = Callable[[], str]
 _PART = 64 * 1024  # bytes of a long answer made and sent at once
 _PATIENCE = 4.0  # seconds for the store; clients wait for 5 at least, and should be told why
 _RUNS = 20
+_LONGEST = 253  # characters of a pod's name
 _MOST_RUNS = 200  # the ledger keeps no more
 _NUMBER = re.compile(r"[0-9]{1,18}\Z")
 
@@ -139,9 +140,20 @@ class Desk:
             raise HttpError(400, "BadRun", f'run is {run!r}; expected a number, as {{"run": 7}}')
         return await self._wish(ask, "rollback", run)
 
-    async def _wish(self, ask: Ask, kind: Wish, run: int | None = None) -> Answer:
+    async def forget(self, ask: Ask) -> Answer:
+        """Ask the leader to clear a pod's seat."""
+        pod = _body(ask.request, ("pod",)).get("pod")
+        if not isinstance(pod, str) or not 1 <= len(pod) <= _LONGEST or not pod.isprintable():
+            raise HttpError(
+                400,
+                "BadPod",
+                f'pod is {pod!r:.80}; expected its key or id, as {{"pod": "2Ky07"}}',
+            )
+        return await self._wish(ask, "forget", pod=pod)
+
+    async def _wish(self, ask: Ask, kind: Wish, run: int | None = None, *, pod: str = "") -> Answer:
         by = f"REST from {ask.request.peer}"
-        answer = await self._view.ask(kind, by, run=run)
+        answer = await self._view.ask(kind, by, run=run, pod=pod)
         if answer.get("refused"):
             raise HttpError(409, "Refused", str(answer.get("message", "the leader refused")))
         return document(answer, 200 if answer.get("done") else 202)

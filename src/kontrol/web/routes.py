@@ -174,6 +174,17 @@ ROUTES: tuple[Route, ...] = (
         _CHANGE | {400: "The body names no run."},
         body='{"run": 7}',
     ),
+    Route(
+        "POST",
+        "/v1/forget",
+        Access.WRITER,
+        Desk.forget,
+        "Clear a pod's seat: its record goes, it counts as having left, and whoever reports it "
+        "next is taken under the same number, whatever the nonces. `pod` is its key, its id, or "
+        "`#` and its number. A seat that cannot be read is deleted. It is an entry of the ledger.",
+        _CHANGE | {400: "The body names no pod."},
+        body='{"pod": "2Ky07"}',
+    ),
 )
 
 

@@ -7,7 +7,7 @@ from kontrol.ensemble.canonical import JSON
 
 Document = dict[str, JSON]
 
-Wish = Literal["run", "release", "rollback"]
+Wish = Literal["run", "release", "rollback", "forget"]
 
 
 class View(Protocol):
@@ -46,9 +46,9 @@ class View(Protocol):
         ...
 
     async def ask(
-        self, kind: Wish, by: str, *, run: int | None = None, timeout: float = 10.0
+        self, kind: Wish, by: str, *, run: int | None = None, pod: str = "", timeout: float = 10.0
     ) -> Document:
-        """Ask the leader for something; return `request`, `done`, `message`.
+        """Ask the leader for something, about `run` or `pod`; return `request`, `done`, `message`.
 
         `done` is false if the leader has not answered within `timeout` seconds; `refused` is true
         if it will not.

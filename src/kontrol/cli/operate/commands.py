@@ -170,7 +170,9 @@ def _ask(path: str) -> Work:
     def work(options: argparse.Namespace, rest: "Rest", _paper: "Paper") -> int:
         from kontrol.cli.operate.document import Doc
 
-        body: dict[str, JSON] = {"run": options.run} if "run" in options else {}
+        body: dict[str, JSON] = {
+            name: getattr(options, name) for name in ("run", "pod") if name in options
+        }
         answer = rest.post(path, body, patience=_LEADER)
         if options.json:
             show_json(answer.document)
@@ -220,6 +222,11 @@ def _configure_explain(parser: argparse.ArgumentParser) -> None:
 def _configure_rollback(parser: argparse.ArgumentParser) -> None:
     configure(parser)
     parser.add_argument("run", type=_number, metavar="RUN", help="whose state to put back")
+
+
+def _configure_forget(parser: argparse.ArgumentParser) -> None:
+    configure(parser)
+    parser.add_argument("pod", metavar="POD", help="its key, its id, or # and its number")
 
 
 COMMANDS: tuple[Command, ...] = (
@@ -285,6 +292,14 @@ COMMANDS: tuple[Command, ...] = (
         "kontrol rollback 12",
         asking(_ask("/v1/rollback")),
         _configure_rollback,
+        statuses=_DOING,
+    ),
+    Command(
+        "forget",
+        "clear a pod's seat: delete its record, and take whoever reports it next",
+        "kontrol forget redis-7",
+        asking(_ask("/v1/forget")),
+        _configure_forget,
         statuses=_DOING,
     ),
     *operate_archive.COMMANDS,

@@ -11,6 +11,7 @@ _REASONS = {
     "unacknowledged": ("again", "a run before it was not acknowledged"),
     "asked": ("asked", "it was asked for"),
     "rollback": ("rollback", "a state was put back"),
+    "forget": ("forget", "a pod's seat was cleared"),
 }
 _WITHHELD = "standard error is told to holders of a token alone: KONTROL_TOKEN_FILE"
 _NAMED = 20  # pods that a plan names at most

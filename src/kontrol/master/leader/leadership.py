@@ -32,6 +32,7 @@ from kontrol.master.leader.execution import (
     Runner,
     Snapshot,
 )
+from kontrol.master.leader.forget import Forgetting
 from kontrol.master.leader.ledger import Ledger
 from kontrol.master.leader.publisher import PlanPublisher
 from kontrol.master.leader.requests import Answers, Pending, Requests
@@ -98,6 +99,15 @@ class Leadership:
         self._news = news
         self._ledger = Ledger(parts.store, parts.records, term, ttl=config.ttl)
         self._answers = Answers(parts.requests, term)
+        self._forgetting = Forgetting(
+            parts.store,
+            parts.records,
+            parts.mirror,
+            term=term,
+            ledger=self._ledger,
+            answers=self._answers,
+            wall=parts.wall,
+        )
         self._publisher = PlanPublisher(
             OwnedKey(parts.store, term, parts.records.keys.plan, lease=term.lease),
             parts.wall,
@@ -263,13 +273,23 @@ class Leadership:
 
     async def _serve(self) -> None:
         """Do what operators ask for besides runs."""
-        for pending in self._answers.pending("release", "rollback"):
+        for pending in self._answers.pending("release", "rollback", "forget"):
             if pending.request.kind == "release":
                 released = self._brake.release()
                 told = "the brake is released" if released else "the brake holds nothing"
                 await self._answers.answer(pending, Answer(told))
-            else:
+            elif pending.request.kind == "rollback":
                 await self._roll_back(pending)
+            else:
+                await self._forget(pending)
+
+    async def _forget(self, pending: Pending) -> None:
+        try:
+            await self._forgetting.forget(pending)
+        except (Unavailable, Ambiguous) as error:
+            log.warning("waiting for the store, to forget a pod: %s", error)
+            await self._pause()
+            self._news.set()
 
     async def _roll_back(self, pending: Pending) -> None:
         number = pending.request.run or 0

@@ -3,8 +3,8 @@
 A request is a key under a lease of its own, so it can be put down at whichever master one reaches,
 outlives a change of leader, and goes by itself if nobody answers. The leader writes its answer
 into the same key, under its fence. A rollback and its answer are one transaction, so it is done
-once. A leader that dies between starting a run and answering leaves a request that its successor
-carries out again: a run that is asked for happens at least once.
+once, as is forgetting a pod. A leader that dies between starting a run and answering leaves a
+request that its successor carries out again: a run that is asked for happens at least once.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from kontrol.store.protocol import (
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["run", "release", "rollback"]
+Kind = Literal["run", "release", "rollback", "forget"]
 
 _LEASE = 60  # seconds for which an unanswered request stands
 _PATIENCE = 3.0  # seconds for the store to take a request
@@ -81,9 +81,9 @@ class Requests:
         ]
 
     async def ask(
-        self, kind: Kind, by: str, *, run: int | None = None, timeout: float
+        self, kind: Kind, by: str, *, run: int | None = None, pod: str = "", timeout: float
     ) -> dict[str, JSON]:
-        """Ask the leader, and wait at most `timeout` seconds for its answer.
+        """Ask the leader, about `run` or `pod`, and wait at most `timeout` seconds for its answer.
 
         Returns `request` (its id), `done` (whether the leader answered), `message`, `refused`, and
         the `run` that it concerns. Raises `StoreError`.
@@ -95,7 +95,7 @@ class Requests:
             raise Unavailable("it did not answer in time; nothing was asked for") from None
         name = f"{lease:016x}"
         key = self._keys.requests + name
-        value = Request(name, kind, by, self._wall(), run).encode()
+        value = Request(name, kind, by, self._wall(), run, pod=pod).encode()
         waiting = self._waiting[key] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout):

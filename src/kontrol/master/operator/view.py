@@ -109,7 +109,7 @@ class View:
         return None if found is None else {**found, "state_kept": state is not None}
 
     async def ask(
-        self, kind: Kind, by: str, *, run: int | None = None, timeout: float = 10.0
+        self, kind: Kind, by: str, *, run: int | None = None, pod: str = "", timeout: float = 10.0
     ) -> dict[str, JSON]:
         """Ask the leader; see `Requests.ask`. Raises `Unavailable` soon if the store is silent."""
         if run is not None and run > HIGHEST_RUN:  # no request can hold it
@@ -117,7 +117,7 @@ class View:
             return {"request": "", "done": True, **refusal.public()}
         async with self._patience():
             await self._first(Range(self._keys.plan, keys_only=True))
-        return await self._master.requests.ask(kind, by, run=run, timeout=timeout)
+        return await self._master.requests.ask(kind, by, run=run, pod=pod, timeout=timeout)
 
     def ready(self) -> list[dict[str, JSON]]:
         """Whether this master can take keepalives: checks of `name`, `ok` and `detail`."""

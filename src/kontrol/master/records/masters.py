@@ -74,9 +74,10 @@ class Answer(Record):
 
 @dataclass(frozen=True, slots=True)
 class Request(Record):
-    """What an operator asks: `by` says who, `at` when (RFC 3339), `run` which run it is about.
+    """What an operator asks: `by` says who, `at` when (RFC 3339), `run` and `pod` what of.
 
-    Its `kind` may be one that only a later version knows. `id` is the end of its key.
+    A pod is named by its key, its id, or `#` and its number. The `kind` may be one that only a
+    later version knows. `id` is the end of its key.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Request(Record):
     run: int | None = None
     answer: Answer | None = None
     more: Mapping[str, JSON] = field(default_factory=dict)
+    pod: str = ""
 
     @classmethod
     def decode(cls, key: str, raw: bytes) -> "Request":
@@ -99,12 +101,15 @@ class Request(Record):
             at=found.text("at", "", most=_NAME),
             run=found.maybe_number("run", most=HIGHEST_RUN),
             answer=None if answer is None else Answer.of(answer),
+            pod=found.text("pod", "", most=_NAME),
             more=found.more,
         )
 
     def public(self) -> dict[str, JSON]:
         """Return it as JSON, without its `id`."""
         asked: dict[str, JSON] = {"kind": self.kind, "by": self.by, "at": self.at, "run": self.run}
+        if self.pod:
+            asked["pod"] = self.pod
         if self.answer is not None:
             asked["answer"] = self.answer.public()
         return {**self.more, **asked}

@@ -63,11 +63,12 @@ class Records:
 
     def seat(self, kv: KeyValue) -> Seat | None:
         """Read a seat. A damaged one is no seat: the next pod at its key gets a new number."""
+        key = kv.key.removeprefix(self.keys.seats)
         return self._read(
             kv,
             Seat.decode,
             "it is taken for none, so a pod that is not live loses its number and counts as lost; "
-            f"the next pod at this key replaces it, or delete it: `etcdctl del {kv.key}`",
+            f"the next pod at this key replaces it, or delete it: `kontrol forget {key}`",
         )
 
     def counter(self, kv: KeyValue) -> int | None:

@@ -1,0 +1,185 @@
+"""Forgetting a pod: a seat is cleared once, fenced, and the ledger says who asked."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+from tests.master.support import CONFIG, KEYS, Stub, alive, nonce, record, running
+from tests.master.test_registry import Trouble, stored
+from tests.support.simloop import virtual
+
+from kontrol.ensemble.canonical import JSON
+from kontrol.ensemble.pod import MAX_COUNTER, key_of
+from kontrol.master.master import Master
+from kontrol.master.operator.view import View
+from kontrol.rpc.errors import Refused
+from kontrol.store.memory import MemoryCluster, MemoryStore
+from kontrol.store.memory.requests import Request, Txn
+from kontrol.store.protocol import Ambiguous, Put, Range, Unavailable
+
+KEY = key_of("10.0.0.1")
+_Answer = TypeVar("_Answer")
+
+
+async def ledger(master: Master, cluster: MemoryCluster) -> list[dict[str, JSON]]:
+    view = View(master, MemoryStore(cluster), wall=lambda: "2026-01-01T00:00:00.000+00:00")
+    return await view.runs(20)
+
+
+async def forget(master: Master, pod: str) -> dict[str, JSON]:
+    return await master.requests.ask("forget", "ann", pod=pod, timeout=5)
+
+
+@virtual
+async def test_a_pod_that_is_locked_out_is_taken_at_once() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster, Stub()) as master, alive(master, 2):
+        seq = (await master.ping(record(1)))["seq"]
+        await master.ping(record(1, nonce="zzz", n=MAX_COUNTER))
+        with pytest.raises(Refused, match="Stale"):
+            await master.ping(record(1))
+        answer = await forget(master, "p1")
+        assert (answer["done"], answer["refused"]) == (True, False)
+        assert KEY in str(answer["message"])
+        assert nonce("zzz") in str(answer["message"]), "what it had is said"
+        assert (await master.ping(record(1)))["seq"] == seq, "and keeps its number"
+        [entry] = [each for each in await ledger(master, cluster) if each["reason"] == "forget"]
+        assert (entry["by"], entry["ok"], entry["run"]) == ("ann", True, answer["run"])
+        assert "p1" in str(entry["why"])
+
+
+@virtual
+async def test_a_pod_that_is_forgotten_has_left() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    async with running(cluster, callback) as master, alive(master, 2):
+        await master.ping(record(1))
+        await asyncio.sleep(3)
+        answer = await forget(master, KEY)
+        await asyncio.sleep(3)
+        assert callback.runs[-1].changes == {"left": ["p1"]}
+        assert callback.runs[-1].request.run > int(str(answer["run"])), "no number is used twice"
+        assert await stored(cluster, KEYS.seat(KEY)) == {
+            "id": "p1",
+            "nonce": "",
+            "seq": 1,
+            "left": True,
+        }
+
+
+@virtual
+@pytest.mark.parametrize("name", ["p1", KEY, "#0"])
+async def test_a_pod_that_is_gone_is_forgotten_by_any_name(name: str) -> None:
+    cluster = MemoryCluster()
+    async with running(cluster) as master:
+        await master.ping(record(1))
+        await asyncio.sleep(2 * CONFIG.ttl)
+        assert master.pods() == []
+        assert (await forget(master, name))["refused"] is False
+        assert (await stored(cluster, KEYS.seat(KEY)))["left"] is True
+
+
+@virtual
+@pytest.mark.parametrize("prefix", [KEYS.seats, KEYS.pods])
+@pytest.mark.parametrize("key", ["k9", "k9.7"])
+async def test_what_cannot_be_read_is_deleted(prefix: str, key: str) -> None:
+    cluster = MemoryCluster()
+    store = MemoryStore(cluster)
+    await store.txn([], [Put(prefix + key, b"garbage")])
+    async with running(cluster, Stub()) as master:
+        answer = await forget(master, key)
+        assert (answer["refused"], "cannot be read" in str(answer["message"])) == (False, True)
+        assert not (await store.range(Range(prefix + key))).kvs
+        assert [each["reason"] for each in await ledger(master, cluster)] == ["forget"]
+
+
+@virtual
+@pytest.mark.parametrize("name", ["p9", "#9", "#", "../x", "#" + "9" * 400, "é", "a b", "x" * 200])
+async def test_a_name_that_nobody_has_is_refused(name: str) -> None:
+    async with running(MemoryCluster()) as master, alive(master, 1):
+        answer = await forget(master, name)
+        assert answer["refused"] is True
+        assert "no pod" in str(answer["message"])
+        assert len(str(answer["message"])) < 250
+        assert len(master.pods()) == 1
+
+
+@virtual
+async def test_a_name_that_is_one_s_key_and_another_s_id_is_refused() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster) as master:
+        await master.ping(record(1))
+        await master.ping(record(2, id=KEY))
+        answer = await forget(master, KEY)
+        assert answer["refused"] is True
+        assert KEY in str(answer["message"])
+        assert key_of("10.0.0.2") in str(answer["message"])
+        assert len(master.pods()) == 2
+
+
+def answers(request: Request) -> bool:
+    """Tell whether this writes the answer of a request."""
+    puts = request.then if isinstance(request, Txn) else ()
+    return any(isinstance(op, Put) and b'"message"' in op.value for op in puts)
+
+
+@virtual
+@pytest.mark.parametrize("fault", ["before", "after"])
+async def test_it_is_done_once_though_an_answer_is_lost(fault: str) -> None:
+    """Whether the lost write was done or not: one entry, and its number is nobody else's."""
+    cluster, network, callback = MemoryCluster(), Trouble(), Stub()
+    faults = 1
+
+    def lose(request: Request) -> Exception | None:
+        nonlocal faults
+        if not faults or not answers(request):
+            return None
+        faults -= 1
+        return Ambiguous("lost") if fault == "after" else Unavailable("cut off")
+
+    rule: Callable[[Request], Exception | None] = lose
+    async with running(cluster, callback, network=network) as master, alive(master, 2):
+        await master.ping(record(1))
+        await asyncio.sleep(3)
+        setattr(network, fault, rule)
+        answer = await forget(master, "p1")
+        assert (answer["refused"], faults) == (False, 0)
+        await asyncio.sleep(3)
+        entries = await ledger(master, cluster)
+        [entry] = [each for each in entries if each["reason"] == "forget"]
+        assert entry["run"] == answer["run"]
+        runs = [each["run"] for each in entries]
+        assert runs == sorted(set(runs), key=lambda run: -int(str(run)))
+        assert [run.changes for run in callback.runs[-1:]] == [{"left": ["p1"]}]
+
+
+@virtual
+async def test_any_master_takes_it_and_a_pod_that_reports_meanwhile_does_not_prevent_it() -> None:
+    cluster = MemoryCluster()
+
+    class Busy(Trouble):
+        """Lets the pod report between each reading and writing of the leader."""
+
+        async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:
+            if answers(request) and self.turns:
+                self.turns, self.n = self.turns - 1, self.n + 1
+                await two.ping(record(1, n=self.n, payload=self.turns))
+            return await super().call(request, do)
+
+        turns = n = 0
+
+    network = Busy()
+    async with (
+        running(cluster, Stub(), network=network) as one,
+        running(cluster, id="m2") as two,
+    ):
+        await two.ping(record(1))
+        await asyncio.sleep(3)
+        network.turns = 3
+        assert (await forget(two, "p1"))["refused"] is False
+        network.turns = 100
+        answer = await forget(two, "p1")
+        assert "try again" in str(answer["message"])
+        assert json.loads(json.dumps(answer))["refused"] is True
+        assert one.leader_id == "m1"
