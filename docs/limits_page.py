@@ -33,6 +33,15 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
                 "`. _ : / -`.",
             ),
             Limit("kontrol.ensemble.pod:MAX_COUNTER", "The counter `n` of a keepalive."),
+            Limit("kontrol.master.registry.quota:Bounds"),
+            Limit(
+                "kontrol.master.registry.quota:SMALL_RECORD",
+                "Bytes of a record that a known pod may always have, whatever `KONTROL_MAX_BYTES`.",
+            ),
+            Limit(
+                "kontrol.master.registry.quota:_ADDRESSES",
+                "Addresses whose new pods one master counts for `KONTROL_MAX_JOINS`.",
+            ),
             Limit(
                 "kontrol.agent.payload:_MAX_FILE",
                 "Bytes of the payload file, which may be wider spaced than what is sent of it.",

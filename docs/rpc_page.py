@@ -19,6 +19,11 @@ ERRORS = {
     "Gone": "This process of the pod said farewell before.",
     "NotWritten": "The pod is alive: its lease was refreshed. What it changed is not in etcd yet, "
     "which is full or slow. Report again; any master will do.",
+    "TooManyPods": "The tier has as many pods as `KONTROL_MAX_PODS` allows, and this is a new one.",
+    "TooManyBytes": "The records of the tier's pods take as many bytes as `KONTROL_MAX_BYTES` "
+    "allows. A pod that is alive stays so, and its change is not taken.",
+    "TooManyJoins": "Its address reported more new pods than `KONTROL_MAX_JOINS` allows in a "
+    "minute. Report again.",
     "Unavailable": "This master has no answer from etcd, or more waits to be written than it "
     "takes. Ask another, or again.",
     "InvalidRequest": "The argument of `exec` is not what it should be. The message says why.",

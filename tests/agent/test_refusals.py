@@ -10,7 +10,13 @@ from kontrol.ensemble.pod import Keepalive
 from kontrol.rpc.errors import RemoteError
 
 
-@pytest.mark.parametrize("name", ["InvalidRecord", "Conflict", "Stale", "NotWritten"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("InvalidRecord", "Conflict", "Stale", "NotWritten"),
+        *("TooManyPods", "TooManyBytes", "TooManyJoins"),
+    ],
+)
 def test_a_refusal_is_shown_and_tried_again_on_the_same_connection(name: str) -> None:
     @virtual
     async def check() -> None:

@@ -13,6 +13,7 @@ from kontrol.daemon.process import Children
 from kontrol.master.callback.callback import Callback, CallbackError
 from kontrol.master.master import Master, MasterConfig
 from kontrol.master.operator.view import View
+from kontrol.master.registry.quota import Bounds
 from kontrol.master.registry.rivals import Sender
 from kontrol.process.clock import boottime
 from kontrol.process.guard import Guard
@@ -115,6 +116,7 @@ async def make_master(
             damper=settings.damper,
             damper_max=settings.damper_max,
             brake=settings.brake,
+            bounds=Bounds(settings.max_pods, settings.max_bytes, settings.max_joins),
         ),
         runner=callback,
         boot_clock=boottime,

@@ -9,7 +9,7 @@ import json
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kontrol import __version__
 from kontrol.ensemble.canonical import JSON
@@ -25,6 +25,7 @@ from kontrol.master.mirror.mirror import Mirror
 from kontrol.master.records.keys import Keys
 from kontrol.master.records.masters import Candidate
 from kontrol.master.records.records import Records
+from kontrol.master.registry.quota import Bounds
 from kontrol.master.registry.registry import Registry
 from kontrol.master.registry.rivals import NOBODY, Sender
 from kontrol.store.protocol import Range, Store
@@ -39,7 +40,7 @@ class MasterConfig:
     """What a master needs to know of itself and its tier. Times in seconds, `brake` in percent.
 
     `port`, at `address`, is where it takes keepalives, None if nobody needs to know. `sweep_every`
-    and `sweep_age` are as in `LeaderConfig`.
+    and `sweep_age` are as in `LeaderConfig`; `bounds` are what the tier may store.
     """
 
     namespace: str
@@ -54,6 +55,7 @@ class MasterConfig:
     brake: float = 50.0
     sweep_every: float = 3600.0
     sweep_age: float = 24 * 3600.0
+    bounds: Bounds = field(default_factory=Bounds)
 
 
 class Master:
@@ -103,6 +105,7 @@ class Master:
             self.mirror,
             ttl=lambda: self._ttl,
             leader=lambda: self.leader_id,
+            bounds=config.bounds,
         )
         self.requests = Requests(store, records, silence=config.fover, wall=wall)
         self.leader = Leader(

@@ -109,8 +109,9 @@ class Settings:
 
     `bind` is an address or `*`; `http_port` is 0 for none, and `names` are those that it is asked
     under; `tiers` are those to report to (none on a mere master); `brake` is a percentage;
-    `callback` is None without one; `ask` is whom commands ask, as text; `notes` are lines to log
-    once at the start, as (level, text) of `logging`.
+    `max_pods`, `max_bytes` and `max_joins` bound what is stored; `callback` is None without one;
+    `ask` is whom commands ask, as text; `notes` are lines to log once at the start, as (level,
+    text) of `logging`.
     """
 
     mode: frozenset[str]
@@ -128,6 +129,9 @@ class Settings:
     fover: float
     callback: CallbackSettings | None
     brake: float
+    max_pods: int
+    max_bytes: int
+    max_joins: int
     security: SecuritySettings
     log: Literal["text", "json"]
     statsd: Tier | None

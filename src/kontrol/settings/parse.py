@@ -121,6 +121,9 @@ def assemble(resolved: Resolved) -> Settings:
         fover=require(v.FOVER),
         callback=_callback(resolved),
         brake=require(v.BRAKE),
+        max_pods=require(v.PODS_BOUND),
+        max_bytes=require(v.BYTES_BOUND),
+        max_joins=require(v.JOINS_BOUND),
         security=SecuritySettings(
             keys=get(v.KEYS),
             invoke=_invoke(resolved),

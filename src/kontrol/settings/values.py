@@ -29,6 +29,8 @@ STATSD_PORT = 8125
 _LABEL = re.compile(r"[0-9A-Za-z]([0-9A-Za-z_.-]{0,61}[0-9A-Za-z])?\Z")  # a Kubernetes label value
 _LABEL_KEY = 317  # characters of a Kubernetes label's key: a DNS name, a slash, and 63 more
 _DNS_LABEL = re.compile(r"[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?\Z")  # RFC 1123, as Kubernetes has it
+_SIZE = re.compile(r"([0-9]{1,15}) ?(|KiB|MiB|GiB)\Z")
+_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _ENDPOINTS = (
     "embedded, or a comma list of host, host:port, http://host:port, https://host:port or"
     " unix:///path"
@@ -194,6 +196,26 @@ def seconds(least: float) -> Callable[[str], float]:
 def timeout(text: str) -> float | None:
     """Return a time limit in seconds."""
     return seconds(0.001)(text)
+
+
+def count(least: int, most: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers within bounds."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and least <= int(text[:19]) <= most):
+            raise BadValue(f"a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def size(text: str) -> int:
+    """Return a number of bytes; KiB, MiB or GiB may follow it."""
+    found = _SIZE.match(text)
+    number = int(found[1]) * _UNITS[found[2]] if found else 0
+    if not 2**20 <= number <= 2**40:
+        raise BadValue("a number of bytes from 1MiB to 1024GiB, as 268435456 or 256MiB")
+    return number
 
 
 def percent(text: str) -> float:

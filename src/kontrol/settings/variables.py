@@ -278,6 +278,36 @@ FOVER = Variable[float](
     default="15",
 )
 
+_BOUNDS = "What a tier may store (masters only)"
+PODS_BOUND = Variable[int](
+    "KONTROL_MAX_PODS",
+    _BOUNDS,
+    values.count(1, 10_000_000),
+    "How many pods a tier may have. One more is refused as `TooManyPods`; those that are there "
+    "stay, though they be more. Give every master the same value, here and below.",
+    default="50000",
+)
+BYTES_BOUND = Variable[int](
+    "KONTROL_MAX_BYTES",
+    _BOUNDS,
+    values.size,
+    "How many bytes the records of a tier's pods may take, payloads included; `KiB`, `MiB` or "
+    "`GiB` may follow the number. What would go beyond it is refused as `TooManyBytes`: new pods, "
+    "and larger records of over 4 KiB of pods that stay. etcd needs a quota (2 GiB by default) of "
+    "several times what is really used, since it keeps former versions until it is compacted.",
+    default="1GiB",
+)
+JOINS_BOUND = Variable[int](
+    "KONTROL_MAX_JOINS",
+    _BOUNDS,
+    values.count(1, 10_000_000),
+    "How many pods that were not known may come from one address (of IPv6, one /64) in a minute, "
+    "at each master. More are refused as `TooManyJoins`, and taken when they ask later. The "
+    "default lets 20,000 pods start behind one address, as behind SNAT; where pods have "
+    "addresses of their own, a few times the pods of one node are enough, and keep strangers out.",
+    default="30000",
+)
+
 _CALLBACK = "The callback (masters only)"
 CALLBACK = Variable[str | None](
     "KONTROL_CALLBACK",

@@ -33,7 +33,12 @@ log = logging.getLogger(__name__)
 _FAREWELL_ATTEMPT = 0.8  # seconds: two and a half attempts within the two seconds there are
 _FAREWELL_PAUSE = 0.05
 _LONGEST_REASON = 300  # characters: the text is a peer's
-_REFUSALS = frozenset({"InvalidRecord", "Conflict", "Stale", "Gone", "NotWritten"})
+_REFUSALS = frozenset(
+    {
+        *("InvalidRecord", "Conflict", "Stale", "Gone", "NotWritten"),
+        *("TooManyPods", "TooManyBytes", "TooManyJoins"),
+    }
+)
 
 
 class Caller(Protocol):

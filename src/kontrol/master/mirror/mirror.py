@@ -23,6 +23,7 @@ class Mirror:
     `version` rises with every change that the callback could see; `history` has their times.
     `left_out` are the keys of records that are no pods: they cannot be read, or have names that a
     callback must not see.
+    `size` is the bytes of all records.
     """
 
     def __init__(self, store: Store, records: Records, *, ttl: float, damper: Damper) -> None:
@@ -32,6 +33,8 @@ class Mirror:
         self.version = 0
         self.left_out: set[str] = set()
         self.history = History()
+        self.size = 0
+        self._sizes: dict[str, int] = {}
         self._records = records
         self._keys = keys = records.keys
         self._ttl = ttl
@@ -104,14 +107,26 @@ class Mirror:
         pods = [pod for pod in self.ensemble.with_id(record.id) if pod.key != record.key]
         return tuple(live for pod in pods[:2] if (live := self.live(pod.key)) is not None)
 
+    @property
+    def records(self) -> int:
+        """How many records there are, those that are left out among them."""
+        return len(self._sizes)
+
+    def size_of(self, key: str) -> int:
+        """Return the bytes of the record with this key, 0 if there is none."""
+        return self._sizes.get(key, 0)
+
     def _take(self, events: Sequence[Event]) -> None:
         changed = not self.version  # the first reading may be of what nobody acted on yet
         for event in events:
             key = event.kv.key.removeprefix(self._keys.pods)
             self.left_out.discard(key)
+            self.size -= self._sizes.pop(key, 0)
             if event.type == "delete":
                 changed |= self.ensemble.remove(key) is not None
                 continue
+            self._sizes[key] = len(event.kv.value)
+            self.size += len(event.kv.value)
             live = self._records.pod(event.kv)
             if live is None:
                 self.left_out.add(key)

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from kontrol.ensemble.canonical import JSON
 from kontrol.master.records.masters import Candidate
+from kontrol.master.registry.quota import Limited
 from kontrol.master.registry.rivals import Contest, Flip
 
 
@@ -20,7 +21,8 @@ class Facts:
     `waiting` since the oldest change for which no run began, `usual` of a run that ends well;
     `damper_max` is the most that the damper waits. `runs` are entries of the ledger, the newest
     first. `contests` and `flips` are the senders that compete for a seat, as this master sees them.
-    `left_out` are the keys of pods' records that are none.
+    `left_out` are the keys of pods' records that are none. `limited` are the bounds that keepalives
+    met just now.
     """
 
     etcd: str
@@ -41,6 +43,8 @@ class Facts:
     contests: Sequence[Contest] = ()
     flips: Sequence[Flip] = ()
     left_out: Collection[str] = ()
+    limited: Sequence[Limited] = ()
+    max_pods: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

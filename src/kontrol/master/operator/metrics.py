@@ -83,6 +83,23 @@ METRICS: tuple[Metric[Master], ...] = (
         ("role",),
     ),
     Metric(
+        "kontrol_master_record_bytes",
+        "gauge",
+        "Bytes of the records of all pods, as this master's mirror has them: see "
+        "`KONTROL_MAX_BYTES`.",
+        lambda m: m.mirror.size,
+    ),
+    Metric(
+        "kontrol_master_bound_refusals_total",
+        "counter",
+        "Keepalives that were refused here because of `KONTROL_MAX_PODS` (`TooManyPods`), "
+        "`KONTROL_MAX_BYTES` or `KONTROL_MAX_JOINS`.",
+        lambda m: [
+            ((name,), count) for name, count in sorted(m.registry.writer.quota.refused.items())
+        ],
+        ("outcome",),
+    ),
+    Metric(
         "kontrol_master_keepalives_total",
         "counter",
         "Keepalives taken here: `refreshed` said nothing new, `written` changed something; any "

@@ -12,6 +12,7 @@ from kontrol.master.records.masters import Candidate
 
 _RIVALS = 5  # of each kind, that are told one by one
 _RECORDS = 5  # likewise
+_ADDRESSES = 3  # likewise
 
 # Seconds. A leader is heard twice a second, and what is known of it is rounded up by one second.
 _SILENT = 3.0
@@ -68,6 +69,7 @@ def problems(facts: Facts) -> list[Problem]:
                 kind="callbacks-differ",
             )
         )
+    found += _of_the_bounds(facts)
     found += _of_the_rivals(facts)
     found += _of_the_records(facts)
     found += _of_the_settings(facts.candidates)
@@ -168,6 +170,33 @@ def _of_the_rivals(facts: Facts) -> list[Problem]:
     if more:
         what = f"{more} more seats have two senders"
         found.append(Problem(what, "see the masters' logs", kind="two-senders"))
+    return found
+
+
+def _of_the_bounds(facts: Facts) -> list[Problem]:
+    """Name the bounds that pods are refused for."""
+    found = []
+    for each in facts.limited:
+        by = ", ".join(f"{who or '?'} ({n})" for who, n in each.by.most_common(_ADDRESSES))
+        found.append(
+            Problem(
+                f"pods are refused as {each.name}, {each.times} times so far, from {by}. The last: "
+                f"{each.why}",
+                "if these pods are yours, raise the setting; if not, keep that address out, and "
+                "give the tier keys (`kontrol keys`), so that strangers can report nothing",
+                kind="bound-reached",
+            )
+        )
+    told = any(each.name == "TooManyPods" for each in facts.limited)
+    if facts.max_pods is not None and facts.pods >= facts.max_pods and not told:
+        found.append(
+            Problem(
+                f"the tier has {facts.pods} pods, and KONTROL_MAX_PODS allows {facts.max_pods}: "
+                "new ones are refused as TooManyPods",
+                "remove pods that do not belong here, or raise KONTROL_MAX_PODS on every master",
+                kind="bound-reached",
+            )
+        )
     return found
 
 

@@ -188,6 +188,8 @@ class View:
             running=shown,
             pods=len(ensemble),
             left_out=master.mirror.left_out,
+            limited=master.registry.writer.quota.limited(self._now()),
+            max_pods=master.config.bounds.pods,
             contests=self._contests(),
             flips=master.registry.writer.flips.standing(self._now(), master.ttl),
             silent=silent,

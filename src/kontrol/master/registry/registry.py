@@ -24,6 +24,7 @@ from kontrol.master.records.pods import Live
 from kontrol.master.records.records import Records
 from kontrol.master.registry.admission import Join, Refresh, View, Write, decide
 from kontrol.master.registry.leases import LeaseRefresh, Leases
+from kontrol.master.registry.quota import Bounds
 from kontrol.master.registry.rivals import NOBODY, Sender
 from kontrol.master.registry.writer import Writer
 from kontrol.rpc.errors import Refused
@@ -44,6 +45,7 @@ class Registry:
         *,
         ttl: Callable[[], float],
         leader: Callable[[], str | None],
+        bounds: Bounds,
     ) -> None:
         """`ttl` tells the seconds that a silent pod of this tier is given, `leader` its name."""
         self._mirror = mirror
@@ -51,7 +53,7 @@ class Registry:
         self._leader = leader
         self._leases = Leases(store, ttl=ttl)
         self.outcomes: Counter[str] = Counter()
-        self.writer = Writer(store, records, mirror, self._leases, ttl=ttl)
+        self.writer = Writer(store, records, mirror, self._leases, ttl=ttl, bounds=bounds)
 
     async def run(self) -> None:
         """Refresh and write, until cancelled."""
@@ -63,8 +65,9 @@ class Registry:
         """Take one keepalive, the JSON text; returns the acknowledgement, once the store has it.
 
         Returns `seq` (None after a farewell of a stranger), `ttl` in seconds, and `leader`.
-        Raises `Refused`: `InvalidRecord`, `Conflict`, `Stale`, `Gone`; `NotWritten` if the pod's
-        lease was refreshed and its change could not be written; else `Unavailable`.
+        Raises `Refused`: `InvalidRecord`, `Conflict`, `Stale`, `Gone`; `TooManyPods`,
+        `TooManyBytes`, `TooManyJoins`, see `quota`; `NotWritten` if the pod's lease was refreshed
+        and its change could not be written; else `Unavailable`.
         """
         try:
             seq, ttl, outcome = await self._take(raw, sender)

@@ -32,6 +32,7 @@ from kontrol.master.registry.admission import (
 )
 from kontrol.master.registry.leases import LeaseRefresh, Leases
 from kontrol.master.registry.plan import Counter, Plan
+from kontrol.master.registry.quota import Asked, Bounds, Planned, Quota
 from kontrol.master.registry.rivals import NOBODY, Claim, Contests, Flips, Sender
 from kontrol.master.registry.waiting import Asking, Entry, Waiting, Written
 from kontrol.rpc.errors import Refused
@@ -70,6 +71,7 @@ class Writer:
         leases: Leases,
         *,
         ttl: Callable[[], float],
+        bounds: Bounds,
     ) -> None:
         """`ttl` tells the tier's, in seconds."""
         self.batches = 0
@@ -85,6 +87,8 @@ class Writer:
         self._asking = Asking()
         self.contests = Contests()
         self.flips = Flips()
+        self.quota = Quota(bounds, mirror)
+        self._planned = Planned()
         self._granted: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
 
     @property
@@ -221,8 +225,19 @@ class Writer:
         for entry, is_so in zip(refused, await _all(map(self._unheard, refused)), strict=True):
             if is_so:
                 entry.decision = self._decide(entry, unheard=True)
+        self._bound(batch)
         joins = (entry.decision for entry in batch if isinstance(entry.decision, Join))
         return await self._counter(found[0], needed=any(join.seq is None for join in joins))
+
+    def _bound(self, batch: list[Entry]) -> None:
+        """Refuse what would store too much."""
+        now = asyncio.get_running_loop().time()
+        self._planned = Planned()
+        for entry in batch:
+            asked = Asked(
+                entry.record.id, entry.size, entry.sender.address, entry.view, entry.decision
+            )
+            entry.decision = self.quota.judge(asked, self._planned, now) or entry.decision
 
     def _needs_lease(self, entry: Entry) -> bool:
         """Tell whether the live record's lease is known to be unfit."""
@@ -329,8 +344,12 @@ class Writer:
         plan.close()
         if plan.clashes:  # two of them touch one key: each then goes alone
             return False
-        if plan.ops and not (await self._store.txn(plan.compares, plan.ops)).succeeded:
-            return False
+        if plan.ops:
+            wrote = await self._store.txn(plan.compares, plan.ops)
+            if not wrote.succeeded:
+                return False
+            now = asyncio.get_running_loop().time()
+            self.quota.wrote(self._planned, wrote.header.revision, now)
         for entry, number in zip(batch, numbers, strict=True):
             self._wrote(entry)
             entry.settle(_outcome(entry, number))

@@ -1,0 +1,276 @@
+"""What a tier may store: new pods beyond a bound are refused by name, and those known go on."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.master.support import CONFIG, KEYS, alive, record, running
+from tests.support.simloop import virtual
+
+from kontrol.ensemble.damper import Damper
+from kontrol.ensemble.pod import Keepalive, Pod
+from kontrol.master.master import Master
+from kontrol.master.mirror.mirror import Mirror
+from kontrol.master.operator.metrics import METRICS
+from kontrol.master.operator.view import View
+from kontrol.master.records.pods import Live
+from kontrol.master.records.records import Records
+from kontrol.master.registry import admission
+from kontrol.master.registry.quota import Asked, Bounds, Buckets, Planned, Quota, origin_of
+from kontrol.master.registry.rivals import Sender
+from kontrol.metrics.exposition import render
+from kontrol.rpc.errors import Refused
+from kontrol.store.memory import MemoryCluster, MemoryStore
+
+FEW = Bounds(pods=3, size=1 << 20, joins=1000)
+NODE, STRANGER = Sender("10.0.0.1", "aa"), Sender("10.66.6.6", "bb")
+
+
+async def refusal(master: Master, raw: str, sender: Sender = NODE) -> str:
+    """The name of the error that a keepalive gets, and whether its message names the setting."""
+    with pytest.raises(Refused) as caught:
+        await master.ping(raw, sender)
+    setting = caught.value.name.removeprefix("TooMany").upper()
+    assert f"KONTROL_MAX_{setting}" in caught.value.message
+    return caught.value.name
+
+
+async def problems(master: Master, cluster: MemoryCluster) -> str:
+    view = View(master, MemoryStore(cluster), wall=lambda: "2026-01-01T00:00:00.000+00:00")
+    return str((await view.status())["problems"])
+
+
+@virtual
+async def test_one_pod_too_many_is_refused_by_name_metric_and_status() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster, bounds=FEW) as master, alive(master, 1, 2):
+        assert "KONTROL_MAX" not in await problems(master, cluster)
+        await master.ping(record(3))
+        assert await refusal(master, record(4), STRANGER) == "TooManyPods"
+        assert await refusal(master, record(4), STRANGER) == "TooManyPods"
+        told = await problems(master, cluster)
+        assert "TooManyPods, 2 times" in told
+        assert "10.66.6.6 (2)" in told
+        text = render(METRICS, master)
+        assert 'kontrol_master_bound_refusals_total{outcome="TooManyPods"} 2' in text
+        assert 'kontrol_master_keepalives_total{outcome="TooManyPods"} 2' in text
+        await asyncio.sleep(2 * CONFIG.ttl)  # the third is gone
+        assert [pod["id"] for pod in master.pods()] == ["p1", "p2"]
+        await master.ping(record(4))
+        await asyncio.sleep(61)
+        assert "TooManyPods, " not in await problems(master, cluster)
+
+
+@virtual
+@pytest.mark.parametrize(
+    "bounds", [FEW, Bounds(pods=100, size=1 << 10), Bounds(pods=1, size=1 << 10, joins=1)]
+)
+async def test_an_ensemble_beyond_the_bound_keeps_its_pods(bounds: Bounds) -> None:
+    """The setting was lowered, or the version before had none."""
+    cluster, large = MemoryCluster(), "x" * 40_000
+    async with running(cluster) as master:
+        for number in range(1, 6):
+            await master.ping(record(number, payload=large))
+    async with running(cluster, id="m2", bounds=bounds) as master:
+        for number in range(1, 6):
+            await master.ping(record(number, payload=large))
+            await master.ping(record(number, nonce="b", payload=large))
+            await master.ping(record(number, nonce="b", n=1, payload="short"))
+            await master.ping(record(number, nonce="b", n=2, payload="longer" * 100))
+        assert len(master.pods()) == 5
+        assert await refusal(master, record(9, payload=large))
+        await asyncio.sleep(2 * CONFIG.ttl)
+        assert master.pods() == []
+        for number in range(1, 6):  # they were lost, and come back
+            await master.ping(record(number, nonce="c"))
+        assert [pod["seq"] for pod in master.pods()] == [0, 1, 2, 3, 4]
+
+
+@virtual
+async def test_one_that_moves_or_takes_a_silent_one_s_place_adds_none() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster, bounds=FEW) as master, alive(master, 1, 2):
+        await master.ping(record(3))
+        await master.ping(record(3, ip="10.0.0.33", nonce="b"))
+        assert [pod["ip"] for pod in master.pods()][-1] == "10.0.0.33"
+        assert await refusal(master, record(4)) == "TooManyPods"
+
+
+@virtual
+async def test_bytes_are_bounded_over_all_records() -> None:
+    cluster, large = MemoryCluster(), "x" * 60_000
+    async with running(cluster, bounds=Bounds(size=200_000)) as master:
+        for number in (1, 2, 3):
+            await master.ping(record(number, payload=large))
+        assert await refusal(master, record(4, payload=large)) == "TooManyBytes"
+        await master.ping(record(4))
+        before = master.pods()
+        assert await refusal(master, record(4, n=1, payload=large)) == "TooManyBytes"
+        assert master.pods() == before, "its record stays as it was"
+        await master.ping(record(4, n=2, payload="y" * 3000))
+        await master.ping(record(3, n=1, payload=large[1:]))
+        assert "KONTROL_MAX_BYTES" in await problems(master, cluster)
+        assert f"kontrol_master_record_bytes {master.mirror.size}" in render(METRICS, master)
+        assert 180_000 < master.mirror.size < 200_000
+        await master.ping(record(3, n=2, down=True))
+        await asyncio.sleep(1)
+        await master.ping(record(4, n=3, payload=large))
+
+
+@virtual
+async def test_a_pod_whose_change_is_too_large_lives_on() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster, bounds=Bounds(size=10_000)) as master:
+        await master.ping(record(1))
+        for _ in range(20):
+            assert await refusal(master, record(1, n=1, payload="x" * 20_000)) == "TooManyBytes"
+            await asyncio.sleep(CONFIG.ttl / 3)
+        assert [(pod["id"], pod["payload"]) for pod in master.pods()] == [("p1", "")]
+
+
+@virtual
+async def test_new_identities_are_bounded_per_address_and_minute() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster, bounds=Bounds(joins=10)) as master, alive(master, 200):
+        ghosts = [record(number) for number in range(60)]
+        got = await asyncio.gather(
+            *(master.ping(raw, STRANGER) for raw in ghosts), return_exceptions=True
+        )
+        taken = [each for each in got if isinstance(each, dict)]
+        assert len(taken) == 10, "though all came before the mirror showed any"
+        assert {each.name for each in got if isinstance(each, Refused)} == {"TooManyJoins"}
+        told = await problems(master, cluster)
+        assert "TooManyJoins, 50 times" in told
+        assert "10.66.6.6" in told
+        await master.ping(record(100), NODE)
+        await master.ping(record(1, n=1, payload="known"), STRANGER)
+        await asyncio.sleep(CONFIG.ttl * 2)
+        await master.ping(record(1, n=2), STRANGER)  # it was lost, and is known
+        for number in range(101, 104):  # 18 s are worth three
+            await master.ping(record(number), STRANGER)
+        assert await refusal(master, record(104), STRANGER) == "TooManyJoins"
+        await asyncio.sleep(60)
+        await master.ping(record(104), STRANGER)
+
+
+@virtual
+async def test_what_was_not_written_does_not_count() -> None:
+    """As when etcd is full, or cannot be reached: agents try again, and again."""
+    cluster = MemoryCluster()
+    async with running(cluster, bounds=Bounds(joins=3)) as master:
+        cluster.core.full = True
+        for _ in range(20):
+            with pytest.raises(Refused, match="Unavailable"):
+                await master.ping(record(1), NODE)
+            await asyncio.sleep(1)
+        cluster.core.full = False
+        for number in range(3):
+            await master.ping(record(number), NODE)
+
+
+def complete() -> Mirror:
+    records = Records(KEYS)
+    store = MemoryStore(MemoryCluster())
+    mirror = Mirror(store, records, ttl=25, damper=Damper(1, 5))
+    mirror.complete.set()
+    return mirror
+
+
+def keepalive(number: int) -> Keepalive:
+    ip = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+    return Keepalive("app", f"p{number}", ip, f"k{number}", "r", nonce="a" * 24, n=0)
+
+
+def joining(number: int, size: int = 2000, address: str = "10.0.0.1") -> Asked:
+    join = admission.Join(keepalive(number), None)
+    return Asked(f"p{number}", size, address, admission.View(), join)
+
+
+@virtual
+async def test_20_000_honest_pods_behind_one_address_meet_no_default() -> None:
+    quota = Quota(Bounds(), complete())
+    for number in range(20_000):
+        planned = Planned()
+        assert quota.judge(joining(number, 16 * 1024), planned, 0.0) is None
+        quota.wrote(planned, 10**9, 0.0)
+        if number % 1000 == 0:  # the mirror shows what was written
+            quota._mirror._sizes |= {f"k{i}": 16 * 1024 for i in range(number)}
+            quota._mirror.size = 16 * 1024 * number
+            quota._written.clear()
+    assert not quota.limited(0.0)
+
+
+@virtual
+async def test_what_was_written_counts_until_the_mirror_shows_it() -> None:
+    quota = Quota(Bounds(pods=2, size=5000), complete())
+    planned = Planned()
+    assert quota.judge(joining(1), planned, 0.0) is None
+    assert quota.judge(joining(2), planned, 0.0) is None
+    refused = quota.judge(joining(3), planned, 0.0)
+    assert refused is not None
+    assert refused.name == "TooManyPods"
+    quota.wrote(planned, 10, 0.0)
+    refused = quota.judge(joining(3), Planned(), 0.0)
+    assert refused is not None
+    live = Live(Pod.of(keepalive(1), 1), 10, 7)
+    view, decision = admission.View(live=live), admission.Write(live.pod, live)
+    grown = replace(joining(1, 4500), view=view, decision=decision)
+    refused = quota.judge(grown, Planned(), 0.0)
+    assert refused is not None
+    assert refused.name == "TooManyBytes"
+
+
+@given(
+    st.integers(1, 20),
+    st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 30)), max_size=100),
+)
+def test_no_address_does_more_than_twice_its_rate_in_any_minute(
+    most: int, asked: list[tuple[str, float]]
+) -> None:
+    buckets, now = Buckets(most), 0.0
+    done: list[tuple[str, float]] = []
+    for address, passed in asked:
+        now += passed
+        if buckets.left(address, now) >= 1:
+            buckets.take(address, 1, now)
+            done.append((address, now))
+    for address, at in done:
+        within = [t for who, t in done if who == address and at <= t < at + 60]
+        assert len(within) <= 2 * most
+    for address in "abc":
+        first = [t for who, t in done if who == address]
+        wanted = sum(who == address for who, _ in asked)
+        assert len(first) >= min(most, wanted), "as many as that are let through at once"
+
+
+def test_the_memory_of_addresses_is_bounded() -> None:
+    buckets = Buckets(5)
+    for i in range(30_000):
+        buckets.take(f"10.0.{i >> 8}.{i & 255}", 1, float(i))
+    assert len(buckets._levels) == 10_000
+    quota = Quota(Bounds(joins=1), complete())
+    for i in range(3000):
+        address = f"10.0.{i >> 8}.{i & 255}"
+        planned = Planned()
+        quota.judge(joining(i, address=address), planned, 0.0)
+        quota.wrote(planned, 0, 0.0)
+        assert quota.judge(joining(i, address=address), Planned(), 0.0) is not None
+    [limited] = quota.limited(0.0)
+    assert (limited.times, len(limited.by)) == (3000, 100)
+
+
+@pytest.mark.parametrize(
+    ("address", "origin"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("fd00:1:2:3:4::5", "fd00:1:2:3::/64"),
+        ("fd00:1:2:3:ffff::", "fd00:1:2:3::/64"),
+        ("", ""),
+        ("junk", "junk"),
+    ],
+)
+def test_ipv6_networks_count_as_one_address(address: str, origin: str) -> None:
+    assert origin_of(address) == origin
