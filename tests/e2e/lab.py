@@ -21,15 +21,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from tests.e2e.daemon import Daemon, exited
 from tests.e2e.hub import Hub
-from tests.support.etcd import LAUNCHER, free_port
+from tests.support.etcd import LAUNCHER, EtcdCluster, free_port
 
 SCRIPT = Path(__file__).with_name("callback_script.py")
 CALLBACK = f"{sys.executable} -IS {SCRIPT}"
@@ -252,3 +252,7 @@ class Tier:
             if master.find(rf"leader, in term {term}\b"):
                 return i
         raise AssertionError(f"no master says that it leads in term {term}")
+
+
+Scenario: TypeAlias = Callable[[Lab, EtcdCluster], Awaitable[None]]
+"""What a test does in a lab of its own, with an etcd of its own."""

@@ -4,12 +4,12 @@ The state stays as the last acknowledged run left it, and nothing of a callback 
 next one starts: two of the hub's rules.
 """
 
-import asyncio
 import json
 
+import pytest
 from tests.e2e.feed import Feeder, feeding
 from tests.e2e.hub import succeed
-from tests.e2e.lab import Lab, Tier
+from tests.e2e.lab import Lab, Scenario, Tier
 from tests.e2e.observed import Run, Step
 from tests.e2e.spy import entries
 from tests.support.etcd import EtcdCluster
@@ -102,8 +102,11 @@ async def one_that_is_not_there(lab: Lab, etcd: EtcdCluster) -> None:
     assert not (await entries(etcd.endpoints, tier.app))[1]["ok"]
 
 
-async def test_callbacks_that_misbehave() -> None:
-    async with EtcdCluster() as etcd, Lab() as lab, asyncio.TaskGroup() as group:
-        group.create_task(each_of_many(lab, etcd))
-        group.create_task(one_that_never_ends(lab, etcd))
-        group.create_task(one_that_is_not_there(lab, etcd))
+@pytest.mark.parametrize(
+    "scenario",
+    [each_of_many, one_that_never_ends, one_that_is_not_there],
+    ids=lambda scenario: scenario.__name__,
+)
+async def test_callbacks_that_misbehave(scenario: Scenario) -> None:
+    async with EtcdCluster() as etcd, Lab() as lab:
+        await scenario(lab, etcd)

@@ -1,11 +1,11 @@
 """How daemons end, and how pods leave: told from lost, in bounds, nothing left behind."""
 
-import asyncio
 import signal
 import time
 
+import pytest
 from tests.e2e.hub import hold, succeed
-from tests.e2e.lab import Lab
+from tests.e2e.lab import Lab, Scenario
 from tests.e2e.observed import Step
 from tests.e2e.spy import entries
 from tests.support.etcd import EtcdCluster
@@ -78,8 +78,11 @@ async def stopping_twice(lab: Lab, etcd: EtcdCluster) -> None:
     )
 
 
-async def test_endings() -> None:
-    async with EtcdCluster() as etcd, Lab() as lab, asyncio.TaskGroup() as group:
-        group.create_task(leaving_early(lab, etcd))
-        group.create_task(stopping_a_leader_at_work(lab, etcd))
-        group.create_task(stopping_twice(lab, etcd))
+@pytest.mark.parametrize(
+    "scenario",
+    [leaving_early, stopping_a_leader_at_work, stopping_twice],
+    ids=lambda scenario: scenario.__name__,
+)
+async def test_endings(scenario: Scenario) -> None:
+    async with EtcdCluster() as etcd, Lab() as lab:
+        await scenario(lab, etcd)

@@ -4,10 +4,10 @@ That no two live at a time is the hub's rule: by the kernel's word at the moment
 by the last sign of life of the former against the first moment of the latter, on one clock.
 """
 
-import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 
+import pytest
 from tests.e2e.feed import feeding
 from tests.e2e.hub import hold, succeed
 from tests.e2e.lab import Lab, Tier
@@ -72,7 +72,7 @@ async def scenario(lab: Lab, etcd: str, fault: Fault) -> None:
         assert len(tier.hub.runs) == 2
 
 
-async def test_the_callback_dies_before_its_successor_starts() -> None:
-    async with EtcdCluster() as etcd, Lab() as lab, asyncio.TaskGroup() as group:
-        for fault in (stalled, cut_off, killed):
-            group.create_task(scenario(lab, etcd.endpoints[0], fault))
+@pytest.mark.parametrize("fault", [stalled, cut_off, killed], ids=lambda fault: fault.__name__)
+async def test_the_callback_dies_before_its_successor_starts(fault: Fault) -> None:
+    async with EtcdCluster() as etcd, Lab() as lab:
+        await scenario(lab, etcd.endpoints[0], fault)

@@ -147,6 +147,8 @@ async def junk(tier: Tier, content: bytes) -> None:
             async with asyncio.timeout(DEADLINE):
                 while await reader.read(4096):  # its own greeting may come first
                     pass
+    except TimeoutError:
+        raise AssertionError(f"still connected after {content[:80]!r}") from None
     finally:
         writer.transport.abort()
 

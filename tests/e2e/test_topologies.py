@@ -4,7 +4,8 @@ import asyncio
 import json
 import time
 
-from tests.e2e.lab import MASTER, Lab
+import pytest
+from tests.e2e.lab import MASTER, Lab, Scenario
 from tests.e2e.wire import Wire
 from tests.support.etcd import EtcdCluster
 
@@ -91,9 +92,11 @@ async def a_connection_that_dies_in_silence(lab: Lab, etcd: EtcdCluster) -> None
         await tier.hub.settled(set())
 
 
-async def test_topologies() -> None:
-    async with EtcdCluster() as etcd, Lab() as lab, asyncio.TaskGroup() as group:
-        group.create_task(every_pod_a_master(lab, etcd))
-        group.create_task(monitoring_the_monitor(lab, etcd))
-        group.create_task(one_tier_dead(lab, etcd))
-        group.create_task(a_connection_that_dies_in_silence(lab, etcd))
+@pytest.mark.parametrize(
+    "scenario",
+    [every_pod_a_master, monitoring_the_monitor, one_tier_dead, a_connection_that_dies_in_silence],
+    ids=lambda scenario: scenario.__name__,
+)
+async def test_topologies(scenario: Scenario) -> None:
+    async with EtcdCluster() as etcd, Lab() as lab:
+        await scenario(lab, etcd)
