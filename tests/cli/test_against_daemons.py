@@ -120,6 +120,9 @@ async def test_a_night(token: Path, callback: str) -> None:
         done = await shell.kontrol("rollback", "999")
         assert (done.status, done.out) == (5, "")
         assert "there was no run 999: the last one is run " in done.err
+        done = await shell.kontrol("forget", "nobody")
+        assert (done.status, done.out) == (5, "")
+        assert "no pod and no seat has the key, id or number 'nobody'" in done.err
         done = await shell.kontrol("run-now", KONTROL_TOKEN_FILE="")
         assert done.status == 5
         assert "KONTROL_TOKEN_FILE is not set here" in done.err

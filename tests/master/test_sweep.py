@@ -1,10 +1,12 @@
 """Unused seats age by the time that leaders have watched, whatever wall clocks say."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -19,9 +21,12 @@ from kontrol.master.leader.sweep import Sweep
 from kontrol.master.master import Master
 from kontrol.master.records.ages import Ages
 from kontrol.master.records.records import Records
+from kontrol.master.registry.quota import Bounds
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.memory.requests import Request, Txn
-from kontrol.store.protocol import Ambiguous, Put, Range
+from kontrol.store.protocol import Ambiguous, Delete, Put, Range
+
+_Answer = TypeVar("_Answer")
 
 HOUR, DAY = 3600.0, 24 * 3600.0
 EVERY, AGE = 60.0, 24 * 60.0  # a day in minutes, for masters that prove their term all the time
@@ -284,3 +289,66 @@ def test_what_was_watched_for_long_enough_becomes_old() -> None:
         ages = ages.after(hour * HOUR, 100 * hour, age=DAY)
         assert ages.old(DAY) == max(0, 100 * (hour - 24))
     assert len(ages.samples) == 25
+
+
+@virtual
+async def test_the_seats_of_ghosts_are_bounded_and_the_oldest_go_first() -> None:
+    """A stranger reports ever new pods, each once: their seats would stand for a day."""
+    cluster = MemoryCluster()
+    store = MemoryStore(cluster)
+    bounds = Bounds(pods=30)
+    async with running(cluster, bounds=bounds) as master, alive(master, 1, 2):
+        worst = 0
+        for number in range(3, 250):
+            await master.ping(record(number))
+            await asyncio.sleep(CONFIG.ttl / 20)
+            count = (await store.range(Range(KEYS.seats, prefix=True, keys_only=True))).count
+            worst = max(worst, count)
+        assert worst <= 3 * bounds.pods + 2, "twice, and as many until it is noticed"
+        assert {pod["id"] for pod in master.pods()} >= {"p1", "p2", "p249"}
+        seats = (await store.range(Range(KEYS.seats, prefix=True))).kvs
+        numbers = sorted(json.loads(kv.value)["seq"] for kv in seats)
+        assert numbers[:2] == [0, 1], "those who live keep theirs"
+        assert numbers[-1] == 248
+        assert numbers[2] > 100, "the oldest went"
+
+
+@virtual
+async def test_a_seat_that_moves_while_it_is_swept_is_left_and_the_others_go() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster) as other:
+        for number in range(1, 9):
+            await other.ping(record(number))
+        await asyncio.sleep(2 * CONFIG.ttl)
+
+        async def back() -> None:
+            await other.ping(record(3))
+
+        class Meddling(Trouble):
+            async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:
+                deletes = isinstance(request, Txn) and any(
+                    isinstance(op, Delete) for op in request.then
+                )
+                if deletes and not other.mirror.live(key_of("10.0.0.3")):
+                    await back()
+                return await super().call(request, do)
+
+        cluster_store = MemoryStore(cluster, Meddling())
+        lease = await cluster_store.grant(10**6)
+        key = KEYS.candidate(lease.id)
+        put = await cluster_store.txn([], [Put(key, b"{}", lease.id)])
+        loop = asyncio.get_running_loop()
+        term = Term(cluster_store, key, lease.id, put.header.revision, fover=600.0, clock=loop.time)
+        await term.prove()
+        sweep = Sweep(
+            cluster_store,
+            Records(KEYS),
+            term,
+            every=1,
+            age=1,
+            clock=loop.time,
+            wall=off(timedelta()),
+            max_pods=1,
+        )
+        assert await sweep.sweep() == 5, "six of eight are too many, and one of these is back"
+        assert await present(cluster, KEYS.seat(key_of("10.0.0.3")))

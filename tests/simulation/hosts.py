@@ -20,6 +20,7 @@ from kontrol.ensemble.pod import Keepalive, key_of
 from kontrol.ensemble.tiers import Tier
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master, MasterConfig
+from kontrol.master.registry.rivals import Sender
 from kontrol.rpc.errors import Refused, RemoteError
 from kontrol.store.memory import MemoryStore
 from kontrol.store.protocol import Store, StoreError
@@ -163,7 +164,7 @@ class MasterHost:
     def _serve(self, master: Master, raw: str, reply: Callable[[object], None]) -> None:
         async def serve() -> None:
             try:
-                reply(await master.ping(raw))
+                reply(await master.ping(raw, Sender(json.loads(raw)["ip"])))
             except Refused as error:
                 reply(RemoteError(error.name, error.message))
             except Exception as error:  # noqa: BLE001 - as above

@@ -33,6 +33,7 @@ ADDED: dict[str, tuple[str, ...]] = {
     KEYS.running: ("fover",),
     KEYS.candidates: ("version", "ttl", "fover", "damper"),
     KEYS.applied: ("ttl",),
+    KEYS.seats: ("sender",),
 }
 
 _RECORDS = (KEYS.seats, KEYS.candidates, KEYS.running, KEYS.runs, KEYS.requests, KEYS.meta)

@@ -119,7 +119,12 @@ class Master:
                 runner=runner,
                 fingerprint=lambda: self._fingerprint,
                 config=LeaderConfig(
-                    config.ttl, config.fover, config.brake, config.sweep_every, config.sweep_age
+                    config.ttl,
+                    config.fover,
+                    config.brake,
+                    config.sweep_every,
+                    config.sweep_age,
+                    config.bounds.pods,
                 ),
                 counts=self.counts,
                 emit=emit,

@@ -51,7 +51,7 @@ _ASKED_FOR = 200  # missing pods of which it is found out for people whether the
 
 @dataclass(frozen=True, slots=True)
 class LeaderConfig:
-    """Times in seconds; `brake` in percent of pods.
+    """Times in seconds; `brake` in percent of pods; `max_pods` is what the tier may have.
 
     A seat is swept that was not used for `sweep_age`, and that is looked at `sweep_every` so often.
     """
@@ -61,6 +61,7 @@ class LeaderConfig:
     brake: float
     sweep_every: float = 3600.0
     sweep_age: float = 24 * 3600.0
+    max_pods: int = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,8 @@ class Leadership:
             age=config.sweep_age,
             clock=parts.clock,
             wall=parts.wall,
+            max_pods=config.max_pods,
+            numbers=parts.mirror,
         )
         self._digest = ""
         self._retry_at = 0.0

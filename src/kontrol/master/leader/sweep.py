@@ -5,13 +5,19 @@ it without a pod stamps it; it is deleted once that stamp is old. Age is time th
 watched pass (`records/ages.py`): the leader adds what its own term has watched, and no wall clock
 decides. All writes are fenced and compare that nothing moved: a pod that comes back keeps its seat,
 and a write that is done late or twice changes nothing.
+
+Seats are bounded too, or a stranger who reports ever new pods would fill the store within that day:
+of more than twice the pods that a tier may have, those unused for the longest time are forgotten at
+once, and the sweep comes early when many pods are new.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Protocol
 
 from kontrol.master.election.term import Term
 from kontrol.master.records.ages import Ages
@@ -31,6 +37,22 @@ from kontrol.store.protocol import (
 
 log = logging.getLogger(__name__)
 
+_SEATS = 2  # per pod that the tier may have
+_BATCH = 50  # seats in a transaction: of etcd's 128 operations and as many comparisons
+
+
+class Numbers(Protocol):
+    """Which sequence numbers pods have."""
+
+    @property
+    def highest(self) -> int:
+        """The highest that was seen."""
+        ...
+
+    async def numbered(self, number: int) -> None:
+        """Wait until one was seen that is as high."""
+        ...
+
 
 class Sweep:
     """Sweeps in one term while `run` runs."""
@@ -45,10 +67,13 @@ class Sweep:
         age: float,
         clock: Callable[[], float],
         wall: Callable[[], str],
+        max_pods: int = 50_000,
+        numbers: Numbers | None = None,
     ) -> None:
         """`every` and `age` are in seconds, as is `clock`, which nobody may set.
 
-        `wall` tells the date and time, RFC 3339, for those who read a stamp.
+        `max_pods` is what the tier may have, and `numbers` tells which were given. `wall` tells the
+        date and time, RFC 3339, for those who read a stamp.
         """
         self._store = store
         self._records = records
@@ -57,6 +82,8 @@ class Sweep:
         self._age = age
         self._clock = clock
         self._wall = wall
+        self._max_pods = max_pods
+        self._numbers = numbers
         self._began: tuple[float, float] | None = None  # by the clock, and seconds watched by then
 
     async def run(self) -> None:
@@ -66,7 +93,16 @@ class Sweep:
                 await self.sweep()
             except (Unavailable, Ambiguous) as error:
                 log.debug("the seats are swept later: %s", error)
-            await asyncio.sleep(self._every)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._every):
+                    await self._many()
+
+    async def _many(self) -> None:
+        """Wait until as many pods were numbered since now as the tier may have."""
+        if self._numbers is None:
+            await asyncio.Event().wait()
+        else:
+            await self._numbers.numbered(self._numbers.highest + self._max_pods)
 
     async def sweep(self) -> int:
         """Stamp and delete unused seats; returns how many were deleted.
@@ -89,22 +125,56 @@ class Sweep:
         ages = await self._watch(found[0] if found else None, now, answer.header)
         old = ages.old(self._age)
         live = {kv.key.removeprefix(keys.pods) for kv in pods}
-        deleted = 0
+        unused: list[KeyValue] = []
+        work: list[tuple[KeyValue, Op]] = []
         for kv in seats:
             seat = records.seat(kv)
             if seat is None or kv.key.removeprefix(keys.seats) in live:
                 continue
+            unused.append(kv)
             if seat.idle is None:
                 op: Op = Put(kv.key, replace(seat, idle=self._today()).encode())
             elif kv.mod_revision <= old:
                 op = Delete(kv.key)
             else:
                 continue
-            answer = await self._term.write([Compare(kv.key, "mod", "=", kv.mod_revision)], [op])
-            deleted += answer.succeeded and isinstance(op, Delete)
-        if deleted:
+            work.append((kv, op))
+        crowd = max(0, len(seats) - _SEATS * self._max_pods)
+        surplus = sorted(unused, key=lambda kv: kv.mod_revision)[:crowd]
+        if surplus:
+            log.warning(
+                "etcd keeps the numbers of %d pods, over %d times KONTROL_MAX_PODS: those of %d "
+                "that have been away the longest are forgotten",
+                len(seats),
+                _SEATS,
+                len(surplus),
+            )
+            keys_of = {kv.key for kv in surplus}
+            work = [(kv, op) for kv, op in work if kv.key not in keys_of]
+            work += [(kv, Delete(kv.key)) for kv in surplus]
+        deleted = await self._write_all(work)
+        if deleted > len(surplus):
             log.info("%d numbers of pods that were away for long are forgotten", deleted)
         return deleted
+
+    async def _write_all(self, work: Sequence[tuple[KeyValue, Op]]) -> int:
+        """Do the work on seats that did not move; returns how many were deleted."""
+        deleted = 0
+        for start in range(0, len(work), _BATCH):
+            some = work[start : start + _BATCH]
+            if await self._write(some):
+                done = some
+            elif len(some) > 1:
+                done = [one for one in some if await self._write([one])]
+            else:
+                continue
+            deleted += sum(isinstance(op, Delete) for _, op in done)
+        return deleted
+
+    async def _write(self, work: Sequence[tuple[KeyValue, Op]]) -> bool:
+        """Write, if none of these seats moved."""
+        unmoved = [Compare(kv.key, "mod", "=", kv.mod_revision) for kv, _ in work]
+        return (await self._term.write(unmoved, [op for _, op in work])).succeeded
 
     async def _watch(self, kv: KeyValue | None, now: float, header: Header) -> Ages:
         """Add what this term has watched; returns the ages, as the store then has them."""

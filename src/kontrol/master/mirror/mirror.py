@@ -23,7 +23,7 @@ class Mirror:
     `version` rises with every change that the callback could see; `history` has their times.
     `left_out` are the keys of records that are no pods: they cannot be read, or have names that a
     callback must not see.
-    `size` is the bytes of all records.
+    `size` is the bytes of all records, `highest` the highest sequence number that was seen.
     """
 
     def __init__(self, store: Store, records: Records, *, ttl: float, damper: Damper) -> None:
@@ -35,6 +35,8 @@ class Mirror:
         self.history = History()
         self.size = 0
         self._sizes: dict[str, int] = {}
+        self.highest = -1
+        self._higher = asyncio.Event()
         self._records = records
         self._keys = keys = records.keys
         self._ttl = ttl
@@ -112,6 +114,11 @@ class Mirror:
         """How many records there are, those that are left out among them."""
         return len(self._sizes)
 
+    async def numbered(self, number: int) -> None:
+        """Wait until a sequence number was seen that is as high."""
+        while self.highest < number:
+            await self._higher.wait()
+
     def size_of(self, key: str) -> int:
         """Return the bytes of the record with this key, 0 if there is none."""
         return self._sizes.get(key, 0)
@@ -132,6 +139,10 @@ class Mirror:
                 self.left_out.add(key)
                 changed |= self.ensemble.remove(key) is not None
             else:
+                if live.pod.seq > self.highest:
+                    self.highest = live.pod.seq
+                    self._higher.set()
+                    self._higher.clear()
                 before = self.ensemble.put(live.pod)
                 changed |= before is None or before.canonical != live.pod.canonical
         if changed:
