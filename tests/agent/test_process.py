@@ -185,9 +185,10 @@ async def test_a_signal_sent_twice_at_a_stroke_does_not_hasten_it(
     masters = Masters()
     async with masters.serving(), agent(masters, tmp_path) as process:
         await masters.hears("")
-        process.send_signal(number)
-        process.send_signal(signal.SIGHUP)
-        process.send_signal(number)
+        process.send_signal(signal.SIGSTOP)  # so that it gets them all at once
+        for one in {number, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}:
+            process.send_signal(one)
+        process.send_signal(signal.SIGCONT)
         assert await ended(process) == 0
         assert [record.down for record in masters.records] == [False, True]
 

@@ -90,7 +90,7 @@ async def test_without_keys_only_what_says_insecure(tmp_path: Path) -> None:
         assert (ran.status, ran.out) == (0, ["c | hello"])
         ran = await invoke("c", "--", "say", "HELLO", **at)
         assert ran.status == 5
-        assert "argument 1 of 'say' is 'HELLO'; expected what matches '[a-z]+'" in ran.err
+        assert "argument 1 is 'HELLO'; expected what matches '[a-z]+'" in ran.err
         await c.logged(
             r"kontrol.audit.refused: exec by somebody .*\['say', 'HELLO'\]: refused: Forb"
         )
