@@ -76,7 +76,7 @@ def test_it_tells_when_it_is_ready_and_that_it_lives(role: str) -> None:
     assert service["Type"] == "notify"
     assert service["Restart"] == "on-failure"  # which a missed watchdog is
     assert int(service["WatchdogSec"]) >= 15, "a busy machine must not kill it"
-    assert LATEST < 90, "systemd waits no longer for a start"
+    assert int(service["TimeoutStartSec"]) > 2 * LATEST, "`kontrol boot` may come before"
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -88,6 +88,8 @@ def test_kontrol_takes_its_settings(role: str) -> None:
             (word,) = shlex.split(line)
             name, _, value = word.partition("=")
             variables[name] = value
+    if "KONTROL_CALLBACK" in variables:
+        variables["KONTROL_CALLBACK"] = "/bin/true"  # that of the example is not here
     result = subprocess.run(
         [sys.executable, "-m", "kontrol", "config"],
         env={"PATH": os.environ["PATH"], "KONTROL_IP": "192.0.2.7", **variables},
