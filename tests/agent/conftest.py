@@ -17,7 +17,7 @@ from kontrol.rpc.client import Client
 @pytest.fixture
 async def guards() -> AsyncIterator[Guards]:
     before = set(children(os.getpid()))
-    async with asyncio.timeout(50), Guards(most=16) as guards:
+    async with asyncio.timeout(150), Guards(most=16) as guards:
         yield guards
     assert set(children(os.getpid())) <= before
 

@@ -23,7 +23,7 @@ from kontrol.rpc.client import Client
 from kontrol.rpc.errors import Refused
 from kontrol.rpc.server import Call, Server
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 TTL = 3.0  # so that an attempt lasts half a second
 
 

@@ -20,7 +20,7 @@ from kontrol.rpc.client import Client
 from kontrol.rpc.errors import RemoteError
 from kontrol.rpc.server import Call, Server
 
-DEADLINE = 30.0
+DEADLINE = 40.0
 TTL = 6.0
 
 

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 MARK = "AUTOMATON_TEST"
 AUTOMATON = (sys.executable, "-m", "automaton")
 

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from tests.automaton.support import HALF_CLOSING
 
 from automaton.load import load
@@ -60,7 +59,6 @@ def stand_in(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.timeout(150)
 def test_every_block_of_the_page_does_what_it_says(tmp_path: Path) -> None:
     port = str(free_port())
     script = ["export LC_ALL=C.UTF-8"]

@@ -39,7 +39,6 @@ def states(run: Run) -> dict[str, object]:
     return {str(pod["id"]): pod["payload"]["state"] for pod in run.pods if pod["payload"]}
 
 
-@pytest.mark.timeout(120)
 async def test_the_ensemble_sees_every_pods_state() -> None:
     async with EtcdCluster() as etcd, Lab() as lab, AsyncExitStack() as stack:
         tier = await lab.tier(etcd.endpoints)
@@ -70,7 +69,6 @@ async def test_the_ensemble_sees_every_pods_state() -> None:
         await asyncio.gather(bots["a"].die(), bots["b"].die())
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("killed", ["the script", "automaton"])
 async def test_a_restart_within_the_damper_leads_to_a_run(killed: str) -> None:
     manifest, state = (SERVER, "serve") if killed == "the script" else (BOT, "boot")

@@ -22,7 +22,7 @@ from kontrol.cli.operate.watch import follow
 from kontrol.cli.rest.address import Endpoint
 from kontrol.cli.rest.client import Rest, RestError
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 HOME = b"\x1b[H"
 
 

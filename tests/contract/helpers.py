@@ -14,7 +14,7 @@ from kontrol.store.protocol import (
     Watch,
 )
 
-DEADLINE = 10.0  # seconds
+DEADLINE = 30.0  # seconds
 
 
 async def put(bed: Bed, *names: str, lease: int = 0, value: bytes = b"") -> int:

@@ -33,7 +33,7 @@ from kontrol.store.protocol import (
 
 NAMES = ("a", "a/1", "a/2", "b")
 FOREVER = 3600  # seconds
-DEADLINE = 10.0
+DEADLINE = 30.0
 EVERYTHING = 1_000_000  # revisions back
 
 

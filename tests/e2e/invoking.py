@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.support.etcd import LAUNCHER
 
-DEADLINE = 40.0
+DEADLINE = 60.0
 
 
 @dataclass

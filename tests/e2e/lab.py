@@ -34,7 +34,7 @@ from tests.support.etcd import LAUNCHER, EtcdCluster, free_port
 SCRIPT = Path(__file__).with_name("callback_script.py")
 CALLBACK = f"{sys.executable} -IS {SCRIPT}"
 MASTER = "kontrol.unity3d.com/master"
-GONE = 10.0  # seconds in which whatever was killed must be gone
+GONE = 30.0  # seconds in which whatever was killed must be gone
 TAIL = 40  # lines of each log in a failure
 
 # What no log may hold, whatever the fault: an error that nobody expected, or something forgotten.

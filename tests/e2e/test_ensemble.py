@@ -87,7 +87,7 @@ def payload_is(pod: str, value: int) -> Callable[[Run], bool]:
     return check
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(400)
 async def test_twenty_pods_through_everything() -> None:
     async with (
         EtcdCluster(3) as etcd,

@@ -51,15 +51,16 @@ async def test_two_hundred_pods_within_two_seconds() -> None:
     """Where others keep the machine busy: within a few times what bare processes take just then."""
     async with crowd(200) as pods:
         taken = []
-        for _ in range(4):
+        for _ in range(6):
+            bare = spawning(200)
             begun = time.monotonic()
             ran = await invoke("--all", "--", "true", KONTROL_MASTER=pods.master)
-            taken.append(time.monotonic() - begun)
+            seconds = time.monotonic() - begun
             assert (ran.status, ran.out, ran.err) == (0, [], "")
-            if taken[-1] < 2.0:
+            if seconds < max(2.0, 6 * bare):
                 return
-        bare = spawning(200)
-        assert min(taken) < 6 * bare, f"{taken} s; bare processes {bare:.2f} s"
+            taken.append(f"{seconds:.1f} s, and bare processes {bare:.2f} s")
+        pytest.fail(f"{taken}")
 
 
 async def test_chooses_shows_and_tells_who_failed(pods: Crowd) -> None:

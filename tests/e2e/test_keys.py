@@ -163,7 +163,6 @@ async def feeding(tier: Tier, keys: Callable[[], Keyring]) -> AsyncIterator[list
         await asyncio.wait(tasks)
 
 
-@pytest.mark.timeout(120)
 async def test_keys_are_replaced_under_load_and_no_pod_is_lost(tmp_path: Path) -> None:
     whole = cluster(tmp_path / "keys")
     folders: dict[Path, Kind] = {tmp_path / f"m{i}": "master" for i in range(2)}

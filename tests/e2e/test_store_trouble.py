@@ -174,7 +174,7 @@ async def test_on_a_full_etcd_pods_live_the_status_tells_and_the_change_is_run_a
 
 
 @pytest.mark.parametrize("ttl", [6.0, 10.0, 25.0])
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 async def test_a_slow_etcd_drops_nobody_and_gets_the_change(ttl: float, tmp_path: Path) -> None:
     async with (
         EtcdCluster() as etcd,
@@ -217,7 +217,7 @@ async def restart(tier: Tier, i: int, tokens: Path, ttl: float) -> Operator:
 
 
 @pytest.mark.parametrize(("before", "after"), [(4.0, 12.0), (12.0, 4.0)])
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(400)
 async def test_a_rolling_restart_with_another_ttl_drops_nobody(
     before: float, after: float, tokens: Path
 ) -> None:

@@ -16,7 +16,7 @@ from kontrol.files import inotify, watch
 from kontrol.files.inotify import Inotify
 from kontrol.files.watch import Watch
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 class Follower:

@@ -23,7 +23,7 @@ TARGETS = {
     "debian-13": ("3.13", GLIBC),
 }
 
-pytestmark = [pytest.mark.privileged, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.privileged
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])

@@ -14,7 +14,7 @@ from kontrol.master.callback.callback import Callback
 from kontrol.master.callback.fingerprint import Fingerprint
 from kontrol.process.guard import Guard
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 def build(command: str, *, shell: bool = False, path: str = "/usr/bin:/bin") -> Callback:

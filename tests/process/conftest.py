@@ -13,7 +13,7 @@ from kontrol.process.guard import Guard
 
 @pytest.fixture
 async def guard() -> AsyncIterator[Guard]:
-    async with asyncio.timeout(50), Guard() as guard:
+    async with asyncio.timeout(150), Guard() as guard:
         yield guard
         if guard.pid is not None:
             assert children(guard.pid) == []

@@ -19,7 +19,7 @@ from kontrol.process.loop import BootLoop
 from kontrol.store.memory import MemoryCluster, MemoryStore
 
 SOURCE = Path(__file__).parents[2] / "src" / "kontrol"
-DEADLINE = 10.0
+DEADLINE = 30.0
 HOUR = 3600.0
 
 

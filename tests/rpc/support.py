@@ -19,7 +19,7 @@ from kontrol.rpc.transport import Transport
 
 PEERS = Path(__file__).parent / "peers"
 
-DEADLINE = 15.0
+DEADLINE = 30.0
 """Seconds that anything here may take; what is expected to is written beside it."""
 
 BEAT = 0.5

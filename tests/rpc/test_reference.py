@@ -268,7 +268,6 @@ async def test_our_client_notices_that_its_server_is_gone(blow: signal.Signals) 
             assert took < (1 if blow is signal.SIGKILL else 4 * BEAT + 1)
 
 
-@pytest.mark.timeout(90)
 async def test_calls_outlive_the_default_heartbeats_both_ways() -> None:
     """At 5 s a peer that never beats is lost at 15 s: one that does is still there after 30."""
     ours = Ours()

@@ -20,7 +20,7 @@ from kontrol.store.protocol import (
     Unavailable,
 )
 
-DEADLINE = 20.0  # seconds for what must happen at all
+DEADLINE = 60.0  # seconds for what must happen at all
 QUICK = EtcdConfig(("to be replaced",), connect_timeout=0.5, attempt_timeout=1.0, timeout=2.0)
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.timeout(120)  # each starts pytest, and two workers
-
 TOP = Path(__file__).parents[2]
 CONFTEST = """
 import time

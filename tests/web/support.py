@@ -17,7 +17,7 @@ from kontrol.web.message import Answer, Request
 from kontrol.web.view import Document, Wish
 from kontrol.web.web import Web
 
-DEADLINE = 15.0
+DEADLINE = 30.0
 """Seconds that anything here may take."""
 
 WRITER = "writer-token-0123456789"
