@@ -8,6 +8,7 @@ vulnerability either. Exit status 1 if a vulnerability is known; 0 otherwise.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def judge(pinned: int, found: list[dict[str, Any]], trouble: str) -> tuple[int, 
     if trouble:
         lines.append(f"pip-audit failed: {trouble}")
     if len(checked) < pinned:
-        lines.append("the rest could not be checked: the index does not tell of advisories")
+        lines.append("the rest could not be checked: the index has no advisories for them")
     return (1 if bad else 0), "\n".join(lines)
 
 
@@ -63,16 +64,23 @@ def ask(text: str) -> tuple[list[dict[str, Any]], str]:
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as file:
         file.write(text)
         file.flush()
+        # It trusts whom pip trusts.
+        trusted = {"REQUESTS_CA_BUNDLE": os.environ["PIP_CERT"]} if "PIP_CERT" in os.environ else {}
         try:
             done = subprocess.run(
-                [*command, file.name], capture_output=True, text=True, timeout=TIMEOUT, check=False
+                [*command, file.name],
+                env={**trusted, **os.environ},
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             return [], f"no answer within {TIMEOUT:g} s"
     try:
         found: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
-        return [], (done.stderr.strip() or "it said nothing").splitlines()[-1]
+        return [], (done.stderr.strip() or "it said nothing").splitlines()[-1][:300]
     return found, ""
 
 
