@@ -125,7 +125,7 @@ async def test_a_night(token: Path, callback: str) -> None:
         assert "no pod and no seat has the key, id or number 'nobody'" in done.err
         done = await shell.kontrol("run-now", KONTROL_TOKEN_FILE="")
         assert done.status == 5
-        assert "KONTROL_TOKEN_FILE is not set here" in done.err
+        assert "requires a token for this, and none is set here. Set KONTROL_TOKEN_FILE" in done.err
 
         # Three of four are lost: the brake.
         for pod in "abc":
@@ -153,6 +153,26 @@ async def test_a_night(token: Path, callback: str) -> None:
         numbers = [entry["run"] for entry in ledger]
         assert numbers == sorted(numbers, reverse=True)
         assert len(numbers) >= 4
+
+
+async def test_where_a_master_runs_nothing_needs_to_be_set(tmp_path: Path, callback: str) -> None:
+    runtime = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    async with EtcdCluster() as etcd, Lab() as lab:
+        tier = await lab.tier(etcd.endpoints, masters=0, seats=1, CALLBACK=callback)
+        rest = {"KONTROL_HTTP_PORT": str(free_port())}
+        master = await tier.master(0, **rest, **runtime)
+        await master.logged("REST on port")
+        await tier.agent("a")
+        where = {"KONTROL_MASTER": tier.addresses[0], **rest}
+        shell = Shell({**where, **runtime})
+        await shell.becomes("All is well: 1 pod", "status")
+        assert (await shell.kontrol("release")).out == "the brake holds nothing\n"
+        assert "for " in (await shell.kontrol("explain")).out  # what it wrote to standard error
+        elsewhere = await Shell(where).kontrol("release")
+        assert elsewhere.status == 5
+        assert "Run the command where that master runs, as its user" in elsewhere.err
+        assert await master.end() == 0
+        assert os.listdir(tmp_path / f"kontrol-{os.getuid()}") == []  # noqa: PTH208
 
 
 async def test_wrong_ports_and_agents_are_told(token: Path) -> None:

@@ -323,7 +323,7 @@ def test_the_leader_is_asked(
     error = {"name": "Refused", "message": "the brake does not hold"}
     master.replies[f"POST {path}"] = Reply({"error": error}, status=409)
     assert run(*words) == 5
-    assert "status 409: the brake does not hold\n" in read()[1]
+    assert read()[1] == "kontrol: refused: the brake does not hold\n"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from kontrol.cli.rest import client as module
 from kontrol.cli.rest import exchange as rest_exchange
 from kontrol.cli.rest.address import Endpoint
 from kontrol.cli.rest.client import Rest, RestError, check_ca, read_token
-from kontrol.settings import SettingsError
+from kontrol.settings import SettingsError, localtoken
 
 CERTS = Path(__file__).parents[1] / "support" / "certs"
 TOKEN = "0123456789abcdef"
@@ -228,11 +228,8 @@ def test_what_was_never_sent_is_asked_of_another(master: Master) -> None:
     ("code", "name", "exit_status"),
     [
         (400, "BadNumber", 2),
-        (401, "TokenRequired", 5),
-        (403, "Forbidden", 5),
         (404, "NoSuchRun", 3),
         (404, "NotAMaster", 4),
-        (409, "Refused", 5),
         (421, "UnknownHost", 5),
         (429, "TooMany", 5),
     ],
@@ -244,8 +241,51 @@ def test_refusals_are_told_in_the_master_s_words(
     master.replies["GET /v1/status"] = Reply(error, status=code)
     caught = failure(at(master.port))
     assert f"/v1/status: status {code}: no\\x1b[2J, since: not" in str(caught)
-    assert ("KONTROL_TOKEN_FILE is not set here" in str(caught)) is (code == 401)
     assert caught.exit_status == exit_status
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "told"),
+    [
+        (401, "TokenRequired", ["requires a token", "none is set here", "KONTROL_TOKEN_FILE"]),
+        (401, "BadToken", ["the token in {file} (KONTROL_TOKEN_FILE) is not one of the masters'"]),
+        (403, "ReadOnlyToken", ["{file} (KONTROL_TOKEN_FILE) may only read", "first line"]),
+        (403, "NoTokenFile", ["no token file", "as its user", "head -c 32", "restart"]),
+    ],
+)
+def test_who_is_refused_for_a_token_is_told_what_to_set_and_where(
+    master: Master,
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    *,
+    code: int,
+    name: str,
+    told: list[str],
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    error = {"error": {"name": name, "message": "send it as `Authorization: Bearer`"}}
+    master.replies["POST /v1/release"] = Reply(error, status=code)
+    given = {} if name in ("TokenRequired", "NoTokenFile") else {"KONTROL_TOKEN_FILE": str(file)}
+    assert run("release", **given) == 5
+    err = capsys.readouterr().err
+    for part in told:
+        assert part.format(file=file) in err
+    for raw in ("POST", "Bearer", "status 40", "/v1/"):
+        assert raw not in err
+
+
+def test_the_token_of_a_master_of_this_user_is_found_and_sent_there_alone(
+    master: Master, run: Run, tmp_path: Path
+) -> None:
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    _, token = localtoken.make(environ, "127.0.0.1", master.port)
+    with Master().serving() as other:
+        assert run("release", KONTROL_MASTER=f"{master.url}", **environ) == 0
+        assert run("release", KONTROL_MASTER=f"{other.url}", **environ) == 0
+    assert master.asked[0].headers["Authorization"] == f"Bearer {token}"
+    assert "Authorization" not in other.asked[0].headers
 
 
 @pytest.mark.parametrize("document", [{}, {"error": "x"}, {"error": {"message": "y" * 9999}}])

@@ -21,6 +21,8 @@ from tests.deploy.docs import DOCS, blocks, commands, section
 from tests.deploy.manifests import DEPLOY, TOPS, load, named
 from tests.support.programs import find
 
+from kontrol.web.access import Tokens
+
 pytestmark = [pytest.mark.equipped("kubectl", "openssl"), pytest.mark.timeout(120)]
 
 TOP = DEPLOY.parent
@@ -215,19 +217,24 @@ def test_the_host_blocks(terminal: Terminal, tmp_path: Path) -> None:
     (terminal.programs / "pip").rename(tmp_path / "pip")
     lines = [
         command.replace("/opt/kontrol/bin/pip", str(tmp_path / "pip"))
+        .replace("/opt/kontrol/bin/kontrol", "true")
+        .replace("/etc/kontrol/token", str(tmp_path / "token"))
         for language, _, content in blocks(section("guide.rst", "A plain host"))
         if language == "console"
         for command in commands(content, "# ")
     ]
-    assert len(lines) == 5
+    assert len(lines) == 10
     terminal.type(*lines)
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
+    Tokens.parse((tmp_path / "token").read_bytes())
+    units = [path.read_text("utf-8") for path in (DEPLOY / "systemd").glob("*.service")]
+    assert any("LoadCredential=token:/etc/kontrol/token\n" in unit for unit in units)
     recorded = [shlex.split(line) for line in terminal.recorded.read_text("utf-8").splitlines()]
     for program, *words in recorded:
         if program == "install":
             *_, source, target = words
             assert (DEPLOY / "systemd" / source).exists(), source
-            unit = (DEPLOY / "systemd" / "kontrol-agent.service").read_text("utf-8")
-            assert target in unit or target == "/etc/systemd/system/"
+            assert any(target in unit for unit in units) or target == "/etc/systemd/system/"
         elif program == "systemctl":
             assert (DEPLOY / "systemd" / f"{words[-1]}.service").exists()
 

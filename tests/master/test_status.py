@@ -71,7 +71,8 @@ class Pods:
         """Report until cancelled."""
         while True:
             for number in list(self._records):
-                await self._report(number)
+                if number in self._records:
+                    await self._report(number)
             await asyncio.sleep(CONFIG.ttl / 3)
 
 
@@ -448,3 +449,15 @@ def test_the_time_of_the_first_change_after_a_revision(steps: list[tuple[int, fl
             assert exact - 0.25 <= found <= exact  # those that come together count as one
     history.clear()
     assert history.after(0) is None
+
+
+@virtual
+async def test_a_leader_is_heard_from_the_beginning() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster, Stub(), wall=wall, fover=15.0) as one:
+        await asyncio.sleep(1)
+        async with running(cluster, Stub(), id="m2", wall=wall, fover=15.0) as two:
+            for _ in range(60):
+                for master in (one, two):
+                    assert kinds(await status(master, cluster)) == ["no-pods"]
+                await asyncio.sleep(0.1)

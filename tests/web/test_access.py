@@ -56,6 +56,22 @@ async def test_a_stranger_without_a_token_file_gets_health_and_metrics_only() ->
     assert not view.asked
 
 
+@pytest.mark.parametrize("with_file", [False, True])
+async def test_the_token_of_this_user_s_commands_may_do_all(
+    token_file: Path, *, with_file: bool
+) -> None:
+    view = FakeView()
+    web = endpoint(token_file if with_file else None, view)
+    web.accept("mine")
+    async with serving(web) as port:
+        assert (await post(port, "/v1/release", token="mine", body={})).status == 200
+        assert SECRET.encode() in (await get(port, "/v1/state", token="mine")).body
+        refused = await post(port, "/v1/release", token="other", body={})
+        expected = (401, "BadToken") if with_file else (403, "NoTokenFile")
+        assert refused.error == expected
+    assert [kind for kind, *_ in view.asked] == ["release"]
+
+
 async def test_a_stranger_with_a_token_file_must_send_a_token(token_file: Path) -> None:
     view = FakeView()
     web = endpoint(token_file, view)
@@ -99,7 +115,7 @@ async def test_a_reader_sees_everything_and_changes_nothing(token_file: Path) ->
             assert SECRET.encode() in answer.body, target
         for target in ("/v1/runs", "/v1/release", "/v1/rollback", "/v1/forget"):
             refused = await post(port, target, token=READER, body={})
-            assert refused.error == (403, "Forbidden")
+            assert refused.error == (403, "ReadOnlyToken")
             assert "first line" in refused.json["error"]["message"]
     assert not view.asked
 

@@ -24,7 +24,7 @@ from kontrol.daemon.reporting import command_methods, make_agent, takes_commands
 from kontrol.rpc.methods import Method
 from kontrol.rpc.security.keys import Keyring, KeysError
 from kontrol.rpc.server import Server
-from kontrol.settings import Settings
+from kontrol.settings import Settings, localtoken
 
 if TYPE_CHECKING:  # an agent does not load what only masters need
     from kontrol.master.master import Master
@@ -97,7 +97,7 @@ class Daemon:
                     settings, self._environ, stack=stack, children=self._children, emit=emit
                 )
             server = await self._server(stack, keys, master)
-            await self._rest(serve, agent, master, view)
+            await self._rest(stack, serve, agent, master, view)
             waits = {"etcd": master.mirror.complete} if master is not None else {}
             waits |= agent.acknowledged if agent is not None else {}
             serve(self._notifier.run(waits))
@@ -159,6 +159,7 @@ class Daemon:
 
     async def _rest(
         self,
+        stack: AsyncExitStack,
         serve: Serve,
         agent: Agent | None,
         master: "Master | None",
@@ -171,6 +172,16 @@ class Daemon:
         web = make_web(self._settings, agent, master, view)
         port = await web.bind(self._settings.bind, self._settings.http_port)
         log.info("REST on port %d", port)
+        if master is not None and self._settings.security.token_file is None:
+            try:
+                path, token = localtoken.make(self._environ, self._settings.bind, port)
+            except OSError as error:
+                log.warning(
+                    "no token for commands on this host (set KONTROL_TOKEN_FILE): %s", error
+                )
+            else:
+                stack.callback(path.unlink, missing_ok=True)
+                web.accept(token)
         serve(web.serve())
 
     def _statsd(self, serve: Serve) -> Callable[[str], None]:

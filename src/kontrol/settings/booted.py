@@ -62,7 +62,7 @@ def leave(environ: Mapping[str, str], facts: Mapping[str, tuple[str, str]]) -> P
     """
     folder = run_folder(environ)
     folder.mkdir(mode=0o700, exist_ok=True)
-    _check(folder)
+    check_folder(folder)
     for path in folder.glob(_PATTERN):
         if _age(path, _document(path)) is None:
             path.unlink(missing_ok=True)
@@ -87,7 +87,7 @@ def read(environ: Mapping[str, str]) -> Booted:
     """Return what the boot of this container left; nothing if it left nothing, or it has ended."""
     folder = run_folder(environ)
     try:
-        _check(folder)
+        check_folder(folder)
     except (FileNotFoundError, NotADirectoryError):
         return NOTHING
     except OSError as error:
@@ -103,7 +103,7 @@ def read(environ: Mapping[str, str]) -> Booted:
     return Booted(_facts(oldest.get("facts")))
 
 
-def _check(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Raise `OSError` if others than this user could have put something there."""
     found = folder.lstat()
     private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077

@@ -86,10 +86,19 @@ class Gate:
             if path is None
             else Fresh("KONTROL_TOKEN_FILE", [path], lambda: Tokens.parse(path.read_bytes()))
         )
+        self._own: bytes | None = None
+
+    def accept(self, token: str) -> None:
+        """Take one more token that may change things: that of this user's commands."""
+        self._own = _digest(token)
 
     def judge(self, request: Request) -> Access:
         """Return how much the client may do. Raises `HttpError` for a token that is not ours."""
         given = request.headers.get("authorization")
+        if given is not None and self._own is not None:
+            digest = _digest(given.removeprefix("Bearer "))
+            if hmac.compare_digest(digest, self._own):
+                return Access.WRITER
         if given is not None and self._tokens is not None:
             scheme, _, token = given.partition(" ")
             access = self._tokens.value.access(token.strip(" "))
@@ -111,15 +120,15 @@ class Gate:
         if access is Access.READER:
             raise HttpError(
                 403,
-                "Forbidden",
+                "ReadOnlyToken",
                 "this token may only read; send the first line of the token file instead",
             )
         if self._tokens is None:
-            who = {Access.LOCAL: "told on loopback only", Access.READER: "told to nobody"}
+            where = " (or ask on loopback)" if least is Access.LOCAL else ""
             raise HttpError(
                 403,
-                "Forbidden",
-                f"without a token file this is {who.get(least, 'done for nobody')}: set "
+                "NoTokenFile",
+                f"this requires a token, and the masters have no token file{where}: set "
                 "KONTROL_TOKEN_FILE on the masters, and send its token as `Authorization: Bearer`",
             )
         raise HttpError(

@@ -39,7 +39,7 @@ class Web:
         outages: Outages = (),
     ) -> None:
         try:
-            gate = Gate(token_file)
+            self._gate = gate = Gate(token_file)
         except (OSError, ValueError) as error:
             raise WebError(f"KONTROL_TOKEN_FILE is {token_file}: {_reason(error)}") from None
         certificate = None
@@ -58,6 +58,10 @@ class Web:
     async def bind(self, host: str, port: int) -> int:
         """Listen, and return the port; see `Listener.bind`. Raises `BindError`."""
         return await self.listener.bind(host, port)
+
+    def accept(self, token: str) -> None:
+        """Take one more token that may change things, beside those of the token file."""
+        self._gate.accept(token)
 
     async def serve(self) -> Never:
         """Serve until cancelled; then end what is under way."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from kontrol.cli.command import refuse, say, seconds
-from kontrol.settings import SettingsError, booted
+from kontrol.settings import SettingsError, booted, localtoken
 from kontrol.settings.private import exposed
 
 if TYPE_CHECKING:  # these are imported when a command runs: `kontrol --help` needs none of them
@@ -46,7 +46,13 @@ def asking(work: Work) -> Callable[[argparse.Namespace, list[str]], int]:
             say(target.note)
         tell(f"asking {' or '.join(map(str, target.endpoints))}, named by {target.source}")
         rest = Rest(
-            target.endpoints, token=token, ca=options.ca, timeout=options.timeout, tell=tell
+            target.endpoints,
+            token=token,
+            token_file=target.token_file,
+            own=lambda each: localtoken.read(os.environ, each.host, each.port),
+            ca=options.ca,
+            timeout=options.timeout,
+            tell=tell,
         )
         try:
             return work(options, rest, Paper.of(sys.stdout, os.environ))

@@ -10,6 +10,7 @@ Whatever goes wrong is a `RestError` that says what was asked, what came, and th
 import json
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -42,6 +43,30 @@ _NOBODY = (
 )
 _LATE = "\n`kontrol status` tells whether etcd answers; --timeout waits longer"
 
+# What to do where a token is missing or not good for it, by the error's name.
+_DENIED = {
+    "TokenRequired": (
+        "{endpoint} requires a token for this, and none is set here. Set "
+        f"{v.TOKEN_FILE.name} to a file whose first line is the masters' token: on a master, the "
+        "file that its own setting names (in Kubernetes a Secret, mounted there). Or run this "
+        "command in a master's container, which has it"
+    ),
+    "BadToken": (
+        "the token {held} is not one of the masters' at {endpoint}. It must be a line of the file "
+        f"that {v.TOKEN_FILE.name} names on the masters"
+    ),
+    "ReadOnlyToken": (
+        f"the token {{held}} may only read. To change something, {v.TOKEN_FILE.name} must name a "
+        "file here that begins with the first line of the masters' token file"
+    ),
+    "NoTokenFile": (
+        "this requires a token, and the master at {endpoint} has no token file. Run the command "
+        "where that master runs, as its user (in its container, say): there it needs nothing. Or "
+        "make a file with `(umask 077; head -c 32 /dev/urandom | base64 > token)`, and have "
+        f"{v.TOKEN_FILE.name} name it on every master (restart them), and here"
+    ),
+}
+
 
 class RestError(Exception):
     """No useful answer. `exit_status` is what a command that cannot go on ends with."""
@@ -71,16 +96,21 @@ class Rest:
         endpoints: Sequence[Endpoint],
         *,
         token: str | None = None,
+        token_file: Path | None = None,
+        own: Callable[[Endpoint], str | None] = lambda _endpoint: None,
         ca: Path | None = None,
         timeout: float = 5.0,
         tell: Callable[[str], None] = lambda _text: None,
     ) -> None:
-        """`timeout` is in seconds, for one answer; `tell` is told of each try."""
+        """`timeout` is in seconds, for one answer; `tell` is told of each try.
+
+        Without a `token` from `token_file`, `own` may know that of an endpoint on this host.
+        """
         self._endpoints = list(endpoints)
         self._headers = {"Accept": "application/json", "Connection": "close"}
         self._token = token
-        if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
+        self._token_file = token_file
+        self._own = own
         self._ca = ca
         self._timeout = timeout
         self._tell = tell
@@ -122,12 +152,15 @@ class Rest:
         self, endpoint: Endpoint, request: Request, seconds: float, failures: list[Silent]
     ) -> Answer | None:
         """Ask each address behind one name. Raises `Silent` if the name has none, `RestError`."""
+        if token := self._token or self._own(endpoint):
+            headers = {**request.headers, "Authorization": f"Bearer {token}"}
+            request = replace(request, headers=headers)
         for address in look_up(endpoint):
             host = address[1][0]
             url = f"{endpoint}{request.path}" + ("" if host == endpoint.host else f" at {host}")
             try:
                 response = exchange(endpoint, address, request, seconds, self._ca)
-                answer = _judge(f"{request.method} {url}", endpoint, response, self._token)
+                answer = _judge(f"{request.method} {url}", endpoint, response, self._token_file)
             except Silent as error:
                 self._note(url, error, failures)
                 if error.sent and request.method == "POST":
@@ -181,7 +214,7 @@ def _wrong_token(path: Path, expected: str) -> SettingsError:
     return SettingsError([Mistake(v.TOKEN_FILE.name, str(path), expected)])
 
 
-def _judge(asked: str, endpoint: Endpoint, response: Response, token: str | None) -> Answer:
+def _judge(asked: str, endpoint: Endpoint, response: Response, token_file: Path | None) -> Answer:
     """Make an `Answer` of what came. Raises `RestError`, or `Silent` if another may do better."""
     status = response.status
     if 300 <= status < 400:
@@ -205,8 +238,11 @@ def _judge(asked: str, endpoint: Endpoint, response: Response, token: str | None
     name, told = _told(document)
     if status >= 500:
         raise Silent(f"status {status}: {told}", sent=status != 503, mended=True)
-    if status == 401 and token is None:
-        told += f" ({v.TOKEN_FILE.name} is not set here)"
+    if denied := _DENIED.get(name):
+        held = "that was sent" if token_file is None else f"in {token_file} ({v.TOKEN_FILE.name})"
+        raise RestError(denied.format(endpoint=endpoint, held=held), REFUSED)
+    if status == 409:
+        raise RestError(f"refused: {told}", REFUSED)
     raise RestError(f"{asked}: status {status}: {told}", _exit_status(status, name))
 
 

@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 # Of the fail-over time: that leaves two proofs to be lost before the deadline at two thirds.
 _PROOF_EVERY = 1 / 5
 
-# Seconds at most between two refreshes of the leader's lease. Anybody can ask etcd for what is left
-# of it, and so tells a leader that has just gone; a refresh costs no write.
+# Seconds at most between two refreshes of the lease. Anybody can ask etcd for what is left of it,
+# and so tells a leader that has just gone; a refresh costs no write.
 _HEARD_EVERY = 0.5
 
 # Revisions that a store may have had beyond the last that followers saw: they follow pods and
@@ -261,8 +261,7 @@ class Election:
     async def _keep(self, lease: int) -> None:
         """Keep the lease. Raises `Deposed` once it is gone; an unreachable store is not that."""
         while True:
-            pause = self._fover / 5
-            await asyncio.sleep(pause if self.term is None else min(pause, _HEARD_EVERY))
+            await asyncio.sleep(min(self._fover / 5, _HEARD_EVERY))
             try:
                 if await self._store.refresh(lease) <= 0:
                     raise self._deposed("its lease expired")

@@ -64,7 +64,8 @@ class PlanPublisher:
             return
         seconds = plan.until - asyncio.get_running_loop().time()
         if plan.hold == "damper":
-            log.info("change seen; waiting %g s for quiet (KONTROL_DAMPER)", round(seconds, 1))
+            if left := round(max(0.0, seconds), 1):
+                log.info("change seen; waiting %g s for quiet (KONTROL_DAMPER)", left)
         elif plan.hold == "rollout":
             log.info(
                 "the callback changed: waiting up to %.0f s for %s to have the new one",

@@ -273,9 +273,11 @@ class View:
 
         To the whole second: so it was heard within that time, and up to one second less.
         """
-        candidates = self._master.election.candidates
+        term, candidates = self._master.election.term, self._master.election.candidates
         if not candidates:
             return None
+        if term is not None and term.held:
+            return 0.0  # it is this master, and etcd has confirmed it
         left, granted = await self._store.remaining(candidates[0].lease)
         return float(max(0, granted - left)) if granted else self._master.config.fover
 
