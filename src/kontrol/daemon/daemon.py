@@ -7,6 +7,7 @@ not wait: everything is cancelled at once, and what is left of a command is kill
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Callable, Coroutine, Mapping
@@ -19,7 +20,7 @@ from kontrol.agent import control
 from kontrol.agent.agent import Agent
 from kontrol.daemon.hopeless import Hopeless
 from kontrol.daemon.notify import Notifier
-from kontrol.daemon.process import Children
+from kontrol.daemon.process import Children, check_port
 from kontrol.daemon.reporting import command_methods, make_agent, takes_commands
 from kontrol.rpc.methods import Method
 from kontrol.rpc.security.keys import Keyring, KeysError
@@ -31,6 +32,8 @@ if TYPE_CHECKING:  # an agent does not load what only masters need
     from kontrol.master.operator.view import View
 
 log = logging.getLogger(__name__)
+
+_ANSWERABLE = 2.0  # seconds for etcd to answer a master that starts
 
 Serve = Callable[[Coroutine[Any, Any, Any]], None]
 """Runs a service until the daemon ends."""
@@ -102,14 +105,17 @@ class Daemon:
             waits |= agent.acknowledged if agent is not None else {}
             serve(self._notifier.run(waits))
             # First to end, so last to be started.
+            listening = asyncio.Event()
             if server is not None:
-                serve(server.serve())
+                serve(self._listen(server, master, listening))
+            else:
+                listening.set()
             if master is not None:
                 serve(master.run())
             if agent is None:
                 await self._stop.wait()
             else:
-                await self._report(group, agent)
+                await self._report(group, agent, listening)
             for task in reversed(services):
                 task.cancel()
                 await asyncio.wait([task])
@@ -143,19 +149,39 @@ class Daemon:
             server = Server(methods, keys=keys, own="master" if settings.master else "agent")
         except KeysError as error:
             raise Hopeless(f"KONTROL_KEYS: {error}") from None
-        port = await server.bind(settings.bind, settings.port)
-        if master is None:
-            log.info("commands are taken on port %d", port)
-        else:
-            log.info(
-                "kontrol %s: master on port %d, of %s/%s, with etcd at %s",
-                __version__,
-                port,
-                settings.pod.namespace,
-                settings.pod.app,
-                ", ".join(settings.etcd.endpoints) or "its own",
-            )
+        check_port(settings.bind, settings.port)  # before anything is begun that others see
         return server
+
+    async def _listen(
+        self, server: Server, master: "Master | None", listening: asyncio.Event
+    ) -> None:
+        """Serve the endpoint until cancelled: a master's once it can answer, or in 2 s at most.
+
+        Until it listens, an agent asks another master at once. If etcd does not answer in time, it
+        had better be told so. Raises `BindError`.
+        """
+        settings = self._settings
+        try:
+            if master is not None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_ANSWERABLE):
+                        await master.mirror.complete.wait()
+            port = await server.bind(settings.bind, settings.port)
+            if master is None:
+                log.info("commands are taken on port %d", port)
+            else:
+                log.info(
+                    "kontrol %s: master on port %d, of %s/%s, with etcd at %s",
+                    __version__,
+                    port,
+                    settings.pod.namespace,
+                    settings.pod.app,
+                    ", ".join(settings.etcd.endpoints) or "its own",
+                )
+            listening.set()
+            await server.serve()
+        finally:
+            server.close()
 
     async def _rest(
         self,
@@ -194,8 +220,13 @@ class Daemon:
         serve(statsd.run())
         return statsd.count
 
-    async def _report(self, group: asyncio.TaskGroup, agent: Agent) -> None:
-        """Report until the end is asked for, and the farewells are said."""
+    async def _report(
+        self, group: asyncio.TaskGroup, agent: Agent, listening: asyncio.Event
+    ) -> None:
+        """Report until the end is asked for, and the farewells are said.
+
+        Not before this process is `listening`: a master in it may be the agent's own.
+        """
         log.info(
             "kontrol %s: pod %s (key %s) reports to %s",
             __version__,
@@ -206,9 +237,12 @@ class Daemon:
         path = self._settings.control or control.default_path(self._settings.port, self._environ)
         tiers = tuple(str(tier) for tier in self._settings.tiers)
         who = control.Who(agent.status.id, agent.status.key, tiers)
-        listening = group.create_task(control.serve(path, who, agent.leave))
-        reporting = group.create_task(agent.run())
+        controlled = group.create_task(control.serve(path, who, agent.leave))
         stopping = group.create_task(self._stop.wait())
+        ready = group.create_task(listening.wait())
+        await asyncio.wait([stopping, ready], return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        reporting = group.create_task(agent.run())
         await asyncio.wait([reporting, stopping], return_when=asyncio.FIRST_COMPLETED)
         if stopping.done():
             for tier, reason in (await agent.leave()).items():
@@ -218,4 +252,4 @@ class Daemon:
         # A process that said farewell sends nothing more, but stays until it is stopped: its
         # supervisor would start it again, and undo the farewell.
         await self._stop.wait()
-        listening.cancel()
+        controlled.cancel()

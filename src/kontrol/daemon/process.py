@@ -1,7 +1,12 @@
 """This process as the system sees it: its limits, and the children that its parts await."""
 
+import errno
+import os
 import resource
+import socket
 from collections.abc import Callable, Collection
+
+from kontrol.rpc.errors import BindError
 
 
 class Children:
@@ -25,3 +30,22 @@ def raise_limits() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 20), hard))
+
+
+def check_port(host: str, port: int) -> None:
+    """See that nobody listens at an address, and that it is ours. Raises `BindError`.
+
+    So that a process that cannot listen ends before it has begun, though it listens later.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("" if host == "*" else host, port))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+                return  # what it is, the endpoint itself tells
+            taken = " (another process listens there)" if error.errno == errno.EADDRINUSE else ""
+            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            reason = os.strerror(error.errno)
+            raise BindError(f"cannot listen on tcp://{where}: {reason}{taken}") from None
