@@ -24,7 +24,7 @@ from tests.support.etcd import EtcdCluster, Member
 from kontrol.store.etcd import EtcdConfig, EtcdStore
 from kontrol.store.protocol import Put, Range, StoreError
 
-pytestmark = [pytest.mark.equipped("openssl"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.equipped("openssl"), pytest.mark.timeout(240)]
 
 (CONTAINER,) = containers(documents("etcd/statefulset.yaml")[0]["spec"]["template"])
 KONTROL = (sys.executable, "-m", "kontrol")
@@ -297,7 +297,7 @@ sys.exit(status)
         stream = self.masters[0].stdout
         assert stream is not None
         seen = []
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while line := (await stream.readline()).decode("utf-8"):
                 seen.append(line)
                 if wanted in line:

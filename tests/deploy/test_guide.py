@@ -23,7 +23,7 @@ from tests.support.programs import find
 
 from kontrol.web.access import Tokens
 
-pytestmark = [pytest.mark.equipped("kubectl", "openssl"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.equipped("kubectl", "helm", "openssl"), pytest.mark.timeout(240)]
 
 TOP = DEPLOY.parent
 
@@ -38,7 +38,8 @@ class Terminal:
         shutil.copytree(DEPLOY, self.folder / "kontrol" / "deploy")
         programs = folder / "bin"
         programs.mkdir()
-        (programs / "kubectl").symlink_to(str(find("kubectl")))
+        for program in ("kubectl", "helm"):
+            (programs / program).symlink_to(str(find(program)))
         kontrol = programs / "kontrol"
         kontrol.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m kontrol "$@"\n', "utf-8")
         kontrol.chmod(0o755)
@@ -88,7 +89,7 @@ class Terminal:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=100,
+            timeout=200,
             check=False,
         )
         assert done.returncode == 0, f"{lines}: {done.stdout}"
@@ -102,6 +103,8 @@ class Terminal:
                 lines += commands(content)
             elif caption == "kustomization.yaml":
                 (self.folder / caption).write_text(content, "utf-8")
+        # Two ways to install are not to be tried on one cluster: helm's shows what it would do.
+        lines = [line.replace("helm upgrade --install ", "helm template ") for line in lines]
         self.type(*lines)
 
 
