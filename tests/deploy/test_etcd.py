@@ -138,7 +138,9 @@ sys.exit(status)
         self.backup = folder / "backup"
         self.backup.mkdir()
         self.masters: list[asyncio.subprocess.Process] = []
+        self.log: asyncio.StreamReader  # what the masters write
         self.output = ""
+        self.port = 0  # of the masters, chosen when they start: it is kept free for a minute
         (folder / "bin").mkdir()
         stub = folder / "bin" / "kubectl"
         stub.write_text(self.STUB.format(python=sys.executable), "utf-8")
@@ -260,9 +262,15 @@ sys.exit(status)
         """Run as many masters, the first an agent too."""
         for process in self.masters:
             process.terminate()
-            await process.communicate()
+            await process.wait()
         self.masters = []
+        reader, writer = os.pipe()
+        self.log = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(self.log), os.fdopen(reader, "rb")
+        )
         for index in range(replicas):
+            self.port = self.port or etcd.free_port()
             variables = {
                 "KONTROL_MODE": "master,agent" if not index else "master",
                 "KONTROL_ID": f"masters-{index}",
@@ -285,23 +293,23 @@ sys.exit(status)
                 await asyncio.create_subprocess_exec(
                     *KONTROL,
                     env={"PATH": os.environ["PATH"], **variables, **self.tier.variables},
-                    stdout=asyncio.subprocess.PIPE,
+                    stdout=writer,
                     stderr=asyncio.subprocess.STDOUT,
                 )
             )
-
-    port = etcd.free_port()
+        os.close(writer)
 
     async def says(self, wanted: str) -> str:
-        """Wait until the first master logs something; return that line."""
-        stream = self.masters[0].stdout
-        assert stream is not None
-        seen = []
-        async with asyncio.timeout(90):
-            while line := (await stream.readline()).decode("utf-8"):
-                seen.append(line)
-                if wanted in line:
-                    return line
+        """Wait until one of the masters logs something; return that line."""
+        seen: list[str] = []
+        try:
+            async with asyncio.timeout(60):
+                while line := (await self.log.readline()).decode("utf-8"):
+                    seen.append(line)
+                    if wanted in line:
+                        return line
+        except TimeoutError:
+            seen.append("and nothing more")
         raise AssertionError("".join(seen))
 
 
