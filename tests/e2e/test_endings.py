@@ -1,6 +1,5 @@
 """How daemons end, and how pods leave: told from lost, in bounds, nothing left behind."""
 
-import asyncio
 import signal
 import time
 
