@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,10 +16,13 @@ from tests.support.simloop import virtual
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import MAX_COUNTER
 from kontrol.master.master import Master
+from kontrol.master.operator.notices import read_notice
 from kontrol.master.operator.view import View
+from kontrol.master.registry.quota import Bounds
 from kontrol.master.registry.rivals import Claim, Contests, Flips, Sender
 from kontrol.rpc.errors import Refused
 from kontrol.store.memory import MemoryCluster, MemoryStore
+from kontrol.store.protocol import KeyValue
 
 HONEST = Sender("10.0.0.1", "aa")
 FORGER = Sender("10.66.6.6", "bb", key="k3yk3yk3")
@@ -57,7 +61,8 @@ async def problems(master: Master, cluster: MemoryCluster) -> list[str]:
     found = (await view.status())["problems"]
     assert isinstance(found, list)
     texts = [str(each["what"]) for each in found if isinstance(each, dict)]
-    return [text for text in texts if "seat" in text or "to and fro" in text]
+    told = ("seat", "to and fro", "TooMany")
+    return [text for text in texts if any(part in text for part in told)]
 
 
 @virtual
@@ -88,6 +93,50 @@ async def test_another_master_s_sender_is_named_too() -> None:
         await asyncio.sleep(3 * CONFIG.ttl)
         [text] = await problems(two, cluster)
         assert "10.66.6.6" in text
+
+
+@virtual
+async def test_every_master_names_them_whichever_hears_them() -> None:
+    """The pod goes on at the master that refuses it: nobody else hears of it."""
+    cluster = MemoryCluster()
+    async with (
+        running(cluster) as one,
+        running(cluster, id="m2") as two,
+        running(cluster, id="m3", bounds=Bounds(joins=1)) as three,
+    ):
+        async with (
+            reporting(one, 1, FORGER, **FORGED),
+            reporting(two, 1, HONEST),
+            reporting(three, 5, FORGER),
+            reporting(three, 6, FORGER),
+        ):
+            await asyncio.sleep(3 * CONFIG.ttl)
+            for master in (one, two, three):
+                texts = await problems(master, cluster)
+                [contest] = [text for text in texts if "compete" in text]
+                assert "10.0.0.1" in contest
+                assert nonce("zzz") in contest
+                assert contest.startswith("m2 says: ") == (master is not two)
+                assert any("TooManyJoins" in text for text in texts), "a bound that m3 met"
+        await asyncio.sleep(100)
+        for master in (one, two, three):
+            assert await problems(master, cluster) == []
+
+
+@given(
+    st.binary(max_size=60)
+    | st.recursive(
+        st.none() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["master", "problems", "what", "mend", "x"]), inner)
+        ),
+        max_leaves=12,
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_a_notice_is_read_tolerantly(raw: bytes) -> None:
+    for problem in read_notice(KeyValue("k", raw, 1, 1)):
+        assert len(problem.what) < 5000
 
 
 @virtual

@@ -22,6 +22,9 @@ from kontrol.master.leader.leader import Leader
 from kontrol.master.leader.leadership import LeaderConfig, Parts
 from kontrol.master.leader.requests import Requests
 from kontrol.master.mirror.mirror import Mirror
+from kontrol.master.operator.facts import Problem
+from kontrol.master.operator.notices import Notices
+from kontrol.master.operator.senders import of_the_senders
 from kontrol.master.records.keys import Keys
 from kontrol.master.records.masters import Candidate
 from kontrol.master.records.records import Records
@@ -107,6 +110,13 @@ class Master:
             leader=lambda: self.leader_id,
             bounds=config.bounds,
         )
+        self.notices = Notices(
+            store,
+            self.keys,
+            master=config.id,
+            news=self.registry.writer.news,
+            seen=self._seen,
+        )
         self.requests = Requests(store, records, silence=config.fover, wall=wall)
         self.leader = Leader(
             Parts(
@@ -143,10 +153,16 @@ class Master:
             group.create_task(self.election.follow())
             group.create_task(self.registry.run())
             group.create_task(self.requests.run())
+            group.create_task(self.notices.run())
             group.create_task(self._highwater.follow())
             if self._runner is not None:
                 group.create_task(self._follow_callback(self._runner))
             await self.election.run(self.leader.lead)
+
+    def _seen(self) -> list[Problem]:
+        """Return what this master sees of those who report to it."""
+        registry = self.registry
+        return of_the_senders(registry.contests(), registry.flips(), registry.limited())
 
     async def ping(self, raw: str | bytes, sender: Sender = NOBODY) -> dict[str, JSON]:
         """Take a keepalive; see `Registry.ping`."""

@@ -22,7 +22,7 @@ class Facts:
     `damper_max` is the most that the damper waits. `runs` are entries of the ledger, the newest
     first. `contests` and `flips` are the senders that compete for a seat, as this master sees them.
     `left_out` are the keys of pods' records that are none. `limited` are the bounds that keepalives
-    met just now.
+    met just now. `notices` are what other masters say of those who report to them.
     """
 
     etcd: str
@@ -45,6 +45,7 @@ class Facts:
     left_out: Collection[str] = ()
     limited: Sequence[Limited] = ()
     max_pods: int | None = None
+    notices: Sequence["Problem"] = ()
 
 
 @dataclass(frozen=True, slots=True)

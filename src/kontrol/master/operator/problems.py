@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 from kontrol.master.operator.facts import Facts, Problem
 from kontrol.master.operator.late import of_the_callback
+from kontrol.master.operator.senders import of_the_senders
 from kontrol.master.records.masters import Candidate
 
-_RIVALS = 5  # of each kind, that are told one by one
-_RECORDS = 5  # likewise
-_ADDRESSES = 3  # likewise
+_RECORDS = 5  # that are told one by one
 
 # Seconds. A leader is heard twice a second, and what is known of it is rounded up by one second.
 _SILENT = 3.0
@@ -69,8 +68,9 @@ def problems(facts: Facts) -> list[Problem]:
                 kind="callbacks-differ",
             )
         )
-    found += _of_the_bounds(facts)
-    found += _of_the_rivals(facts)
+    found += _of_a_full_tier(facts)
+    found += of_the_senders(facts.contests, facts.flips, facts.limited)
+    found += facts.notices
     found += _of_the_records(facts)
     found += _of_the_settings(facts.candidates)
     if not facts.etcd and not facts.pods:
@@ -142,62 +142,20 @@ def _of_the_settings(candidates: Sequence[Candidate]) -> list[Problem]:
     return found
 
 
-def _of_the_rivals(facts: Facts) -> list[Problem]:
-    """Name both senders of each seat that two compete for."""
-    found = [
+def _of_a_full_tier(facts: Facts) -> list[Problem]:
+    """Say that no new pod can join, though none may have asked this master."""
+    if facts.max_pods is None or facts.pods < facts.max_pods:
+        return []
+    if any(each.name == "TooManyPods" for each in facts.limited):
+        return []
+    return [
         Problem(
-            f"two senders compete for one seat. Refused as {each.name}, {each.times} times: "
-            f"{each.refused}. It has the seat, and was heard {each.holder.heard:.0f} s before: "
-            f"{each.holder}",
-            "stop the one that should not report (with keys, take the key that it uses from the "
-            "masters' folder); the other one is then taken within KONTROL_TTL, or at once after "
-            f"`kontrol forget {each.holder.key}`",
-            kind="two-senders",
+            f"the tier has {facts.pods} pods, and KONTROL_MAX_PODS allows {facts.max_pods}: "
+            "new ones are refused as TooManyPods",
+            "remove pods that do not belong here, or raise KONTROL_MAX_PODS on every master",
+            kind="bound-reached",
         )
-        for each in facts.contests[:_RIVALS]
     ]
-    found += [
-        Problem(
-            f"the record of pod {each.last.id} changed to and fro {each.times} times, and the "
-            f"ensemble with it: {each.last}; {each.before}",
-            "two processes report under one id, or one reports to this tier under two names: stop "
-            "one, or name the tier once",
-            kind="two-senders",
-        )
-        for each in facts.flips[:_RIVALS]
-    ]
-    more = len(facts.contests) + len(facts.flips) - len(found)
-    if more:
-        what = f"{more} more seats have two senders"
-        found.append(Problem(what, "see the masters' logs", kind="two-senders"))
-    return found
-
-
-def _of_the_bounds(facts: Facts) -> list[Problem]:
-    """Name the bounds that pods are refused for."""
-    found = []
-    for each in facts.limited:
-        by = ", ".join(f"{who or '?'} ({n})" for who, n in each.by.most_common(_ADDRESSES))
-        found.append(
-            Problem(
-                f"pods are refused as {each.name}, {each.times} times so far, from {by}. The last: "
-                f"{each.why}",
-                "if these pods are yours, raise the setting; if not, keep that address out, and "
-                "give the tier keys (`kontrol keys`), so that strangers can report nothing",
-                kind="bound-reached",
-            )
-        )
-    told = any(each.name == "TooManyPods" for each in facts.limited)
-    if facts.max_pods is not None and facts.pods >= facts.max_pods and not told:
-        found.append(
-            Problem(
-                f"the tier has {facts.pods} pods, and KONTROL_MAX_PODS allows {facts.max_pods}: "
-                "new ones are refused as TooManyPods",
-                "remove pods that do not belong here, or raise KONTROL_MAX_PODS on every master",
-                kind="bound-reached",
-            )
-        )
-    return found
 
 
 def _of_the_records(facts: Facts) -> list[Problem]:

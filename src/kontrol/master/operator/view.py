@@ -17,13 +17,13 @@ from kontrol.ensemble.ensemble import digest_of
 from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master
-from kontrol.master.operator.facts import Facts
+from kontrol.master.operator.facts import Facts, Problem
+from kontrol.master.operator.notices import read_notice
 from kontrol.master.operator.problems import problems
 from kontrol.master.operator.story import due, passed, plan_now, usual
 from kontrol.master.records.fields import HIGHEST_RUN
 from kontrol.master.records.masters import Answer
 from kontrol.master.records.runs import Head, Running
-from kontrol.master.registry.rivals import Contest
 from kontrol.store.protocol import KeyValue, Range, Store, StoreError, Unavailable
 
 _SHOWN = 5  # runs in the status
@@ -44,6 +44,7 @@ class _Read(NamedTuple):
     said: dict[str, JSON] | None
     entries: tuple[dict[str, JSON], ...]
     revision: int
+    notices: tuple[Problem, ...] = ()
 
 
 class View:
@@ -188,10 +189,11 @@ class View:
             running=shown,
             pods=len(ensemble),
             left_out=master.mirror.left_out,
-            limited=master.registry.writer.quota.limited(self._now()),
+            limited=master.registry.limited(),
             max_pods=master.config.bounds.pods,
-            contests=self._contests(),
-            flips=master.registry.writer.flips.standing(self._now(), master.ttl),
+            contests=master.registry.contests(),
+            flips=master.registry.flips(),
+            notices=read.notices,
             silent=silent,
             refuses=refuses,
             waiting=self._waiting(read),
@@ -230,22 +232,6 @@ class View:
             "problems": [{"kind": p.kind, "what": p.what, "mend": p.mend} for p in problems(facts)],
         }
 
-    def _contests(self) -> list[Contest]:
-        """Return the contests for seats, but for those that another master has settled."""
-        live = self._master.mirror.live
-        contests = self._master.registry.writer.contests.standing(self._now(), self._master.ttl)
-        return [
-            each
-            for each in contests
-            if (there := live(each.refused.key)) is None
-            or (there.pod.id, there.pod.nonce) != (each.refused.id, each.refused.nonce)
-            or each.refused.nonce == each.holder.nonce
-        ]
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
-
     async def _read(self) -> _Read:
         """Read what belongs together at one revision."""
         keys, records = self._keys, self._records
@@ -256,9 +242,10 @@ class View:
                 Range(keys.applied),
                 Range(keys.plan),
                 Range(keys.runs, prefix=True, descending=True, limit=_RUNS),
+                Range(keys.notices, prefix=True),
             ],
         )
-        running, applied, said, runs = (answer.range(i).kvs for i in range(4))
+        running, applied, said, runs, notices = (answer.range(i).kvs for i in range(5))
         run = records.running(running[0]) if running else None
         return _Read(
             None if run is None or run.withdrawn else run,
@@ -266,6 +253,12 @@ class View:
             records.plan(said[0]) if said else None,
             tuple(entry for kv in runs if (entry := records.entry(kv)) is not None),
             answer.header.revision,
+            tuple(
+                problem
+                for kv in notices
+                if kv.key != self._master.notices.key
+                for problem in read_notice(kv)
+            ),
         )
 
     async def _silence(self) -> float | None:

@@ -83,6 +83,15 @@ class Keys:
         return f"{self.root}plan"
 
     @property
+    def notices(self) -> str:
+        """Prefix of what masters tell each other of senders, each under its own lease."""
+        return f"{self.root}notices/"
+
+    def notice(self, lease: int) -> str:
+        """What the master with this lease tells."""
+        return f"{self.notices}{lease:016x}"
+
+    @property
     def ages(self) -> str:
         """What masters have watched of time, by which unused seats age."""
         return f"{self.root}ages"

@@ -24,8 +24,8 @@ from kontrol.master.records.pods import Live
 from kontrol.master.records.records import Records
 from kontrol.master.registry.admission import Join, Refresh, View, Write, decide
 from kontrol.master.registry.leases import LeaseRefresh, Leases
-from kontrol.master.registry.quota import Bounds
-from kontrol.master.registry.rivals import NOBODY, Sender
+from kontrol.master.registry.quota import Bounds, Limited
+from kontrol.master.registry.rivals import NOBODY, Contest, Flip, Sender
 from kontrol.master.registry.writer import Writer
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import NoSpace, Store, StoreError
@@ -76,6 +76,26 @@ class Registry:
             raise
         self.outcomes[outcome] += 1
         return {"seq": seq, "ttl": ttl, "leader": self._leader()}
+
+    def contests(self) -> list[Contest]:
+        """Return the contests for seats, but for those that another master has settled."""
+        live = self._mirror.live
+        now = asyncio.get_running_loop().time()
+        return [
+            each
+            for each in self.writer.contests.standing(now, self._ttl())
+            if (there := live(each.refused.key)) is None
+            or (there.pod.id, there.pod.nonce) != (each.refused.id, each.refused.nonce)
+            or each.refused.nonce == each.holder.nonce
+        ]
+
+    def flips(self) -> list[Flip]:
+        """Return the pods that two senders write in turn."""
+        return self.writer.flips.standing(asyncio.get_running_loop().time(), self._ttl())
+
+    def limited(self) -> list[Limited]:
+        """Return the bounds that keepalives met within a minute."""
+        return self.writer.quota.limited(asyncio.get_running_loop().time())
 
     async def _take(self, raw: str | bytes, sender: Sender) -> tuple[int | None, float, str]:
         """Take one keepalive; returns its `seq`, its TTL and how it was taken."""

@@ -123,8 +123,11 @@ class Flips:
     def __init__(self) -> None:
         self._flips: OrderedDict[str, Flip] = OrderedDict()
 
-    def wrote(self, claim: Claim, mark: object, sender: Sender, now: float, ttl: float) -> None:
-        """Note that a record was written over another; `mark` is the same for equal ones."""
+    def wrote(self, claim: Claim, mark: object, sender: Sender, now: float, ttl: float) -> bool:
+        """Note that a record was written over another; `mark` is the same for equal ones.
+
+        Returns whether two senders take turns.
+        """
         known = self._flips.pop(claim.id, None)
         if known is None:
             flip = Flip(claim, None, (mark, None), (sender, None), 0, now)
@@ -147,6 +150,7 @@ class Flips:
         self._flips[claim.id] = flip
         if len(self._flips) > _FLIPS:
             self._flips.popitem(last=False)
+        return flip.times >= _FLIPPING
 
     def standing(self, now: float, ttl: float) -> list[Flip]:
         """Return those that went on within a TTL."""

@@ -85,6 +85,7 @@ class Writer:
         self._ttl = ttl
         self._waiting = Waiting()
         self._asking = Asking()
+        self.news = asyncio.Event()  # set when a sender was refused again, or writes in turn
         self.contests = Contests()
         self.flips = Flips()
         self.quota = Quota(bounds, mirror)
@@ -237,7 +238,10 @@ class Writer:
             asked = Asked(
                 entry.record.id, entry.size, entry.sender.address, entry.view, entry.decision
             )
-            entry.decision = self.quota.judge(asked, self._planned, now) or entry.decision
+            refusal = self.quota.judge(asked, self._planned, now)
+            if refusal is not None:
+                entry.decision = refusal
+                self.news.set()
 
     def _needs_lease(self, entry: Entry) -> bool:
         """Tell whether the live record's lease is known to be unfit."""
@@ -301,6 +305,7 @@ class Writer:
         if view.elsewhere and (live is None or refusal.name == "Stale"):
             live = view.elsewhere[0]
         assert live is not None  # noqa: S101 - one of them was heard
+        self.news.set()
         pod = live.pod
         seat = view.seat if pod.key == record.key else view.seats.get(pod.key)
         by = (seat.sender if seat is not None and seat.id == pod.id else None) or ""
@@ -330,7 +335,8 @@ class Writer:
                 return
         now = asyncio.get_running_loop().time()
         claim = _claim(record, str(entry.sender))
-        self.flips.wrote(claim, mark, entry.sender, now, self._ttl())
+        if self.flips.wrote(claim, mark, entry.sender, now, self._ttl()):
+            self.news.set()
 
     async def _try(self, batch: list[Entry], counter: Counter) -> bool:
         """Carry the decisions out in one transaction; False if the store had moved on."""

@@ -1,0 +1,95 @@
+"""What one master alone sees of senders, told to the others, so that whichever is asked knows it.
+
+A pod that is refused goes on at the master that it has a connection to: no other one hears of it.
+So a master that refuses a sender again and again writes what it sees to the store, under a lease of
+its own, at most every five seconds; it goes by itself when nothing more is written.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Never
+
+from kontrol.ensemble.canonical import JSON, canonical
+from kontrol.master.operator.facts import Problem
+from kontrol.master.records.fields import Damaged, Fields
+from kontrol.master.records.keys import Keys
+from kontrol.store.protocol import KeyValue, Put, Store, StoreError
+
+log = logging.getLogger(__name__)
+
+_EVERY = 5.0  # seconds
+_LEASE = 20  # seconds
+_MOST = 20  # problems of one master
+_TEXT = 2000  # characters of one
+
+
+class Notices:
+    """Writes what `seen` returns whenever `news` is set, while `run` runs."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        *,
+        master: str,
+        news: asyncio.Event,
+        seen: Callable[[], Sequence[Problem]],
+    ) -> None:
+        """`master` is this one's id."""
+        self.key = ""
+        self._store = store
+        self._keys = keys
+        self._master = master
+        self._news = news
+        self._seen = seen
+        self._lease = 0
+
+    async def run(self) -> Never:
+        """Write until cancelled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            seen = self._seen()
+            if seen:
+                try:
+                    await self._write(seen)
+                except StoreError as error:
+                    log.debug("other masters are not told of senders: %s", error)
+            await asyncio.sleep(_EVERY)
+
+    async def _write(self, seen: Sequence[Problem]) -> None:
+        if not self._lease or not await self._store.refresh(self._lease):
+            self._lease = (await self._store.grant(_LEASE)).id
+            self.key = self._keys.notice(self._lease)
+        told: list[JSON] = [
+            {"kind": each.kind, "what": each.what[:_TEXT], "mend": each.mend[:_TEXT]}
+            for each in seen[:_MOST]
+        ]
+        value = canonical({"master": self._master, "problems": told})
+        await self._store.txn([], [Put(self.key, value, self._lease)])
+
+
+def read_notice(kv: KeyValue) -> list[Problem]:
+    """Read what a master wrote; nothing if it is damaged: it goes within seconds."""
+    try:
+        return decode_notice(kv.value)
+    except Damaged as error:
+        log.debug("the record %s is damaged: %s; it is not shown", kv.key, error)
+        return []
+
+
+def decode_notice(raw: bytes) -> list[Problem]:
+    """Read what a master wrote; each problem names it. Raises `Damaged`."""
+    found = Fields.of(raw)
+    master = found.text("master", "?", most=_TEXT)
+    told = found.more.get("problems") or []
+    if not isinstance(told, list):
+        raise Damaged("problems", told, "a list of problems")
+    problems = []
+    for each in told[:_MOST]:
+        one = Fields(each)
+        what = one.text("what", most=_TEXT)
+        mend, kind = one.text("mend", "", most=_TEXT), one.text("kind", "other", most=_TEXT)
+        problems.append(Problem(f"{master} says: {what}", mend, kind=kind))
+    return problems
