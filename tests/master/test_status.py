@@ -403,6 +403,14 @@ def test_what_the_records_show_counts_more_than_a_plan_that_lags() -> None:
     assert plan(waits, reason="ensemble", quiet=1.0) == ("wait", "ensemble", "damper", 1.0)
     assert plan(held, reason="ensemble", quiet=1.0) == ("wait", "ensemble", "brake", 3.0)
     assert plan(waits, running=run, under_way=True, reason="ensemble", quiet=3.0)[0] == "run"
+    behind = {**waits, "hold": "predecessor", "seconds": 3.0}
+    assert plan(behind, running=run, reason="ensemble")[2:] == ("predecessor", 3.0)
+    booked = replace(run, ended=True)
+    assert plan(behind, running=booked, reason="unacknowledged")[:3] == (
+        "run",
+        "unacknowledged",
+        None,
+    )
     cut = plan(waits, running=run, reason="ensemble", quiet=3.0)
     assert cut == ("wait", "unacknowledged", "predecessor", None)
 

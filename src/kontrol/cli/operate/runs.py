@@ -175,8 +175,8 @@ def _held(plan: Doc, running: Doc) -> str:
             f"{', '.join(plan.texts('peers')) or 'unknown'}"
         ),
         "predecessor": (
-            f"waiting {left} for the processes of run {running.text('run')} to be killed, whose "
-            "leader went away"
+            f"waiting {f'{left} ' if 'seconds' in plan else ''}for the processes of run "
+            f"{running.text('run')} to be killed, whose leader went away"
         ),
     }.get(plan.text("hold"), f"held for {left} more")
 

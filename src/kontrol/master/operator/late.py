@@ -80,8 +80,10 @@ def _of_the_run(facts: Facts) -> list[Problem]:
         return [Problem(what, mend, kind="run-long")]
     if plan.get("hold") == "predecessor":
         what = "the last run was cut off: its leader went away"
-        mend = f"it is run again in {_lasting(_number(plan.get('seconds')))}, once its processes "
-        return [Problem(what, mend + "are dead for certain", kind="run-cut-off")]
+        left = plan.get("seconds")
+        after = "" if left is None else f" in {_lasting(_number(left))}"
+        mend = f"it is run again{after}, once its processes are dead for certain"
+        return [Problem(what, mend, kind="run-cut-off")]
     held = plan.get("hold") in _HELD
     if waiting is None or held or waiting <= facts.damper_max + _LATE or not facts.leader:
         return []

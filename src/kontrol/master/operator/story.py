@@ -60,7 +60,9 @@ def plan_now(
             return {**plan, **_NOTHING, "what": "wait", "reason": reason, "hold": "predecessor"}
     if reason is None and plan.get("reason") != "asked":
         return {**plan, **_NOTHING, "what": "idle", "lost": [], "missing": 0, "of": 0}
-    if plan.get("what") == "idle" or plan.get("hold") == "damper":
+    over = running is None or running.ended  # what a predecessor left is booked by now
+    stale = plan.get("hold") == "damper" or (over and plan.get("hold") == "predecessor")
+    if plan.get("what") == "idle" or stale:
         plan |= {**_NOTHING, "what": "run", "reason": reason or plan.get("reason")}
         if quiet and (seconds := round(quiet, 1)):
             plan |= {"what": "wait", "hold": "damper", "seconds": seconds}
