@@ -72,3 +72,22 @@ async def test_it_bounds_the_whole(
     else:
         assert f"gave up after {total:g} s" in str(found.problem)
     assert NODE_PATH not in asked
+
+
+@virtual
+async def test_the_reason_is_not_that_of_an_attempt_cut_short(
+    around: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API answers badly, and then not at all for the little that is left."""
+
+    async def request(url: str, *, timeout: float, **_: object) -> http.Answer:
+        if not asked:
+            asked.append(url)
+            return http.Answer(503, Message(), b"")
+        await asyncio.sleep(timeout)
+        raise http.Silent(f"no whole answer within {timeout:g} s")
+
+    asked: list[str] = []
+    monkeypatch.setattr("kontrol.boot.kubernetes.request", request)
+    found = await discover(replace(around, patience=Patience(4)))
+    assert "status 503; gave up after 4 s" in str(found.problem)

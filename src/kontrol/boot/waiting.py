@@ -68,18 +68,26 @@ async def ask(
     end = min(start + patience.total, patience.end)
     reserve = min(_LAST, (end - start) / 4)
     attempt = 0
-    told = ""
+    told = reason = ""
+    answered = False
     while True:
-        answered = False
+        seconds = min(_ATTEMPT, max(end - loop.time(), 0.0))
         try:
-            result = read(await api.get(path, min(_ATTEMPT, max(end - loop.time(), 0.0))))
+            result = read(await api.get(path, seconds))
             if result is not None:
                 return result
             answered = True
             reason = f"{what} has no address yet (status.podIP)"
-        except (Unavailable, HTTPError) as error:
+        except Unavailable as error:
+            answered = False
             reason = f"the Kubernetes API has not answered for {what}: {error}"
+        except HTTPError as error:
+            # What an attempt says that had less than its time is worth less than what came before.
+            if seconds == _ATTEMPT or not reason:
+                answered = False
+                reason = f"the Kubernetes API has not answered for {what}: {error}"
         except objects.BadObject as error:
+            answered = False
             reason = f"the Kubernetes API's answer for {what} is not one: {error}"
         left = end - loop.time() - reserve
         if left <= 0:
