@@ -130,6 +130,7 @@ class Lab:
             env={
                 "PATH": os.environ["PATH"],
                 "TMPDIR": str(self.folder / "tmp"),
+                "XDG_RUNTIME_DIR": str(self.folder),
                 "E2E_MARK": self._marker,
                 **environ,
             },
