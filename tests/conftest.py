@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Generator
 from typing import Any
 
+import hypothesis
 import pytest
 from tests.simulation.suite import Suite
 from tests.support import timeouts
@@ -34,6 +35,11 @@ def _privileged() -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A slow machine is no fault of what is tested; the time-outs of tests see to the rest.
+    hypothesis.settings.register_profile(
+        "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("tests")
     config.stash[LEFT_OUT] = []
     config.stash[SKIPPED] = []
     config.pluginmanager.register(timeouts)

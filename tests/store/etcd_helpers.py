@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from tests.support.busy import waited
 from tests.support.etcd import CA, CERT, KEY, EtcdCluster
 
 from kontrol.store.etcd import EtcdConfig, EtcdStore
@@ -95,9 +96,10 @@ async def confirmation(batches: AsyncIterator[Batch], asked: float) -> list[Even
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Fail if the body took longer."""
+    """Fail if the body took longer; where others kept the machine busy, up to five times that."""
     loop = asyncio.get_running_loop()
-    start = loop.time()
+    start, before = loop.time(), waited()
     yield
     took = loop.time() - start
-    assert took <= seconds, f"took {took:.2f} s, allowed {seconds} s"
+    allowed = seconds + min(waited() - before, 4 * seconds)
+    assert took <= allowed, f"took {took:.2f} s, allowed {allowed:.2f} s"
