@@ -221,7 +221,8 @@ async def test_export_and_import(token: Path, tmp_path: Path) -> None:
             path.chmod(mode)
             done = await shell.into(path, "export")
             assert (done.status, "others can read this file" in done.err) == (0, warns), done
-            assert json.loads(path.read_text("utf-8")) == document
+            written = json.loads(path.read_text("utf-8"))
+            assert written | {"term": 0} == document | {"term": 0}  # a busy machine may elect anew
 
         done = await shell.kontrol("import", str(path))
         assert (done.status, done.out) == (5, "")

@@ -130,7 +130,8 @@ async def test_stopped_while_it_boots(image: str, account: Path) -> None:
 async def test_a_job_that_gave_up_is_not_healthy(image: str, tmp_path: Path) -> None:
     job = tmp_path / "kontrol.conf"
     job.write_text(
-        "[program:kontrol]\ncommand=/usr/bin/kontrol\nstartretries=0\n", encoding="utf-8"
+        "[program:kontrol]\ncommand=/usr/bin/kontrol\nstartretries=0\nstartsecs=50\n",
+        encoding="utf-8",
     )
     async with Containers(image) as containers:
         broken = await containers.run(
