@@ -6,7 +6,7 @@ SCRIPTS := .ci/run requirements/lock image/base image/finish image/packages imag
 	image/root/home/kontrol/boot.sh image/root/usr/bin/kontrol-health \
 	deploy/etcd/certificates deploy/masters/on-change deploy/examples/image/hello
 
-.PHONY: demo test simulate mutate check lint types imports docs format lock renew audit bench clean
+.PHONY: demo test simulate mutate check lint types imports docs format lock renew audit dist bench clean
 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED := --only-binary :all: --require-hashes --requirement
@@ -32,8 +32,9 @@ LOCKED := --only-binary :all: --require-hashes --requirement
 demo: .venv/run  ## the main job on an embedded etcd, on loopback
 	$(BIN)/kontrol demo
 
-test: .venv/test  ## every test that needs no privilege; lists by name what it leaves out
-	$(BIN)/python -m pytest -n auto --dist worksteal
+TESTS ?=
+test: .venv/test  ## every test that needs no privilege, or TESTS; lists by name what it leaves out
+	$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
 N ?= 1000
 simulate: .venv/test  ## N fresh random schedules against the invariants; SEED=... repeats a series
@@ -72,6 +73,11 @@ renew: .venv/dev  ## pins the newest versions of everything; for a scheduled job
 
 audit: .venv/dev  ## fails if a pinned version has a known vulnerability; says what it could not check
 	$(BIN)/python requirements/audit.py
+
+dist: .venv/dev  ## builds sdist and wheel, and tries both where nothing else of this folder is
+	rm -rf dist
+	$(BIN)/python -m hatchling build -t sdist -t wheel
+	$(BIN)/python -m tests.support.distributions --tests $(TESTS)
 
 bench: .venv/test
 	$(BIN)/python -m bench
