@@ -155,6 +155,20 @@ async def test_a_change_before_it_is_awaited(tmp_path: Path) -> None:
     assert callback.fingerprint() != before
 
 
+async def test_a_change_may_be_awaited_before_anything_was_read(
+    tmp_path: Path, looks: Looks
+) -> None:
+    hook = tmp_path / "on-change"
+    put(hook, "one")
+    callback = build(str(hook))
+    async with asyncio.TaskGroup() as group, asyncio.timeout(DEADLINE):
+        task = group.create_task(callback.changed())
+        await looks.until(2)
+        await asyncio.sleep(0)
+        assert not task.done()
+        replace(hook, "two")
+
+
 async def test_what_leaves_the_contents_as_they_were_is_not_told(
     tmp_path: Path, looks: Looks
 ) -> None:

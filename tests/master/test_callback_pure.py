@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -298,6 +299,26 @@ def test_the_fingerprint_follows_the_program_that_the_path_leads_to(tmp_path: Pa
     assert subject.read() == seen[2]
 
 
+def test_a_folder_of_that_name_is_no_program(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    subject = fingerprint_of("on-change", first, second)
+    program(second, "one")
+    before = subject.read()
+    (first / "on-change").mkdir(parents=True)
+    assert subject.read() == before
+
+
+def test_an_empty_part_of_the_path_is_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    subject = Fingerprint("on-change", "", shell=False)
+    assert subject.paths() == [Path("on-change")]
+    before = subject.read()
+    program(tmp_path, "one")
+    assert subject.read() != before
+
+
 def test_a_shell_ends_words_at_its_operators(tmp_path: Path) -> None:
     for name in ("library", "hook"):
         (tmp_path / name).write_text("", encoding="utf-8")
@@ -305,6 +326,34 @@ def test_a_shell_ends_words_at_its_operators(tmp_path: Path) -> None:
     found = {one: Fingerprint(command, "", shell=one).paths() for one in (True, False)}
     assert {tmp_path / "library", tmp_path / "hook"} < set(found[True])
     assert found[False][1:] == [Path(command.partition(" ")[2])]
+
+
+def test_output_that_is_too_long_is_called_the_state() -> None:
+    assert "which is the state" in judge(outcome("too much output")).why
+    assert "which is the state" not in judge(outcome("timeout")).why
+
+
+def test_a_state_may_be_as_large_as_the_limit() -> None:
+    state = b'"' + b"x" * (STATE_LIMIT - 2) + b'"'
+    assert parse_state(state) == state
+    with pytest.raises(StateError, match="over"):
+        parse_state(b"x" + state)
+
+
+def test_the_environment_may_fill_the_room() -> None:
+    room = size_of((), build_environment(request(), {}, room=1 << 20))
+    assert "PODS" in build_environment(request(), {}, room=room)
+    assert "PODS" not in build_environment(request(), {}, room=room - 1)
+
+
+def test_the_room_for_arguments_elsewhere_is_what_the_system_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sysconf", lambda _: 12345)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert argument_room() == 12345
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert argument_room() >= STRING_LIMIT
 
 
 def test_a_further_word_is_not_looked_for_in_the_path(tmp_path: Path) -> None:
@@ -329,6 +378,25 @@ def test_two_writes_within_one_tick_are_told_apart(
     assert after != before
     hook.write_text("tri", encoding="utf-8")
     assert subject.read() == after, "read again, although its times are the same"
+
+
+def test_a_file_that_was_replaced_is_looked_at_for_a_tick_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook, now = tmp_path / "hook", 0.0
+    hook.write_text("one", encoding="utf-8")
+    found = hook.stat()
+    monkeypatch.setattr(os, "fstat", lambda _: found)
+    subject = Fingerprint(str(hook), "", shell=False, clock=lambda: now)
+    subject.read()
+    now = 100.0
+    other = tmp_path / "other"
+    other.write_text("another", encoding="utf-8")
+    found = other.stat()
+    other.replace(hook)
+    replaced = subject.read()
+    hook.write_text("changed", encoding="utf-8")  # of the same size, and at the same tick
+    assert subject.read() != replaced
 
 
 def test_a_file_that_the_callback_writes_makes_no_new_callback_for_ever(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ async def build(pipe: Life, scratch: Path) -> AsyncIterator[Build]:
             timeout: float | None = None,
             environ: dict[str, str] | None = None,
             log: Callable[[str], None] = lambda _: None,
+            tier: str = "ns/app",
         ) -> Callback:
             return Callback(
                 command,
@@ -73,6 +74,7 @@ async def build(pipe: Life, scratch: Path) -> AsyncIterator[Build]:
                 secrets={"KONTROL_KEYS", "SECRET"},
                 guard=guard,
                 on_stderr=log,
+                tier=tier,
             )
 
         yield build
@@ -103,7 +105,7 @@ async def test_sees_everything_three_ways_and_no_secrets(build: Build, tmp_path:
     assert outcome.state is not None
     env, document, files, modes, folder = json.loads(outcome.state)
     assert env["HASH"] == env["MD5"] == "aa:bb"
-    assert (env["TERM_ID"], env["RUN"]) == ("41", "7")
+    assert (env["TERM_ID"], env["RUN"], env["TIER"]) == ("41", "7", "ns/app")
     assert not {"SECRET", "KONTROL_KEYS"} & env.keys()
     for name, value in (("PODS", asked.pods), ("STATE", asked.state), ("CHANGES", asked.changes)):
         assert value is not None
@@ -114,10 +116,9 @@ async def test_sees_everything_three_ways_and_no_secrets(build: Build, tmp_path:
     assert folder == os.getcwd()  # noqa: PTH109  # as the callback says it
 
 
-async def test_without_a_state_there_is_none(build: Build) -> None:
-    subject = build(
-        'test -z "${STATE+x}${STATE_FILE+x}" && ! grep -q state', environ={"STATE": "stale"}
-    )
+async def test_without_a_state_or_a_tier_there_is_none(build: Build) -> None:
+    unset = 'test -z "${STATE+x}${STATE_FILE+x}${TIER+x}"'
+    subject = build(f"{unset} && ! grep -q state", environ={"STATE": "stale"}, tier="")
     outcome = await subject.run(request(state=None), soon())
     assert (outcome.ok, outcome.state, outcome.why) == (True, None, "exit status 0")
 

@@ -7,18 +7,21 @@ from typing import Never
 
 import pytest
 from tests.master.support import BAD, CONFIG, GOOD, KEYS, Stub, alive, running
+from tests.master.test_leading import value
 from tests.support.simloop import virtual
 
 from kontrol.master.callback.callback import RunOutcome, RunRequest
-from kontrol.master.leader.requests import Requests
+from kontrol.master.leader.requests import Answers, Pending, Requests
 from kontrol.master.master import Master
 from kontrol.master.operator.view import View
+from kontrol.master.records.masters import Answer
+from kontrol.master.records.masters import Request as Ask
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import no_state
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.memory.client import Reliable
 from kontrol.store.memory.requests import Request
-from kontrol.store.protocol import Put, Unavailable
+from kontrol.store.protocol import KeyValue, Put, Unavailable
 
 
 def view(master: Master, cluster: MemoryCluster) -> View:
@@ -40,6 +43,19 @@ async def test_a_run_that_is_asked_for_starts_at_once_and_says_who_asked() -> No
         assert (entry["reason"], entry["by"], entry["ok"]) == ("asked", "ann", True)
         await asyncio.sleep(60)
         assert len(callback.runs) == 2
+
+
+@virtual
+async def test_a_request_that_is_gone_is_not_written_again_by_its_answer() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster, Stub()) as master:
+        await asyncio.sleep(5)
+        assert master.election.term is not None
+        lease = (await MemoryStore(cluster).grant(60)).id
+        gone = KeyValue(f"{KEYS.requests}x", b"{}", 7, 7, lease=lease)
+        pending = Pending(Ask("x", "run"), gone)
+        await Answers(master.requests, master.election.term).answer(pending, Answer("done"))
+    assert await value(cluster, gone.key) is None
 
 
 @virtual

@@ -13,6 +13,7 @@ from tests.support.simloop import virtual
 
 from kontrol.master.master import Master
 from kontrol.master.operator.view import View
+from kontrol.master.records.fields import MOST
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.memory.requests import Request, Txn
 from kontrol.store.protocol import Put, Unavailable
@@ -384,6 +385,24 @@ async def test_a_restore_that_nothing_but_an_undone_write_tells_is_noticed() -> 
             assert raw is not None
             assert json.loads(raw)["digest"] == master.mirror.ensemble.digest
             assert json.loads(raw)["run"] == callback.runs[-1].request.run > 2
+
+
+@virtual
+async def test_a_term_that_nobody_can_have_is_not_gone_on_from() -> None:
+    cluster, callback = MemoryCluster(), Stub(seconds=0.01)
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(3)
+        early = cluster.snapshot()
+        store = MemoryStore(cluster)
+        lease = (await store.grant(60)).id
+        forged = json.dumps({"id": "x", "term": MOST + 1}).encode()
+        await store.txn([], [Put(KEYS.candidate(lease), forged, lease)])
+        await asyncio.sleep(1)
+        cluster.restore(early, cluster=2)
+        await asyncio.sleep(30)
+        await master.ping(record(2))
+        await asyncio.sleep(5)
+    assert [run.request.term < MOST for run in callback.runs] == [True, True]
 
 
 @virtual

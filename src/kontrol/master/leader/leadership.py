@@ -239,10 +239,11 @@ class Leadership:
                     await self._news_or(until)
                     snapshot = None  # who is missing may have deregistered meanwhile
                 case policy.Run(reason, again):
+                    failed = ledger.failed if again else None
                     return Decision(
                         snapshot,
                         situation.fingerprint,
-                        ledger.failed.attempt + 1 if again and ledger.failed else 1,
+                        failed.attempt + 1 if failed else 1,
                         reason,
                         None if asked is None else self._asked(group, asked),
                         loop.time(),

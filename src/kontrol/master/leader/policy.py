@@ -66,12 +66,14 @@ def decide(now: float, s: Situation) -> Idle | Wait | Run:
     reason: Reason | None = "asked" if s.asked else _due(s)
     if reason is None:
         return Idle()
-    again = s.failed is not None and s.failed[:2] == (s.digest, s.fingerprint)
+    failed = s.failed
+    if failed is not None and failed[:2] != (s.digest, s.fingerprint):
+        failed = None
     holds: list[tuple[float, Hold]] = []
     if s.asked:
         pass
-    elif again and s.failed is not None:
-        holds.append((s.failed[2], "retry"))
+    elif failed is not None:
+        holds.append((failed[2], "retry"))
     elif s.ripe is not None:
         holds.append((s.ripe, "damper"))
     if reason == "callback" and s.rollout is not None:
@@ -84,7 +86,7 @@ def decide(now: float, s: Situation) -> Idle | Wait | Run:
     if held:
         until, hold = max(held)
         return Wait(reason, until, hold)
-    return Run(reason, again)
+    return Run(reason, failed is not None)
 
 
 def outdated(now: float, s: Situation) -> str:
