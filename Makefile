@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED := --only-binary :all: --require-hashes --requirement
 
 .venv/run: requirements/build.txt requirements/run.txt pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv  # so that nothing stays that is no longer asked for
 	$(INSTALL) $(LOCKED) requirements/build.txt --requirement requirements/run.txt
 	$(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
