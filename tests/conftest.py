@@ -47,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Suite())
 
 
+@pytest.hookimpl(optionalhook=True)  # without the plug-in there is none
 def pytest_xdist_auto_num_workers() -> int:
     """Return how many workers `-n auto` means: most tests wait for most of their time."""
     return min(2 * len(os.sched_getaffinity(0)), MOST_WORKERS)
