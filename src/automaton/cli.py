@@ -70,7 +70,7 @@ class _Version(argparse.Action):
     def __call__(self, *_: object) -> None:
         from importlib.metadata import version  # costs more than all else here
 
-        _print(f"automaton {version('kontrol')}")
+        _print(f"automaton {version('kontrol-loop')}")
         sys.exit(DONE)
 
 
