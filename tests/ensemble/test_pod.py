@@ -61,6 +61,19 @@ def test_a_key_chosen_by_hand_is_kept() -> None:
     assert parse_keepalive(text(key="my_key-1", named=True)).key == "my_key-1"
 
 
+@pytest.mark.parametrize("key", ["-", "-rf", "--all"])
+def test_no_key_looks_like_an_option(key: str) -> None:
+    with pytest.raises(BadRecord, match="not beginning with -") as caught:
+        parse_keepalive(text(key=key, named=True))
+    assert caught.value.field == "key"
+
+
+@pytest.mark.parametrize("version", ["-v", "--help", "~", ".5"])
+def test_no_version_looks_like_an_option_or_a_folder(version: str) -> None:
+    with pytest.raises(BadRecord, match="a letter, digit or _"):
+        parse_keepalive(text(version=version))
+
+
 def test_unknown_fields_are_kept_and_passed_on() -> None:
     record = parse_keepalive(text(colour=["red"], zone="z1", port=8000))
     assert record.more == {"colour": ["red"], "zone": "z1", "port": 8000}

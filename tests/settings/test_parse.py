@@ -193,6 +193,7 @@ def test_bad_tiers_are_named_by_their_annotation() -> None:
         ({"KONTROL_CALLBACK": "echo 'a"}, "KONTROL_CALLBACK"),
         ({"KONTROL_CALLBACK_TIMEOUT": "0"}, "KONTROL_CALLBACK_TIMEOUT"),
         ({"KONTROL_POD_KEY": "a/b"}, "KONTROL_POD_KEY"),
+        ({"KONTROL_POD_KEY": "--all"}, "KONTROL_POD_KEY"),
         ({"NAMESPACE": "a/b"}, "NAMESPACE"),
         ({"KONTROL_LOG": "xml"}, "KONTROL_LOG"),
     ],

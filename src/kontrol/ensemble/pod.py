@@ -25,7 +25,8 @@ MAX_BYTES = 64 * 1024
 MAX_DEPTH = 32
 MAX_NAME = 253  # characters: the longest DNS name, RFC 1035
 MAX_COUNTER = 2**53 - 1  # of `n`: beyond it, not every JSON reader is exact
-KEY = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
+KEY = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_-]{0,63}\Z")
+KEY_RULE = "1 to 64 of the characters 0-9 A-Z a-z _ -, not beginning with -"
 NAME = re.compile(r"[0-9A-Za-z_:][0-9A-Za-z_:.-]*(/[0-9A-Za-z_:][0-9A-Za-z_:.-]*)*\Z")
 NAME_RULE = (
     f"1 to {MAX_NAME} of the characters 0-9 A-Z a-z . _ : / -, each part between slashes beginning "
@@ -35,7 +36,9 @@ NONCE = re.compile(r"[0-9a-f]{24}\Z")
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MAX_STORED_COUNTER = 2**63 - 1
-_VERSION = re.compile(r"[0-9A-Za-z._+~:-]{1,64}\Z")
+_VERSION = re.compile(r"[0-9A-Za-z_][0-9A-Za-z._+~:-]{0,63}\Z")
+_STORED_NONCE = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
+_VERSION_RULE = "1 to 64 of the characters 0-9 A-Z a-z . _ + ~ : -, the first a letter, digit or _"
 _NOT_IN_NAMES = re.compile(r"[^0-9A-Za-z_:./-]")
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -314,13 +317,13 @@ def _text(name: str, value: JSON) -> str:
 
 def _version(name: str, value: JSON) -> str:
     if not isinstance(value, str) or not _VERSION.match(value):
-        raise BadRecord(name, value, "1 to 64 of the characters 0-9 A-Z a-z . _ + ~ : -")
+        raise BadRecord(name, value, _VERSION_RULE)
     return value
 
 
 def _key(name: str, value: JSON) -> str:
     if not isinstance(value, str) or not KEY.match(value):
-        raise BadRecord(name, value, "1 to 64 of the characters 0-9 A-Z a-z _ -")
+        raise BadRecord(name, value, KEY_RULE)
     return value
 
 
@@ -331,7 +334,7 @@ def _nonce(name: str, value: JSON) -> str:
 
 
 def _stored_nonce(name: str, value: JSON) -> str:
-    if not isinstance(value, str) or not (value == "" or KEY.match(value)):
+    if not isinstance(value, str) or not (value == "" or _STORED_NONCE.match(value)):
         raise BadRecord(name, value, "up to 64 of the characters 0-9 A-Z a-z _ -")
     return value
 

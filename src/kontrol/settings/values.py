@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from kontrol.ensemble.canonical import NotJSON
 from kontrol.ensemble.canonical import parse as parse_json
 from kontrol.ensemble.numbers import decimal, whole
-from kontrol.ensemble.pod import KEY, MAX_NAME, NAME, NAME_RULE, BadRecord, check_unicast
+from kontrol.ensemble.pod import KEY, KEY_RULE, MAX_NAME, NAME, NAME_RULE, BadRecord, check_unicast
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
 
 MODES = ("agent", "master", "debug", "verbose")
@@ -266,7 +266,7 @@ def path(text: str) -> Path:
 def key(text: str) -> str:
     """Return a pod's key."""
     if not KEY.match(text):
-        raise BadValue("1 to 64 of the characters 0-9 A-Z a-z _ -")
+        raise BadValue(KEY_RULE)
     return text
 
 

@@ -131,7 +131,7 @@ POD_KEY = Variable[str | None](
     "KONTROL_POD_KEY",
     _POD,
     values.key,
-    "The pod's key by hand, 1 to 64 of `0-9 A-Z a-z _ -`.",
+    "The pod's key by hand, 1 to 64 of `0-9 A-Z a-z _ -`, the first no `-`.",
     otherwise="made from the address",
 )
 PAYLOAD = Variable[Path | None](
