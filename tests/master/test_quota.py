@@ -18,7 +18,15 @@ from kontrol.master.operator.view import View
 from kontrol.master.records.pods import Live
 from kontrol.master.records.records import Records
 from kontrol.master.registry import admission
-from kontrol.master.registry.quota import Asked, Bounds, Buckets, Planned, Quota, origin_of
+from kontrol.master.registry.quota import (
+    SMALL_RECORD,
+    Asked,
+    Bounds,
+    Buckets,
+    Planned,
+    Quota,
+    origin_of,
+)
 from kontrol.master.registry.rivals import Sender
 from kontrol.metrics.exposition import render
 from kontrol.rpc.errors import Refused
@@ -117,6 +125,26 @@ async def test_bytes_are_bounded_over_all_records() -> None:
         await master.ping(record(3, n=2, down=True))
         await asyncio.sleep(1)
         await master.ping(record(4, n=3, payload=large))
+
+
+@virtual
+@pytest.mark.parametrize(
+    "payload",
+    ["[" + ",".join(["1e15"] * 700) + "]", '"' + "\N{SNOWMAN}" * 3900 + '"'],
+    ids=["numbers", "characters"],
+)
+async def test_what_is_stored_counts_and_not_what_was_sent(payload: str) -> None:
+    """A number is stored with all its digits, and a character may take four bytes."""
+    cluster = MemoryCluster()
+    async with running(cluster, bounds=Bounds(size=20_000)) as master:
+        for number in range(1, 9):
+            await master.ping(record(number))
+        grown = [record(number, n=1).replace('""', payload) for number in range(1, 9)]
+        assert all(len(raw) <= SMALL_RECORD for raw in grown)
+        await master.ping(grown[0])
+        for raw in grown[1:]:
+            assert await refusal(master, raw) == "TooManyBytes"
+        assert master.mirror.size <= 20_000
 
 
 @virtual

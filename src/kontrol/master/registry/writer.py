@@ -236,12 +236,27 @@ class Writer:
         self._planned = Planned()
         for entry in batch:
             asked = Asked(
-                entry.record.id, entry.size, entry.sender.address, entry.view, entry.decision
+                entry.record.id,
+                self._stored(entry),
+                entry.sender.address,
+                entry.view,
+                entry.decision,
             )
             refusal = self.quota.judge(asked, self._planned, now)
             if refusal is not None:
                 entry.decision = refusal
                 self.news.set()
+
+    def _stored(self, entry: Entry) -> int:
+        """Return the bytes that the store would have of an entry: more than was sent, or fewer."""
+        match entry.decision:
+            case Write(pod):
+                return len(pod.encode())
+            case Join(record, seq):
+                number = self._mirror.highest + 1 if seq is None else seq
+                return len(Pod.of(record, number).encode())
+            case _:
+                return 0
 
     def _needs_lease(self, entry: Entry) -> bool:
         """Tell whether the live record's lease is known to be unfit."""
