@@ -133,6 +133,26 @@ def test_a_changed_list_is_read_again(tmp_path: Path) -> None:
     assert keys.kind(KEY) == "agent"
 
 
+def test_a_list_that_keeps_its_size_and_time_is_read_again(tmp_path: Path) -> None:
+    """As `rsync --inplace --times` leaves it: all keys have one length."""
+    folder = cluster(tmp_path / "keys")
+    keys = Keyring.load(folder)
+    path = folder / "agents"
+    before = path.stat()
+    text = path.read_text("utf-8")
+    [old] = parse_list(text, "agents")
+    path.write_text(text.replace(old, KEY), "utf-8")
+    while (
+        path.stat().st_ctime_ns == before.st_ctime_ns
+        or path.stat().st_mtime_ns != before.st_mtime_ns
+    ):
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    keys.refresh()
+    assert keys.kind(old) is None
+    assert keys.kind(KEY) == "agent"
+
+
 def test_a_mounted_secret_is_replaced_as_a_whole(tmp_path: Path) -> None:
     """As the kubelet does it: a link to a link to a folder, of which the middle one is swapped."""
     old, new = cluster(tmp_path / "..1"), cluster(tmp_path / "..2")

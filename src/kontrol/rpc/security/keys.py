@@ -239,7 +239,9 @@ def _look(folder: Path) -> object:
         except OSError:
             found.append(None)
         else:
-            found.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+            found.append(
+                (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            )
     return found
 
 
