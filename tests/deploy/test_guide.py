@@ -226,7 +226,7 @@ def test_the_host_blocks(terminal: Terminal, tmp_path: Path) -> None:
         if language == "console"
         for command in commands(content, "# ")
     ]
-    assert len(lines) == 10
+    assert len(lines) == 11
     terminal.type(*lines)
     assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
     Tokens.parse((tmp_path / "token").read_bytes())

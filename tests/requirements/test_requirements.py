@@ -80,6 +80,16 @@ def test_no_index_is_named(path: Path) -> None:
     assert "://" not in path.read_text("utf-8")
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/guide.rst"])
+def test_readers_install_what_was_hashed(name: str) -> None:
+    """That holds for what builds Kontrol too, which pip would fetch by itself, as it likes."""
+    lines = re.findall(r"\S*bin/pip install (.*)", (TOP / name).read_text("utf-8"))
+    assert lines
+    for line in lines:
+        if line != "--no-deps --no-build-isolation .":
+            assert line.startswith("--only-binary :all: --require-hashes -r requirements/"), line
+
+
 def audit() -> object:
     spec = importlib.util.spec_from_file_location("audit", FOLDER / "audit.py")
     assert spec is not None
