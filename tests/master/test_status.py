@@ -441,6 +441,33 @@ def test_what_a_run_usually_takes() -> None:
     assert usual(others) is None
 
 
+@virtual
+async def test_a_change_has_not_waited_since_a_master_started() -> None:
+    cluster, callback = MemoryCluster(), Stub(seconds=0.2)
+    async with running(cluster, callback, wall=wall) as one, pods(one, 1, 2) as some:
+        await asyncio.sleep(5)
+        async with running(cluster, callback, id="m2", wall=wall) as two:
+            await asyncio.sleep(100)
+            await some.change(1, payload=1)
+            for _ in range(int(CONFIG.damper / 0.25)):
+                await asyncio.sleep(0.2)
+                for master in (one, two):
+                    shown = await status(master, cluster)
+                    assert shown["problems"] == []
+                    assert shown["waiting"] == pytest.approx(0, abs=CONFIG.damper + 0.5)
+
+
+def test_a_first_reading_is_no_change_for_whoever_acted_on_the_same_pods() -> None:
+    history = History()
+    history.changed(150, 1000.0, "as read")
+    assert history.after(100, "other") == 1000.0
+    assert history.after(100, "as read") is None
+    history.changed(170, 1060.0)
+    assert history.after(100, "as read") == 1060.0
+    assert history.after(100, "other") == 1000.0
+    assert history.after(170, "other") is None
+
+
 @given(st.lists(st.tuples(st.integers(1, 5), st.floats(0, 2)), min_size=1, max_size=40))
 def test_the_time_of_the_first_change_after_a_revision(steps: list[tuple[int, float]]) -> None:
     history, revision, now, known = History(), 0, 1000.0, list[tuple[int, float]]()

@@ -143,7 +143,7 @@ class Leadership:
         if mirror.ensemble.digest == applied.digest:
             return None
         revision = applied.revision if applied.run else 0
-        return None if revision is None else mirror.history.after(revision)
+        return None if revision is None else mirror.history.after(revision, applied.digest)
 
     def changed(self) -> None:
         """Tell that something changed that people may be told of."""

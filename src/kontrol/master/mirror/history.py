@@ -15,7 +15,8 @@ class History:
     """The times of changes, by the store's revision; times are of a clock of the caller."""
 
     def __init__(self) -> None:
-        self._entries: deque[tuple[int, float]] = deque(maxlen=_MOST)  # last revision, first time
+        # Last revision, first time, and the digest after it where that is known, else "".
+        self._entries: deque[tuple[int, float, str]] = deque(maxlen=_MOST)
 
     @property
     def revision(self) -> int:
@@ -27,15 +28,29 @@ class History:
         """The time at which the newest change began, minus infinity before the first."""
         return self._entries[-1][1] if self._entries else float("-inf")
 
-    def changed(self, revision: int, now: float) -> None:
-        """Note a change that came with `revision` at the time `now`."""
+    def changed(self, revision: int, now: float, digest: str = "") -> None:
+        """Note a change that came with `revision` at the time `now`.
+
+        `digest` is that of the pods after it. It is needed for a first reading, which shows what
+        came at unknown times before, and is no change for whoever acted on exactly these pods.
+        """
         if self._entries and now - self.newest < _CLOSE:
             now = self._entries.pop()[1]
-        self._entries.append((revision, now))
+        self._entries.append((revision, now, digest))
 
-    def after(self, revision: int) -> float | None:
-        """Return the time of the first known change after `revision`, None if there was none."""
-        return next((time for last, time in self._entries if last > revision), None)
+    def after(self, revision: int, digest: str = "") -> float | None:
+        """Return the time of the first known change after `revision`, None if there was none.
+
+        `digest` is that of the pods at `revision`, if known.
+        """
+        return next(
+            (
+                time
+                for last, time, known in self._entries
+                if last > revision and not (known and known == digest)
+            ),
+            None,
+        )
 
     def clear(self) -> None:
         """Forget everything: the store went back, and counts its revisions anew."""

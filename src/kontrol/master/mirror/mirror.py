@@ -149,4 +149,6 @@ class Mirror:
             self.version += 1
             now = asyncio.get_running_loop().time()
             self.damper.changed(now)
-            self.history.changed(self._follower.revision, now)
+            first = not self.history.revision
+            digest = self.ensemble.digest if first else ""
+            self.history.changed(self._follower.revision, now, digest)

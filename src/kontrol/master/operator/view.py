@@ -304,10 +304,11 @@ class View:
         """Return for how many seconds changes have waited for a run; None if none do."""
         mirror, run = self._master.mirror, read.running
         last: Running | Head | None = run if run is not None and not run.ended else read.applied
-        if mirror.ensemble.digest == (last.digest if last else _NONE):
+        digest = last.digest if last else _NONE
+        if mirror.ensemble.digest == digest:
             return None
         revision = last.revision if last else 0
-        since = None if revision is None else mirror.history.after(revision)
+        since = None if revision is None else mirror.history.after(revision, digest)
         return None if since is None else asyncio.get_running_loop().time() - since
 
     def _run_age(self, running: Running, now: datetime) -> float | None:
