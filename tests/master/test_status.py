@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.master.support import CONFIG, GOOD, KEYS, Stub, record, running
+from tests.master.support import BAD, CONFIG, GOOD, KEYS, Stub, record, running
 from tests.master.test_registry import Trouble
 from tests.support.simloop import virtual
 
@@ -265,6 +265,29 @@ async def test_a_run_that_was_cut_off_is_told_until_it_is_run_again() -> None:
         assert kinds(shown) == ["run-cut-off"]
         assert shown["plan"]["hold"] == "predecessor"
         await asyncio.sleep(40)
+        assert kinds(await status(master, cluster)) == []
+
+
+@virtual
+async def test_a_callback_that_fails_is_told_until_it_ends_well() -> None:
+    cluster = MemoryCluster()
+    callback = Stub(seconds=0.2)
+    async with running(cluster, callback, wall=wall) as master, pods(master, 1) as some:
+        await asyncio.sleep(5)
+        callback.seconds, callback.outcome = 1.0, lambda _: BAD
+        await some.change(1, payload=1)
+        await reached(lambda: len(callback.runs) == 2)
+        assert kinds(await status(master, cluster)) == []
+        await reached(lambda: callback.runs[1].ended != "")
+        while len(callback.runs) < 5:
+            await asyncio.sleep(0.1)
+            shown = await status(master, cluster)
+            [problem] = shown["problems"]
+            assert problem["kind"] == "run-failed"
+            assert problem["what"].endswith("exit status 3")
+        callback.outcome = lambda _: GOOD
+        await reached(lambda: callback.runs[-1].ended == GOOD.why)
+        await asyncio.sleep(0.1)
         assert kinds(await status(master, cluster)) == []
 
 

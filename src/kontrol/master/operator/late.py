@@ -3,7 +3,7 @@
 Pure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from kontrol.ensemble.canonical import JSON
 from kontrol.master.leader.chain import FOLLOWING, SOON
@@ -44,6 +44,8 @@ def of_the_callback(facts: Facts) -> list[Problem]:
                 kind="run-failed",
             )
         )
+    elif running is not None and plan.get("hold") != "predecessor":
+        found += _of_the_run_before(running, facts.runs)
     if facts.candidates and not facts.candidates[0].fingerprint:
         found.append(
             Problem(
@@ -55,6 +57,23 @@ def of_the_callback(facts: Facts) -> list[Problem]:
     if not facts.etcd:
         found += [*_of_the_run(facts), *_of_losses(facts), *_of_a_chain(facts)]
     return found
+
+
+def _of_the_run_before(
+    running: Mapping[str, JSON], runs: Sequence[Mapping[str, JSON]]
+) -> list[Problem]:
+    """Tell of the run that failed last for as long as the next has not ended well."""
+    last: Mapping[str, JSON] = runs[0] if runs else {}
+    if last.get("ok") is not False or last.get("run") == running.get("run"):
+        return []
+    return [
+        Problem(
+            f"run {last.get('run')} failed (attempt {last.get('attempt')}): {last.get('why')}",
+            f"`kontrol explain {last.get('run')}` shows what it wrote; run {running.get('run')} "
+            "is under way in its place",
+            kind="run-failed",
+        )
+    ]
 
 
 def _of_the_run(facts: Facts) -> list[Problem]:
@@ -84,7 +103,7 @@ def _of_the_run(facts: Facts) -> list[Problem]:
         after = "" if left is None else f" in {_lasting(_number(left))}"
         mend = f"it is run again{after}, once its processes are dead for certain"
         return [Problem(what, mend, kind="run-cut-off")]
-    held = plan.get("hold") in _HELD
+    held = plan.get("hold") in _HELD or running.get("ended")  # a failure is told by itself
     if waiting is None or held or waiting <= facts.damper_max + _LATE or not facts.leader:
         return []
     what = f"changes have waited {_lasting(waiting)}, longer than the damper may wait"
