@@ -292,7 +292,9 @@ async def test_a_callback_that_fails_is_told_until_it_ends_well() -> None:
 
 
 @virtual
-@pytest.mark.parametrize("what", ["a payload", "a restart", "a run that is asked for"])
+@pytest.mark.parametrize(
+    "what", ["a payload", "two in turns", "a restart", "a run that is asked for"]
+)
 async def test_a_callback_that_feeds_itself_is_told(
     what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -302,6 +304,8 @@ async def test_a_callback_that_feeds_itself_is_told(
         async def feed(run: int) -> None:
             if what == "a payload":
                 await some.change(2, payload=run)
+            elif what == "two in turns":
+                await some.change(1 + run % 2, payload=run)
             elif what == "a restart":
                 await asyncio.sleep(4)  # it takes a while to come back
                 await some.change(2, nonce=f"b{run:09d}")
@@ -350,7 +354,7 @@ async def test_a_pod_after_the_other_that_joins_feeds_nothing() -> None:
 
 
 def test_a_chain_is_of_changes_soon_after_the_run_before_and_of_the_same_pods() -> None:
-    chain, a, b = Chain(), {"a"}, {"b"}
+    chain, a, b, c = Chain(), {"a"}, {"b"}, {"c"}
     assert chain.follows(0.0, a) == 0
     chain.ended(5.0)
     assert chain.follows(5.0 + SOON, a | b) == 1
@@ -359,7 +363,9 @@ def test_a_chain_is_of_changes_soon_after_the_run_before_and_of_the_same_pods() 
     chain.ended(40.0)
     assert chain.follows(41.0, b) == 3
     chain.ended(50.0)
-    assert chain.follows(51.0, a) == 0  # another pod
+    assert chain.follows(51.0, a) == 4  # in turn with the other
+    chain.ended(52.0)
+    assert chain.follows(53.0, c) == 0  # another pod
     chain.ended(60.0)
     assert chain.follows(60.1 + SOON, a) == 0  # too late
 

@@ -1,10 +1,12 @@
 """Runs in a row that each led to the next: a callback that changes what it watches. Pure.
 
 Nobody can know why a pod changed. What can be seen is that all changes that a run is due for came
-during the run before, or soon after it, and were of pods that that one was due for as well. Once
-may be chance; ten times in a row is a callback that feeds itself, or a pod that never rests.
+during the run before, or soon after it, and were of pods that one of the last few runs was due for
+as well: callbacks take turns with pods, too. Once may be chance; ten times in a row is a callback
+that feeds itself, or pods that never rest.
 """
 
+from collections import deque
 from collections.abc import Set as AbstractSet
 
 SOON = 10.0  # seconds after a run in which its consequences are expected
@@ -16,7 +18,7 @@ class Chain:
 
     def __init__(self) -> None:
         self._ended: float | None = None
-        self._ids: AbstractSet[str] = frozenset()
+        self._ids: deque[AbstractSet[str]] = deque(maxlen=FOLLOWING)  # of the last runs
         self.length = 0
 
     def follows(self, newest: float, ids: AbstractSet[str]) -> int:
@@ -26,9 +28,11 @@ class Chain:
         if it is due for another reason.
         """
         caused = self._ended is not None and newest <= self._ended + SOON
-        same = not ids or not self._ids or bool(ids & self._ids)
+        same = not ids or not any(self._ids) or any(ids & before for before in self._ids)
         self.length = self.length + 1 if caused and same else 0
-        self._ids = ids
+        if not caused:
+            self._ids.clear()
+        self._ids.append(ids)
         return self.length
 
     def ended(self, now: float) -> None:
