@@ -89,8 +89,10 @@ def test_a_nonce_without_a_counter_does_not_hide_a_change() -> None:
     assert decision.pod == Pod.of(plain, 7)
 
 
-def test_an_equal_nonce_and_counter_refresh_whatever_the_content() -> None:
-    assert decide(replace(RECORD, payload="y"), known()) == Refresh(LIVE)
+def test_another_content_under_an_equal_nonce_and_counter_is_written() -> None:
+    """It is no process's own: somebody forged one of the two."""
+    other = replace(RECORD, payload="y")
+    assert decide(other, known()) == Write(Pod.of(other, 7), LIVE)
 
 
 def test_a_counter_without_a_nonce_orders_nothing() -> None:

@@ -219,6 +219,34 @@ async def test_a_pod_that_reports_under_two_names_is_logged(
 
 
 @virtual
+async def test_a_forged_record_does_not_stand_in_for_the_one_that_the_pod_sends_next() -> None:
+    """Whoever knows a pod's nonce and counter can forge its next record, once."""
+    cluster = MemoryCluster()
+    async with running(cluster) as master:
+        await master.ping(record(1, n=4), HONEST)
+        await master.ping(record(1, n=5, payload="forged"), FORGER)
+        await master.ping(record(1, n=5, payload="its own"), HONEST)
+        await master.ping(record(1, n=5, payload="its own"), HONEST)
+        await asyncio.sleep(1)
+        assert [pod["payload"] for pod in master.pods()] == ["its own"]
+
+
+@virtual
+async def test_two_that_report_under_an_equal_nonce_and_counter_are_named() -> None:
+    cluster = MemoryCluster()
+    async with (
+        running(cluster) as master,
+        reporting(master, 1, HONEST, payload="its own"),
+        reporting(master, 1, FORGER, payload="forged"),
+    ):
+        await asyncio.sleep(CONFIG.ttl)
+        [text] = await problems(master, cluster)
+        assert "to and fro" in text
+        assert "10.0.0.1" in text
+        assert "10.66.6.6 (agent key k3yk3yk3)" in text
+
+
+@virtual
 async def test_an_id_that_is_at_two_addresses_in_turn_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

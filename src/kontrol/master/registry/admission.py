@@ -118,11 +118,10 @@ def _update(
         return _stale(record, known.nonce, known.n, "of this pod")
     if view.elsewhere or new_lease:
         return _join(record, view, unheard=unheard)
+    # An equal order with another content is another sender's: were it taken for known, a forged
+    # record would stand in for the pod's own that came after it.
     pod = Pod.of(record, known.seq)
-    counted = record.nonce and record.n is not None
-    if (counted and (record.nonce, record.n) == (known.nonce, known.n)) or pod == known:
-        return Refresh(live)
-    return Write(pod, live)
+    return Refresh(live) if pod == known else Write(pod, live)
 
 
 def _join(record: Keepalive, view: View, *, unheard: bool) -> Decision:

@@ -339,8 +339,10 @@ class Writer:
             self.contests.over(record.key, record.id, record.nonce)
         mark: object
         match decision:
-            case Write(pod):
-                mark = record.key, record.nonce, "" if record.n is not None else pod.hash
+            case Write(pod, live):
+                twin = (live.pod.nonce, live.pod.n) == (record.nonce, record.n)
+                content = pod.hash if twin or record.n is None else ""
+                mark = record.key, record.nonce, content
             case Join():
                 content = "" if record.n is not None else Pod.of(record, 0).hash
                 mark = record.key, record.nonce, content
