@@ -250,6 +250,23 @@ async def test_what_was_written_counts_until_the_mirror_shows_it() -> None:
     assert refused.name == "TooManyBytes"
 
 
+@virtual
+async def test_what_was_written_before_a_restore_does_not_count_after_it() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster, bounds=Bounds(pods=4)) as master, alive(master, 1):
+        early = cluster.snapshot()
+        for number in (2, 3):
+            await master.ping(record(number))
+        for n in range(1, 10):  # a restore is noticed by its lower revision
+            await master.ping(record(3, n=n, payload=n))
+        cluster.restore(early)
+        await asyncio.sleep(CONFIG.ttl / 2)
+        for number in (2, 3, 4):
+            await master.ping(record(number, nonce="b"))
+        assert len(master.pods()) == 4
+        assert await refusal(master, record(5)) == "TooManyPods"
+
+
 @given(
     st.integers(1, 20),
     st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 30)), max_size=100),

@@ -111,6 +111,8 @@ class Quota:
         self._buckets = Buckets(bounds.joins)
         self._written: deque[tuple[int, Planned]] = deque(maxlen=_WRITTEN)  # by revision
         self._limited: dict[str, Limited] = {}
+        # Of a store that went back, the mirror may not see those revisions for a long time.
+        mirror.on_restore(lambda _: self._written.clear())
 
     def judge(self, asked: Asked, planned: Planned, now: float) -> Refuse | None:
         """Refuse a decision that would store too much; else add it to what is `planned`.
