@@ -50,6 +50,15 @@ def test_a_master_that_cannot_do_its_work_says_why(setting: dict[str, str], says
 
 
 @pytest.mark.parametrize("mode", ["agent", "master"])
+def test_an_address_of_another_host_is_no_second_daemon(mode: str) -> None:
+    result = kontrol(KONTROL_MODE=mode, KONTROL_ETCD="127.0.0.1:9", KONTROL_BIND="192.0.2.1")
+    assert result.returncode == 2
+    told = result.stdout + result.stderr
+    assert "this host has no such address: set KONTROL_BIND to one that it has" in told
+    assert "a second daemon" not in told
+
+
+@pytest.mark.parametrize("mode", ["agent", "master"])
 def test_a_second_daemon_on_a_host_is_told_what_to_set(mode: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as first:
         port = str(first.getsockname()[1])

@@ -41,7 +41,7 @@ def run(settings: Settings, environ: Mapping[str, str] | None = None) -> int:
     except* (Hopeless, BindError) as group:
         for error in leaves(group):
             log.error("%s", error)
-        if any(isinstance(error, BindError) for error in leaves(group)):
+        if any(isinstance(error, BindError) and error.taken for error in leaves(group)):
             log.error("%s", _SECOND)
         status = 2
     return status

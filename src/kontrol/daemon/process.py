@@ -1,7 +1,6 @@
 """This process as the system sees it: its limits, and the children that its parts await."""
 
 import errno
-import os
 import resource
 import socket
 from collections.abc import Callable, Collection
@@ -45,7 +44,5 @@ def check_port(host: str, port: int) -> None:
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
                 return  # what it is, the endpoint itself tells
-            taken = " (another process listens there)" if error.errno == errno.EADDRINUSE else ""
             where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            reason = os.strerror(error.errno)
-            raise BindError(f"cannot listen on tcp://{where}: {reason}{taken}") from None
+            raise BindError.of(f"tcp://{where}", error.errno) from None

@@ -103,9 +103,7 @@ async def router(
         listening.bind(where)
     except zmq.ZMQError as error:
         listening.close(linger=0)
-        mend = " (another process listens there)" if error.errno == zmq.EADDRINUSE else ""
-        reason = os.strerror(error.errno or 0)
-        raise BindError(f"cannot listen on {where}: {reason}{mend}") from None
+        raise BindError.of(where, error.errno) from None
     return listening, int(listening.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
 
 

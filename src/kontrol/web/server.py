@@ -11,7 +11,6 @@ import asyncio
 import errno
 import ipaddress
 import logging
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,12 +84,9 @@ class Listener:
         try:
             self._socket = await _listen("" if host == "*" else host, port)
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            taken = " (another process listens there)" if error.errno == errno.EADDRINUSE else ""
-            raise BindError(
-                f"cannot listen on {host or '*'} port {port} for REST: {reason}{taken}; "
-                "set KONTROL_HTTP_PORT to another port, or to 0 for no REST"
-            ) from None
+            where = f"{host or '*'} port {port} for REST"
+            mend = "; set KONTROL_HTTP_PORT to another port, or to 0 for no REST"
+            raise BindError.of(where, error.errno, mend) from None
         self._socket.setblocking(False)  # noqa: FBT003 - the standard library's signature
         bound: int = self._socket.getsockname()[1]
         return bound
