@@ -41,7 +41,10 @@ _NOBODY = (
     f"\nA running master serves REST unless {v.HTTP_PORT.name} is 0. --master or {v.MASTER.name} "
     "says whom to ask: host, or http(s)://host:port"
 )
-_LATE = "\n`kontrol status` tells whether etcd answers; --timeout waits longer"
+_LATE = (
+    "\nA master that takes the connection and says nothing is stuck, or its host is slow: see its "
+    "log; --timeout waits longer"
+)
 
 # What to do where a token is missing or not good for it, by the error's name.
 _DENIED = {
@@ -61,9 +64,10 @@ _DENIED = {
     ),
     "NoTokenFile": (
         "this requires a token, and the master at {endpoint} has no token file. Run the command "
-        "where that master runs, as its user (in its container, say): there it needs nothing. Or "
-        "make a file with `(umask 077; head -c 32 /dev/urandom | base64 > token)`, and have "
-        f"{v.TOKEN_FILE.name} name it on every master (restart them), and here"
+        "where that master runs, as its user (in its container, say): there it needs nothing, and "
+        f"{v.TOKEN_FILE.name} must not be set. Or make a file with `(umask 077; head -c 32 "
+        f"/dev/urandom | base64 > token)`, and have {v.TOKEN_FILE.name} name it on every master "
+        "(restart them), and here"
     ),
 }
 
