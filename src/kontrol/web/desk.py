@@ -119,7 +119,7 @@ class Desk:
                 404,
                 "NoSuchRun",
                 f"run {number} is not in the ledger, which keeps the last {_MOST_RUNS}; "
-                "see /v1/runs",
+                "/v1/runs, or `kontrol runs`, lists them",
             )
         return document(run if ask.trusted else reduced.entry(run))
 

@@ -247,13 +247,13 @@ def _judge(asked: str, endpoint: Endpoint, response: Response, token_file: Path 
         raise RestError(denied.format(endpoint=endpoint, held=held), REFUSED)
     if status == 409:
         raise RestError(f"refused: {told}", REFUSED)
-    raise RestError(f"{asked}: status {status}: {told}", _exit_status(status, name))
-
-
-def _exit_status(status: int, name: str) -> int:
-    """Return what a command ends with when a master says no."""
     if name in _NOTHING:
-        return NOTHING
+        raise RestError(told, NOTHING)
+    raise RestError(f"{asked}: status {status}: {told}", _exit_status(status))
+
+
+def _exit_status(status: int) -> int:
+    """Return what a command ends with when a master says no."""
     return {400: USAGE, 404: UNANSWERED}.get(status, REFUSED)  # 404 is who is no master, or older
 
 
