@@ -284,9 +284,9 @@ PODS_BOUND = Variable[int](
     _BOUNDS,
     values.count(1, 10_000_000),
     "How many pods a tier may have. One more is refused as `TooManyPods`; those that are there "
-    "stay, though they be more, and those that were there may return: twice as many are remembered, "
-    "so pods that come and go in turn can be up to three times as many for a while. Give every "
-    "master the same value, here and below.",
+    "stay, though they be more, and those that were there may return: twice as many are "
+    "remembered, so pods that come and go in turn can be up to three times as many for a while. "
+    "Give every master the same value, here and below.",
     default="50000",
 )
 BYTES_BOUND = Variable[int](
