@@ -139,7 +139,7 @@ METRICS: tuple[Metric[AgentStatus], ...] = (
     Metric(
         "kontrol_agent_leaving",
         "gauge",
-        "1 once the agent says farewell.",
+        "1 once the agent deregisters.",
         lambda status: int(status.leaving),
     ),
 )

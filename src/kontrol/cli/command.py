@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         if found := _INVALID.match(message):
             what, given, choices = found.groups()
             known = [choice.strip(" '\"") for choice in choices.split(",")]
-            near = difflib.get_close_matches(given, known, 1, cutoff=0.5)
+            near = difflib.get_close_matches(given, known, 1)
             meant = f": did you mean {near[0]}?" if near else ""
             message = f"{what}: there is no {given!r}{meant} (there are {', '.join(known)})"
         super().error(message)

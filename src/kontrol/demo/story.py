@@ -58,7 +58,7 @@ class Story:
         await self._act(stage, stage.payload("web-2", "READY"))
         await self._pause()
 
-        say.step("web-1 is told to go, with SIGTERM: it says farewell, and counts as left")
+        say.step("web-1 is told to go, with SIGTERM: it deregisters, and counts as left")
         await self._act(stage, stage.end("web-1"))
         await self._pause()
 

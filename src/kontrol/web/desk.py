@@ -129,7 +129,7 @@ class Desk:
         return await self._wish(ask, "run")
 
     async def release(self, ask: Ask) -> Answer:
-        """Ask the leader to let the brake go."""
+        """Ask the leader to release the brake."""
         _body(ask.request, ())
         return await self._wish(ask, "release")
 

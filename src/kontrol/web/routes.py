@@ -70,7 +70,7 @@ ROUTES: tuple[Route, ...] = (
         Desk.readyz,
         "Whether the process does its work, check by check. A master is ready while etcd answers "
         "and its mirror is current; an agent once every tier has acknowledged a keepalive within "
-        "the TTL, and until it says farewell. For a readiness probe.",
+        "the TTL, and until it deregisters. For a readiness probe.",
         {200: "Every check is `ok`.", 503: "At least one is not; `detail` says why."},
         reduced="what a tier's master answered",
     ),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # these are imported when a command runs: `kontrol --help` ne
 WRONG = 6
 ASKING = """\
   4  no master answered
-  5  refused: the token is missing or not good for it
+  5  refused: token missing or insufficient
 """
 Work: TypeAlias = Callable[[argparse.Namespace, "Rest", "Paper"], int]
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _LEADER = 10.0  # seconds that a master waits for its leader to do what was asked
 _DOING = """\
   4  no master answered, or the leader has not yet done it
-  5  refused: the token is missing or not good for it, or the leader will not
+  5  refused: token missing or insufficient, or refused by the leader
 """
 
 
@@ -232,7 +232,7 @@ def _configure_forget(parser: argparse.ArgumentParser) -> None:
 COMMANDS: tuple[Command, ...] = (
     Command(
         "status",
-        "show the whole situation on one screen, and what is wrong with the mend",
+        "show the state of the tier, and how to fix what is wrong",
         "kontrol status --master masters",
         asking(_status),
         configure,
@@ -280,7 +280,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "release",
-        "let the brake go: the lost pods are lost indeed, run the callback",
+        "release the brake: treat the missing pods as gone and run the callback",
         "kontrol release",
         asking(_ask("/v1/release")),
         configure,

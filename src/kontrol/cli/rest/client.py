@@ -46,7 +46,7 @@ _LATE = (
     "log; --timeout waits longer"
 )
 
-# What to do where a token is missing or not good for it, by the error's name.
+# What to do where a token is missing or insufficient, by the error's name.
 _DENIED = {
     "TokenRequired": (
         "{endpoint} requires a token for this, and none is set here. Set "
