@@ -172,12 +172,17 @@ class Execution:
             await self._book(snapshot, outcome)
             return True
         # Shutting down: book it if the store answers, and leave the rest to the successor.
+        limit = asyncio.timeout(self._fover / 3)
         try:
-            async with asyncio.timeout(self._fover / 3):
+            async with limit:
                 await self._book(snapshot, outcome)
-        except (StoreError, TimeoutError) as error:
-            why = str(error) or "no answer in time"
-            log.warning("run %d could not be booked: %s; the next leader will", running.run, why)
+        except (StoreError, TimeoutError, asyncio.CancelledError) as error:
+            # In a task that was cancelled, a time-out is told as that before Python 3.11.3.
+            if isinstance(error, StoreError) or limit.expired():
+                why = str(error) or "no answer in time"
+                log.warning(
+                    "run %d could not be booked: %s; the next leader will", running.run, why
+                )
         raise asyncio.CancelledError
 
     async def _call(
