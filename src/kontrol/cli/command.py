@@ -95,14 +95,14 @@ def count(least: int, most: int, what: str = "") -> Callable[[str], int]:
     return parse
 
 
-def warn_of_readers(what: str, mend: str) -> None:
+def warn_of_readers(what: str, remedy: str) -> None:
     """Warn if what is secret goes to standard output, and that is a file that others can read."""
     try:
         found = os.fstat(sys.stdout.fileno())
     except (OSError, ValueError):  # it is closed, or no file of the system
         return
     if stat.S_ISREG(found.st_mode) and (mode := found.st_mode & 0o777) & 0o077:
-        say(f"warning: others can read this file (mode {mode:03o}), which gets {what}: {mend}")
+        say(f"warning: others can read this file (mode {mode:03o}), which gets {what}: {remedy}")
 
 
 def complain(resolved: Resolved) -> int:

@@ -77,16 +77,16 @@ def _not_meant(who: "Who", pod: str | None, resolved: Resolved, *, by_path: bool
 
     if pod is not None:
         return "" if pod in (who.id, who.key) else f"and not {pod}"
-    mend = f"to deregister it all the same: kontrol leave {who.id}"
+    remedy = f"to deregister it all the same: kontrol leave {who.id}"
     ident, key, ip = (resolved.get(each) for each in (v.ID, v.POD_KEY, v.IP))
     given = {each.name for each in (v.ID, v.POD_KEY, v.IP) if _given(resolved, each)}
     if v.POD_KEY.name in given and key != who.key:
-        return f"and this environment is that of key {key} ({v.POD_KEY.name}); {mend}"
+        return f"and this environment is that of key {key} ({v.POD_KEY.name}); {remedy}"
     if v.IP.name in given and key is None and ip and key_of(ip) != who.key:
-        return f"and this environment is that of {ip} ({v.IP.name}); {mend}"
+        return f"and this environment is that of {ip} ({v.IP.name}); {remedy}"
     if ident != who.id and (v.ID.name in given or not by_path):
         source = resolved.entries[v.ID.name].source if v.ID.name in resolved.entries else ""
-        return f"and this environment is that of pod {ident} ({v.ID.name}, {source}); {mend}"
+        return f"and this environment is that of pod {ident} ({v.ID.name}, {source}); {remedy}"
     return ""
 
 

@@ -1,7 +1,7 @@
 """One process's life: what it is made of, and how it ends.
 
-One `TaskGroup` owns every task. On the first SIGTERM, SIGINT, SIGHUP or SIGQUIT the agent says
-farewell while the masters still listen, then the master ends its callback, books it and resigns,
+One `TaskGroup` owns every task. On the first SIGTERM, SIGINT, SIGHUP or SIGQUIT the agent
+deregisters while the masters still listen, then the master ends its callback, books it and resigns,
 then the endpoints close, and with them the commands that others had run here. A second signal does
 not wait: everything is cancelled at once, and what is left of a command is killed by its guard.
 """

@@ -69,9 +69,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--master",
         metavar="WHERE",
-        help="whom to ask: host, host:port of REST, host|host, or http(s)://host:port (default: "
-        "KONTROL_MASTER; else this process's master, the tier that its agent reports to, or this "
-        "host)",
+        help="the master to ask: host, host:port of REST, host|host, or http(s)://host:port "
+        "(default: KONTROL_MASTER; else this process's master, the tier that its agent reports "
+        "to, or this host)",
     )
     parser.add_argument(
         "--ca",

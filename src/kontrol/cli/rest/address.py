@@ -44,9 +44,9 @@ class Endpoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom to ask, in this order; `source` says who named them. `token_file` may be None.
+    """The masters to ask, in this order; `source` says where they were named.
 
-    `note` is what a person should know of how that was read, empty if it is nothing.
+    `token_file` may be None. `note` is what a person should know of how that was read, empty if it is nothing.
     """
 
     endpoints: tuple[Endpoint, ...]

@@ -170,8 +170,9 @@ def _losses(plan: Mapping[str, JSON]) -> str:
 
 
 def _number(value: JSON) -> float:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if known else 0.0  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0.0
+    return float(value)
 
 
 def _lasting(seconds: float) -> str:
