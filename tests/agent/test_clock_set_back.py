@@ -264,7 +264,7 @@ def test_the_form_of_the_message_is_documented() -> None:
     (line,) = re.findall(r"^   (record .*)$", page, re.MULTILINE)
     ours, pod, newest = re.fullmatch(
         r"record (\w+/\d+) of pod (\S+) is older than (\w+/\d+), the newest", line
-    ).groups()  # type: ignore[union-attr]
+    ).groups()  # type: ignore[union-attr]  # None fails, as it should
     (own, _), (other, n) = ours.split("/"), newest.split("/")
     record = replace(IDENTITY, id=pod, nonce=own, n=0)
     assert stale(record, other, int(n)).message.startswith(line)

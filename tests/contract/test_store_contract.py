@@ -111,7 +111,7 @@ async def test_an_absent_key_compares_as_zero(bed: Bed, target: str) -> None:
     for op, operand, holds in [
         ("=", 0, True), ("=", 1, False), ("!=", 0, False), ("<", 1, True), (">", 0, False),
     ]:  # fmt: skip
-        compare = Compare(bed.key("none"), target, op, operand)  # type: ignore[arg-type]
+        compare = Compare(bed.key("none"), target, op, operand)  # type: ignore[arg-type]  # literals
         assert (await bed.store.txn([compare], [])).succeeded is holds, compare
 
 
@@ -125,7 +125,7 @@ async def test_compares_on_a_key(bed: Bed) -> None:
             ("=", fact, True), ("=", fact + 1, False), ("!=", fact, False), ("!=", fact - 1, True),
             ("<", fact, False), ("<", fact + 1, True), (">", fact, False), (">", fact - 1, True),
         ]:  # fmt: skip
-            compare = Compare(bed.key("a"), target, op, operand)  # type: ignore[arg-type]
+            compare = Compare(bed.key("a"), target, op, operand)  # type: ignore[arg-type]  # literals
             assert (await bed.store.txn([compare], [])).succeeded is holds, compare
     await bed.store.revoke(lease)
 

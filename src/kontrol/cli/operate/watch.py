@@ -51,7 +51,7 @@ def follow(rest: Rest, roles: Collection[str], *, as_json: bool) -> NoReturn:
                 else:
                     _print(sight, as_json=as_json)
                 shown = (sight.digest, sight.trouble, paper)
-            time.sleep(_EVERY)
+            time.sleep(_EVERY)  # the rate at which it asks
             paper = Paper.of(sys.stdout, os.environ)  # it may have got another size
             try:
                 sight = _look(rest, roles, sight)

@@ -46,7 +46,7 @@ class Endpoint(NamedTuple):
 class Target:
     """The masters to ask, in this order; `source` says where they were named.
 
-    `token_file` may be None. `note` is what a person should know of how that was read, empty if it is nothing.
+    `token_file` may be None; `note` is what a person should know of how that was read, else empty.
     """
 
     endpoints: tuple[Endpoint, ...]

@@ -123,7 +123,7 @@ class Record:
         """Return the known fields as JSON, which may be shown, but for those that are None."""
         return {
             field.name: value
-            for field in fields(self)  # type: ignore[arg-type]
+            for field in fields(self)  # type: ignore[arg-type]  # subclasses are dataclasses
             if field.name != "more" and (value := getattr(self, field.name)) is not None
         }
 
