@@ -103,3 +103,25 @@ async def test_nobody_waits_for_a_candidate_that_a_restore_took_away() -> None:
         async with alive(one, 2):
             await asyncio.sleep(20)
             assert callback.runs[-1].ids == ["p1", "p2"]
+
+
+@virtual
+async def test_a_key_that_a_restore_wrote_again_under_another_lease() -> None:
+    """At the same revision, and with the same value, as before the store went back."""
+    cluster = MemoryCluster()
+    store = MemoryStore(cluster)
+    leases = [(await store.grant(60)).id for _ in range(2)]
+    early = cluster.snapshot()
+    await store.txn([], [Put("/x/a", b"1", leases[0])])
+    follower = Follower(store, "/x/", silence=3)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(follower.run())
+        await follower.complete.wait()
+        assert follower.entries["/x/a"].lease == leases[0]
+        await store.txn([], [Put("/elsewhere", b"1")])
+        await asyncio.sleep(5)  # the watch hears of that revision
+        cluster.restore(early)
+        await store.txn([], [Put("/x/a", b"1", leases[1])])
+        await asyncio.sleep(30)
+        assert follower.entries["/x/a"].lease == leases[1]
+        task.cancel()

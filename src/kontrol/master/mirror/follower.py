@@ -137,14 +137,8 @@ class Follower:
             Event("delete", KeyValue(key, b"", 0, read.header.revision))
             for key in self.entries.keys() - found.keys()
         ]
-        for key, kv in found.items():
-            known = self.entries.get(key)
-            if known is None or (known.mod_revision, known.create_revision, known.value) != (
-                kv.mod_revision,
-                kv.create_revision,
-                kv.value,
-            ):
-                events.append(Event("put", kv))
+        # After a restore the same value may be written at the same revision under another lease.
+        events += [Event("put", kv) for key, kv in found.items() if self.entries.get(key) != kv]
         self.revision = read.header.revision
         self._hear()
         self.confirmed = asked
