@@ -61,6 +61,7 @@ class Term:
         self._clock = clock
         self._proved = float("-inf")
         self._listeners: list[Callable[[float], None]] = []
+        self._expected: Callable[[], Sequence[Compare]] = tuple
 
     @property
     def deadline(self) -> float:
@@ -118,10 +119,19 @@ class Term:
             delay = min(1.0, delay * 2 or 0.05)
             await asyncio.sleep(delay)
 
+    def expect(self, expected: Callable[[], Sequence[Compare]]) -> None:
+        """Let each proof compare too what the term wrote: `expected` returns what must hold now.
+
+        A restore of the store can undo that and leave the candidacy, which it had by then.
+        """
+        self._expected = expected
+
     async def prove(self) -> None:
         """Ask the store whether this term stands. Raises `Deposed` and `StoreError`."""
-        sent = self._clock()
-        await self.write([], [Range(self.key, keys_only=True)])
+        sent, expected = self._clock(), self._expected()
+        answer = await self.write(expected, [Range(self.key, keys_only=True)])
+        if not answer.succeeded and self._expected() == expected:  # nothing was written meanwhile
+            raise self.depose("what it wrote is undone: the store was restored")
         self._proved = max(self._proved, sent)
         for listener in self._listeners:
             listener(self.deadline)

@@ -10,7 +10,6 @@ another master may have led.
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -41,7 +40,7 @@ from kontrol.master.mirror.mirror import Mirror
 from kontrol.master.records.masters import Answer
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import Ending
-from kontrol.store.protocol import Ambiguous, LeaseGone, Range, RangeResult, Store, Unavailable
+from kontrol.store.protocol import Ambiguous, Range, RangeResult, Store, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -312,15 +311,13 @@ class Leadership:
         def done(run: int) -> Answer:
             return Answer(f"run {run} put the state of run {number} back", run=run)
 
-        run: int | None = None
-        with contextlib.suppress(LeaseGone):
-            run = await self._ledger.roll_back(
-                number,
-                state,
-                started=self._parts.wall(),
-                by=pending.request.by,
-                answer=lambda run: self._answers.part(pending, done(run)),
-            )
+        run = await self._ledger.roll_back(
+            number,
+            state,
+            started=self._parts.wall(),
+            by=pending.request.by,
+            answer=lambda run: self._answers.part(pending, done(run)),
+        )
         expired = Answer("it expired before it was done", refused=True)
         self._answers.answered(pending, expired if run is None else done(run))
 

@@ -11,6 +11,7 @@ done; whoever finds anything else knows that the store went back, and writes not
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -37,6 +38,7 @@ from kontrol.store.protocol import (
     Compare,
     Delete,
     KeyValue,
+    LeaseGone,
     Put,
     Range,
     Store,
@@ -70,6 +72,7 @@ class Ledger:
         self._before: Running | None = None  # what the run under way took the place of
         keys = records.keys
         self._heads = {keys.running: 0, keys.applied: 0, keys.state: 0}  # revisions; 0: absent
+        self._moving = False
 
     async def open(self, highwater: HighWater) -> None:
         """Read the ledger, and give the term its number, above all that `highwater` saw.
@@ -123,6 +126,7 @@ class Ledger:
         if known + step > stored:  # whoever leads next may not know
             await self._put(keys.last_run, last_run, b"%d" % (known + step))
         self.running = None if unended is None or unended.withdrawn else unended
+        self._term.expect(lambda: () if self._moving else self._unmoved())
 
     async def _put(self, key: str, read: Sequence[KeyValue], value: bytes) -> None:
         """Write a key that was `read`, until the store has answered."""
@@ -329,9 +333,18 @@ class Ledger:
     async def _move(self, ops: Sequence[Put | Delete], conditions: Sequence[Compare] = ()) -> bool:
         """Write what moves a head, once, whatever becomes of the answers.
 
-        Returns False if one of `conditions` does not hold, and nothing was written. Raises
-        `Deposed` if the heads are not as they were left, and `StoreError`.
+        Returns False if one of `conditions` does not hold, or the lease of one of `ops` is gone,
+        and nothing was written. Raises `Deposed` if the heads are not as they were left, and
+        `StoreError`.
         """
+        self._moving = True
+        moved = False
+        with contextlib.suppress(LeaseGone):  # nothing was written
+            moved = await self._insist(ops, conditions)
+        self._moving = False  # not if it is unknown what was written
+        return moved
+
+    async def _insist(self, ops: Sequence[Put | Delete], conditions: Sequence[Compare]) -> bool:
         delay = 0.0
         while True:
             try:
