@@ -26,7 +26,7 @@ class Health:
         self._reach: dict[tuple[str, str], float] = {}  # (agent, master): since when
         self._serving = False  # whether some master has the store
         self._changed = float("-inf")  # when that last changed
-        self.trouble = NEVER  # since when some fault or other has stood
+        self._troubles: list[tuple[float, float]] = []  # begin, end: when any fault stood
         self._rough, self._smooth = False, float("-inf")  # whether it is, or since when it is not
         self._outages: list[tuple[float, float]] = []  # begin, end
 
@@ -41,15 +41,17 @@ class Health:
             case Process(at, node, False):
                 self._up.pop(node, None)
                 self._claims.pop(node, None)
+                self._faults.discard(("paused", "", node))  # a new process is not
             case Fault(at, what, a, b, on):
                 fault = (what, min(a, b), max(a, b))
                 (self._faults.add if on else self._faults.discard)(fault)
             case _:
                 return False
-        if self._faults and self.trouble == NEVER:
-            self.trouble = entry.at
-        elif not self._faults:
-            self.trouble = NEVER
+        since = self._troubles[-1] if self._troubles else (NEVER, at)
+        if self._faults and since[1] < NEVER:
+            self._troubles.append((at, NEVER))
+        elif not self._faults and since[1] == NEVER:
+            self._troubles[-1] = since[0], at
         if self._rough != (rough := any(STORE in fault[1:] for fault in self._faults)):
             self._rough, self._smooth = rough, entry.at
         masters = [node for node in self._up if not is_agent(node) and node != STORE]
@@ -67,6 +69,10 @@ class Health:
                 self._outages.append((self._changed, at))
             self._serving, self._changed = bool(serving), at
         return True
+
+    def trouble(self, at: float) -> float:
+        """Return since when some fault or other stood at a time; `NEVER` if none did."""
+        return next((begin for begin, end in self._troubles if begin <= at <= end), NEVER)
 
     def reach(self, name: str, key: str, at: float) -> float:
         """Return for how long one process has reported this id and key, and could all along.
@@ -126,7 +132,7 @@ class Health:
         )
 
     def _sound(self, master: str) -> bool:
-        far = min(self.ttls) < FAR
+        far = min(self.ttls, default=FAR) < FAR
         bad = any(self._fault(what, master, STORE) for what in _BAD)
         return not bad and not (far and self._fault("distant", master, STORE))
 

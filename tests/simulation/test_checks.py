@@ -6,8 +6,10 @@ Histories are written by hand, a second between two commits; TTL is 10 s, the da
 from dataclasses import replace
 
 import pytest
+from tests.simulation.health import NEVER, Health
 from tests.simulation.history import (
     KEYS,
+    STORE,
     Acknowledged,
     Asked,
     Elected,
@@ -251,6 +253,22 @@ def test_a_silent_pod_that_goes() -> None:
     assert not says(script, "7", "")
 
 
+@pytest.mark.parametrize("said", [{"ttl": TTL}, {}])
+def test_a_silent_pod_under_the_ttl_of_another_master_than_the_leader(said: Record) -> None:
+    """Who follows a leader that does not say its TTL, as in the version before, has its own."""
+    script = Script()
+    script.add(Process(0, "m2", up=True, settings=Settings(ttl=2 * TTL)))
+    script.commit((KEYS.candidate(5), canonical({"id": "m1", "term": 5, **said})))
+    script.at += 100
+    script.leases[KEYS.pod(A.key)] = 77
+    script.join(A)
+    script.add(Leased(script.at, 77, 20))
+    script.add(Process(script.at, A.id, up=False))
+    script.at += 2 * TTL
+    script.commit((KEYS.pod(A.key), None))
+    assert says(script, "7", f"{A.key} is there") is bool(said)
+
+
 def test_an_election_of_the_store_gives_a_silent_pod_its_time_again() -> None:
     script = leased()
     script.add(Process(script.at, A.id, up=False))
@@ -475,21 +493,18 @@ def test_a_later_process_with_an_earlier_clock_has_the_last_word() -> None:
 def test_a_late_message_of_an_earlier_process_over_a_later_one_s() -> None:
     script = good()
     processes(script)
-    script.at += TTL
-    script.join(replace(A, nonce="0", n=1, payload="y"))
+    script.add(Sent(script.at, A.id, A.id, A.key, "2"))
+    script.join(replace(A, nonce="2", n=1, payload="y"))
     script.join(replace(A, nonce="1", n=9, payload="x"))
     assert says(script, "5", "over")
 
 
-def test_the_first_message_of_an_earlier_process_whose_clock_was_ahead() -> None:
+def test_a_late_message_of_an_earlier_process_whose_clock_was_ahead() -> None:
     script = good()
     processes(script)
-    script.add(Sent(script.at, A.id, A.id, A.key, "2"))
-    script.add(Process(script.at, A.id, up=False, id=A.id, key=A.key))
-    script.add(Process(script.at, A.id, up=True, id=A.id, key=A.key))
-    script.add(Sent(script.at, A.id, A.id, A.key, "15"))
-    script.join(replace(A, nonce="15", n=1, payload="y"))
-    script.join(replace(A, nonce="2", n=1, payload="x"))
+    script.at += TTL
+    script.join(replace(A, nonce="0", n=1, payload="y"))
+    script.join(replace(A, nonce="1", n=9, payload="x"))
     assert not says(script, "5", "over")
 
 
@@ -527,3 +542,21 @@ def test_a_process_that_another_one_contests_may_be_refused() -> None:
     script.at += 30
     script.add(Refusal(script.at, E.id, "Stale", A.id))
     assert not says(script, "6", "is refused")
+
+
+def test_a_process_that_replaces_a_paused_one_works() -> None:
+    health = Health()
+    health.apply(Process(0, "m1", up=True))
+    health.apply(Fault(1, "paused", "m1"))
+    assert not health.works("m1")
+    health.apply(Process(2, "m1", up=False))
+    health.apply(Process(3, "m1", up=True))
+    assert health.works("m1")
+
+
+def test_when_trouble_began_is_known_after_it_ended() -> None:
+    health = Health()
+    for at, on in ((1, True), (5, False), (8, True)):
+        health.apply(Fault(at, "full", STORE, on=on))
+    began = [health.trouble(at) for at in (0, 1, 4, 5, 6, 8, 9)]
+    assert began == [NEVER, 1, 1, 1, NEVER, 8, 8]

@@ -72,7 +72,6 @@ def numbers_and_order(history: History) -> Iterator[str]:
             known = newest.setdefault(who, age)
             if ages.older(age, known, who, entry.at):
                 yield f"{who}: {age} is written at {entry.at:.3f} over {known}"
-            ages.stored(age[0])
             newest[who] = age
         numbers = [pod["seq"] for pod in book.pods.values()]
         if len(set(numbers)) < len(numbers):
@@ -89,7 +88,6 @@ class Ages:
         self._born: dict[str, int] = {}  # nonce to that number
         self._heard: dict[tuple[Who, int], float] = {}  # when one was last acknowledged
         self._ttl = Settings().ttl
-        self._stored: set[str] = set()  # nonces
 
     def apply(self, entry: object) -> None:
         """Take an entry in."""
@@ -113,21 +111,17 @@ class Ages:
                 if nonce in self._born:
                     self._heard[(name, key), self._born[nonce]] = sent
 
-    def stored(self, nonce: str) -> None:
-        """Note that a record with this nonce was written."""
-        self._stored.add(nonce)
-
     def older(self, age: tuple[str, int], known: tuple[str, int], who: Who, at: float) -> bool:
         """Tell whether a record of `age` must not be written over one that is known.
 
         What a process sent before it ended must not be over what a later process said. Of two that
         live under one identity each may have the last word, in the order of their nonces; or once
         the other has been silent for half a TTL. Where a clock was set back between two processes,
-        a late message of the first that is the first of it at all is taken for that of a third.
+        nobody can tell a late message of the first from that of a third.
         """
         mine, other = (self._born.get(nonce, 0) for nonce, _ in (age, known))
         silent = at - self._heard.get((who, other), float("-inf")) > 0.45 * self._ttl
-        if age > known and age[0] not in self._stored:
+        if age > known:
             return False
         if mine == other or (mine in self._alive and not silent):
             return age < known
@@ -306,7 +300,8 @@ def silent_pods_go(history: History) -> Iterator[str]:
     """7: a silent pod is gone within TTL + 2 s of its last refresh, or of an election of the store.
 
     The TTL is the leader's; the highest of those that led while a change of it went round, which
-    takes as long as something keeps a pod from a lease of the new one.
+    takes as long as something keeps a pod from a lease of the new one; and the highest of all
+    masters while the leader is of a version that does not say its own.
     """
     book = Book()
     health = Health()
@@ -335,14 +330,18 @@ def silent_pods_go(history: History) -> Iterator[str]:
         if book.apply(entry):
             leader = book.leader
             settings = health.settings.get(leader["id"]) if leader else None
-            if settings is not None and (not led or led[-1][1] != settings.ttl):
-                led.append((entry.at, settings.ttl))
+            if leader is None or settings is None:
+                continue
+            # Masters of the version before do not say theirs, so that each goes by its own.
+            ttl = settings.ttl if "ttl" in leader else max(health.ttls)
+            if not led or led[-1][1] != ttl:
+                led.append((entry.at, ttl))
 
 
 def _ruled(led: list[tuple[float, float]], at: float, health: Health) -> float:
     """Return the highest TTL that ruled at a time, or shortly before."""
     highest = max((settings.ttl for settings in health.settings.values()), default=math.inf)
-    since = min(at, health.trouble) - 2 * highest - TIMEOUT
+    since = min(at, health.trouble(at)) - 2 * highest - TIMEOUT
     before = [ttl for begin, ttl in led if begin <= since][-1:]
     lately = [ttl for begin, ttl in led if since < begin <= at]
     return max((*before, *lately), default=highest) + 1  # leases are of whole seconds
