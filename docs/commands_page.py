@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from kontrol import cli
 from kontrol.cli.command import Command
-from kontrol.cli.completion.tree import Argument, Node, tree
+from kontrol.cli.completion import Argument, Node, tree
 from kontrol.settings.variables import VARIABLES
 
 _MARKED = re.compile(r"(`[^`]+`|(?<![\w-])--?[a-z][\w-]*|KONTROL_[A-Z_]+)")

@@ -63,12 +63,12 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
         ),
         (
             Limit(
-                "kontrol.master.callback.callback:STRING_LIMIT",
+                "kontrol.master.callback:STRING_LIMIT",
                 "Bytes of one variable in the callback's environment, its name included: Linux's.",
             ),
-            Limit("kontrol.master.callback.state:STATE_LIMIT", "Bytes of the state, as JSON."),
+            Limit("kontrol.master.callback:STATE_LIMIT", "Bytes of the state, as JSON."),
             Limit(
-                "kontrol.master.callback.state:STATE_DEPTH",
+                "kontrol.master.callback:STATE_DEPTH",
                 "Arrays and objects in each other.",
             ),
             Limit(
@@ -76,7 +76,7 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
                 "Bytes of standard error that are kept, its end.",
             ),
             Limit(
-                "kontrol.process.pipes:LINE_LIMIT",
+                "kontrol.process.command:LINE_LIMIT",
                 "Bytes of one line of standard error that go to the log.",
             ),
             Limit(
@@ -96,22 +96,22 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
         (
             Limit("kontrol.rpc.limits:Limits"),
             Limit(
-                "kontrol.daemon.mastering:_OFTEN",
+                "kontrol.daemon.wire_master:_OFTEN",
                 "Calls of `pods` per second from one address without a master's or operator's key.",
             ),
-            Limit("kontrol.daemon.mastering:_AT_ONCE", "Such calls at once, after quiet."),
+            Limit("kontrol.daemon.wire_master:_AT_ONCE", "Such calls at once, after quiet."),
         ),
     ),
     "Remote commands": (
         "",
         (
-            Limit("kontrol.agent.commands.executor:Bounds"),
-            Limit("kontrol.agent.commands.request:MAX_SECONDS", "Seconds that may be asked for."),
-            Limit("kontrol.agent.commands.allow:MAX_FILE", "Bytes of the allow-list."),
-            Limit("kontrol.agent.commands.allow:MAX_ARGUMENT"),
+            Limit("kontrol.agent.executor:Bounds"),
+            Limit("kontrol.agent.request:MAX_SECONDS", "Seconds that may be asked for."),
+            Limit("kontrol.agent.allow:MAX_FILE", "Bytes of the allow-list."),
+            Limit("kontrol.agent.allow:MAX_ARGUMENT"),
             Limit("kontrol.process.command:MATCH_LIMIT"),
             Limit(
-                "kontrol.agent.commands.fence:MOST_TIERS",
+                "kontrol.agent.request:MOST_TIERS",
                 "Tiers whose highest term an agent remembers.",
             ),
             Limit("kontrol.cli.invoke.commands:_MOST", "The most that `--parallel` takes."),
@@ -136,9 +136,9 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
     "The command line": (
         "",
         (
-            Limit("kontrol.cli.rest.exchange:LIMIT", "Bytes of an answer that is read."),
+            Limit("kontrol.cli.exchange:LIMIT", "Bytes of an answer that is read."),
             Limit(
-                "kontrol.cli.rest.exchange:CONNECT",
+                "kontrol.cli.exchange:CONNECT",
                 "Seconds to find an address, and to connect to it, before the next is tried.",
             ),
         ),
@@ -147,7 +147,7 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
         "",
         (
             Limit(
-                "kontrol.agent.reporting.schedule:MAX_TTL",
+                "kontrol.agent.schedule:MAX_TTL",
                 "Seconds of a TTL that a master may tell; a longer one counts as this.",
             ),
             Limit("kontrol.agent.agent:FAREWELL", "Seconds for the last keepalive to every tier."),

@@ -5,8 +5,7 @@ from typing import Any
 
 from kontrol.agent import health
 from kontrol.master.operator import metrics
-from kontrol.metrics.exposition import Metric
-from kontrol.metrics.process import PROCESS
+from kontrol.metrics import PROCESS, Metric
 from kontrol.web.web import WEB
 
 TABLES: tuple[tuple[str, Sequence[Metric[Any]]], ...] = (

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
-from kontrol.agent.commands.executor import CALLERS, Executor
-from kontrol.daemon.mastering import master_methods
+from kontrol.agent.executor import CALLERS, Executor
+from kontrol.daemon.wire_master import master_methods
 from kontrol.process.pool import Guards
 from kontrol.rpc.methods import Method, Signature
 

@@ -29,7 +29,7 @@ def run(manifest: Manifest, socket: Path, log: Path, *, debug: bool) -> int:
     import asyncio
 
     from automaton.driver import Driver
-    from automaton.environment import Environment
+    from automaton.script import Environment
     from automaton.server import Listener, Server, SocketError
 
     try:

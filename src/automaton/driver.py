@@ -21,10 +21,8 @@ from contextlib import AbstractAsyncContextManager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from automaton.environment import Environment
 from automaton.events import (
     Abandon,
-    Answer,
     Begin,
     Effect,
     Ended,
@@ -34,6 +32,7 @@ from automaton.events import (
     Fired,
     Kill,
     Left,
+    Reply,
     Shutdown,
     Start,
     Started,
@@ -44,9 +43,10 @@ from automaton.events import (
 )
 from automaton.machine import OK, Machine
 from automaton.manifest import Manifest, Outcome, State
-from automaton.output import Output
 from automaton.payload import Payload, timestamp, timestamp_after
-from automaton.processes import (
+from automaton.protocol import AskInput, CommandError, Move, Set, parse
+from automaton.script import Environment, Output, Script, first_exit
+from kontrol_common.processes import (
     SAME_SIGNAL,
     STRAY_SIGNALS,
     become_subreaper,
@@ -56,8 +56,6 @@ from automaton.processes import (
     kill_orphans,
     reap_orphans,
 )
-from automaton.protocol import Ask, CommandError, Move, Set, parse
-from automaton.script import Script, first_exit
 
 HISTORY = 50
 FAREWELL = 2.0
@@ -115,11 +113,11 @@ class Driver:
         _log.debug("command %.100r", raw)
         try:
             match parse(raw):
-                case Ask("STATE"):
+                case AskInput("STATE"):
                     return self._machine.tag or "KO no state could be entered"
-                case Ask("STATUS"):
+                case AskInput("STATUS"):
                     return self._status()
-                case Ask():
+                case AskInput():
                     _log.info("DIE: shutting down")
                     self._handle(Shutdown())
                     return OK
@@ -165,7 +163,7 @@ class Driver:
 
     def _do(self, effect: Effect) -> None:
         match effect:
-            case Answer(ticket, text):
+            case Reply(ticket, text):
                 waiting = self._waiting.pop(ticket)
                 if not waiting.done():  # it is when the client has gone
                     waiting.set_result(text)

@@ -65,7 +65,7 @@ Event = Begin | Transit | Shutdown | Abandon | Started | Unstartable | Ended | F
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """Answer a command: `OK`, or `KO` and why."""
 
     ticket: int
@@ -121,4 +121,4 @@ class Exit:
     failed: bool
 
 
-Effect = Answer | Start | Entered | Left | Terminate | Kill | Timer | Exit
+Effect = Reply | Start | Entered | Left | Terminate | Kill | Timer | Exit

@@ -27,7 +27,6 @@ from typing import Any, ClassVar
 
 from automaton.events import (
     Abandon,
-    Answer,
     Begin,
     Effect,
     Ended,
@@ -37,6 +36,7 @@ from automaton.events import (
     Fired,
     Kill,
     Left,
+    Reply,
     Shutdown,
     Start,
     Started,
@@ -349,7 +349,7 @@ class Machine:
         self._effects.append(Timer(seconds))
 
     def _answer(self, ticket: int, text: str) -> None:
-        self._effects.append(Answer(ticket, text))
+        self._effects.append(Reply(ticket, text))
 
     def _answer_waiter(self, text: str) -> None:
         if self._waiter is not None:

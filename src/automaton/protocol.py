@@ -38,13 +38,13 @@ class Set:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class AskInput:
     """`STATE`, `STATUS` or `DIE`: no arguments, answered at once."""
 
     verb: Literal["STATE", "STATUS", "DIE"]
 
 
-Command = Move | Set | Ask
+Command = Move | Set | AskInput
 _VERBS = ("GOTO", "WAIT", "SET", "STATE", "STATUS", "DIE")
 
 
@@ -77,7 +77,7 @@ def parse(raw: bytes) -> Command:
         case "STATE" | "STATUS" | "DIE":
             if rest.strip():
                 raise CommandError(f"{verb} takes no argument; got {rest[:40]!r}")
-            return Ask(verb)
+            return AskInput(verb)
         case "GOTO" | "WAIT":
             tag, value = _split(rest)
             if not tag:

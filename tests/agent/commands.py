@@ -12,7 +12,7 @@ import pytest
 from tests.process.helpers import HOLD, WAIT, Life
 from tests.rpc.support import running
 
-from kontrol.agent.commands.executor import Bounds, Executor
+from kontrol.agent.executor import Bounds, Executor
 from kontrol.process.pool import Guards
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import RemoteError

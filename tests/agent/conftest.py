@@ -9,9 +9,9 @@ import pytest
 from tests.agent.commands import called
 from tests.process.helpers import Life, life
 
-from automaton.processes import children
 from kontrol.process.pool import Guards
 from kontrol.rpc.client import Client
+from kontrol_common.processes import children
 
 
 @pytest.fixture

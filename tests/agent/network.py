@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from kontrol.agent.agent import Agent, AgentSettings
-from kontrol.agent.reporting.reporter import Caller, TierStatus
+from kontrol.agent.reporter import Caller, TierStatus
 from kontrol.ensemble.pod import Keepalive, parse_keepalive
 from kontrol.ensemble.tiers import parse_tiers
 from kontrol.rpc.errors import LostRemote

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.agent.reporting.addresses import Addresses, Resolver
+from kontrol.agent.addresses import Addresses, Resolver
 
 names = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=6, unique=True)
 

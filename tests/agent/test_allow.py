@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kontrol.agent.commands.allow import MAX_ARGUMENT, AllowList, AllowListError, parse_allow_list
-from kontrol.agent.commands.request import Request
+from kontrol.agent.allow import MAX_ARGUMENT, AllowList, AllowListError, parse_allow_list
+from kontrol.agent.request import CommandRequest
 from kontrol.rpc.errors import Refused
 
 RESTART = {
@@ -29,42 +29,42 @@ def made(folder: Path, value: object = COMMANDS) -> AllowList:
 
 def test_fills_the_arguments_in_without_a_shell(tmp_path: Path) -> None:
     allow = made(tmp_path)
-    permitted = allow.permit(Request(("restart", "redis", "17")))
+    permitted = allow.permit(CommandRequest(("restart", "redis", "17")))
     assert permitted.words == ("svc", "restart", "--unit=redis.17", "redis")
-    assert allow.permit(Request(cmd="restart 'redis' 17")).words == permitted.words
+    assert allow.permit(CommandRequest(cmd="restart 'redis' 17")).words == permitted.words
 
 
 def test_the_arguments_are_to_be_compared_with_their_patterns(tmp_path: Path) -> None:
-    permitted = made(tmp_path).permit(Request(("restart", "nginx", "17")))
+    permitted = made(tmp_path).permit(CommandRequest(("restart", "nginx", "17")))
     assert permitted.checks == (("redis|sentinel", "nginx"), ("[0-9]+", "17"))
 
 
 def test_an_argument_is_not_filled_in_twice(tmp_path: Path) -> None:
     allow = made(tmp_path, {"echo": {"argv": ["echo", "{1}", "{2}"], "args": [".*", ".*"]}})
-    assert allow.permit(Request(("echo", "{2}", "x"))).words == ("echo", "{2}", "x")
+    assert allow.permit(CommandRequest(("echo", "{2}", "x"))).words == ("echo", "{2}", "x")
 
 
 @pytest.mark.parametrize(
     ("request_", "says"),
     [
         (
-            Request(("sh", "-c", "id")),
+            CommandRequest(("sh", "-c", "id")),
             "'sh' is not allowed here; allowed are feed, restart, uptime",
         ),
-        (Request(cmd="uptime; id"), "'uptime;' is not allowed"),
-        (Request(cmd="uptime 'x"), "cannot be split"),
-        (Request(cmd=" "), "cmd is empty"),
-        (Request(cmd="x" * (MAX_ARGUMENT + 1)), "over 4096 characters"),
-        (Request(("restart", "redis")), "takes 2 arguments, got 1"),
+        (CommandRequest(cmd="uptime; id"), "'uptime;' is not allowed"),
+        (CommandRequest(cmd="uptime 'x"), "cannot be split"),
+        (CommandRequest(cmd=" "), "cmd is empty"),
+        (CommandRequest(cmd="x" * (MAX_ARGUMENT + 1)), "over 4096 characters"),
+        (CommandRequest(("restart", "redis")), "takes 2 arguments, got 1"),
         (
-            Request(("restart", "redis", "1" * (MAX_ARGUMENT + 1))),
+            CommandRequest(("restart", "redis", "1" * (MAX_ARGUMENT + 1))),
             "argument 2 of 'restart' has 4097 characters; expected at most 4096",
         ),
-        (Request(("uptime",), env={"LD_PRELOAD": "x"}), "takes no `env`"),
-        (Request(("uptime",), stdin="x"), "takes no `stdin`"),
+        (CommandRequest(("uptime",), env={"LD_PRELOAD": "x"}), "takes no `env`"),
+        (CommandRequest(("uptime",), stdin="x"), "takes no `stdin`"),
     ],
 )
-def test_refuses_everything_else(tmp_path: Path, request_: Request, says: str) -> None:
+def test_refuses_everything_else(tmp_path: Path, request_: CommandRequest, says: str) -> None:
     with pytest.raises(Refused) as caught:
         made(tmp_path).permit(request_)
     assert caught.value.name == "Forbidden"
@@ -73,19 +73,19 @@ def test_refuses_everything_else(tmp_path: Path, request_: Request, says: str) -
 
 def test_what_invoke_and_an_entry_need_may_pass(tmp_path: Path) -> None:
     allow = made(tmp_path)
-    assert allow.permit(Request(cmd="uptime", env={"INPUT": "{}"}, timeout=60)).timeout == 5
-    assert allow.permit(Request(("uptime",), timeout=1)).timeout == 1
-    assert allow.permit(Request(("uptime",))).timeout == 5
-    assert allow.permit(Request(("feed",), stdin="x")).stdin == "x"
+    assert allow.permit(CommandRequest(cmd="uptime", env={"INPUT": "{}"}, timeout=60)).timeout == 5
+    assert allow.permit(CommandRequest(("uptime",), timeout=1)).timeout == 1
+    assert allow.permit(CommandRequest(("uptime",))).timeout == 5
+    assert allow.permit(CommandRequest(("feed",), stdin="x")).stdin == "x"
 
 
 def test_is_read_again_when_it_changes(tmp_path: Path) -> None:
     allow = made(tmp_path)
     path = tmp_path / "allow.json"
     path.write_text('{"id": {"argv": ["id"]}}', encoding="utf-8")
-    assert allow.permit(Request(("id",))).words == ("id",)
+    assert allow.permit(CommandRequest(("id",))).words == ("id",)
     with pytest.raises(Refused, match="'uptime' is not allowed"):
-        allow.permit(Request(("uptime",)))
+        allow.permit(CommandRequest(("uptime",)))
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", None])
@@ -101,9 +101,9 @@ def test_lets_nothing_run_while_it_is_bad(tmp_path: Path, content: bytes | None)
         with pytest.raises(
             Refused, match=re.escape(f"nothing may run, KONTROL_INVOKE_ALLOW: {path}")
         ):
-            allow.permit(Request(("uptime",)))
+            allow.permit(CommandRequest(("uptime",)))
     path.write_bytes(good)
-    assert allow.permit(Request(("uptime",))).words == ("uptime",)
+    assert allow.permit(CommandRequest(("uptime",))).words == ("uptime",)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from tests.master import support
 from tests.support.simloop import virtual
 
 from kontrol.agent.agent import Agent, AgentSettings
-from kontrol.agent.reporting.nonce import LONGEST_SKEW, SECOND, nonce, skew_past
-from kontrol.agent.reporting.reporter import Caller
+from kontrol.agent.reporter import Caller
+from kontrol.agent.schedule import LONGEST_SKEW, SECOND, nonce, skew_past
 from kontrol.ensemble.pod import Keepalive
 from kontrol.ensemble.tiers import parse_tiers
 from kontrol.master.master import Master as RealMaster

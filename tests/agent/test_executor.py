@@ -10,7 +10,7 @@ from tests.process.helpers import HOLD, WAIT, Life
 from tests.rpc.support import line as said
 from tests.rpc.support import peer, say
 
-from kontrol.agent.commands.executor import Bounds
+from kontrol.agent.executor import Bounds
 from kontrol.process.pool import Guards
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import RemoteError

@@ -27,7 +27,7 @@ from tests.process.helpers import WAIT, Life
 from tests.rpc.keyed import cluster, guarded
 from tests.rpc.support import peer, running, say, until
 
-from kontrol.agent.commands.executor import Bounds, Executor, refusing
+from kontrol.agent.executor import Bounds, Executor, refusing
 from kontrol.process.command import Command, Outcome
 from kontrol.process.pool import Guards
 from kontrol.rpc.client import Client

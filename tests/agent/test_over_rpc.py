@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from tests.agent.network import IDENTITY, named
 
+from kontrol.agent.addresses import Resolver
 from kontrol.agent.agent import Agent, AgentSettings
 from kontrol.agent.control import Who, leave, serve
-from kontrol.agent.reporting.addresses import Resolver
-from kontrol.agent.reporting.reporter import Caller
+from kontrol.agent.reporter import Caller
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import Keepalive, parse_keepalive
 from kontrol.ensemble.tiers import Tier

@@ -10,7 +10,7 @@ from tests.agent.network import IDENTITY, Network, named
 
 from kontrol.agent.agent import Agent, AgentSettings
 from kontrol.agent.payload import PayloadFile
-from kontrol.agent.reporting.nonce import LONGEST_SKEW
+from kontrol.agent.schedule import LONGEST_SKEW
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import MAX_BYTES, parse_keepalive
 

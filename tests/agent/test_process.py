@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from automaton.processes import ENDING_SIGNALS, STRAY_SIGNALS
 from kontrol.ensemble.pod import Keepalive, parse_keepalive
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import RemoteError
 from kontrol.rpc.server import Call, Server
+from kontrol_common.processes import ENDING_SIGNALS, STRAY_SIGNALS
 
 DEADLINE = 40.0
 TTL = 6.0

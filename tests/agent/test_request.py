@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.agent.commands.request import BadRequest, Mandate, Request, read_exec, read_invoke
+from kontrol.agent.request import BadRequest, CommandRequest, FencingToken, read_exec, read_invoke
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -29,8 +29,10 @@ def test_exec_takes_words_or_a_line() -> None:
         "term": 7,
         "run": 9,
     }
-    mandate = Mandate("ns/app", 7, 9)
-    assert read_exec(json.dumps(full)) == Request(("a",), None, {"A": "1"}, "é", 1.0, mandate)
+    mandate = FencingToken("ns/app", 7, 9)
+    assert read_exec(json.dumps(full)) == CommandRequest(
+        ("a",), None, {"A": "1"}, "é", 1.0, mandate
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,13 +85,13 @@ def test_exec_takes_it_or_refuses_it(value: object) -> None:
 
 def test_invoke_gives_the_command_the_whole_text() -> None:
     raw = '{"cmd": "echo", "tier": "gold", "whatever": [1]}'
-    assert read_invoke(raw, 60) == Request(cmd="echo", env={"INPUT": raw}, timeout=60)
+    assert read_invoke(raw, 60) == CommandRequest(cmd="echo", env={"INPUT": raw}, timeout=60)
     assert read_invoke(raw.encode(), 60).env == {"INPUT": raw}
 
 
 def test_invoke_takes_a_mandate_that_is_whole() -> None:
     raw = '{"cmd": "echo", "tier": "ns/app", "term": 3, "run": 4}'
-    assert read_invoke(raw, 60).mandate == Mandate("ns/app", 3, 4)
+    assert read_invoke(raw, 60).mandate == FencingToken("ns/app", 3, 4)
 
 
 @pytest.mark.parametrize("raw", ["", "{", "[]", "3", "{}", '{"cmd": 3}', b"\xff", None, 3, [1]])

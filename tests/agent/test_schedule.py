@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.agent.reporting.schedule import MAX_TTL, MIN_TTL, Schedule
+from kontrol.agent.schedule import MAX_TTL, MIN_TTL, Schedule
 
 ttls = st.floats(min_value=MIN_TTL, max_value=MAX_TTL)
 shares = st.floats(min_value=0, max_value=1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.automaton.support import AUTOMATON, automaton, run
 
-from automaton.processes import ENDING_SIGNALS, STRAY_SIGNALS
+from kontrol_common.processes import ENDING_SIGNALS, STRAY_SIGNALS
 
 BOT = """
 initial: A

@@ -8,7 +8,7 @@ import pytest
 
 from automaton import log as logs
 from automaton.log import FileLog
-from automaton.output import Output
+from automaton.script import Output
 
 
 def record(text: str) -> logging.LogRecord:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from automaton.events import (
     Abandon,
-    Answer,
     Begin,
     Effect,
     Ended,
@@ -19,6 +18,7 @@ from automaton.events import (
     Fired,
     Kill,
     Left,
+    Reply,
     Shutdown,
     Start,
     Started,
@@ -61,7 +61,7 @@ class World:
         events = [event]
         while events:
             for effect in self.machine.handle(events.pop(0)):
-                assert not self.ends or isinstance(effect, Answer), f"{effect} after the end"
+                assert not self.ends or isinstance(effect, Reply), f"{effect} after the end"
                 done.append(effect)
                 match effect:
                     case Start(begun, _, _):
@@ -70,7 +70,7 @@ class World:
                         events.append(Started() if self.alive else Unstartable("no"))
                     case Timer(seconds):
                         self.timer = seconds
-                    case Answer(ticket, text):
+                    case Reply(ticket, text):
                         assert ticket not in self.answers, "answered twice"
                         self.answers[ticket] = text
                         self.order.append(ticket)

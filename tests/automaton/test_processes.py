@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from automaton import processes
+from kontrol_common import processes
 
 SOURCE = Path(processes.__file__).parents[1]
 PRELUDE = """
 import asyncio, os, signal, subprocess, sys, time
-from automaton.processes import *
+from kontrol_common.processes import *
 assert become_subreaper()
 def shell(script):
     child = subprocess.Popen(['/bin/sh', '-c', script], stdout=subprocess.PIPE)
@@ -174,7 +174,7 @@ def test_the_kernel_ends_a_child_with_its_parent() -> None:
     out = run("""
         parent = subprocess.Popen([sys.executable, '-c', '''if 1:
             import os, signal
-            from automaton.processes import die_with_parent
+            from kontrol_common.processes import die_with_parent
             if os.fork() == 0:
                 die_with_parent()
                 print(os.getpid(), flush=True)
@@ -240,7 +240,7 @@ def test_a_group_dies_with_the_one_of_its_members_that_was_seen(
 
 
 def test_loads_nothing_heavy() -> None:
-    code = f"import sys; sys.path.append({str(SOURCE)!r}); import automaton.processes"
+    code = f"import sys; sys.path.append({str(SOURCE)!r}); import kontrol_common.processes"
     loaded = subprocess.run(
         [sys.executable, "-I", "-S", "-c", f"{code}; print(*sys.modules)"],
         capture_output=True,
@@ -249,5 +249,5 @@ def test_loads_nothing_heavy() -> None:
         check=True,
     ).stdout.split()
     heavy = {"asyncio", "subprocess", "pathlib", "typing", "ctypes", "dataclasses"}
-    assert "automaton.processes" in loaded
+    assert "kontrol_common.processes" in loaded
     assert not heavy & set(loaded)

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from tests.boot.cluster import Cluster, account, running
 
+from kontrol.boot.cluster import Sources
 from kontrol.boot.kubernetes import ServiceAccount
-from kontrol.boot.surroundings import Surroundings
 from kontrol.boot.waiting import Patience
 
 
@@ -16,8 +16,8 @@ async def cluster() -> AsyncIterator[Cluster]:
 
 
 @pytest.fixture
-def around(cluster: Cluster, tmp_path: Path) -> Surroundings:
-    return Surroundings(
+def around(cluster: Cluster, tmp_path: Path) -> Sources:
+    return Sources(
         environ=cluster.environ(),
         system={"KONTROL_ID": "redis-0", "KONTROL_IP": "192.0.2.7"},
         machine={"sys_vendor": "QEMU"},

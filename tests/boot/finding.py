@@ -4,13 +4,13 @@ from dataclasses import replace
 
 from tests.boot.cluster import TOKEN
 
-from kontrol.boot.discover import Findings, discover
+from kontrol.boot.cluster import Sources
 from kontrol.boot.errors import BootError
-from kontrol.boot.surroundings import Surroundings
+from kontrol.boot.run import Findings, discover
 from kontrol.boot.waiting import Patience
 
 
-def impatient(around: Surroundings) -> Surroundings:
+def impatient(around: Sources) -> Sources:
     return replace(around, patience=Patience(0.2, first=0.01, most=0.05))
 
 
@@ -19,7 +19,7 @@ def texts(found: Findings) -> dict[str, str]:
     return {name: fact.text for name, fact in found.facts.items()}
 
 
-async def problem(around: Surroundings) -> BootError:
+async def problem(around: Sources) -> BootError:
     found = (await discover(around)).problem
     assert found is not None
     assert "\n" not in str(found)

@@ -20,13 +20,13 @@ from tests.boot.metadata import AwsServer
 from tests.boot.server import Answer, Drip, Hang, Reply, serve
 from tests.boot.test_cloud import OF_AWS, providers
 
-from kontrol.boot.discover import discover
+from kontrol.boot.cluster import Sources
 from kontrol.boot.errors import NoAddress, Unanswered
-from kontrol.boot.surroundings import Surroundings
+from kontrol.boot.run import discover
 from kontrol.boot.waiting import Patience
 
 
-async def test_everything_from_the_api(cluster: Cluster, around: Surroundings) -> None:
+async def test_everything_from_the_api(cluster: Cluster, around: Sources) -> None:
     found = await discover(around)
     assert found.problem is None
     assert {name: tuple(fact) for name, fact in found.facts.items()} == {
@@ -47,13 +47,13 @@ async def test_everything_from_the_api(cluster: Cluster, around: Surroundings) -
     assert cluster.paths == [POD_PATH, NODE_PATH]
 
 
-async def test_proxies_are_not_asked(around: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxies_are_not_asked(around: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert texts(await discover(around))["KONTROL_IP"] == "10.1.2.3"
 
 
-async def test_the_environment_wins(cluster: Cluster, around: Surroundings) -> None:
+async def test_the_environment_wins(cluster: Cluster, around: Sources) -> None:
     environ = cluster.environ(KONTROL_ZONE="mine", KONTROL_EIP="", KONTROL_LABELS='{"app": "x"}')
     facts = (await discover(replace(around, environ=environ))).facts
     assert tuple(facts["KONTROL_ZONE"]) == ("mine", "environment")
@@ -62,7 +62,7 @@ async def test_the_environment_wins(cluster: Cluster, around: Surroundings) -> N
 
 
 async def test_the_cloud_fills_in_what_the_node_does_not_tell(
-    cluster: Cluster, around: Surroundings
+    cluster: Cluster, around: Sources
 ) -> None:
     cluster.objects[NODE_PATH] = {
         "metadata": {"name": "node-1", "labels": {"topology.kubernetes.io/zone": "from-node"}}
@@ -77,7 +77,7 @@ async def test_the_cloud_fills_in_what_the_node_does_not_tell(
 
 
 async def test_a_pod_without_an_address_is_waited_for(
-    cluster: Cluster, around: Surroundings, caplog: pytest.LogCaptureFixture
+    cluster: Cluster, around: Sources, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     cluster.objects[POD_PATH] = pod(podIP=None)
@@ -94,7 +94,7 @@ async def test_a_pod_without_an_address_is_waited_for(
     )
 
 
-async def test_a_pod_without_an_address_in_time(cluster: Cluster, around: Surroundings) -> None:
+async def test_a_pod_without_an_address_in_time(cluster: Cluster, around: Sources) -> None:
     cluster.objects[POD_PATH] = pod(podIP="")
     error = await problem(impatient(around))
     assert isinstance(error, NoAddress)
@@ -103,7 +103,7 @@ async def test_a_pod_without_an_address_in_time(cluster: Cluster, around: Surrou
 
 
 async def test_a_pod_that_was_told_its_address_does_not_wait(
-    cluster: Cluster, around: Surroundings
+    cluster: Cluster, around: Sources
 ) -> None:
     cluster.objects[POD_PATH] = pod(podIP=None)
     environ = cluster.environ(POD_IP="10.9.9.9")
@@ -127,7 +127,7 @@ async def test_a_pod_that_was_told_its_address_does_not_wait(
 )
 async def test_passing_trouble_is_waited_out(
     cluster: Cluster,
-    around: Surroundings,
+    around: Sources,
     caplog: pytest.LogCaptureFixture,
     trouble: Answer,
 ) -> None:
@@ -142,7 +142,7 @@ async def test_passing_trouble_is_waited_out(
 
 @pytest.mark.parametrize("trouble", [Hang(), Drip(), status(500, "oh"), Reply(200, "no")])
 async def test_trouble_that_stays_ends_the_boot(
-    cluster: Cluster, around: Surroundings, trouble: Answer, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, around: Sources, trouble: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.script[POD_PATH] = [trouble] * 100
     error = await problem(impatient(around))
@@ -152,7 +152,7 @@ async def test_trouble_that_stays_ends_the_boot(
     assert "gave up after 0.2 s" in str(error)
 
 
-async def test_an_api_that_is_down(cluster: Cluster, around: Surroundings) -> None:
+async def test_an_api_that_is_down(cluster: Cluster, around: Sources) -> None:
     async with running() as gone:
         pass
     environ = {**cluster.environ(), "KUBERNETES_SERVICE_PORT": str(gone.served.port)}
@@ -163,7 +163,7 @@ async def test_an_api_that_is_down(cluster: Cluster, around: Surroundings) -> No
 
 @pytest.mark.parametrize("name", ["POD_NAME", "KONTROL_ID"])
 async def test_a_host_with_another_name_than_the_pod(
-    cluster: Cluster, around: Surroundings, name: str
+    cluster: Cluster, around: Sources, name: str
 ) -> None:
     system = {"KONTROL_ID": "node-1"}
     environ = cluster.environ(**{name: "redis-0"})
@@ -172,9 +172,7 @@ async def test_a_host_with_another_name_than_the_pod(
     ] == "10.1.2.3"  # fmt: skip
 
 
-async def test_the_namespace_that_the_environment_names(
-    cluster: Cluster, around: Surroundings
-) -> None:
+async def test_the_namespace_that_the_environment_names(cluster: Cluster, around: Sources) -> None:
     path = POD_PATH.replace("games", "other")
     cluster.objects[path] = pod()
     await discover(replace(around, environ=cluster.environ(NAMESPACE="other")))
@@ -182,14 +180,14 @@ async def test_the_namespace_that_the_environment_names(
 
 
 async def test_names_cannot_leave_their_place_in_the_path(
-    cluster: Cluster, around: Surroundings
+    cluster: Cluster, around: Sources
 ) -> None:
     environ = cluster.environ(POD_NAME="../../secrets/x?y")
     await problem(replace(around, environ=environ))
     assert cluster.paths == ["/api/v1/namespaces/games/pods/..%2F..%2Fsecrets%2Fx%3Fy"]
 
 
-async def test_outside_kubernetes(around: Surroundings, caplog: pytest.LogCaptureFixture) -> None:
+async def test_outside_kubernetes(around: Sources, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     found = texts(await discover(replace(around, environ={})))
     assert found == {"KONTROL_ID": "redis-0", "KONTROL_IP": "192.0.2.7"}
@@ -197,14 +195,14 @@ async def test_outside_kubernetes(around: Surroundings, caplog: pytest.LogCaptur
     assert "labels are unknown: kontrol itself needs app and role" in caplog.text
 
 
-async def test_debug_asks_nobody(cluster: Cluster, around: Surroundings) -> None:
+async def test_debug_asks_nobody(cluster: Cluster, around: Sources) -> None:
     environ = cluster.environ(KONTROL_MODE="debug", KONTROL_ZONE="z")
     assert texts(await discover(replace(around, environ=environ))) == {"KONTROL_ZONE": "z"}
     assert cluster.paths == []
 
 
 async def test_labels_that_kontrol_will_miss_are_a_line(
-    cluster: Cluster, around: Surroundings, caplog: pytest.LogCaptureFixture
+    cluster: Cluster, around: Sources, caplog: pytest.LogCaptureFixture
 ) -> None:
     document = pod()
     document["metadata"] = {"name": "redis-0", "labels": {"app": "redis"}}
@@ -214,7 +212,7 @@ async def test_labels_that_kontrol_will_miss_are_a_line(
 
 
 async def test_annotations_longer_than_a_variable_are_cut(
-    cluster: Cluster, around: Surroundings, caplog: pytest.LogCaptureFixture
+    cluster: Cluster, around: Sources, caplog: pytest.LogCaptureFixture
 ) -> None:
     document = pod()
     document["metadata"] = {

@@ -21,10 +21,10 @@ from tests.boot.cluster import (
 from tests.boot.finding import problem, texts
 from tests.boot.server import Answer, Hang, Reply
 
-from kontrol.boot.discover import discover
+from kontrol.boot.cluster import Sources
 from kontrol.boot.errors import Misconfigured, Refused
 from kontrol.boot.kubernetes import grant, node_path, pod_path
-from kontrol.boot.surroundings import Surroundings
+from kontrol.boot.run import discover
 
 ALLOW_PODS = (
     "kubectl -n games create role kontrol-boot:games:robot --verb=get --resource=pods && "
@@ -39,7 +39,7 @@ ALLOW_NODES = (
 FILES = {"labels": 'app="redis"\nrole="cache"\n', "annotations": ""}
 
 
-async def test_a_token_that_is_not_accepted(cluster: Cluster, around: Surroundings) -> None:
+async def test_a_token_that_is_not_accepted(cluster: Cluster, around: Sources) -> None:
     cluster.tokens = {"another"}
     error = await problem(around)
     assert isinstance(error, Refused)
@@ -48,14 +48,12 @@ async def test_a_token_that_is_not_accepted(cluster: Cluster, around: Surroundin
     assert cluster.paths == [POD_PATH]
 
 
-async def test_the_token_is_never_shown(cluster: Cluster, around: Surroundings) -> None:
+async def test_the_token_is_never_shown(cluster: Cluster, around: Sources) -> None:
     cluster.script[POD_PATH] = [status(403, f"bearer {TOKEN} may not\x1b[2J")]
     assert "(403: bearer *** may not" in str(await problem(around))
 
 
-async def test_a_token_is_read_anew_for_each_request(
-    cluster: Cluster, around: Surroundings
-) -> None:
+async def test_a_token_is_read_anew_for_each_request(cluster: Cluster, around: Sources) -> None:
     cluster.tokens = {"first"}
     cluster.objects[POD_PATH] = pod(podIP=None)
     token = around.account.folder / "token"
@@ -69,15 +67,13 @@ async def test_a_token_is_read_anew_for_each_request(
         assert texts(await task)["KONTROL_IP"] == "10.1.2.3"
 
 
-async def test_a_token_replaced_while_it_was_under_way(
-    cluster: Cluster, around: Surroundings
-) -> None:
+async def test_a_token_replaced_while_it_was_under_way(cluster: Cluster, around: Sources) -> None:
     cluster.tokens = {"new"}
     cluster.on_request = lambda: (around.account.folder / "token").write_text("new", "utf-8")
     assert texts(await discover(around))["KONTROL_IP"] == "10.1.2.3"
 
 
-async def test_a_pod_that_may_not_read_itself(cluster: Cluster, around: Surroundings) -> None:
+async def test_a_pod_that_may_not_read_itself(cluster: Cluster, around: Sources) -> None:
     cluster.forbidden = {POD_PATH}
     error = await problem(around)
     assert isinstance(error, Refused)
@@ -87,13 +83,13 @@ async def test_a_pod_that_may_not_read_itself(cluster: Cluster, around: Surround
     assert cluster.paths == [POD_PATH]
 
 
-async def test_a_refusal_without_words(cluster: Cluster, around: Surroundings) -> None:
+async def test_a_refusal_without_words(cluster: Cluster, around: Sources) -> None:
     cluster.script[POD_PATH] = [Reply(403, "<html>")]
     assert "(403). To allow it: kubectl -n games" in str(await problem(around))
 
 
 async def test_a_pod_that_may_not_read_its_node(
-    cluster: Cluster, around: Surroundings, caplog: pytest.LogCaptureFixture
+    cluster: Cluster, around: Sources, caplog: pytest.LogCaptureFixture
 ) -> None:
     cluster.forbidden = {NODE_PATH}
     found = texts(await discover(around))
@@ -107,7 +103,7 @@ async def test_a_pod_that_may_not_read_its_node(
 @pytest.mark.parametrize("trouble", [Hang(), status(500, "oh"), Reply(200, "[]"), b""])
 async def test_a_node_that_cannot_be_had_ends_nothing(
     cluster: Cluster,
-    around: Surroundings,
+    around: Sources,
     trouble: Answer,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -118,7 +114,7 @@ async def test_a_node_that_cannot_be_had_ends_nothing(
     assert "going on without what the node object tells" in caplog.text
 
 
-async def test_no_such_pod(cluster: Cluster, around: Surroundings) -> None:
+async def test_no_such_pod(cluster: Cluster, around: Sources) -> None:
     del cluster.objects[POD_PATH]
     error = await problem(around)
     assert isinstance(error, Refused)
@@ -127,7 +123,7 @@ async def test_no_such_pod(cluster: Cluster, around: Surroundings) -> None:
     assert "tell it in POD_NAME and NAMESPACE, by fieldRef metadata.name" in str(error)
 
 
-async def test_an_api_that_nobody_vouches_for(tmp_path: Path, around: Surroundings) -> None:
+async def test_an_api_that_nobody_vouches_for(tmp_path: Path, around: Sources) -> None:
     async with running("client") as stranger:
         error = await problem(replace(around, environ=stranger.environ()))
         assert stranger.served.requests == []
@@ -137,7 +133,7 @@ async def test_an_api_that_nobody_vouches_for(tmp_path: Path, around: Surroundin
     assert f"{around.account.folder}/ca.crt does not vouch for it" in str(error)
 
 
-def test_the_server_is_verified_and_old_authorities_will_do(around: Surroundings) -> None:
+def test_the_server_is_verified_and_old_authorities_will_do(around: Sources) -> None:
     context = around.account.context()
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
@@ -155,7 +151,7 @@ def test_the_server_is_verified_and_old_authorities_will_do(around: Surroundings
     ],
 )
 async def test_a_broken_service_account(
-    around: Surroundings, name: str, content: str | None, reason: str
+    around: Sources, name: str, content: str | None, reason: str
 ) -> None:
     path = around.account.folder / name
     if content is None:
@@ -168,7 +164,7 @@ async def test_a_broken_service_account(
     assert reason in str(error)
 
 
-async def test_a_bad_port_of_the_api(cluster: Cluster, around: Surroundings) -> None:
+async def test_a_bad_port_of_the_api(cluster: Cluster, around: Sources) -> None:
     environ = {**cluster.environ(), "KUBERNETES_SERVICE_PORT": "tcp"}
     error = await problem(replace(around, environ=environ))
     assert (error.status, "KUBERNETES_SERVICE_PORT='tcp'" in str(error)) == (2, True)
@@ -178,11 +174,11 @@ class TestDownward:
     """Without access to the API, or with less of it."""
 
     @pytest.fixture
-    def told(self, around: Surroundings) -> Surroundings:
+    def told(self, around: Sources) -> Sources:
         podinfo(around.podinfo, FILES)
         return around
 
-    async def test_no_service_account(self, cluster: Cluster, told: Surroundings) -> None:
+    async def test_no_service_account(self, cluster: Cluster, told: Sources) -> None:
         (told.account.folder / "token").unlink()
         facts = (await discover(told)).facts
         assert tuple(facts["KONTROL_LABELS"]) == ('{"app": "redis", "role": "cache"}', "downward")
@@ -190,7 +186,7 @@ class TestDownward:
         assert cluster.paths == []
 
     async def test_a_refusal_is_a_line(
-        self, cluster: Cluster, told: Surroundings, caplog: pytest.LogCaptureFixture
+        self, cluster: Cluster, told: Sources, caplog: pytest.LogCaptureFixture
     ) -> None:
         cluster.forbidden = {POD_PATH}
         environ = cluster.environ(NODE_NAME="node-1")
@@ -204,7 +200,7 @@ class TestDownward:
     async def test_an_api_that_is_silent_is_not_waited_for_long(
         self,
         cluster: Cluster,
-        told: Surroundings,
+        told: Sources,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
@@ -217,18 +213,18 @@ class TestDownward:
         assert "gave up after 0.2 s" in caplog.text
 
     async def test_what_is_told_in_full_is_not_asked_for(
-        self, cluster: Cluster, told: Surroundings
+        self, cluster: Cluster, told: Sources
     ) -> None:
         environ = cluster.environ(NODE_NAME="node-1", HOST_IP="10.0.0.1", POD_NAME="redis-0")
         assert texts(await discover(replace(told, environ=environ)))["KONTROL_ZONE"] == "eu-1a"
         assert cluster.paths == [NODE_PATH]
 
-    async def test_a_broken_file(self, told: Surroundings) -> None:
+    async def test_a_broken_file(self, told: Sources) -> None:
         (told.podinfo / "labels").write_text("app=redis", "utf-8")
         error = await problem(told)
         assert (error.status, f"{told.podinfo}/labels:1" in str(error)) == (2, True)
 
-    async def test_neither_account_nor_labels(self, around: Surroundings) -> None:
+    async def test_neither_account_nor_labels(self, around: Sources) -> None:
         (around.account.folder / "token").unlink()
         error = await problem(around)
         assert error.status == 2

@@ -12,10 +12,10 @@ from tests.boot.cluster import NODE_PATH, POD_PATH, account, pod
 from tests.support.simloop import virtual
 
 from kontrol.boot import http
-from kontrol.boot.discover import discover
+from kontrol.boot.cluster import Sources
 from kontrol.boot.facts import Machine
 from kontrol.boot.kubernetes import ServiceAccount
-from kontrol.boot.surroundings import Surroundings
+from kontrol.boot.run import discover
 from kontrol.boot.waiting import Patience
 
 
@@ -31,8 +31,8 @@ class Silent:
 
 
 @pytest.fixture
-def around(tmp_path: Path) -> Surroundings:
-    return Surroundings(
+def around(tmp_path: Path) -> Sources:
+    return Sources(
         environ={"KUBERNETES_SERVICE_HOST": "192.0.2.1"},
         system={"KONTROL_ID": "redis-0", "KONTROL_IP": "192.0.2.7"},
         machine={"sys_vendor": "Slow"},
@@ -47,18 +47,18 @@ def around(tmp_path: Path) -> Surroundings:
 @pytest.mark.parametrize("answers_after", [0.0, 0.7, 100.0])
 @virtual
 async def test_it_bounds_the_whole(
-    around: Surroundings, monkeypatch: pytest.MonkeyPatch, total: float, answers_after: float
+    around: Sources, monkeypatch: pytest.MonkeyPatch, total: float, answers_after: float
 ) -> None:
     """A pod that is late or never known, a node and a cloud that are never."""
 
-    async def request(url: str, *, timeout: float, **_: object) -> http.Answer:
+    async def request(url: str, *, timeout: float, **_: object) -> http.HTTPAnswer:
         after = answers_after * total if url.endswith(POD_PATH) else 1000.0
         if timeout < after - (loop.time() - start):
             await asyncio.sleep(timeout)
             raise http.Silent(f"{url}: no whole answer within {timeout:g} s")
         await asyncio.sleep(max(0.0, after - (loop.time() - start)))
         asked.append(url)
-        return http.Answer(200, Message(), json.dumps(pod()).encode("utf-8"))
+        return http.HTTPAnswer(200, Message(), json.dumps(pod()).encode("utf-8"))
 
     asked: list[str] = []
     monkeypatch.setattr("kontrol.boot.kubernetes.request", request)
@@ -76,14 +76,14 @@ async def test_it_bounds_the_whole(
 
 @virtual
 async def test_the_reason_is_not_that_of_an_attempt_cut_short(
-    around: Surroundings, monkeypatch: pytest.MonkeyPatch
+    around: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The API answers badly, and then not at all for the little that is left."""
 
-    async def request(url: str, *, timeout: float, **_: object) -> http.Answer:
+    async def request(url: str, *, timeout: float, **_: object) -> http.HTTPAnswer:
         if not asked:
             asked.append(url)
-            return http.Answer(503, Message(), b"")
+            return http.HTTPAnswer(503, Message(), b"")
         await asyncio.sleep(timeout)
         raise http.Silent(f"no whole answer within {timeout:g} s")
 

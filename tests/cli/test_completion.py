@@ -8,7 +8,7 @@ import pytest
 from tests.cli.conftest import Run
 
 from kontrol import cli
-from kontrol.cli.completion.tree import tree
+from kontrol.cli.completion import tree
 
 ROOT = tree(cli.parser())
 

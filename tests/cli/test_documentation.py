@@ -8,7 +8,7 @@ from pathlib import Path
 from docs import commands_page, limits_page, rpc_page
 
 from kontrol import cli
-from kontrol.cli.completion.tree import tree
+from kontrol.cli.completion import tree
 from kontrol.rpc.methods import Signature
 
 ROOT = Path(__file__).parents[2]

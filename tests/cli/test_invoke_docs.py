@@ -6,11 +6,11 @@ from typing import get_args
 
 import pytest
 
-from kontrol.agent.commands import allow, fence, outbox, request
-from kontrol.agent.commands.executor import Bounds
+from kontrol.agent import allow, job, request
+from kontrol.agent.executor import Bounds
 from kontrol.cli.invoke import commands as invoke
 from kontrol.cli.invoke.fanout import Kind
-from kontrol.cli.invoke.pods import LIMITS
+from kontrol.cli.invoke.targets import LIMITS
 
 PAGE = Path(__file__).parents[2] / "docs" / "invoke.rst"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def test_every_limit_is_told() -> None:
     for number in (bounds.commands, bounds.commands_per_address, f"{bounds.seconds:g}"):
         assert f"     - {number}\n" in TEXT
     assert bounds.answer == 2**20
-    assert f"     - {outbox.ROOM} and {LIMITS.window} pieces" in TEXT
+    assert f"     - {job.ROOM} and {LIMITS.window} pieces" in TEXT
     assert f"{allow.MAX_FILE // 1024} KiB, and {allow.MAX_ARGUMENT:,} characters" in TEXT
-    assert f"     - {fence.MOST_TIERS:,}\n" in TEXT
+    assert f"     - {request.MOST_TIERS:,}\n" in TEXT
     assert f"up to {request.MAX_SECONDS:,.0f}" in TEXT

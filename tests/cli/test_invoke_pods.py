@@ -7,7 +7,7 @@ import pytest
 from tests.rpc.keyed import cluster, part
 from tests.rpc.support import serving
 
-from kontrol.cli.invoke.pods import NoMaster, find
+from kontrol.cli.invoke.targets import NoMaster, find
 from kontrol.ensemble.tiers import Tier
 from kontrol.rpc.errors import Refused
 from kontrol.rpc.methods import Call

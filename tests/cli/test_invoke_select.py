@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.cli.invoke.select import BadSelection, NoMatch, Selection, condition, has, is_named
+from kontrol.cli.invoke.targets import BadSelection, NoMatch, Selection, condition, has, is_named
 
 PODS: list[dict[str, Any]] = [
     {"id": "redis-0", "key": "k0", "seq": 0, "role": "redis", "payload": {"state": "READY"}},

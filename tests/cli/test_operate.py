@@ -9,10 +9,10 @@ import pytest
 from tests.cli.conftest import Run
 from tests.cli.master import DIGEST, FAILED, PODS, Master, Reply, entry, held, pod, status
 
-from kontrol.cli.operate.document import Doc
+from kontrol.cli.operate.document import UntrustedJson
 from kontrol.cli.operate.runs import explain, now
 from kontrol.cli.operate.status import screen
-from kontrol.cli.table import Paper
+from kontrol.cli.table import Console
 
 Read = Callable[[], tuple[str, str]]
 
@@ -82,14 +82,16 @@ def test_status_is_one_screen(run: Run, master: Master, read: Read) -> None:
 
 
 def test_status_on_a_narrow_terminal_begins_with_what_is_wrong() -> None:
-    lines = screen(Doc.of(held("brake", problems=[BRAKE])), "http://m:8001", Paper(40, 50))
+    lines = screen(
+        UntrustedJson.of(held("brake", problems=[BRAKE])), "http://m:8001", Console(40, 50)
+    )
     assert "\n".join(lines) + "\n" == NARROW
 
 
 def test_status_fits_80_columns_and_24_lines() -> None:
     runs = [entry(42 - i, why="x" * 500, ok=False) for i in range(5)]
-    document = Doc.of(held("gap", problems=[BRAKE], runs=runs))
-    lines = screen(document, "http://10.0.0.5:8001", Paper(80, 24))
+    document = UntrustedJson.of(held("gap", problems=[BRAKE], runs=runs))
+    lines = screen(document, "http://10.0.0.5:8001", Console(80, 24))
     assert max(map(len, lines)) <= 80
     assert len(lines) <= 24
 
@@ -144,24 +146,24 @@ def test_status_tells_programs_whether_all_is_well(
     ],
 )
 def test_why_nothing_runs_now_is_told(document: dict[str, Any], told: str) -> None:
-    assert now(Doc.of(document)).startswith(told)
+    assert now(UntrustedJson.of(document)).startswith(told)
 
 
 def test_a_deploy_under_way_is_told() -> None:
     candidates = [{"id": "m-0", "fingerprint": "9b" * 32}, {"id": "m-1", "fingerprint": "00"}]
-    text = "\n".join(screen(Doc.of(status(candidates=candidates)), "", Paper()))
+    text = "\n".join(screen(UntrustedJson.of(status(candidates=candidates)), "", Console()))
     assert "masters   2: m-0, m-1 (another callback)" in text
 
 
 def test_the_alarms_of_etcd_are_shown() -> None:
     full = status(etcd={"ok": True, "seconds": 0.41, "alarms": ["NOSPACE"]})
-    lines = screen(Doc.of(full), "URL", Paper())
+    lines = screen(UntrustedJson.of(full), "URL", Console())
     assert "etcd      has raised NOSPACE, mirror confirmed 410 ms ago" in lines
 
 
 def test_what_is_known_without_etcd_is_told_as_past() -> None:
     without = status(etcd={"ok": False, "seconds": 31.0}, plan={"what": "unknown"})
-    lines = screen(Doc.of(without), "URL", Paper())
+    lines = screen(UntrustedJson.of(without), "URL", Console())
     assert "leader    redis-m-0 at 10.0.0.5:8000, term 318, when etcd last answered" in lines
     assert "callback  not known while etcd does not answer; nothing runs without it" in lines
 
@@ -288,7 +290,7 @@ def test_explain_the_last_run_and_why_nothing_runs(run: Run, master: Master, rea
 def test_explain_tells_what_is_withheld_and_who_asked() -> None:
     told = entry(42, reason="asked", by="REST from 10.0.0.9", why="over time", signal=9)
     del told["stderr"]
-    text = "\n".join(explain(Doc.of(told), Paper()))
+    text = "\n".join(explain(UntrustedJson.of(told), Console()))
     assert "why       it was asked for, by REST from 10.0.0.9\n" in text
     assert "ended     over time; killed by signal 9\n" in text
     assert "holders of a token alone" in text

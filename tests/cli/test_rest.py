@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tests.cli.conftest import Run
 from tests.cli.master import Master, Reply, listening, status
 
-from kontrol.cli.rest import client as module
-from kontrol.cli.rest import exchange as rest_exchange
-from kontrol.cli.rest.address import Endpoint
-from kontrol.cli.rest.client import Rest, RestError, check_ca, read_token
+from kontrol.cli import exchange as rest_exchange
+from kontrol.cli import rest as module
+from kontrol.cli.address import Endpoint
+from kontrol.cli.rest import Rest, RestError, check_ca, read_token
 from kontrol.settings import SettingsError, localtoken
 
 CERTS = Path(__file__).parents[1] / "support" / "certs"

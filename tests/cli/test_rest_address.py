@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kontrol.cli.rest.address import find
+from kontrol.cli.address import find
 from kontrol.settings import SettingsError
 
 MASTER = "KONTROL_MASTER"

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.cli.master import entry, pod, status
 
-from kontrol.cli.operate.document import Doc, ago, lasting
+from kontrol.cli.operate.document import UntrustedJson, ago, lasting
 from kontrol.cli.operate.pods import one, table
 from kontrol.cli.operate.runs import explain, ledger, now
 from kontrol.cli.operate.status import problems, screen
-from kontrol.cli.table import Cell, Paper, fit, plain, pretty, tame, width
+from kontrol.cli.table import Cell, Console, fit, plain, pretty, tame, width
 from kontrol.ensemble.canonical import JSON
 
 _JSON: st.SearchStrategy[Any] = st.recursive(
@@ -59,12 +59,12 @@ def test_tables_fit(rows: list[tuple[str, str, int]], columns: int) -> None:
     cells: list[list[str | Cell]] = [
         [str(number), plain(a), Cell(plain(b), "bad")] for a, b, number in rows
     ]
-    for line in Paper(columns).table(("N", "A", "B"), cells, ("N",)):
+    for line in Console(columns).table(("N", "A", "B"), cells, ("N",)):
         assert width(line) <= columns
 
 
 def test_columns_that_do_not_fit_give_way_from_the_right() -> None:
-    head, *_ = Paper(17).table(
+    head, *_ = Console(17).table(
         ("NUMBER", "SECOND", "THIRD"), [["1", "x" * 9, "y" * 9]], ("NUMBER",)
     )
     assert head == "NUMBER  SECOND"
@@ -74,10 +74,10 @@ def test_columns_that_do_not_fit_give_way_from_the_right() -> None:
 @given(_JSON, _JSON, st.sampled_from([None, 20, 80]))
 def test_any_document_is_laid_out(one_value: JSON, other: JSON, columns: int | None) -> None:
     """Whatever a master of another version says, there is no traceback and no control character."""
-    paper = Paper(columns)
+    paper = Console(columns)
     for base in (status(), entry(1), pod(1)):
         for name in base:
-            doc = Doc.of({**base, name: one_value, "leader": other, "plan": other})
+            doc = UntrustedJson.of({**base, name: one_value, "leader": other, "plan": other})
             lines = [
                 *screen(doc, "http://m:8001", paper),
                 *explain(doc, paper),
@@ -91,35 +91,35 @@ def test_any_document_is_laid_out(one_value: JSON, other: JSON, columns: int | N
 
 
 def test_standard_error_keeps_its_lines() -> None:
-    lines = explain(Doc.of(entry(1, stderr="a\r\n\tb\x1b[31m\n")), Paper())
+    lines = explain(UntrustedJson.of(entry(1, stderr="a\r\n\tb\x1b[31m\n")), Console())
     assert lines[-2:] == ["  | a", "  |         b\\x1b[31m"]
 
 
 def test_only_standard_error_has_lines_of_its_own() -> None:
     """A pod reports whatever it likes: under that name too, it forges no line."""
-    lines = one(Doc.of(pod(1, stderr="x\nid  another")), Paper())
+    lines = one(UntrustedJson.of(pod(1, stderr="x\nid  another")), Console())
     assert not any(line.startswith("id  another") for line in lines)
 
 
 def test_a_long_name_of_a_field_is_cut() -> None:
-    lines = one(Doc.of({"seq": 1, "n" * 30_000: "v" * 30_000}), Paper(80))
+    lines = one(UntrustedJson.of({"seq": 1, "n" * 30_000: "v" * 30_000}), Console(80))
     assert max(map(len, lines)) <= 80
     assert len(lines) < 1000
 
 
 def test_colours_are_for_terminals_alone() -> None:
-    assert Paper.of(io.StringIO(), {}) == Paper()
+    assert Console.of(io.StringIO(), {}) == Console()
     with Path(os.devnull).open("w", encoding="utf-8") as null:
-        assert Paper.of(null, {}) == Paper()
+        assert Console.of(null, {}) == Console()
     main, other = pty.openpty()
     with os.fdopen(other, "w", encoding="utf-8") as terminal:
-        assert Paper.of(terminal, {}) == Paper(80, 24, colours=True)
-        assert Paper.of(terminal, {"NO_COLOR": ""}).colours
-        assert not Paper.of(terminal, {"NO_COLOR": "1"}).colours
-        assert not Paper.of(terminal, {"TERM": "dumb"}).colours
+        assert Console.of(terminal, {}) == Console(80, 24, colours=True)
+        assert Console.of(terminal, {"NO_COLOR": ""}).colours
+        assert not Console.of(terminal, {"NO_COLOR": "1"}).colours
+        assert not Console.of(terminal, {"TERM": "dumb"}).colours
     os.close(main)
-    assert Paper(80, colours=True).paint("x", "bad") == "\x1b[1;31mx\x1b[m"
-    assert Paper(80).paint("x", "bad") == "x"
+    assert Console(80, colours=True).paint("x", "bad") == "\x1b[1;31mx\x1b[m"
+    assert Console(80).paint("x", "bad") == "x"
 
 
 @pytest.mark.parametrize(
@@ -140,13 +140,15 @@ def test_durations(seconds: float, told: str) -> None:
 
 
 def test_numbers_beyond_reason_are_none() -> None:
-    doc = Doc({"a": 10**400, "b": True, "c": "1", "d": 7.9})
+    doc = UntrustedJson({"a": 10**400, "b": True, "c": "1", "d": 7.9})
     assert [doc.number(name) for name in "abcde"] == [None, None, None, 7.9, None]
     assert [doc.count(name) for name in "ad"] == [0, 7]
 
 
 def test_how_long_ago() -> None:
-    doc = Doc({"a": "2026-01-05T03:12:44Z", "b": "2026-01-05T03:12:44.5+01:00", "c": "yesterday"})
+    doc = UntrustedJson(
+        {"a": "2026-01-05T03:12:44Z", "b": "2026-01-05T03:12:44.5+01:00", "c": "yesterday"}
+    )
     assert ago(doc.time("b"), doc.time("a")) == "60 min ago"
     assert ago(doc.time("c"), doc.time("a")) == ""
-    assert Doc({"a": "2026-01-05"}).time("a") is None
+    assert UntrustedJson({"a": "2026-01-05"}).time("a") is None

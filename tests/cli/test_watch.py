@@ -18,9 +18,9 @@ from contextlib import contextmanager
 import pytest
 from tests.cli.master import PODS, Master, Reply, pod, status
 
+from kontrol.cli.address import Endpoint
 from kontrol.cli.operate.watch import follow
-from kontrol.cli.rest.address import Endpoint
-from kontrol.cli.rest.client import Rest, RestError
+from kontrol.cli.rest import Rest, RestError
 
 DEADLINE = 60.0
 HOME = b"\x1b[H"

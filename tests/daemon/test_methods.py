@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from kontrol.daemon.mastering import master_methods
+from kontrol.daemon.wire_master import master_methods
 from kontrol.rpc.errors import Refused
 from kontrol.rpc.events import Result
 from kontrol.rpc.limits import Limits

@@ -10,10 +10,10 @@ import json
 import os
 import sys
 
-from automaton.processes import become_subreaper
-from kontrol.agent.commands.executor import Executor
+from kontrol.agent.executor import Executor
 from kontrol.process.pool import Guards
 from kontrol.rpc.server import Call, Server
+from kontrol_common.processes import become_subreaper
 
 AT_ONCE = 16
 

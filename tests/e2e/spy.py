@@ -8,8 +8,8 @@ from typing import Any
 
 from tests.e2e.hub import DEADLINE
 
-from kontrol.master.mirror.follower import Follower
 from kontrol.master.records.keys import Keys
+from kontrol.master.watchcache import WatchCache
 from kontrol.store.etcd import EtcdConfig, EtcdStore
 from kontrol.store.protocol import KeyValue, Range, Store
 
@@ -18,7 +18,7 @@ class Spy:
     """Shows a prefix of the store, for tests that wait for what no daemon says."""
 
     def __init__(self, store: Store, prefix: str) -> None:
-        self._follower = Follower(store, prefix, silence=2.0)
+        self._follower = WatchCache(store, prefix, silence=2.0)
         self._follower.listen(lambda _: self._news.set())
         self._news = asyncio.Event()
 

@@ -11,7 +11,7 @@ from tests.e2e.spy import entries
 from tests.rpc.support import until
 from tests.support.etcd import EtcdCluster
 
-from automaton.processes import SAME_SIGNAL
+from kontrol_common.processes import SAME_SIGNAL
 
 
 async def leaving_early(lab: Lab, etcd: EtcdCluster) -> None:

@@ -19,7 +19,7 @@ from tests.e2e.test_network_namespace import network
 from tests.process.helpers import descriptors
 from tests.support.etcd import EtcdCluster, free_port
 from tests.web import fuzz
-from tests.web.support import READER, SECRET, WRITER, Response, client
+from tests.web.support import READER, SECRET, WRITER, Received, client
 
 from kontrol.agent import control
 
@@ -35,15 +35,15 @@ class Operator:
 
     async def ask(
         self, method: str, target: str, *, token: str = "", body: Mapping[str, Any] | None = None
-    ) -> Response:
+    ) -> Received:
         raw = b"" if body is None else json.dumps(body).encode("utf-8")
         async with client(self.port, self.host) as one:
             return await one.ask(method, target, token=token, body=raw, headers=FULL)
 
-    async def get(self, target: str, *, token: str = "") -> Response:
+    async def get(self, target: str, *, token: str = "") -> Received:
         return await self.ask("GET", target, token=token)
 
-    async def becomes(self, target: str, status: int) -> Response:
+    async def becomes(self, target: str, status: int) -> Received:
         """Ask until the answer has this status, and return it."""
         async with asyncio.timeout(DEADLINE):
             while True:

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.agent.commands.allow import parse_allow_list
-from kontrol.agent.commands.request import read_exec, read_invoke
+from kontrol.agent.allow import parse_allow_list
 from kontrol.agent.payload import PayloadFile
+from kontrol.agent.request import read_exec, read_invoke
 from kontrol.ensemble.canonical import NotJSON, parse
 from kontrol.ensemble.pod import parse_keepalive
-from kontrol.master.callback.state import parse_state
+from kontrol.master.callback import parse_state
 from kontrol.settings import variables as v
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -46,8 +46,8 @@ _OWN = {
     "kontrol/demo/stage.py",
     "kontrol/master/master.py",  # the state, which `parse_state` has read
     "kontrol/master/operator/archive.py",
-    "kontrol/process/keeper.py",
-    "kontrol/process/program.py",
+    "kontrol/process/supervisor.py",
+    "kontrol/process/guard_main.py",
     "kontrol/process/spawn.py",
     "kontrol/settings/booted.py",  # what our own boot left
     "kontrol/store/embedded.py",  # the log of our own etcd

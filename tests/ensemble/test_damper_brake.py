@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.ensemble.brake import Brake
-from kontrol.ensemble.damper import Damper
+from kontrol.ensemble.holds import Brake, Damper
 
 
 def test_it_waits_for_quiet() -> None:

@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.ensemble.difference import Changes, Member, difference, missing, names
-from kontrol.ensemble.ensemble import Ensemble, digest_of
+from kontrol.ensemble.ensemble import (
+    Changes,
+    Ensemble,
+    Member,
+    difference,
+    digest_of,
+    missing,
+    names,
+)
 from kontrol.ensemble.pod import Pod
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from kontrol import filewatch, inotify
 from kontrol.agent.payload import PayloadFile
 from kontrol.ensemble.canonical import JSON
-from kontrol.files import inotify, watch
-from kontrol.files.inotify import Inotify
-from kontrol.files.watch import Watch
+from kontrol.filewatch import Watch
+from kontrol.inotify import Inotify
 
 DEADLINE = 30.0
 
@@ -281,7 +281,7 @@ async def test_without_inotify_the_file_is_looked_at(
     def none() -> Inotify:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(watch, "Inotify", none)
+    monkeypatch.setattr(filewatch, "Inotify", none)
     caplog.set_level("INFO")
     path = tmp_path / "payload.json"
     async with following(path, sure=False) as follower:

@@ -45,7 +45,7 @@ class Reporter:
     told: list[float | str] = field(default_factory=list)  # TTLs, and names of refusals
 
     async def run(self) -> None:
-        """Report until cancelled, as `agent/reporting/schedule.py` has it."""
+        """Report until cancelled, as `agent/schedule.py` has it."""
         while True:
             try:
                 async with asyncio.timeout(min(self.ttl / 6, 5)):

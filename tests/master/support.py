@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kontrol.ensemble.pod import Keepalive
-from kontrol.master.callback.callback import RunOutcome, RunRequest
+from kontrol.master.callback import RunOutcome, RunRequest
 from kontrol.master.master import Master, MasterConfig
 from kontrol.master.records.keys import Keys
 from kontrol.store.memory import MemoryCluster, MemoryStore

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.master.support import nonce
 
 from kontrol.ensemble.pod import Keepalive, Pod
-from kontrol.master.records.pods import Live, Seat
+from kontrol.master.records.pods import Live, Registration
 from kontrol.master.registry.admission import (
     Join,
     Leave,
@@ -24,7 +24,7 @@ RECORD = Keepalive(
 )
 POD = Pod.of(RECORD, 7)
 LIVE = Live(POD, revision=30, lease=99)
-SEAT = Seat.of(POD)
+SEAT = Registration.of(POD)
 
 
 def known(**changes: object) -> View:
@@ -232,7 +232,7 @@ VIEWS = st.builds(
     ),
     seat=st.none()
     | st.builds(
-        Seat,
+        Registration,
         id=st.sampled_from(["p1", "p2"]),
         nonce=NONCES,
         n=COUNTERS,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kontrol.files import inotify, watch
-from kontrol.files.inotify import Inotify
-from kontrol.master.callback.callback import Callback
-from kontrol.master.callback.fingerprint import Fingerprint
+from kontrol import filewatch, inotify
+from kontrol.inotify import Inotify
+from kontrol.master.callback import Callback
+from kontrol.master.fingerprint import Fingerprint
 from kontrol.process.guard import Guard
 
 DEADLINE = 30.0
@@ -209,7 +209,7 @@ async def test_a_script_that_is_being_written_is_told_when_it_is_whole(tmp_path:
 async def test_many_edits_are_few_looks(
     tmp_path: Path, looks: Looks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kontrol.master.callback.callback._SETTLE_MAX", 1.5)
+    monkeypatch.setattr("kontrol.master.callback._SETTLE_MAX", 1.5)
     hook = tmp_path / "on-change"
     put(hook, "one")
     callback = build(str(hook))
@@ -236,7 +236,7 @@ async def test_a_file_system_without_events_is_looked_at(
         raise OSError(24, "Too many open files")
 
     if without == "inotify":
-        monkeypatch.setattr(watch, "Inotify", none)
+        monkeypatch.setattr(filewatch, "Inotify", none)
     else:
         monkeypatch.setattr(inotify, "_LOCAL", frozenset())
         monkeypatch.setattr(Inotify, "read", lambda _: iter(()))

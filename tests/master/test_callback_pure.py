@@ -11,20 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.master.callback.callback import (
+from kontrol.master.callback import (
+    STATE_DEPTH,
+    STATE_LIMIT,
     STRING_LIMIT,
     CallbackError,
     RunRequest,
+    StateError,
     argument_room,
     build_document,
     build_environment,
     judge,
+    parse_state,
     size_of,
     split_command,
     write_files,
 )
-from kontrol.master.callback.fingerprint import Fingerprint
-from kontrol.master.callback.state import STATE_DEPTH, STATE_LIMIT, StateError, parse_state
+from kontrol.master.fingerprint import Fingerprint
 from kontrol.process.command import Outcome, Reason
 
 JSON = st.recursive(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.process.helpers import Life, is_empty, life
 
-from kontrol.master.callback.callback import Callback, RunRequest
+from kontrol.master.callback import Callback, RunRequest
 from kontrol.process.clock import boottime
 from kontrol.process.guard import Guard
 

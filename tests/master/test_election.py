@@ -10,8 +10,7 @@ from tests.master.support import CONFIG, KEYS, Stub, running
 from tests.master.test_registry import Trouble, writes
 from tests.support.simloop import virtual
 
-from kontrol.master.election.owned import OwnedKey
-from kontrol.master.election.term import Deposed, Term
+from kontrol.master.term import Deposed, OwnedKey, Term
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.memory.requests import Grant, Request, Txn
 from kontrol.store.protocol import Ambiguous, Compare, Delete, Put, Range, Unavailable

@@ -5,7 +5,7 @@ import asyncio
 from tests.master.support import Stub, alive, running
 from tests.support.simloop import virtual
 
-from kontrol.master.mirror.follower import Follower
+from kontrol.master.watchcache import WatchCache
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.protocol import Delete, Event, Put
 
@@ -27,7 +27,7 @@ async def test_events_that_the_watch_did_not_deliver_are_found() -> None:
     store = MemoryStore(cluster)
     for key in "abc":
         await store.txn([], [Put(f"/x/{key}", b"1")])
-    follower = Follower(store, "/x/", silence=3, verify=60)
+    follower = WatchCache(store, "/x/", silence=3, verify=60)
     changes: list[str] = []
     follower.listen(lambda events: changes.extend(f"{e.type} {e.kv.key}" for e in events))
     async with asyncio.TaskGroup() as group:
@@ -55,7 +55,7 @@ async def test_events_that_the_watch_did_not_deliver_are_found() -> None:
 async def test_nothing_is_read_again_while_nothing_is_missed() -> None:
     cluster = MemoryCluster()
     store = MemoryStore(cluster)
-    follower = Follower(store, "/x/", silence=3, verify=5)
+    follower = WatchCache(store, "/x/", silence=3, verify=5)
     told = 0
 
     def count(_: object) -> None:
@@ -113,7 +113,7 @@ async def test_a_key_that_a_restore_wrote_again_under_another_lease() -> None:
     leases = [(await store.grant(60)).id for _ in range(2)]
     early = cluster.snapshot()
     await store.txn([], [Put("/x/a", b"1", leases[0])])
-    follower = Follower(store, "/x/", silence=3)
+    follower = WatchCache(store, "/x/", silence=3)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(follower.run())
         await follower.complete.wait()

@@ -17,7 +17,7 @@ from tests.master.test_leading import ledger, value
 from tests.master.test_registry import Trouble, writes
 from tests.support.simloop import virtual
 
-from kontrol.master.callback.callback import RunOutcome, RunRequest
+from kontrol.master.callback import RunOutcome, RunRequest
 from kontrol.store.memory import MemoryCluster
 from kontrol.store.memory.requests import Request, Txn
 from kontrol.store.protocol import Ambiguous, LeaseGone, Put, Range

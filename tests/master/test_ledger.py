@@ -8,13 +8,13 @@ import pytest
 from tests.master.support import KEYS
 from tests.support.simloop import virtual
 
-from kontrol.ensemble.difference import Changes
+from kontrol.ensemble.ensemble import Changes
 from kontrol.ensemble.pod import Pod
-from kontrol.master.election.term import Deposed, Term
 from kontrol.master.highwater import HighWater
 from kontrol.master.leader.ledger import Ledger
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import Ending, Running
+from kontrol.master.term import Deposed, Term
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.memory.client import Network, Reliable
 from kontrol.store.memory.requests import Request

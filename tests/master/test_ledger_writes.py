@@ -15,14 +15,14 @@ from tests.master.test_ledger import GOOD, PODS, running
 from tests.master.test_registry import Trouble, writes
 from tests.support.simloop import virtual
 
-from kontrol.ensemble.difference import Changes
-from kontrol.master.election.term import Deposed, Term
+from kontrol.ensemble.ensemble import Changes
 from kontrol.master.highwater import HighWater
 from kontrol.master.leader.ledger import Ledger
 from kontrol.master.records.fields import BELIEVED_RUN
-from kontrol.master.records.pods import Seat
+from kontrol.master.records.pods import Registration
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import Ending
+from kontrol.master.term import Deposed, Term
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.memory.requests import Request, Txn
 from kontrol.store.protocol import Ambiguous, Compare, Delete, Op, Put, Range, Unavailable
@@ -359,7 +359,7 @@ async def test_what_a_new_leader_knows_of_the_last_run_is_stored_if_it_was_not()
 
 
 def seat(seq: int, *, left: bool) -> bytes:
-    return Seat("p1", "a", 0, seq, left).encode()
+    return Registration("p1", "a", 0, seq, left).encode()
 
 
 @pytest.mark.parametrize(

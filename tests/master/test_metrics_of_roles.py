@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from kontrol.master.operator.metrics import METRICS
-from kontrol.metrics.exposition import render
+from kontrol.metrics import render
 
 
 @pytest.mark.parametrize("first", ["(others)", 'a"b\\', "r"])

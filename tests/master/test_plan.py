@@ -6,18 +6,19 @@ from tests.master.support import KEYS
 from tests.master.test_admission import LIVE, POD, RECORD, SEAT
 
 from kontrol.ensemble.pod import Keepalive, Pod
-from kontrol.master.records.pods import Live, Seat
+from kontrol.master.records.pods import Live, Registration
 from kontrol.master.registry.admission import (
+    Counter,
     Decision,
     Join,
     Leave,
     Nothing,
     Refresh,
     Refuse,
+    TxnBuilder,
     View,
     Write,
 )
-from kontrol.master.registry.plan import Counter, Plan
 from kontrol.store.protocol import Compare, Delete, Put
 
 VIEW = View(live=LIVE, live_revision=30, seat=SEAT, seat_revision=29)
@@ -27,8 +28,8 @@ AS_READ = [Compare(KEYS.pod("k1"), "mod", "=", 30), Compare(KEYS.seat("k1"), "mo
 
 def planned(
     *decisions: tuple[Keepalive, View, Decision],
-) -> tuple[Plan, list[int | None]]:
-    plan = Plan(KEYS, Counter(12, 40))
+) -> tuple[TxnBuilder, list[int | None]]:
+    plan = TxnBuilder(KEYS, Counter(12, 40))
     numbers = [plan.add(record, view, decision, LEASE) for record, view, decision in decisions]
     plan.close()
     return plan, numbers
@@ -47,7 +48,7 @@ def test_a_changed_record_is_written_if_neither_it_nor_its_seat_has_moved() -> N
     assert plan.compares == AS_READ
     assert plan.ops == [
         Put(KEYS.pod("k1"), pod.encode(), LIVE.lease),
-        Put(KEYS.seat("k1"), Seat.of(pod).encode()),
+        Put(KEYS.seat("k1"), Registration.of(pod).encode()),
     ]
 
 
@@ -81,7 +82,7 @@ def test_its_record_elsewhere_is_put_out_if_that_has_not_moved() -> None:
     assert plan.compares == [*AS_READ, Compare(KEYS.pod("k9"), "mod", "=", 25)]
     assert plan.ops[2:] == [
         Delete(KEYS.pod("k9")),
-        Put(KEYS.seat("k9"), Seat.of(old.pod, left=True).encode()),
+        Put(KEYS.seat("k9"), Registration.of(old.pod, left=True).encode()),
     ]
 
 

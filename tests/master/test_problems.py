@@ -6,8 +6,8 @@ import pytest
 from tests.master.support import Stub, running
 from tests.support.simloop import virtual
 
-from kontrol.master.operator.facts import Facts
 from kontrol.master.operator.problems import problems
+from kontrol.master.operator.story import Facts
 from kontrol.master.operator.view import View
 from kontrol.master.records.masters import Candidate
 from kontrol.store.memory import MemoryCluster, MemoryStore

@@ -10,10 +10,10 @@ from tests.master.support import KEYS
 from tests.master.test_election import term_of
 from tests.support.simloop import virtual
 
-from kontrol.ensemble.difference import Member
-from kontrol.master.election.owned import OwnedKey
+from kontrol.ensemble.ensemble import Member
 from kontrol.master.leader.policy import Hold, Idle, Run, Wait
 from kontrol.master.leader.publisher import PlanPublisher
+from kontrol.master.term import OwnedKey
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.protocol import KeyValue, Range
 

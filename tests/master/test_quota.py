@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tests.master.support import CONFIG, KEYS, alive, record, running
 from tests.support.simloop import virtual
 
-from kontrol.ensemble.damper import Damper
+from kontrol.ensemble.holds import Damper
 from kontrol.ensemble.pod import Keepalive, Pod
 from kontrol.master.master import Master
-from kontrol.master.mirror.mirror import Mirror
+from kontrol.master.mirror import Mirror
 from kontrol.master.operator.metrics import METRICS
 from kontrol.master.operator.view import View
 from kontrol.master.records.pods import Live
@@ -28,7 +28,7 @@ from kontrol.master.registry.quota import (
     origin_of,
 )
 from kontrol.master.registry.rivals import Sender
-from kontrol.metrics.exposition import render
+from kontrol.metrics import render
 from kontrol.rpc.errors import Refused
 from kontrol.store.memory import MemoryCluster, MemoryStore
 

@@ -13,14 +13,19 @@ from hypothesis import strategies as st
 from tests.master.support import KEYS
 
 from kontrol.ensemble.canonical import JSON, canonical
-from kontrol.ensemble.difference import Member
+from kontrol.ensemble.ensemble import Member
 from kontrol.ensemble.pod import Keepalive, Pod, key_of
 from kontrol.master.operator.story import still
-from kontrol.master.records.ages import Ages
 from kontrol.master.records.fields import MOST, Damaged, Record
-from kontrol.master.records.masters import Answer, Candidate, Request, decode_plan
-from kontrol.master.records.meta import Meta, Outdated
-from kontrol.master.records.pods import Live, Seat, decode_counter
+from kontrol.master.records.masters import (
+    Candidate,
+    Meta,
+    OperatorAnswer,
+    OperatorRequest,
+    Outdated,
+    decode_plan,
+)
+from kontrol.master.records.pods import Ages, Live, Registration, decode_counter
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import (
     Applied,
@@ -81,13 +86,13 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 SECONDS = st.none() | st.floats(0, 1e9)
 
 DECODERS: list[Callable[[bytes], object]] = [
-    Seat.decode,
+    Registration.decode,
     Running.decode,
     Head.decode,
     Candidate.decode,
     Ages.decode,
     Meta.decode,
-    lambda raw: Request.decode("k/1", raw),
+    lambda raw: OperatorRequest.decode("k/1", raw),
     lambda raw: decode_entry(raw, 1),
     decode_counter,
     decode_plan,
@@ -127,7 +132,7 @@ def test_whatever_is_stored_is_read_or_damaged(
 
 @given(raw=OBJECTS.map(canonical))
 def test_what_is_read_is_read_again_as_it_is_written(raw: bytes) -> None:
-    for decode in (Seat.decode, Running.decode, Head.decode, Candidate.decode, Ages.decode):
+    for decode in (Registration.decode, Running.decode, Head.decode, Candidate.decode, Ages.decode):
         try:
             record = decode(raw)
         except Damaged:
@@ -138,7 +143,9 @@ def test_what_is_read_is_read_again_as_it_is_written(raw: bytes) -> None:
 
 SENDER = st.none() | st.text("abc .", max_size=9)
 RECORDS: list[st.SearchStrategy[Record]] = [
-    st.builds(Seat, TEXT, TEXT, st.none() | SMALL, SMALL, st.booleans(), SECONDS, SENDER, MORE),
+    st.builds(
+        Registration, TEXT, TEXT, st.none() | SMALL, SMALL, st.booleans(), SECONDS, SENDER, MORE
+    ),
     st.builds(
         Running,
         run=SMALL.filter(bool),
@@ -184,12 +191,12 @@ def test_a_record_is_read_as_it_was_written_with_unknown_fields(record: Record) 
     assert decode(record.encode()) == record
 
 
-@given(TEXT, TEXT, st.none() | SMALL, MORE, st.none() | st.builds(Answer, TEXT, more=MORE))
+@given(TEXT, TEXT, st.none() | SMALL, MORE, st.none() | st.builds(OperatorAnswer, TEXT, more=MORE))
 def test_a_request_keeps_what_it_does_not_know(
-    kind: str, by: str, run: int | None, more: Mapping[str, JSON], answer: Answer | None
+    kind: str, by: str, run: int | None, more: Mapping[str, JSON], answer: OperatorAnswer | None
 ) -> None:
-    request = Request("7", kind, by, "t", run, answer, more)
-    assert Request.decode("a/b/7", request.encode()) == request
+    request = OperatorRequest("7", kind, by, "t", run, answer, more)
+    assert OperatorRequest.decode("a/b/7", request.encode()) == request
 
 
 SAFE = st.text("az09_", min_size=1, max_size=9)
@@ -265,13 +272,19 @@ def test_a_pod_under_another_key_is_none() -> None:
 
 
 def test_absent_fields_have_a_meaning() -> None:
-    assert Seat.decode(b'{"id":"a","seq":3}') == Seat("a", "", None, 3, left=False, idle=None)
-    assert Seat.decode(b'{"id":"a","seq":3,"n":null,"left":null}') == Seat("a", "", None, 3)
+    assert Registration.decode(b'{"id":"a","seq":3}') == Registration(
+        "a", "", None, 3, left=False, idle=None
+    )
+    assert Registration.decode(b'{"id":"a","seq":3,"n":null,"left":null}') == Registration(
+        "a", "", None, 3
+    )
     assert Running.decode(b'{"run":3}') == Running(run=3, attempt=1)
     assert Head.decode(b'{"run":3}') == Head(3, digest="", fingerprint=None, pods=None)
     assert Candidate.decode(b"{}") == Candidate("?")
     assert Meta.decode(b"{}") == Meta(0, 1)
-    assert Request.decode("r/7", b'{"kind":"run"}') == Request("7", "run", "?", "", None)
+    assert OperatorRequest.decode("r/7", b'{"kind":"run"}') == OperatorRequest(
+        "7", "run", "?", "", None
+    )
 
 
 def test_a_later_layout_is_refused_whatever_else_it_says() -> None:

@@ -10,12 +10,11 @@ from tests.master.support import BAD, CONFIG, GOOD, KEYS, Stub, alive, running
 from tests.master.test_leading import value
 from tests.support.simloop import virtual
 
-from kontrol.master.callback.callback import RunOutcome, RunRequest
+from kontrol.master.callback import RunOutcome, RunRequest
 from kontrol.master.leader.requests import Answers, Pending, Requests
 from kontrol.master.master import Master
 from kontrol.master.operator.view import View
-from kontrol.master.records.masters import Answer
-from kontrol.master.records.masters import Request as Ask
+from kontrol.master.records.masters import OperatorAnswer, OperatorRequest
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import no_state
 from kontrol.store.memory import MemoryCluster, MemoryStore
@@ -53,8 +52,8 @@ async def test_a_request_that_is_gone_is_not_written_again_by_its_answer() -> No
         assert master.election.term is not None
         lease = (await MemoryStore(cluster).grant(60)).id
         gone = KeyValue(f"{KEYS.requests}x", b"{}", 7, 7, lease=lease)
-        pending = Pending(Ask("x", "run"), gone)
-        await Answers(master.requests, master.election.term).answer(pending, Answer("done"))
+        pending = Pending(OperatorRequest("x", "run"), gone)
+        await Answers(master.requests, master.election.term).answer(pending, OperatorAnswer("done"))
     assert await value(cluster, gone.key) is None
 
 

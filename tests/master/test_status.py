@@ -16,15 +16,15 @@ from tests.master.support import BAD, CONFIG, GOOD, KEYS, Stub, record, running
 from tests.master.test_registry import Trouble
 from tests.support.simloop import virtual
 
-from kontrol.master.callback.callback import RunOutcome, RunRequest
-from kontrol.master.leader.chain import FOLLOWING, SOON, Chain
+from kontrol.master.callback import RunOutcome, RunRequest
+from kontrol.master.leader.policy import FOLLOWING, SOON, Chain
 from kontrol.master.master import Master
-from kontrol.master.mirror.history import History
+from kontrol.master.mirror import History
 from kontrol.master.operator.metrics import METRICS
 from kontrol.master.operator.story import due, plan_now, usual
 from kontrol.master.operator.view import View
 from kontrol.master.records.runs import Head, Running
-from kontrol.metrics.exposition import render
+from kontrol.metrics import render
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.protocol import Put, Unavailable
 

@@ -16,12 +16,12 @@ from tests.master.test_registry import Trouble, writes
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.pod import key_of
-from kontrol.master.election.term import Term
 from kontrol.master.leader.sweep import Sweep
 from kontrol.master.master import Master
-from kontrol.master.records.ages import Ages
+from kontrol.master.records.pods import Ages
 from kontrol.master.records.records import Records
 from kontrol.master.registry.quota import Bounds
+from kontrol.master.term import Term
 from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.memory.requests import Request, Txn
 from kontrol.store.protocol import Ambiguous, Delete, Put, Range

@@ -25,8 +25,9 @@ from tests.mutation.oracle import SURVIVED, TIMEOUT, UNREACHED, Oracle, Verdict
 TOP = Path(__file__).parents[2]
 SOURCE = TOP / "src" / "kontrol"
 UNDER_TEST = (
-    *("master/leader", "master/election", "master/registry", "master/callback", "master/records"),
-    *("ensemble/brake.py", "ensemble/damper.py", "ensemble/difference.py"),
+    *("master/leader", "master/registry", "master/records"),
+    *("master/election.py", "master/term.py", "master/callback.py", "master/fingerprint.py"),
+    *("ensemble/holds.py", "ensemble/ensemble.py"),
 )
 UNIT, SIMULATION = "unit test", "simulation"
 TESTS = (

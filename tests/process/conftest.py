@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.process.helpers import Life, life
 
-from automaton.processes import children
 from kontrol.process.guard import Guard
+from kontrol_common.processes import children
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from automaton.processes import become_subreaper, children
 from kontrol.process.clock import boottime
 from kontrol.process.command import Command
 from kontrol.process.guard import Guard
+from kontrol_common.processes import become_subreaper, children
 
 
 def tell(message: Mapping[str, Any]) -> None:

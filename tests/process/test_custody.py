@@ -5,15 +5,15 @@ import signal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.process.custody import Custody
+from kontrol.process.kill_schedule import KillSchedule
 
 TIMES = st.floats(0, 100, allow_nan=False)
 
 
 def custody(
     deadline: float | None = None, expiry: float | None = None, grace: float = 5.0
-) -> Custody:
-    return Custody(deadline=deadline, expiry=expiry, grace=grace)
+) -> KillSchedule:
+    return KillSchedule(deadline=deadline, expiry=expiry, grace=grace)
 
 
 def test_nothing_is_due_while_it_runs() -> None:

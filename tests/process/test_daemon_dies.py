@@ -12,8 +12,8 @@ from typing import Any
 
 from tests.process.helpers import HOLD, WAIT, Life
 
-from automaton.processes import exited
 from kontrol.process import guard as guard_module
+from kontrol_common.processes import exited
 
 SOURCE = Path(guard_module.__file__).parents[2]
 PROGRAM = Path(__file__).with_name("daemon.py")

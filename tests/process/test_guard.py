@@ -20,11 +20,11 @@ from tests.process.helpers import (
     shell,
 )
 
-from automaton.processes import ENDING_SIGNALS, STRAY_SIGNALS, children, exited
 from kontrol.process import run as run_module
 from kontrol.process.clock import boottime
 from kontrol.process.command import Command, Reason
 from kontrol.process.guard import Guard, GuardError
+from kontrol_common.processes import ENDING_SIGNALS, STRAY_SIGNALS, children, exited
 
 
 def holding(
@@ -336,7 +336,7 @@ async def test_the_guard_is_small(guard: Guard) -> None:
 
 def test_the_guard_loads_nothing_heavy() -> None:
     code = (
-        "import sys; sys.path.append(sys.argv[1]); import kontrol.process.program; "
+        "import sys; sys.path.append(sys.argv[1]); import kontrol.process.guard_main; "
         "print(*sys.modules)"
     )
     source = Path(run_module.__file__).parents[2]
@@ -348,7 +348,7 @@ def test_the_guard_loads_nothing_heavy() -> None:
         check=True,
     ).stdout.split()
     heavy = {"asyncio", "subprocess", "logging", "typing", "pathlib", "dataclasses", "tempfile"}
-    assert "kontrol.process.program" in loaded
+    assert "kontrol.process.guard_main" in loaded
     assert not heavy & set(loaded)
 
 

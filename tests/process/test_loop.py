@@ -13,7 +13,7 @@ import pytest
 from tests.agent.network import TTL, Master, one, running, silent, tier
 
 from kontrol.ensemble.pod import Keepalive
-from kontrol.master.mirror.follower import Follower
+from kontrol.master.watchcache import WatchCache
 from kontrol.process.clock import boottime
 from kontrol.process.loop import BootLoop
 from kontrol.store.memory import MemoryCluster, MemoryStore
@@ -78,7 +78,7 @@ def test_the_gap_rule_sees_a_suspended_master() -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        follower = Follower(MemoryStore(MemoryCluster()), "/pods/", silence=TTL / 3)
+        follower = WatchCache(MemoryStore(MemoryCluster()), "/pods/", silence=TTL / 3)
         heard = asyncio.Event()
         hear = follower._hear
         follower._hear = lambda: (hear(), heard.set())[0]  # type: ignore[method-assign,func-returns-value]
@@ -201,7 +201,7 @@ def test_nothing_is_left_open() -> None:
 OTHER_CLOCKS = {
     "process/clock.py": "the boot clock itself: without one, macOS falls back",
     "logs.py": "how often a repeated line is written",
-    "cli/rest/exchange.py": "how long a command waits for an answer",
+    "cli/exchange.py": "how long a command waits for an answer",
     "demo/screen.py": "what the demonstration shows",
     "demo/story.py": "the pace of the demonstration",
 }

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.process.pipes import LINE_LIMIT, Drain, Lines, Tail
+from kontrol.process.command import LINE_LIMIT, Drain, Lines, Tail
 
 TEXT = st.text(st.characters(blacklist_characters="\n\r", blacklist_categories=["Cs"]))
 

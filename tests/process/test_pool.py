@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.process.helpers import HOLD, Life, shell
 
-from automaton.processes import children, exited
 from kontrol.process.pool import Guards
+from kontrol_common.processes import children, exited
 
 
 @pytest.fixture

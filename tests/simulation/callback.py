@@ -13,7 +13,7 @@ from tests.simulation.history import Ended, Started
 from tests.simulation.world import World
 from tests.support.simloop import Clock, SimLoop
 
-from kontrol.master.callback.callback import RunOutcome, RunRequest
+from kontrol.master.callback import RunOutcome, RunRequest
 
 
 @dataclass

@@ -13,21 +13,21 @@ from tests.simulation.history import KEYS
 from tests.simulation.schedule import Schedule, Step
 from tests.support.simloop import SimLoop
 
-from kontrol.agent.reporting import reporter
-from kontrol.agent.reporting.nonce import SECOND
-from kontrol.ensemble.brake import Brake
+from kontrol.agent import reporter
+from kontrol.agent.schedule import SECOND
+from kontrol.ensemble.holds import Brake
 from kontrol.ensemble.pod import Keepalive
-from kontrol.master.election.election import Election
-from kontrol.master.election.term import Term
+from kontrol.master.election import Election
 from kontrol.master.highwater import HighWater
 from kontrol.master.leader.execution import Decision
 from kontrol.master.leader.leadership import Leadership, Parts
 from kontrol.master.leader.sweep import Sweep
 from kontrol.master.master import Master
 from kontrol.master.records.fields import Record
-from kontrol.master.records.pods import Live, Seat
+from kontrol.master.records.pods import Live, Registration
 from kontrol.master.registry.leases import LeaseRefresh, Leases
 from kontrol.master.registry.registry import Registry
+from kontrol.master.term import Term
 from kontrol.store.memory.core import Core
 from kontrol.store.protocol import Compare, Delete, Event, Op, Put, Range
 
@@ -84,15 +84,15 @@ MASS_LOSS_IN_TWO_TERMS = replace(
 
 def strict_records(patch: Patch) -> None:
     """A field that is not known makes a record unreadable, and its reader ends."""
-    real = Seat.decode.__func__  # type: ignore[attr-defined]
+    real = Registration.decode.__func__  # type: ignore[attr-defined]
 
-    def decode(cls: type[Seat], raw: bytes) -> Seat:
-        seat: Seat = real(cls, raw)
+    def decode(cls: type[Registration], raw: bytes) -> Registration:
+        seat: Registration = real(cls, raw)
         if seat.more:
             raise TypeError(f"unexpected: {sorted(seat.more)}")
         return seat
 
-    patch.setattr(Seat, "decode", classmethod(decode))
+    patch.setattr(Registration, "decode", classmethod(decode))
 
 
 def forgetful_records(patch: Patch) -> None:
@@ -103,9 +103,9 @@ def forgetful_records(patch: Patch) -> None:
         return {name: it for name, it in real(self).items() if name not in self.more}
 
     patch.setattr(Record, "public", public)
-    real_seat = Seat.public
+    real_seat = Registration.public
     patch.setattr(
-        Seat,
+        Registration,
         "public",
         lambda self: {k: v for k, v in real_seat(self).items() if k not in self.more},
     )

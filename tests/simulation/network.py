@@ -27,7 +27,7 @@ from tests.simulation.history import (
 )
 from tests.support.simloop import SimLoop
 
-from kontrol.agent.reporting.reporter import Caller
+from kontrol.agent.reporter import Caller
 from kontrol.rpc.errors import CallTimeout, RemoteError
 from kontrol.store.memory import Refresh, Request, Txn
 from kontrol.store.protocol import (

@@ -11,8 +11,8 @@ from tests.simulation.history import KEYS
 from tests.simulation.schedule import Schedule, Step, draw
 from tests.simulation.simulate import judge
 
-from kontrol.master.election.term import Term
-from kontrol.master.mirror.mirror import Mirror
+from kontrol.master.mirror import Mirror
+from kontrol.master.term import Term
 from kontrol.store.memory.core import Core
 from kontrol.store.protocol import Compare
 

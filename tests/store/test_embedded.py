@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from automaton import processes
 from kontrol.store import embedded
 from kontrol.store.embedded import EmbeddedError, embedded_etcd, find_etcd
 from kontrol.store.etcd import EtcdConfig, EtcdStore
 from kontrol.store.protocol import Put, Range
+from kontrol_common import processes
 
 
 async def http(endpoint: str, path: str) -> str:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kontrol.store.etcd import EtcdConfig
+from kontrol.store.etcd.config import LoggedOut, classify
 from kontrol.store.etcd.convert import event, range_request, span, txn_request, txn_result
-from kontrol.store.etcd.errors import LoggedOut, classify
 from kontrol.store.etcd.messages import CLASSES
 from kontrol.store.protocol import (
     Ambiguous,

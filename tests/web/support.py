@@ -13,8 +13,8 @@ import h11
 
 from kontrol.ensemble.canonical import JSON
 from kontrol.web.limits import Limits
-from kontrol.web.message import Answer, Request
-from kontrol.web.view import Document, Wish
+from kontrol.web.message import Request, Response
+from kontrol.web.view import Document, OperatorAction
 from kontrol.web.web import Web
 
 DEADLINE = 30.0
@@ -60,7 +60,7 @@ class FakeView:
     def __init__(self) -> None:
         self.wrong: Exception | None = None
         self.answer: Document = {"request": "1", "done": True, "message": "so be it"}
-        self.asked: list[tuple[Wish, str, int | str | None]] = []
+        self.asked: list[tuple[OperatorAction, str, int | str | None]] = []
         self.silent = False
         self.count = 2
         self.checks: list[Document] = [{"name": "etcd", "ok": True, "detail": "confirmed"}]
@@ -133,7 +133,13 @@ class FakeView:
         return {**ENTRY, "state_kept": True, "state": SECRET} if number == 7 else None
 
     async def ask(
-        self, kind: Wish, by: str, *, run: int | None = None, pod: str = "", timeout: float = 10.0
+        self,
+        kind: OperatorAction,
+        by: str,
+        *,
+        run: int | None = None,
+        pod: str = "",
+        timeout: float = 10.0,
     ) -> Document:
         await self._yield()
         self.asked.append((kind, by, pod or run))
@@ -144,7 +150,7 @@ class FakeView:
 
 
 @dataclass(frozen=True)
-class Response:
+class Received:
     status: int
     headers: Mapping[str, str]
     body: bytes
@@ -184,7 +190,7 @@ class Client:
         token: str = "",
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
-    ) -> Response:
+    ) -> Received:
         """Ask and return the answer, within the deadline."""
         said = {"Host": "127.0.0.1", **(headers or {})}
         if token:
@@ -200,7 +206,7 @@ class Client:
         self.writer.write(self.http.send(h11.EndOfMessage()) or b"")
         return await self.answer()
 
-    async def answer(self) -> Response:
+    async def answer(self) -> Received:
         """Read one answer."""
         head: h11.Response | None = None
         body = b""
@@ -218,7 +224,7 @@ class Client:
                     body += event.data
                 elif isinstance(event, h11.EndOfMessage) and head is not None:
                     named = {k.decode(): v.decode() for k, v in head.headers}
-                    return Response(head.status_code, named, body)
+                    return Received(head.status_code, named, body)
                 elif not isinstance(event, h11.InformationalResponse):
                     raise ConnectionError(f"no answer but {event}")
 
@@ -239,13 +245,13 @@ async def client(
         await connected.close()
 
 
-async def get(port: int, target: str, *, token: str = "", host: str = "127.0.0.1") -> Response:
+async def get(port: int, target: str, *, token: str = "", host: str = "127.0.0.1") -> Received:
     """Ask once, over a connection of its own."""
     async with client(port, host) as one:
         return await one.ask("GET", target, token=token)
 
 
-async def post(port: int, target: str, *, token: str = "", body: JSON = None) -> Response:
+async def post(port: int, target: str, *, token: str = "", body: JSON = None) -> Received:
     async with client(port) as one:
         raw = b"" if body is None else json.dumps(body).encode()
         return await one.ask("POST", target, token=token, body=raw)
@@ -287,7 +293,7 @@ async def ask(
     said = {"host": "127.0.0.1", **(headers or {})}
     if token:
         said["authorization"] = f"Bearer {token}"
-    answer: Answer = await web.app.respond(Request(method, target, peer, said, body))
+    answer: Response = await web.app.respond(Request(method, target, peer, said, body))
     whole = answer.body if isinstance(answer.body, bytes) else b"".join(answer.body)
     return answer.status, whole
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from docs import metrics_page, rest_page
 
-from kontrol.metrics.statsd import NAMES
+from kontrol.metrics import NAMES
 from kontrol.web.routes import ROUTES
 
 DOCS = Path(__file__).parents[2] / "docs"

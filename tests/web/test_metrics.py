@@ -16,12 +16,10 @@ from tests.web.support import DEADLINE, get, serving
 
 from kontrol.agent import health
 from kontrol.agent.agent import AgentStatus
-from kontrol.agent.reporting.reporter import TierStatus
+from kontrol.agent.reporter import TierStatus
 from kontrol.master.master import Master
 from kontrol.master.operator import metrics as mastering
-from kontrol.metrics.exposition import CONTENT_TYPE, Metric, render
-from kontrol.metrics.process import PROCESS, Process
-from kontrol.metrics.statsd import Statsd
+from kontrol.metrics import CONTENT_TYPE, PROCESS, Metric, Process, Statsd, render
 from kontrol.rpc.errors import Refused
 from kontrol.store.memory import MemoryCluster
 from kontrol.web.web import WEB, Web

@@ -15,15 +15,14 @@ from pathlib import Path
 from random import Random
 from typing import Never
 
+from kontrol.agent.addresses import Addresses
 from kontrol.agent.payload import PayloadFile
-from kontrol.agent.reporting.addresses import Addresses
-from kontrol.agent.reporting.nonce import nonce
-from kontrol.agent.reporting.reporter import Connect, Reporter, Resolve, TierStatus
-from kontrol.agent.reporting.schedule import Schedule
+from kontrol.agent.reporter import Connect, Reporter, Resolve, TierStatus
+from kontrol.agent.schedule import Schedule, nonce
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.pod import MAX_COUNTER, Keepalive, parse_keepalive
 from kontrol.ensemble.tiers import Tier
-from kontrol.files.watch import Watch
+from kontrol.filewatch import Watch
 
 log = logging.getLogger(__name__)
 

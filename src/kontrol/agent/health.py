@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from kontrol.agent.agent import AgentStatus
-from kontrol.agent.reporting.reporter import TierStatus
+from kontrol.agent.reporter import TierStatus
 from kontrol.ensemble.canonical import JSON
-from kontrol.metrics.exposition import Metric, Total, Values
+from kontrol.metrics import Metric, Total, Values
 
 _Rows: TypeAlias = "Iterable[tuple[Values, float | Total]]"
 

@@ -3,18 +3,23 @@
 The pod object tells all; the downward API may tell enough. What is told in full is not asked for
 again: a pod that is told everything needs no rights. A refusal is a problem only where the rest
 does not suffice, which is when `app` and `role` are unknown.
+
+Where boot looks: everything outside the process that facts come from, as one value.
 """
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from kontrol.boot import downward, kubernetes, objects
+from kontrol.boot.cloud import PROVIDERS, Make
 from kontrol.boot.errors import BootError, Misconfigured, Unanswered
 from kontrol.boot.facts import Fact, Facts, encode, lay, layer
-from kontrol.boot.kubernetes import Absent, Api
-from kontrol.boot.surroundings import Surroundings
-from kontrol.boot.waiting import BRIEF, ask
+from kontrol.boot.kubernetes import Absent, Api, ServiceAccount
+from kontrol.boot.places import PODINFO
+from kontrol.boot.waiting import BRIEF, Patience, ask
 from kontrol.ensemble.canonical import JSON
 from kontrol.settings import values
 from kontrol.settings import variables as v
@@ -33,7 +38,25 @@ class Told(NamedTuple):
     problem: BootError | None = None
 
 
-async def look(around: Surroundings, given: Facts) -> Told:
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where facts are looked for.
+
+    `system` are the facts of this host by name of variable; `machine` is what its firmware says;
+    `cloud` is the value of KONTROL_CLOUD.
+    """
+
+    environ: Mapping[str, str]
+    system: Mapping[str, str]
+    machine: Mapping[str, str]
+    patience: Patience
+    account: ServiceAccount = field(default_factory=ServiceAccount)
+    podinfo: Path = PODINFO
+    cloud: str = "auto"
+    providers: Mapping[str, Make] = field(default_factory=lambda: PROVIDERS)
+
+
+async def look(around: Sources, given: Facts) -> Told:
     """Return what Kubernetes tells beside what is `given`; nothing outside Kubernetes."""
     try:
         told = downward.read(around.environ, around.podinfo)
@@ -60,7 +83,7 @@ async def look(around: Surroundings, given: Facts) -> Told:
     return Told(lay(pod, told, node))
 
 
-async def _pod(api: Api, around: Surroundings, given: Facts, told: Facts) -> dict[str, Fact]:
+async def _pod(api: Api, around: Sources, given: Facts, told: Facts) -> dict[str, Fact]:
     """Return what our pod's object tells. Raises `BootError`."""
     known = lay(given, told)
     if v.NAMESPACE.name in known:
@@ -93,7 +116,7 @@ def _names(given: Facts, told: Facts, system: Facts) -> list[str]:
     return list(dict.fromkeys(each[v.ID.name].text for each in sources if v.ID.name in each))
 
 
-async def _node(api: Api, around: Surroundings, name: str) -> dict[str, Fact]:
+async def _node(api: Api, around: Sources, name: str) -> dict[str, Fact]:
     """Return what the node's object tells; nothing, and a line in the log, if it cannot be had."""
     try:
         node = await ask(
@@ -136,7 +159,7 @@ def _judge(problem: BootError, known: Facts, level: int = logging.WARNING) -> Bo
     return None
 
 
-def _no_account(around: Surroundings) -> Misconfigured:
+def _no_account(around: Sources) -> Misconfigured:
     return Misconfigured(
         f"there is no service account token in {around.account.folder} "
         "(automountServiceAccountToken: false?), so the Kubernetes API cannot be asked"

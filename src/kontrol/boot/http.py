@@ -45,7 +45,7 @@ class Garbled(HTTPError):
     """What came is no HTTP, broke off, or is too long."""
 
 
-class Answer(NamedTuple):
+class HTTPAnswer(NamedTuple):
     """A whole answer: its status, its headers (in any case), its body."""
 
     status: int
@@ -61,7 +61,7 @@ async def request(
     tls: ssl.SSLContext | None = None,
     timeout: float = 5.0,
     limit: int = MIB,
-) -> Answer:
+) -> HTTPAnswer:
     """Ask, and return the answer, whatever its status.
 
     `timeout` is seconds for all of it, `limit` octets of the body. Raises `HTTPError`, of which
@@ -153,7 +153,7 @@ def _reason(error: OSError) -> str:
     return (os.strerror(error.errno or 0) if known else error.strerror or str(error)).lower()
 
 
-async def _answer(reader: asyncio.StreamReader, limit: int) -> Answer:
+async def _answer(reader: asyncio.StreamReader, limit: int) -> HTTPAnswer:
     """Read one answer. Raises `ValueError`, or what the reader raises on an early end."""
     head = await reader.readuntil(b"\r\n\r\n")
     match = _STATUS.match(head)
@@ -162,15 +162,15 @@ async def _answer(reader: asyncio.StreamReader, limit: int) -> Answer:
     headers = http.client.parse_headers(io.BytesIO(head[match.end() :]))
     status = int(match[1])
     if status in (204, 304):
-        return Answer(status, headers, b"")
+        return HTTPAnswer(status, headers, b"")
     if headers.get("Transfer-Encoding", "").lower() == "chunked":
-        return Answer(status, headers, await _chunks(reader, limit))
+        return HTTPAnswer(status, headers, await _chunks(reader, limit))
     length = headers.get("Content-Length")
     if length is None:
         body = await _until_closed(reader, limit)
     else:
         body = await reader.readexactly(_bounded(length, 10, limit))
-    return Answer(status, headers, body)
+    return HTTPAnswer(status, headers, body)
 
 
 async def _chunks(reader: asyncio.StreamReader, limit: int) -> bytes:

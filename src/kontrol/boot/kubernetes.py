@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from kontrol.boot.errors import Misconfigured, Refused
-from kontrol.boot.http import MIB, Answer, Untrusted, request
+from kontrol.boot.http import MIB, HTTPAnswer, Untrusted, request
 from kontrol.boot.places import ACCOUNT
 from kontrol.ensemble.canonical import JSON, NotJSON, parse
 from kontrol.ensemble.numbers import whole
@@ -110,7 +110,7 @@ class Api:
         words = _words(answer, token)
         raise Unavailable(f"{self.base}{path}: status {answer.status}{words}")
 
-    def _refuse(self, path: str, answer: Answer, token: str) -> None:
+    def _refuse(self, path: str, answer: HTTPAnswer, token: str) -> None:
         """Raise if the status is a final no."""
         words = _words(answer, token)
         if answer.status == 401:
@@ -176,7 +176,7 @@ def base(environ: Mapping[str, str]) -> str | None:
     return f"https://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _words(answer: Answer, token: str) -> str:
+def _words(answer: HTTPAnswer, token: str) -> str:
     """Return the message of the Status that comes with a refusal, as `: message`."""
     try:
         document = parse(answer.body, depth=_DEPTH)

@@ -15,8 +15,8 @@ from kontrol.settings import variables as v
 from kontrol.settings.resolve import Resolved, resolve
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs
-    from kontrol.boot.discover import Findings
-    from kontrol.boot.surroundings import Surroundings
+    from kontrol.boot.cluster import Sources
+    from kontrol.boot.run import Findings
     from kontrol.boot.telegraf import Metrics
 
 _COMMAND = ("supervisord", "-n", "-c", "/etc/supervisor/supervisord.conf")
@@ -47,8 +47,7 @@ def _boot(options: argparse.Namespace, _others: list[str]) -> int:
 def _run(options: argparse.Namespace, resolved: Resolved) -> int:
     import asyncio
 
-    from kontrol.boot.discover import discover
-    from kontrol.boot.run import NotStarted, become, configure_telegraf
+    from kontrol.boot.run import NotStarted, become, configure_telegraf, discover
     from kontrol.logs import log_to
 
     debug = options.debug or "verbose" in resolved.require(v.MODE)
@@ -103,14 +102,14 @@ def _command(words: Sequence[str]) -> Sequence[str]:
     return (words[1:] if words[:1] == ["--"] else words) or _COMMAND
 
 
-def _surroundings(options: argparse.Namespace, resolved: Resolved) -> "Surroundings":
+def _surroundings(options: argparse.Namespace, resolved: Resolved) -> "Sources":
     from kontrol.boot.cloud import firmware
-    from kontrol.boot.discover import system
+    from kontrol.boot.cluster import Sources
     from kontrol.boot.kubernetes import ServiceAccount
-    from kontrol.boot.surroundings import Surroundings
+    from kontrol.boot.run import system
     from kontrol.boot.waiting import Patience
 
-    return Surroundings(
+    return Sources(
         environ=dict(os.environ),
         system=system(os.environ),
         machine=firmware(),
@@ -133,10 +132,12 @@ def _metrics(resolved: Resolved) -> "Metrics | None":
 
 
 def _as_table(found: "Findings") -> str:
-    from kontrol.cli.table import Paper, plain
+    from kontrol.cli.table import Console, plain
 
     rows = [(name, fact.source, plain(fact.text)) for name, fact in found.facts.items()]
-    return "\n".join(Paper.of(sys.stdout, os.environ).table(("VARIABLE", "SOURCE", "VALUE"), rows))
+    return "\n".join(
+        Console.of(sys.stdout, os.environ).table(("VARIABLE", "SOURCE", "VALUE"), rows)
+    )
 
 
 def _as_json(found: "Findings") -> str:

@@ -33,7 +33,7 @@ class Cell(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Paper:
+class Console:
     """What is written on. `width` and `height` are None if it is no terminal: nothing is cut."""
 
     width: int | None = None
@@ -41,7 +41,7 @@ class Paper:
     colours: bool = False
 
     @classmethod
-    def of(cls, stream: TextIO, environ: Mapping[str, str]) -> "Paper":
+    def of(cls, stream: TextIO, environ: Mapping[str, str]) -> "Console":
         """Look at a stream. Colours as https://no-color.org has it, and on no dumb terminal."""
         try:
             width, height = os.get_terminal_size(stream.fileno())

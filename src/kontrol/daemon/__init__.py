@@ -9,9 +9,8 @@ import os
 from collections.abc import Mapping
 
 from kontrol.daemon.daemon import Daemon
-from kontrol.daemon.hopeless import Hopeless
 from kontrol.daemon.notify import Notifier
-from kontrol.daemon.process import raise_limits
+from kontrol.daemon.process import StartupError, raise_limits
 from kontrol.errors import leaves
 from kontrol.process.loop import BootLoop
 from kontrol.rpc.errors import BindError
@@ -38,7 +37,7 @@ def run(settings: Settings, environ: Mapping[str, str] | None = None) -> int:
     try:
         with asyncio.Runner(loop_factory=BootLoop) as runner:
             runner.run(daemon.run())
-    except* (Hopeless, BindError) as group:
+    except* (StartupError, BindError) as group:
         for error in leaves(group):
             log.error("%s", error)
         if any(isinstance(error, BindError) and error.taken for error in leaves(group)):

@@ -14,18 +14,17 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from automaton.processes import SAME_SIGNAL, STRAY_SIGNALS, handled_signals
 from kontrol import __version__
 from kontrol.agent import control
 from kontrol.agent.agent import Agent
-from kontrol.daemon.hopeless import Hopeless
 from kontrol.daemon.notify import Notifier
-from kontrol.daemon.process import Children, check_port
-from kontrol.daemon.reporting import command_methods, make_agent, takes_commands
+from kontrol.daemon.process import Children, StartupError, check_port
+from kontrol.daemon.wire_agent import command_methods, make_agent, takes_commands
 from kontrol.rpc.methods import Method
 from kontrol.rpc.security.keys import Keyring, KeysError
 from kontrol.rpc.server import Server
 from kontrol.settings import Settings, localtoken
+from kontrol_common.processes import SAME_SIGNAL, STRAY_SIGNALS, handled_signals
 
 if TYPE_CHECKING:  # an agent does not load what only masters need
     from kontrol.master.master import Master
@@ -52,7 +51,7 @@ class Daemon:
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Run until a signal. Raises `Hopeless` and `BindError`, in groups."""
+        """Run until a signal. Raises `StartupError` and `BindError`, in groups."""
         self._task = asyncio.current_task()
         loop = asyncio.get_running_loop()
         for number in handled_signals():
@@ -94,7 +93,7 @@ class Daemon:
             master: Master | None = None
             view: View | None = None
             if settings.master:
-                from kontrol.daemon.mastering import make_master
+                from kontrol.daemon.wire_master import make_master
 
                 master, view = await make_master(
                     settings, self._environ, stack=stack, children=self._children, emit=emit
@@ -127,7 +126,7 @@ class Daemon:
         try:
             keys = Keyring.load(folder)
         except KeysError as error:
-            raise Hopeless(f"KONTROL_KEYS: {error}") from None
+            raise StartupError(f"KONTROL_KEYS: {error}") from None
         log.info("keys: %s", keys.summary())
         return keys
 
@@ -138,7 +137,7 @@ class Daemon:
         settings = self._settings
         methods: dict[str, Method] = {}
         if master is not None:
-            from kontrol.daemon.mastering import master_methods
+            from kontrol.daemon.wire_master import master_methods
 
             methods |= master_methods(master)
         if settings.agent and (master is not None or takes_commands(settings)):
@@ -148,7 +147,7 @@ class Daemon:
         try:
             server = Server(methods, keys=keys, own="master" if settings.master else "agent")
         except KeysError as error:
-            raise Hopeless(f"KONTROL_KEYS: {error}") from None
+            raise StartupError(f"KONTROL_KEYS: {error}") from None
         check_port(settings.bind, settings.port)  # before anything is begun that others see
         return server
 
@@ -193,7 +192,7 @@ class Daemon:
     ) -> None:
         if not self._settings.http_port:
             return
-        from kontrol.daemon.rest import make_web
+        from kontrol.daemon.wire_rest import make_web
 
         web = make_web(self._settings, agent, master, view)
         port = await web.bind(self._settings.bind, self._settings.http_port)
@@ -214,7 +213,7 @@ class Daemon:
         """Return what counts events, for statsd if it is asked for."""
         if self._settings.statsd is None:
             return lambda _name: None
-        from kontrol.daemon.rest import make_statsd
+        from kontrol.daemon.wire_rest import make_statsd
 
         statsd = make_statsd(self._settings.statsd)
         serve(statsd.run())

@@ -1,4 +1,7 @@
-"""This process as the system sees it: its limits, and the children that its parts await."""
+"""This process as the system sees it: its limits, and the children that its parts await.
+
+The one error that ends the daemon for its configuration.
+"""
 
 import errno
 import resource
@@ -46,3 +49,7 @@ def check_port(host: str, port: int) -> None:
                 return  # what it is, the endpoint itself tells
             where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             raise BindError.of(f"tcp://{where}", error.errno) from None
+
+
+class StartupError(Exception):
+    """The daemon cannot do what it was configured to; the message says what to change."""

@@ -1,12 +1,19 @@
 """The ordered ensemble: pods by key and by sequence number, with updates of O(change).
 
 Invariant: no two pods share a key or a sequence number, and iteration is by ascending `seq`.
+
+What changed between the pods that a run was acknowledged for and the pods that live now.
+
+A pod is the same one while its `seq` is: a sequence number belongs to one identity for ever.
 """
 
 import hashlib
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 
+from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import Pod
 
 
@@ -75,3 +82,91 @@ class Ensemble:
         if self._digest is None:
             self._digest = digest_of(self)
         return self._digest
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A pod as the acknowledged run saw it; `hash` changes with anything the callback sees."""
+
+    seq: int
+    key: str
+    id: str
+    ip: str
+    role: str
+    hash: str
+
+    @classmethod
+    def of(cls, pod: Pod) -> "Member":
+        """Shorten a pod to what is remembered of it."""
+        return cls(pod.seq, pod.key, pod.id, pod.ip, pod.role, pod.hash)
+
+    def public(self) -> dict[str, JSON]:
+        """Return what the callback is told of a pod that changed."""
+        return {
+            "seq": self.seq,
+            "key": self.key,
+            "id": self.id,
+            "ip": self.ip,
+            "role": self.role,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The difference, each part in order of `seq`: left said farewell, lost did not."""
+
+    joined: tuple[Member, ...] = ()
+    left: tuple[Member, ...] = ()
+    lost: tuple[Member, ...] = ()
+    changed: tuple[Member, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.joined or self.left or self.lost or self.changed)
+
+    def __str__(self) -> str:
+        kinds = {
+            "joined": self.joined,
+            "left": self.left,
+            "lost": self.lost,
+            "changed": self.changed,
+        }
+        told = [f"{len(some)} {kind} ({names(some)})" for kind, some in kinds.items() if some]
+        return ", ".join(told) or "nothing changed"
+
+    def public(self) -> dict[str, JSON]:
+        """Return the JSON object that the callback gets as `CHANGES`."""
+        return {
+            "joined": [member.public() for member in self.joined],
+            "left": [member.public() for member in self.left],
+            "lost": [member.public() for member in self.lost],
+            "changed": [member.public() for member in self.changed],
+        }
+
+
+def names(members: Sequence[Member], most: int = 5) -> str:
+    """Return the numbers and ids of the first members, for a line of the log."""
+    told = ", ".join(f"#{member.seq} {member.id}" for member in members[:most])
+    return told if len(members) <= most else f"{told}, ..."
+
+
+def missing(applied: Iterable[Member], pods: Iterable[Pod]) -> list[Member]:
+    """Return the members that no longer live, in order of `seq`."""
+    alive = {pod.seq for pod in pods}
+    return sorted((m for m in applied if m.seq not in alive), key=lambda member: member.seq)
+
+
+def difference(applied: Iterable[Member], pods: Iterable[Pod], left: AbstractSet[int]) -> Changes:
+    """Compare the acknowledged pods with the live ones; `left` holds the `seq` of farewells."""
+    before = {member.seq: member for member in applied}
+    now = {pod.seq: Member.of(pod) for pod in pods}
+    gone = [before[seq] for seq in sorted(before.keys() - now.keys())]
+    return Changes(
+        joined=tuple(now[seq] for seq in sorted(now.keys() - before.keys())),
+        left=tuple(member for member in gone if member.seq in left),
+        lost=tuple(member for member in gone if member.seq not in left),
+        changed=tuple(
+            now[seq]
+            for seq in sorted(now.keys() & before.keys())
+            if now[seq].hash != before[seq].hash
+        ),
+    )

@@ -6,9 +6,9 @@ revision or raises it. Every master remembers, so any that lives through a resto
 
 from collections.abc import Sequence
 
-from kontrol.master.mirror.follower import Follower, OnRestore
 from kontrol.master.records.fields import BELIEVED_RUN
 from kontrol.master.records.records import Records
+from kontrol.master.watchcache import OnRestore, WatchCache
 from kontrol.store.protocol import Event, Store
 
 
@@ -16,11 +16,11 @@ class HighWater:
     """`term` is 0, and `run` as well, before any was seen; `follow` must be running."""
 
     def __init__(self, store: Store, records: Records, *, silence: float) -> None:
-        """`silence` as for a `Follower`."""
+        """`silence` as for a `WatchCache`."""
         self.term = 0
         self.run = 0
         self._records = records
-        self._follower = Follower(store, records.keys.last_run, silence=silence)
+        self._follower = WatchCache(store, records.keys.last_run, silence=silence)
         self._follower.listen(self._take)
 
     def on_restore(self, listener: OnRestore) -> None:

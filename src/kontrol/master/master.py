@@ -13,18 +13,17 @@ from dataclasses import dataclass, field
 
 from kontrol import __version__
 from kontrol.ensemble.canonical import JSON
-from kontrol.ensemble.damper import Damper
-from kontrol.master.election.election import Election
+from kontrol.ensemble.holds import Damper
+from kontrol.master.election import Election
 from kontrol.master.highwater import HighWater
-from kontrol.master.leader.counts import Counts
-from kontrol.master.leader.execution import Runner
+from kontrol.master.leader.execution import Counts, Runner
 from kontrol.master.leader.leader import Leader
 from kontrol.master.leader.leadership import LeaderConfig, Parts
 from kontrol.master.leader.requests import Requests
-from kontrol.master.mirror.mirror import Mirror
-from kontrol.master.operator.facts import Problem
+from kontrol.master.mirror import Mirror
 from kontrol.master.operator.notices import Notices
-from kontrol.master.operator.senders import of_the_senders
+from kontrol.master.operator.problems import of_the_senders
+from kontrol.master.operator.story import Problem
 from kontrol.master.records.keys import Keys
 from kontrol.master.records.masters import Candidate
 from kontrol.master.records.records import Records

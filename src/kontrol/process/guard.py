@@ -1,13 +1,13 @@
 """The daemon's side of the guard: a small process, kept warm, that owns a command for us.
 
 Why not a plain child: the daemon may be killed, stopped or stuck, and what it started must then not
-act on. So another process owns the command (`kontrol.process.program` says how), and this one keeps
-it alive, asks it to start, extend and end, and drains the pipes. Starting an interpreter takes
-20 ms, so the guard is started before it is needed; the command itself then takes 2 or 3.
+go on. So another process owns the command (`kontrol.process.guard_main`), and this one keeps it
+alive, asks it to start, extend and end, and drains the pipes. Starting an interpreter takes 20 ms,
+so the guard is started before it is needed; the command itself then takes 2 or 3.
 
 The guard can die too: the callback may kill its parent. The kernel then kills the main process;
-whatever else it had falls to the daemon, if that is a subreaper (`automaton.processes`), and is
-killed here, the run counts as failed with "guard died", and another guard is started.
+whatever else it had falls to the daemon, if that is a subreaper (`kontrol_common.processes`), and
+is killed here, the run counts as failed with "guard died", and another guard is started.
 
 Invariants: when `run` returns, or raises for the first time, nothing of the command is left (but
 what `Outcome.detail` names, and what is stuck in the kernel for longer than `PATIENCE`); its
@@ -21,10 +21,9 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, BinaryIO, Self
 
-from kontrol.process.command import Command, Outcome, Reason
-from kontrol.process.keeper import Keeper
-from kontrol.process.pipes import Drain
+from kontrol.process.command import Command, Drain, Outcome, Reason
 from kontrol.process.run import PATIENCE, OnChunk, OnStderr, Run
+from kontrol.process.supervisor import GuardSupervisor
 
 _LAST_LOOK = 0.1  # seconds
 _READY = 10.0  # seconds for an interpreter to start, on a machine that is very busy
@@ -43,7 +42,7 @@ class Guard:
     """
 
     def __init__(self, *, known: Callable[[], Collection[int]] | None = None) -> None:
-        self._keeper = Keeper(known=known, on_message=self._report, on_death=self._fail)
+        self._keeper = GuardSupervisor(known=known, on_message=self._report, on_death=self._fail)
         self._keeping: asyncio.Task[None] | None = None
         self._run: Run | None = None
         self._runs = 0

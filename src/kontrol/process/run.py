@@ -9,8 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from kontrol.process.clock import boottime
-from kontrol.process.command import Command, Outcome, Reason, explain
-from kontrol.process.pipes import Lines, Tail
+from kontrol.process.command import Command, Lines, Outcome, Reason, Tail, explain
 
 PATIENCE = 5.0  # seconds beyond the latest that a guard that works needs to end a command
 FENCE_PATIENCE = 0.5  # the same beyond the deadline: others may act soon after that

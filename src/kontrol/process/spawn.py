@@ -12,7 +12,7 @@ import os
 import re
 import signal
 
-from automaton.processes import ENDING_SIGNALS, STRAY_SIGNALS, die_with_parent
+from kontrol_common.processes import ENDING_SIGNALS, STRAY_SIGNALS, die_with_parent
 
 # Characters of a path in a report, at most 2,400 bytes as JSON: it is read when the child has
 # exited, and a pipe may hold no more than a page, so that both ends would wait for ever.

@@ -17,7 +17,7 @@ from kontrol.rpc.channel import Channel, Channels, Illegal, Lost, Side
 from kontrol.rpc.errors import LostRemote, ProtocolError, RpcError
 from kontrol.rpc.events import Beat, Event, Failure, More, Open
 from kontrol.rpc.limits import Limits
-from kontrol.rpc.pulse import Pulse
+from kontrol.rpc.pulse import HeartbeatTimer
 from kontrol.rpc.sockets import Context, Credentials, dealer
 from kontrol.rpc.transport import Transport
 from kontrol.rpc.wire import Codec, Malformed, Message
@@ -116,7 +116,7 @@ class Connection:
             events |= event
         self._monitor = Transport(socket.get_monitor_socket(events), self._noticed, self._loop)
         self._transport = Transport(socket, self._receive, self._loop)
-        self._pulse = Pulse(self._channels, self._beat, self._transport, self._loop)
+        self._pulse = HeartbeatTimer(self._channels, self._beat, self._transport, self._loop)
         socket.connect(where)
 
     async def shaken(self) -> None:

@@ -9,7 +9,7 @@ from kontrol.rpc.events import Beat
 from kontrol.rpc.transport import Transport
 
 
-class Pulse(Generic[K, C]):
+class HeartbeatTimer(Generic[K, C]):
     """Ticks `channels` of `transport` when they are due and hands each verdict to `act`.
 
     The timer runs only while channels are open, and a channel that closed is not looked for.

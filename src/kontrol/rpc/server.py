@@ -25,7 +25,7 @@ from kontrol.rpc.errors import BindError, LostRemote, Refused, Unsendable
 from kontrol.rpc.events import Beat, Done, Event, Item, Open, Reply, Result, failure
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.methods import Call, Catalog, Method, Signature, restricted
-from kontrol.rpc.pulse import Pulse
+from kontrol.rpc.pulse import HeartbeatTimer
 from kontrol.rpc.security.gate import Gate
 from kontrol.rpc.security.keys import Keyring, Kind, ServerKind, fingerprint
 from kontrol.rpc.sockets import Context, peer_name, router
@@ -71,7 +71,7 @@ class Server:
         self._emitted = 0
         self._socket: zmq.Socket[bytes] | None = None
         self._transport: Transport | None = None
-        self._pulse: Pulse[tuple[Envelope, Id], Serving] | None = None
+        self._pulse: HeartbeatTimer[tuple[Envelope, Id], Serving] | None = None
 
     async def bind(self, host: str, port: int) -> int:
         """Listen on `host` ("" or "*": all addresses, IPv6 too) and return the port.
@@ -104,7 +104,7 @@ class Server:
             raise BindError("serve() was called before bind()")
         loop = asyncio.get_running_loop()
         self._transport = Transport(self._socket, self._receive, loop)
-        self._pulse = Pulse(self._calls.channels, self._beat, self._transport, loop)
+        self._pulse = HeartbeatTimer(self._calls.channels, self._beat, self._transport, loop)
         broken: asyncio.Future[None] = loop.create_future()
         needed: set[asyncio.Future[Any]] = {broken}
         if self._gate is not None:

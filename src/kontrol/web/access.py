@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from kontrol.web.files import Fresh
+from kontrol.web.files import ReloadingFile
 from kontrol.web.message import HttpError, Request
 
 _TOKEN = re.compile(r"[0-9A-Za-z._~+/-]{16,512}=*\Z")  # RFC 6750's b64token, not short
@@ -84,7 +84,9 @@ class Gate:
         self._tokens = (
             None
             if path is None
-            else Fresh("KONTROL_TOKEN_FILE", [path], lambda: Tokens.parse(path.read_bytes()))
+            else ReloadingFile(
+                "KONTROL_TOKEN_FILE", [path], lambda: Tokens.parse(path.read_bytes())
+            )
         )
         self._own: bytes | None = None
 

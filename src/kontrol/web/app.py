@@ -12,9 +12,9 @@ from urllib.parse import parse_qsl
 
 from kontrol.web import hosts
 from kontrol.web.access import Access, Gate
-from kontrol.web.desk import Ask, Desk
+from kontrol.web.desk import ApiRequest, Handlers
 from kontrol.web.limits import Limits
-from kontrol.web.message import Answer, HttpError, Request
+from kontrol.web.message import HttpError, Request, Response
 from kontrol.web.rate import Rate
 from kontrol.web.routes import Route, Router
 
@@ -34,7 +34,7 @@ class App:
 
     def __init__(
         self,
-        desk: Desk,
+        desk: Handlers,
         *,
         names: frozenset[str],
         gate: Gate,
@@ -57,7 +57,7 @@ class App:
         self._wrong = 0  # tokens since the last line about them
         self._said = float("-inf")
 
-    async def respond(self, request: Request) -> Answer:
+    async def respond(self, request: Request) -> Response:
         """Answer a request; raises nothing but cancellation."""
         task = asyncio.get_running_loop().create_task(self._handle(request))
         try:
@@ -70,7 +70,7 @@ class App:
         self.answers[answer.status] += 1
         return answer
 
-    def _outcome(self, request: Request, task: asyncio.Task[Answer]) -> Answer:
+    def _outcome(self, request: Request, task: asyncio.Task[Response]) -> Response:
         if task.cancelled():
             seconds = self._limits.handling
             return HttpError(503, "Timeout", f"no answer within {seconds:g} s; try again").answer
@@ -88,7 +88,7 @@ class App:
             500, "InternalError", "this is a fault of Kontrol; its log has the details"
         ).answer
 
-    async def _handle(self, request: Request) -> Answer:
+    async def _handle(self, request: Request) -> Response:
         hosts.check(request, self._names)
         wrong: HttpError | None = None
         access = Access.STRANGER
@@ -109,13 +109,15 @@ class App:
             )
         route, names, allow = self._router.find(request.method, path)
         if route is None:
-            return Answer(204, headers=(("Allow", allow),))
+            return Response(204, headers=(("Allow", allow),))
         if route.least > Access.STRANGER:
             if wrong is not None:
                 self._say(request, now)
                 raise wrong
             self._gate.require(access, route.least)
-        return await route.handle(self._desk, Ask(request, access, names, _query(query, route)))
+        return await route.handle(
+            self._desk, ApiRequest(request, access, names, _query(query, route))
+        )
 
     def _say(self, request: Request, now: float) -> None:
         """Log that tokens are wrong, now and then: they may come from anywhere, in any number."""

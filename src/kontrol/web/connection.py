@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 import h11
 
 from kontrol.web.limits import Limits
-from kontrol.web.message import Answer, HttpError, Request
+from kontrol.web.message import HttpError, Request, Response
 
 _CHUNK = 8 * 1024  # bytes read at once
 _LINGER_BYTES = 256 * 1024
@@ -54,7 +54,7 @@ _REASONS = {
 }
 """What people see beside a status; the names are those of RFC 9110, 6585 and 7540."""
 
-Respond = Callable[[Request], Awaitable[Answer]]
+Respond = Callable[[Request], Awaitable[Response]]
 
 _Sent = h11.InformationalResponse | h11.Response | h11.Data | h11.EndOfMessage
 
@@ -234,7 +234,7 @@ class Connection:
                 while left > 0 and (data := await self._reader.read(_CHUNK)):
                     left -= len(data)
 
-    async def _send(self, answer: Answer, *, close: bool = False) -> None:
+    async def _send(self, answer: Response, *, close: bool = False) -> None:
         """Send an answer."""
         headers = [("Date", _date()), *_ALWAYS, *answer.headers]
         body = answer.body

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from kontrol.ensemble.canonical import JSON, NotJSON, canonical, parse
-from kontrol.metrics.exposition import CONTENT_TYPE
-from kontrol.web import reduced
+from kontrol.metrics import CONTENT_TYPE
+from kontrol.web import redaction
 from kontrol.web.access import Access
-from kontrol.web.message import Answer, HttpError, Request, document
-from kontrol.web.view import Document, View, Wish
+from kontrol.web.message import HttpError, Request, Response, document
+from kontrol.web.view import Document, OperatorAction, View
 
 Checks = Callable[[], Sequence[Mapping[str, JSON]]]
 Metrics = Callable[[], str]
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ApiRequest:
     """One request, understood: who may do what, and what stands in its path and query."""
 
     request: Request
@@ -41,7 +41,7 @@ class Ask:
         return self.access >= Access.READER
 
 
-class Desk:
+class Handlers:
     """Answers. `view` is None on a mere agent; `ready` and `metrics` are asked in turn."""
 
     def __init__(
@@ -59,58 +59,59 @@ class Desk:
             )
         return self._maybe
 
-    async def healthz(self, _: Ask) -> Answer:
+    async def healthz(self, _: ApiRequest) -> Response:
         """Say that the loop turns, which is all that this answer needs."""
         return document({"ok": True})
 
-    async def readyz(self, ask: Ask) -> Answer:
+    async def readyz(self, ask: ApiRequest) -> Response:
         """Tell every check; 503 if one fails."""
         checks = [check for checks in self._ready for check in checks()]
         ready = all(check["ok"] for check in checks)
         shown = [
-            dict(check) if ask.access >= Access.LOCAL else reduced.check(check) for check in checks
+            dict(check) if ask.access >= Access.LOCAL else redaction.check(check)
+            for check in checks
         ]
         return document({"ready": ready, "checks": shown}, 200 if ready else 503)
 
-    async def metrics(self, _: Ask) -> Answer:
+    async def metrics(self, _: ApiRequest) -> Response:
         """Tell all numbers."""
         text = "".join(render() for render in self._metrics)
-        return Answer(200, text.encode("utf-8"), CONTENT_TYPE)
+        return Response(200, text.encode("utf-8"), CONTENT_TYPE)
 
-    async def status(self, ask: Ask) -> Answer:
+    async def status(self, ask: ApiRequest) -> Response:
         """Tell the whole situation."""
         whole = await self._view.status()
-        return document(whole if ask.trusted else reduced.status(whole))
+        return document(whole if ask.trusted else redaction.status(whole))
 
-    async def pods(self, ask: Ask) -> Answer:
+    async def pods(self, ask: ApiRequest) -> Response:
         """Tell the ordered pods and their digest, in parts: there may be many."""
         pods, digest = self._view.pods(), self._view.digest
-        return Answer(200, _parts(pods, digest, _whole if ask.trusted else reduced.pod))
+        return Response(200, _parts(pods, digest, _whole if ask.trusted else redaction.pod))
 
-    async def pod(self, ask: Ask) -> Answer:
+    async def pod(self, ask: ApiRequest) -> Response:
         """Tell one pod."""
         key = ask.path["key"]
         for pod in self._view.pods():
             if pod["key"] == key:
-                return document(pod if ask.trusted else reduced.pod(pod))
+                return document(pod if ask.trusted else redaction.pod(pod))
         raise HttpError(404, "NoSuchPod", f"no live pod has the key {key!r}; see /v1/pods")
 
-    async def state(self, _: Ask) -> Answer:
+    async def state(self, _: ApiRequest) -> Response:
         """Tell the state, and which run gave it."""
         return document(await _soon(self._view.state()))
 
-    async def leader(self, _: Ask) -> Answer:
+    async def leader(self, _: ApiRequest) -> Response:
         """Tell who leads."""
         leader: JSON = self._view.leader()
         return document({"leader": leader})
 
-    async def runs(self, ask: Ask) -> Answer:
+    async def runs(self, ask: ApiRequest) -> Response:
         """Tell the last entries of the ledger."""
         limit = _number(ask.query.get("limit", str(_RUNS)), "limit", 1, _MOST_RUNS)
         runs = await _soon(self._view.runs(limit))
-        return document({"runs": runs if ask.trusted else [reduced.entry(run) for run in runs]})
+        return document({"runs": runs if ask.trusted else [redaction.entry(run) for run in runs]})
 
-    async def run(self, ask: Ask) -> Answer:
+    async def run(self, ask: ApiRequest) -> Response:
         """Tell one entry of the ledger."""
         number = _number(ask.path["run"], "the run", 1, 10**18)
         run = await _soon(self._view.run(number))
@@ -121,26 +122,26 @@ class Desk:
                 f"run {number} is not in the ledger, which keeps the last {_MOST_RUNS}; "
                 "/v1/runs, or `kontrol runs`, lists them",
             )
-        return document(run if ask.trusted else reduced.entry(run))
+        return document(run if ask.trusted else redaction.entry(run))
 
-    async def run_now(self, ask: Ask) -> Answer:
+    async def run_now(self, ask: ApiRequest) -> Response:
         """Ask the leader to run the callback now."""
         _body(ask.request, ())
         return await self._wish(ask, "run")
 
-    async def release(self, ask: Ask) -> Answer:
+    async def release(self, ask: ApiRequest) -> Response:
         """Ask the leader to release the brake."""
         _body(ask.request, ())
         return await self._wish(ask, "release")
 
-    async def rollback(self, ask: Ask) -> Answer:
+    async def rollback(self, ask: ApiRequest) -> Response:
         """Ask the leader to put the state of an earlier run back."""
         run = _body(ask.request, ("run",)).get("run")
         if not isinstance(run, int) or isinstance(run, bool) or not 1 <= run <= 10**18:
             raise HttpError(400, "BadRun", f'run is {run!r}; expected a number, as {{"run": 7}}')
         return await self._wish(ask, "rollback", run)
 
-    async def forget(self, ask: Ask) -> Answer:
+    async def forget(self, ask: ApiRequest) -> Response:
         """Ask the leader to clear a pod's seat."""
         pod = _body(ask.request, ("pod",)).get("pod")
         if not isinstance(pod, str) or not 1 <= len(pod) <= _LONGEST or not pod.isprintable():
@@ -151,7 +152,9 @@ class Desk:
             )
         return await self._wish(ask, "forget", pod=pod)
 
-    async def _wish(self, ask: Ask, kind: Wish, run: int | None = None, *, pod: str = "") -> Answer:
+    async def _wish(
+        self, ask: ApiRequest, kind: OperatorAction, run: int | None = None, *, pod: str = ""
+    ) -> Response:
         by = f"REST from {ask.request.peer}"
         answer = await self._view.ask(kind, by, run=run, pod=pod)
         if answer.get("refused"):

@@ -18,7 +18,7 @@ T = TypeVar("T")
 _State = tuple[tuple[int, ...] | None, ...]
 
 
-class Fresh(Generic[T]):
+class ReloadingFile(Generic[T]):
     """What `load` makes of some files, made anew when one of them changes.
 
     `load` raises `ValueError` or `OSError` for content that will not do: at first to the caller,

@@ -23,7 +23,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """One answer. A body in parts is made while it is sent, so that it is never held whole."""
 
     status: int
@@ -43,12 +43,12 @@ class HttpError(Exception):
         self.headers = headers
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> Response:
         """The answer to send."""
         body = {"error": {"name": self.name, "message": self.message}}
-        return Answer(self.status, canonical(body) + b"\n", headers=self.headers)
+        return Response(self.status, canonical(body) + b"\n", headers=self.headers)
 
 
-def document(value: object, status: int = 200) -> Answer:
+def document(value: object, status: int = 200) -> Response:
     """Return an answer that is one JSON document."""
-    return Answer(status, canonical(value) + b"\n")
+    return Response(status, canonical(value) + b"\n")

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from kontrol.web.access import Access
-from kontrol.web.desk import Ask, Desk
-from kontrol.web.message import Answer, HttpError
+from kontrol.web.desk import ApiRequest, Handlers
+from kontrol.web.message import HttpError, Response
 
 _OK = {200: "The document."}
 _READ = {
@@ -41,7 +41,7 @@ class Route:
     method: str
     path: str
     least: Access
-    handle: Callable[[Desk, Ask], Awaitable[Answer]]
+    handle: Callable[[Handlers, ApiRequest], Awaitable[Response]]
     doc: str
     statuses: Mapping[int, str]
     query: Mapping[str, str] = field(default_factory=dict)
@@ -59,7 +59,7 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/healthz",
         Access.STRANGER,
-        Desk.healthz,
+        Handlers.healthz,
         "Whether the process is alive: its loop answers. For a liveness probe.",
         {200: 'Always `{"ok": true}`.'},
     ),
@@ -67,7 +67,7 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/readyz",
         Access.STRANGER,
-        Desk.readyz,
+        Handlers.readyz,
         "Whether the process does its work, check by check. A master is ready while etcd answers "
         "and its mirror is current; an agent once every tier has acknowledged a keepalive within "
         "the TTL, and until it deregisters. For a readiness probe.",
@@ -78,7 +78,7 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/metrics",
         Access.STRANGER,
-        Desk.metrics,
+        Handlers.metrics,
         "All numbers, in Prometheus' text format.",
         {200: "The metrics."},
     ),
@@ -86,7 +86,7 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/v1/status",
         Access.LOCAL,
-        Desk.status,
+        Handlers.status,
         "The whole situation: etcd, leader and candidates, ensemble, what is due and what holds "
         "it, the run under way, the last runs, and what is wrong with its mend.",
         _OK | _READ,
@@ -96,7 +96,7 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/v1/pods",
         Access.LOCAL,
-        Desk.pods,
+        Handlers.pods,
         "The live pods in order, as the callback sees them, and the digest of that list.",
         _OK | _READ,
         reduced="payloads, and all fields that Kontrol does not know",
@@ -105,7 +105,7 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/v1/pods/{key}",
         Access.LOCAL,
-        Desk.pod,
+        Handlers.pod,
         "One live pod.",
         _OK | _READ | {404: "No live pod has this key, or the process is an agent only."},
         reduced="as above",
@@ -114,7 +114,7 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/v1/state",
         Access.READER,
-        Desk.state,
+        Handlers.state,
         "The state that the callback returned last, and the run that gave it.",
         _OK | _READ,
     ),
@@ -122,7 +122,7 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/v1/leader",
         Access.LOCAL,
-        Desk.leader,
+        Handlers.leader,
         "The leader's id, address, term and the fingerprint of its callback; null while there is "
         "none.",
         _OK | _READ,
@@ -131,7 +131,7 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/v1/runs",
         Access.LOCAL,
-        Desk.runs,
+        Handlers.runs,
         "The last entries of the ledger, the newest first.",
         _OK | _READ | {400: "`limit` is no number from 1 to 200."},
         query={"limit": "How many, from 1 to 200; 20 by default."},
@@ -141,7 +141,7 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/v1/runs/{run}",
         Access.LOCAL,
-        Desk.run,
+        Handlers.run,
         "One entry of the ledger; `state_kept` tells whether it can be rolled back to.",
         _OK
         | _READ
@@ -152,7 +152,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/runs",
         Access.WRITER,
-        Desk.run_now,
+        Handlers.run_now,
         "Run the callback now, though nothing is due; the brake and the gap hold it all the same. "
         "The answer comes when the run has started; `/v1/runs/{run}` tells how it ended.",
         _CHANGE | _NO_BODY | {200: "The run has started."},
@@ -161,7 +161,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/release",
         Access.WRITER,
-        Desk.release,
+        Handlers.release,
         "Let the brake go: the callback runs although too many pods are lost.",
         _CHANGE | _NO_BODY,
     ),
@@ -169,7 +169,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/rollback",
         Access.WRITER,
-        Desk.rollback,
+        Handlers.rollback,
         "Put the state of an earlier run back, as a run of its own in the ledger.",
         _CHANGE | {400: "The body names no run."},
         body='{"run": 7}',
@@ -178,7 +178,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/forget",
         Access.WRITER,
-        Desk.forget,
+        Handlers.forget,
         "Clear a pod's seat: its record goes, it counts as having left, and whoever reports it "
         "next is taken under the same number, whatever the nonces. `pod` is its key, its id, or "
         "`#` and its number. A seat that cannot be read is deleted. It is an entry of the ledger.",

@@ -6,7 +6,7 @@ OpenSSL is loaded here, so this module is imported only where a certificate is c
 import ssl
 from pathlib import Path
 
-from kontrol.web.files import Fresh
+from kontrol.web.files import ReloadingFile
 
 
 class Certificate:
@@ -18,7 +18,7 @@ class Certificate:
     def __init__(self, cert: Path, key: Path) -> None:
         self._cert = cert
         self._key = key
-        self._context = Fresh("KONTROL_TLS_CERT", [cert, key], self._load)
+        self._context = ReloadingFile("KONTROL_TLS_CERT", [cert, key], self._load)
 
     def __call__(self) -> ssl.SSLContext:
         """Return the context with the certificate of now; connections keep the one they have."""

@@ -7,7 +7,7 @@ from kontrol.ensemble.canonical import JSON
 
 Document = dict[str, JSON]
 
-Wish = Literal["run", "release", "rollback", "forget"]
+OperatorAction = Literal["run", "release", "rollback", "forget"]
 
 
 class View(Protocol):
@@ -46,7 +46,13 @@ class View(Protocol):
         ...
 
     async def ask(
-        self, kind: Wish, by: str, *, run: int | None = None, pod: str = "", timeout: float = 10.0
+        self,
+        kind: OperatorAction,
+        by: str,
+        *,
+        run: int | None = None,
+        pod: str = "",
+        timeout: float = 10.0,
     ) -> Document:
         """Ask the leader for something, about `run` or `pod`; return `request`, `done`, `message`.
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Never
 
-from kontrol.metrics.exposition import Metric, render
+from kontrol.metrics import Metric, render
 from kontrol.web.access import Gate
 from kontrol.web.app import App, Outages
-from kontrol.web.desk import Checks, Desk, Metrics
+from kontrol.web.desk import Checks, Handlers, Metrics
 from kontrol.web.limits import Limits
 from kontrol.web.server import Listener
 from kontrol.web.view import View
@@ -51,7 +51,7 @@ class Web:
             except OSError as error:
                 raise WebError(f"KONTROL_TLS_CERT: {error}") from None
         checks = ready if view is None else (*ready, view.ready)
-        desk = Desk(view=view, ready=checks, metrics=(*metrics, lambda: render(WEB, self)))
+        desk = Handlers(view=view, ready=checks, metrics=(*metrics, lambda: render(WEB, self)))
         self.app = App(desk, names=frozenset(names), gate=gate, limits=limits, outages=outages)
         self.listener = Listener(self.app.respond, limits=limits, tls=certificate)
 

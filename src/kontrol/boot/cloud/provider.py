@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from kontrol.boot.facts import Machine
-from kontrol.boot.http import Answer, request
+from kontrol.boot.http import HTTPAnswer, request
 from kontrol.ensemble.canonical import JSON, NotJSON, parse
 from kontrol.settings import values
 
@@ -37,12 +37,12 @@ Make = Callable[[], Provider]
 
 async def fetch(
     url: str, headers: Mapping[str, str], timeout: float, *, method: str = "GET"
-) -> Answer:
+) -> HTTPAnswer:
     """Ask a metadata service. Raises `HTTPError`."""
     return await request(url, method=method, headers=headers, timeout=timeout, limit=_MOST)
 
 
-def document(answer: Answer, what: str) -> dict[str, JSON]:
+def document(answer: HTTPAnswer, what: str) -> dict[str, JSON]:
     """Return the JSON object of an answer. Raises `BadMetadata`."""
     if answer.status != 200:
         raise BadMetadata(f"{what}: status {answer.status}")

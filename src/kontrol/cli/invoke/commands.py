@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from kontrol.cli.invoke.fanout import FanOut, Result, Target
     from kontrol.cli.invoke.output import JsonReport, TextReport
-    from kontrol.cli.invoke.pods import Place
-    from kontrol.cli.invoke.select import Record, Selection
+    from kontrol.cli.invoke.targets import Place, Record, Selection
 
 FAILED = 5
 _MOST = 256  # at once: each is three sockets, of which ZeroMQ's context takes 1023
@@ -118,8 +117,14 @@ def _run(_options: argparse.Namespace, others: list[str]) -> int:
 def _invoke(options: argparse.Namespace, words: list[str], made: argparse.ArgumentParser) -> int:
     import asyncio
 
-    from kontrol.cli.invoke.pods import NoMaster, find
-    from kontrol.cli.invoke.select import BadSelection, NoMatch, Selection, condition
+    from kontrol.cli.invoke.targets import (
+        BadSelection,
+        NoMaster,
+        NoMatch,
+        Selection,
+        condition,
+        find,
+    )
     from kontrol.errors import leaves
     from kontrol.rpc.security.keys import KeysError
     from kontrol.settings import SettingsError, booted

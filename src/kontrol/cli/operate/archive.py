@@ -90,9 +90,8 @@ def _with_store(
     """Do some work on the masters' store; returns what came of it, or an exit status, said why."""
     import asyncio
 
-    from kontrol.daemon.hopeless import Hopeless
-    from kontrol.daemon.mastering import open_store
-    from kontrol.daemon.process import Children
+    from kontrol.daemon.process import Children, StartupError
+    from kontrol.daemon.wire_master import open_store
     from kontrol.master.records.keys import Keys
     from kontrol.master.records.records import Records
     from kontrol.store.protocol import StoreError
@@ -105,7 +104,7 @@ def _with_store(
 
     try:
         return asyncio.run(run())
-    except Hopeless as error:
+    except StartupError as error:
         say(str(error))
         raise SystemExit(USAGE) from None
     except StoreError as error:

@@ -12,8 +12,8 @@ from kontrol.settings import SettingsError, booted, localtoken
 from kontrol.settings.private import exposed
 
 if TYPE_CHECKING:  # these are imported when a command runs: `kontrol --help` needs none of them
-    from kontrol.cli.rest.client import Rest
-    from kontrol.cli.table import Paper
+    from kontrol.cli.rest import Rest
+    from kontrol.cli.table import Console
     from kontrol.ensemble.canonical import JSON
 
 WRONG = 6
@@ -21,16 +21,16 @@ ASKING = """\
   4  no master answered
   5  refused: token missing or insufficient
 """
-Work: TypeAlias = Callable[[argparse.Namespace, "Rest", "Paper"], int]
+Work: TypeAlias = Callable[[argparse.Namespace, "Rest", "Console"], int]
 
 
 def asking(work: Work) -> Callable[[argparse.Namespace, list[str]], int]:
     """Make a command of what asks masters: the client is made, and its failures are told."""
 
     def run(options: argparse.Namespace, _others: list[str]) -> int:
-        from kontrol.cli.rest.address import find
-        from kontrol.cli.rest.client import Rest, RestError, check_ca, read_token
-        from kontrol.cli.table import Paper
+        from kontrol.cli.address import find
+        from kontrol.cli.rest import Rest, RestError, check_ca, read_token
+        from kontrol.cli.table import Console
 
         tell: Callable[[str], None] = say if options.verbose else lambda _text: None
         try:
@@ -55,7 +55,7 @@ def asking(work: Work) -> Callable[[argparse.Namespace, list[str]], int]:
             tell=tell,
         )
         try:
-            return work(options, rest, Paper.of(sys.stdout, os.environ))
+            return work(options, rest, Console.of(sys.stdout, os.environ))
         except RestError as error:
             say(str(error))
             return error.exit_status

@@ -7,8 +7,8 @@ a command needs is imported when it runs.
 import argparse
 from typing import TYPE_CHECKING
 
+from kontrol.cli import completion
 from kontrol.cli.command import DONE, NOTHING, UNANSWERED, USAGE, Command, count, say
-from kontrol.cli.completion import scripts as completion
 from kontrol.cli.operate import archive as operate_archive
 from kontrol.cli.operate.asking import (
     ASKING,
@@ -22,9 +22,9 @@ from kontrol.cli.operate.asking import (
 )
 
 if TYPE_CHECKING:
-    from kontrol.cli.operate.document import Doc
-    from kontrol.cli.rest.client import Rest
-    from kontrol.cli.table import Paper
+    from kontrol.cli.operate.document import UntrustedJson
+    from kontrol.cli.rest import Rest
+    from kontrol.cli.table import Console
     from kontrol.ensemble.canonical import JSON
 
 _LEADER = 10.0  # seconds that a master waits for its leader to do what was asked
@@ -34,12 +34,12 @@ _DOING = """\
 """
 
 
-def _status(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
-    from kontrol.cli.operate.document import Doc
+def _status(options: argparse.Namespace, rest: "Rest", paper: "Console") -> int:
+    from kontrol.cli.operate.document import UntrustedJson
     from kontrol.cli.operate.status import problems, screen
 
     answer = rest.get("/v1/status")
-    status = Doc.of(answer.document)
+    status = UntrustedJson.of(answer.document)
     if options.json:
         show_json(answer.document)
     else:
@@ -49,8 +49,8 @@ def _status(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
     return WRONG if problems(status) else DONE
 
 
-def _pods(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
-    from kontrol.cli.operate.document import Doc
+def _pods(options: argparse.Namespace, rest: "Rest", paper: "Console") -> int:
+    from kontrol.cli.operate.document import UntrustedJson
     from kontrol.cli.operate.pods import matching, one, table
 
     if options.watch:
@@ -68,7 +68,7 @@ def _pods(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
         if options.json:
             show_json(pod)
         else:
-            show(one(Doc.of(pod), paper))
+            show(one(UntrustedJson.of(pod), paper))
         return DONE
     document = rest.get("/v1/pods").document
     everyone = items(document, "pods")
@@ -76,7 +76,7 @@ def _pods(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
     if options.json:
         show_json({**document, "pods": pods})
     elif pods:
-        show(table([Doc.of(pod) for pod in pods], paper))
+        show(table([UntrustedJson.of(pod) for pod in pods], paper))
     if not pods:
         of = f" of role {' or '.join(options.role)}" if options.role else ""
         say(f"no pods{of}" + (f" among {len(everyone)}" if everyone else ""))
@@ -88,7 +88,7 @@ def _one_pod(rest: "Rest", name: str) -> "JSON":
     from urllib.parse import quote
 
     from kontrol.cli.operate.pods import named
-    from kontrol.cli.rest.client import RestError
+    from kontrol.cli.rest import RestError
 
     if not name.startswith("#"):
         try:
@@ -100,7 +100,7 @@ def _one_pod(rest: "Rest", name: str) -> "JSON":
     return named(items(rest.get("/v1/pods").document, "pods"), name)
 
 
-def _state(options: argparse.Namespace, rest: "Rest", _paper: "Paper") -> int:
+def _state(options: argparse.Namespace, rest: "Rest", _paper: "Console") -> int:
     document = rest.get("/v1/state").document
     if options.json:
         show_json(document)
@@ -118,12 +118,12 @@ def _state(options: argparse.Namespace, rest: "Rest", _paper: "Paper") -> int:
     return DONE
 
 
-def _runs(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
-    from kontrol.cli.operate.document import Doc
+def _runs(options: argparse.Namespace, rest: "Rest", paper: "Console") -> int:
+    from kontrol.cli.operate.document import UntrustedJson
     from kontrol.cli.operate.runs import ledger
 
     document = rest.get("/v1/runs", limit=options.limit).document
-    entries = [Doc.of(entry) for entry in items(document, "runs")]
+    entries = [UntrustedJson.of(entry) for entry in items(document, "runs")]
     if options.json:
         show_json(document)
     elif entries:
@@ -133,8 +133,8 @@ def _runs(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
     return DONE
 
 
-def _explain(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
-    from kontrol.cli.operate.document import Doc
+def _explain(options: argparse.Namespace, rest: "Rest", paper: "Console") -> int:
+    from kontrol.cli.operate.document import UntrustedJson
     from kontrol.cli.operate.runs import explain, now
 
     if options.run is not None:
@@ -146,29 +146,29 @@ def _explain(options: argparse.Namespace, rest: "Rest", paper: "Paper") -> int:
         return DONE
     status = rest.get("/v1/status").document
     latest = items(rest.get("/v1/runs", limit=1).document, "runs")
-    number = Doc.of(latest[0]).text("run") if latest else ""
+    number = UntrustedJson.of(latest[0]).text("run") if latest else ""
     last = rest.get(f"/v1/runs/{number}").document if number else None
     if options.json:
         show_json({"run": last, "status": status})
         return DONE
-    lines = paper.wrap(f"Now: {now(Doc.of(status))}.")
+    lines = paper.wrap(f"Now: {now(UntrustedJson.of(status))}.")
     lines += ["", *explain(_entry(last), paper)] if last else ["Nothing ran yet."]
     show(lines)
     return DONE
 
 
-def _entry(document: "dict[str, JSON]") -> "Doc":
-    from kontrol.cli.operate.document import Doc
+def _entry(document: "dict[str, JSON]") -> "UntrustedJson":
+    from kontrol.cli.operate.document import UntrustedJson
 
     inner = document.get("run")
-    return Doc.of(inner if isinstance(inner, dict) else document)
+    return UntrustedJson.of(inner if isinstance(inner, dict) else document)
 
 
 def _ask(path: str) -> Work:
     """Make what asks the leader to do something."""
 
-    def work(options: argparse.Namespace, rest: "Rest", _paper: "Paper") -> int:
-        from kontrol.cli.operate.document import Doc
+    def work(options: argparse.Namespace, rest: "Rest", _paper: "Console") -> int:
+        from kontrol.cli.operate.document import UntrustedJson
 
         body: dict[str, JSON] = {
             name: getattr(options, name) for name in ("run", "pod") if name in options
@@ -176,7 +176,7 @@ def _ask(path: str) -> Work:
         answer = rest.post(path, body, patience=_LEADER)
         if options.json:
             show_json(answer.document)
-        told = Doc.of(answer.document)
+        told = UntrustedJson.of(answer.document)
         done = told.true("done")
         if not options.json:
             text = told.text("message", "done" if done else "the leader has not answered yet")

@@ -6,14 +6,14 @@ from kontrol.cli.table import tame
 from kontrol.ensemble.canonical import JSON
 
 
-class Doc:
+class UntrustedJson:
     """A JSON object whose strings are `tame`. Every look-up has an answer of the type asked for."""
 
     def __init__(self, value: JSON) -> None:
         self.fields = value if isinstance(value, dict) else {}
 
     @classmethod
-    def of(cls, value: JSON) -> "Doc":
+    def of(cls, value: JSON) -> "UntrustedJson":
         """Make a whole document harmless, and wrap it."""
         return cls(tame(value))
 
@@ -45,13 +45,13 @@ class Doc:
         """Return whether it is true."""
         return self.fields.get(name) is True
 
-    def doc(self, name: str) -> "Doc":
+    def doc(self, name: str) -> "UntrustedJson":
         """Return an object, empty if it is none."""
-        return Doc(self.fields.get(name))
+        return UntrustedJson(self.fields.get(name))
 
-    def docs(self, name: str) -> "list[Doc]":
+    def docs(self, name: str) -> "list[UntrustedJson]":
         """Return the objects of a list."""
-        return [Doc(item) for item in self._list(name) if isinstance(item, dict)]
+        return [UntrustedJson(item) for item in self._list(name) if isinstance(item, dict)]
 
     def texts(self, name: str) -> list[str]:
         """Return the texts of a list."""

@@ -2,15 +2,15 @@
 
 from collections.abc import Collection, Sequence
 
-from kontrol.cli.operate.document import Doc
-from kontrol.cli.table import Cell, Paper, pretty
+from kontrol.cli.operate.document import UntrustedJson
+from kontrol.cli.table import Cell, Console, pretty
 from kontrol.ensemble.canonical import JSON
 
 _RARE = ("node", "zone", "payload")
 _FIRST = ("seq", "id", "role", "ip", "key", *_RARE)
 
 
-def table(pods: Sequence[Doc], paper: Paper) -> list[str]:
+def table(pods: Sequence[UntrustedJson], paper: Console) -> list[str]:
     """Return the table of pods, in the ensemble's order; what none of them has is left out."""
     columns = [("SEQ", "seq"), ("ID", "id"), ("ROLE", "role"), ("ADDRESS", "ip"), ("KEY", "key")]
     columns += [(name.upper(), name) for name in _RARE if any(pod.fields.get(name) for pod in pods)]
@@ -18,7 +18,7 @@ def table(pods: Sequence[Doc], paper: Paper) -> list[str]:
     return paper.table([head for head, _ in columns], rows, ("SEQ",))
 
 
-def one(pod: Doc, paper: Paper) -> list[str]:
+def one(pod: UntrustedJson, paper: Console) -> list[str]:
     """Return all that is known of one pod; a payload that is large goes below."""
     names = [name for name in _FIRST if name in pod]
     names += sorted(name for name in pod.fields if name not in _FIRST)
@@ -51,7 +51,7 @@ def named(pods: list[JSON], name: str) -> JSON:
     return next((pod for pod in records if str(pod.get("seq")) == number), None)
 
 
-def _shown(pod: Doc, name: str) -> str:
+def _shown(pod: UntrustedJson, name: str) -> str:
     value = pod.fields.get(name, "")
     if name == "seq":
         return f"#{pod.text('seq', '?')}"

@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
-from kontrol.cli.operate.document import Doc, ago, counted, lasting
-from kontrol.cli.table import Cell, Paper
+from kontrol.cli.operate.document import UntrustedJson, ago, counted, lasting
+from kontrol.cli.table import Cell, Console
 
 _REASONS = {
     "ensemble": ("change", "the ensemble changed"),
@@ -18,13 +18,13 @@ _NAMED = 20  # pods that a plan names at most
 _KINDS = ("joined", "left", "lost", "changed")
 
 
-def reason(entry: Doc) -> str:
+def reason(entry: UntrustedJson) -> str:
     """Return in one word why it ran."""
     name = entry.text("reason")
     return _REASONS.get(name, (name, ""))[0]
 
 
-def changes(entry: Doc, *, names: bool = False) -> str:
+def changes(entry: UntrustedJson, *, names: bool = False) -> str:
     """Return what changed, as `2 joined, 1 lost`, on demand with the first pods by name."""
     told = []
     for kind in _KINDS:
@@ -37,14 +37,14 @@ def changes(entry: Doc, *, names: bool = False) -> str:
     return ", ".join(told) or "none"
 
 
-def result(entry: Doc) -> Cell:
+def result(entry: UntrustedJson) -> Cell:
     """Return how it ended."""
     if entry.true("ok"):
         return Cell("ok", "good")
     return Cell(f"failed: {entry.text('why', 'no reason is kept')}", "bad")
 
 
-def rows(entries: list[Doc], now: datetime | None) -> list[list[str | Cell]]:
+def rows(entries: list[UntrustedJson], now: datetime | None) -> list[list[str | Cell]]:
     """Return the rows of the short table of runs, under `HEAD`."""
     return [
         [
@@ -64,7 +64,7 @@ HEAD = ("RUN", "STARTED", "TOOK", "PODS", "RESULT", "WHY", "CHANGES")
 NUMBERS = ("RUN", "TOOK", "PODS", "TERM", "TRY")
 
 
-def ledger(entries: list[Doc], paper: Paper) -> list[str]:
+def ledger(entries: list[UntrustedJson], paper: Console) -> list[str]:
     """Return the table of `kontrol runs`."""
     head = ("RUN", "TERM", "TRY", "STARTED", "TOOK", "PODS", "RESULT", "WHY", "CHANGES")
     lines: list[list[str | Cell]] = [
@@ -84,7 +84,7 @@ def ledger(entries: list[Doc], paper: Paper) -> list[str]:
     return paper.table(head, lines, NUMBERS)
 
 
-def explain(entry: Doc, paper: Paper) -> list[str]:
+def explain(entry: UntrustedJson, paper: Console) -> list[str]:
     """Tell all that is known of one run."""
     run, attempt, ok = entry.text("run"), entry.count("attempt"), entry.true("ok")
     head = f"Run {run} " + ("was acknowledged." if ok else "failed: nothing of it was kept.")
@@ -122,7 +122,7 @@ def explain(entry: Doc, paper: Paper) -> list[str]:
     return lines
 
 
-def now(status: Doc) -> str:
+def now(status: UntrustedJson) -> str:
     """Say what the leader is doing about the callback, or why it does nothing."""
     running, plan = status.doc("running"), status.doc("plan")
     waiting = status.number("waiting")
@@ -148,7 +148,7 @@ def now(status: Doc) -> str:
             return "not known to the master that answers"
 
 
-def lasted(running: Doc, status: Doc) -> str:
+def lasted(running: UntrustedJson, status: UntrustedJson) -> str:
     """Say for how long a run has been under way, after a space; empty if that is not known."""
     age = running.number("age")
     if age is None and (then := running.time("started")) and (now := status.time("time")):
@@ -156,7 +156,7 @@ def lasted(running: Doc, status: Doc) -> str:
     return "" if age is None else f" for {lasting(age)}"
 
 
-def _held(plan: Doc, running: Doc) -> str:
+def _held(plan: UntrustedJson, running: UntrustedJson) -> str:
     """Say what a run that is due waits for."""
     left = lasting(plan.number("seconds") or 0)
     who = _missing(plan)
@@ -181,7 +181,7 @@ def _held(plan: Doc, running: Doc) -> str:
     }.get(plan.text("hold"), f"held for {left} more")
 
 
-def _missing(plan: Doc) -> str:
+def _missing(plan: UntrustedJson) -> str:
     """Name the pods that are lost; the master names the first `_NAMED`, and no more."""
     lost = plan.texts("lost")
     many = plan.count("missing") or len(lost)
@@ -190,11 +190,11 @@ def _missing(plan: Doc) -> str:
     return f"{least}{many} of {of} ({first}{', ...' if many > 5 else ''})"
 
 
-def _due(plan: Doc) -> str:
+def _due(plan: UntrustedJson) -> str:
     return _REASONS.get(plan.text("reason"), ("", "a run is due"))[1]
 
 
-def _kind(entry: Doc, kind: str) -> str:
+def _kind(entry: UntrustedJson, kind: str) -> str:
     part = entry.doc("changes").doc(kind)
     count, first = part.count("count"), part.texts("first")
     if not count:
@@ -203,7 +203,7 @@ def _kind(entry: Doc, kind: str) -> str:
     return f"{count}: {', '.join(first)}{more}"
 
 
-def _ending(entry: Doc) -> str:
+def _ending(entry: UntrustedJson) -> str:
     """Tell the leader's words on the end, and the exit status or signal if they leave it out."""
     why = entry.text("why", "acknowledged" if entry.true("ok") else "no reason is kept")
     status = f"exit status {entry.text('status')}" if "status" in entry else ""
@@ -212,7 +212,7 @@ def _ending(entry: Doc) -> str:
     return f"{why}; {status}" if status and status not in why else why
 
 
-def _took(entry: Doc) -> str:
+def _took(entry: UntrustedJson) -> str:
     seconds = entry.number("seconds")
     return "" if seconds is None else lasting(seconds)
 

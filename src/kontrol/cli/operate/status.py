@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from kontrol.cli.operate import runs
-from kontrol.cli.operate.document import Doc, counted, lasting
-from kontrol.cli.table import Cell, Paper
+from kontrol.cli.operate.document import UntrustedJson, counted, lasting
+from kontrol.cli.table import Cell, Console
 
 _SILENT = 3.0  # seconds, for which a leader that is well is never silent
 
 
-def problems(status: Doc) -> list[tuple[str, str]]:
+def problems(status: UntrustedJson) -> list[tuple[str, str]]:
     """Return what is wrong, each with its mend: what the master says, else what is to be seen."""
     told = [(each.text("what", "?"), each.text("mend")) for each in status.docs("problems")]
     if told:
@@ -21,7 +21,7 @@ def problems(status: Doc) -> list[tuple[str, str]]:
     return told
 
 
-def screen(status: Doc, asked: str, paper: Paper) -> list[str]:
+def screen(status: UntrustedJson, asked: str, paper: Console) -> list[str]:
     """Lay the situation out; `asked` is the URL of the master that answered."""
     lines = _verdict(status, paper)
     lines += ["", *paper.fields(_fields(status, asked))]
@@ -32,7 +32,7 @@ def screen(status: Doc, asked: str, paper: Paper) -> list[str]:
     return lines
 
 
-def _verdict(status: Doc, paper: Paper) -> list[str]:
+def _verdict(status: UntrustedJson, paper: Console) -> list[str]:
     wrong = problems(status)
     if not wrong:
         ensemble = status.doc("ensemble")
@@ -49,7 +49,7 @@ def _verdict(status: Doc, paper: Paper) -> list[str]:
     return lines
 
 
-def _doing(status: Doc) -> str:
+def _doing(status: UntrustedJson) -> str:
     """Return in few words what the leader does, for the first line."""
     running, plan = status.doc("running"), status.doc("plan")
     if running and not running.true("ended") and plan.text("hold") != "predecessor":
@@ -62,7 +62,7 @@ def _doing(status: Doc) -> str:
     }.get(plan.text("what"), "what is due is not known to this master")
 
 
-def _fields(status: Doc, asked: str) -> Sequence[tuple[str, str | Cell]]:
+def _fields(status: UntrustedJson, asked: str) -> Sequence[tuple[str, str | Cell]]:
     ensemble, applied = status.doc("ensemble"), status.doc("applied")
     pairs: list[tuple[str, str | Cell]] = [
         ("tier", f"{status.text('namespace', '?')}/{status.text('app', '?')}"),
@@ -84,7 +84,7 @@ def _fields(status: Doc, asked: str) -> Sequence[tuple[str, str | Cell]]:
     return pairs
 
 
-def _leader(status: Doc) -> str | Cell:
+def _leader(status: UntrustedJson) -> str | Cell:
     leader = status.doc("leader")
     if not leader:
         return Cell("none", "bad")
@@ -97,7 +97,7 @@ def _leader(status: Doc) -> str | Cell:
     return told
 
 
-def _masters(status: Doc) -> str:
+def _masters(status: UntrustedJson) -> str:
     """Name the candidates; a callback that is not the leader's is a deploy under way."""
     ours = status.doc("leader").text("fingerprint")
     told = []
@@ -108,7 +108,7 @@ def _masters(status: Doc) -> str:
     return f"{len(told)}: {', '.join(told)}" if told else "none"
 
 
-def _etcd(etcd: Doc) -> str | Cell:
+def _etcd(etcd: UntrustedJson) -> str | Cell:
     seconds = etcd.number("seconds")
     since = "" if seconds is None else f", mirror confirmed {lasting(seconds)} ago"
     if alarms := etcd.texts("alarms"):
@@ -116,11 +116,11 @@ def _etcd(etcd: Doc) -> str | Cell:
     return f"answers{since}" if etcd.true("ok") else Cell(f"does not answer{since}", "bad")
 
 
-def _pods(ensemble: Doc) -> str:
+def _pods(ensemble: UntrustedJson) -> str:
     roles = ensemble.doc("roles")
     told = ", ".join(f"{roles.text(role)} {role}" for role in sorted(roles.fields))
     return f"{ensemble.count('pods')}: {told}" if told else str(ensemble.count("pods"))
 
 
-def _colour(status: Doc) -> str:
+def _colour(status: UntrustedJson) -> str:
     return {"brake": "bad", "gap": "warn", "retry": "warn"}.get(status.doc("plan").text("hold"), "")

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from kontrol.cli.command import say
-from kontrol.cli.operate.document import Doc, counted
+from kontrol.cli.operate.document import UntrustedJson, counted
 from kontrol.cli.operate.pods import matching, table
-from kontrol.cli.rest.client import Rest, RestError
-from kontrol.cli.table import Paper, plain, pretty
+from kontrol.cli.rest import Rest, RestError
+from kontrol.cli.table import Console, plain, pretty
 from kontrol.ensemble.canonical import JSON
 
 _EVERY = 1.0  # seconds
@@ -40,7 +40,7 @@ class Sight:
 def follow(rest: Rest, roles: Collection[str], *, as_json: bool) -> NoReturn:
     """Show every change until interrupted. Raises `RestError` if no master answers at first."""
     sight = _look(rest, roles, None)
-    paper = Paper.of(sys.stdout, os.environ)
+    paper = Console.of(sys.stdout, os.environ)
     drawn = paper.width is not None and not as_json
     with _second_screen() if drawn else contextlib.nullcontext():
         shown: object = None
@@ -52,7 +52,7 @@ def follow(rest: Rest, roles: Collection[str], *, as_json: bool) -> NoReturn:
                     _print(sight, as_json=as_json)
                 shown = (sight.digest, sight.trouble, paper)
             time.sleep(_EVERY)  # the rate at which it asks
-            paper = Paper.of(sys.stdout, os.environ)  # it may have got another size
+            paper = Console.of(sys.stdout, os.environ)  # it may have got another size
             try:
                 sight = _look(rest, roles, sight)
             except RestError as error:
@@ -60,21 +60,21 @@ def follow(rest: Rest, roles: Collection[str], *, as_json: bool) -> NoReturn:
 
 
 def _look(rest: Rest, roles: Collection[str], last: Sight | None) -> Sight:
-    ensemble = Doc(rest.get("/v1/status").document).doc("ensemble")
+    ensemble = UntrustedJson(rest.get("/v1/status").document).doc("ensemble")
     if last is not None and ensemble.text("digest") == last.digest:
         return replace(last, trouble="")
     document = rest.get("/v1/pods").document
     found = document.get("pods")
     pods = matching(found if isinstance(found, list) else [], roles)
-    return Sight(Doc(document).text("digest"), tuple(pods))
+    return Sight(UntrustedJson(document).text("digest"), tuple(pods))
 
 
-def _lines(sight: Sight, paper: Paper) -> list[str]:
+def _lines(sight: Sight, paper: Console) -> list[str]:
     head = f"{counted(len(sight.pods), 'pod')}, digest {plain(sight.digest)}"
     lines = [paper.paint(line, "head") for line in paper.wrap(head)]
     for line in sight.trouble.splitlines():
         lines += [paper.paint(part, "bad") for part in paper.wrap(line, "  ")]
-    return [*lines, "", *table([Doc.of(pod) for pod in sight.pods], paper)]
+    return [*lines, "", *table([UntrustedJson.of(pod) for pod in sight.pods], paper)]
 
 
 def _print(sight: Sight, *, as_json: bool) -> None:
@@ -84,7 +84,7 @@ def _print(sight: Sight, *, as_json: bool) -> None:
         pods = list(sight.pods)
         print(pretty({"pods": pods, "digest": sight.digest}, indent=None), flush=True)
     else:
-        print("\n".join([*_lines(sight, Paper()), ""]), flush=True)
+        print("\n".join([*_lines(sight, Console()), ""]), flush=True)
 
 
 def _draw(lines: Sequence[str], height: int) -> None:

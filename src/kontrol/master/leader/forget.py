@@ -13,15 +13,15 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from kontrol.ensemble.difference import Changes
-from kontrol.master.election.term import Term
+from kontrol.ensemble.ensemble import Changes
 from kontrol.master.leader.ledger import Ledger
 from kontrol.master.leader.requests import Answers, Pending
-from kontrol.master.mirror.mirror import Mirror
-from kontrol.master.records.masters import Answer
-from kontrol.master.records.pods import Seat
+from kontrol.master.mirror import Mirror
+from kontrol.master.records.masters import OperatorAnswer
+from kontrol.master.records.pods import Registration
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import Ending, Running, encode_entry
+from kontrol.master.term import Term
 from kontrol.store.protocol import Compare, Delete, KeyValue, LeaseGone, Op, Put, Range, Store
 
 _ROUNDS = 8  # of reading anew, while the pod goes on reporting
@@ -74,7 +74,7 @@ class Forgetting:
             run = self._ledger.next_run
             self._ledger.next_run += 1  # at once: nobody knows what becomes of the write
             ops, what = self._clear(places[0])
-            answer = Answer(f"{what}; it is run {run} of the ledger", run=run)
+            answer = OperatorAnswer(f"{what}; it is run {run} of the ledger", run=run)
             unmoved, put = self._answers.part(pending, answer)
             compares = [unmoved, *self._as_read(places[0])]
             entry = self._entry(run, pending.request.by, what)
@@ -97,9 +97,11 @@ class Forgetting:
                 break
         else:
             why = "the pod reported each time that it was to be forgotten: try again"
-            await self._answers.answer(pending, Answer(why, refused=True))
+            await self._answers.answer(pending, OperatorAnswer(why, refused=True))
             return
-        self._answers.answered(pending, Answer("it expired, or was done before", refused=True))
+        self._answers.answered(
+            pending, OperatorAnswer("it expired, or was done before", refused=True)
+        )
 
     async def _find(self, name: str) -> list[Place]:
         """Return the places that a key, an id or `#` and a number name."""
@@ -153,7 +155,7 @@ class Forgetting:
         seat = self._records.seat(place.seat) if place.seat is not None else None
         ops: list[Op] = [] if place.pod is None else [Delete(self._keys.pod(place.key))]
         if live is not None:
-            seat = Seat.of(live.pod, seat)
+            seat = Registration.of(live.pod, seat)
         if seat is None:
             if place.seat is not None:
                 ops.append(Delete(place.seat.key))
@@ -183,10 +185,12 @@ class Forgetting:
         return bool(found) and found[0].mod_revision == pending.kv.mod_revision
 
 
-def _which(name: str, places: list[Place]) -> Answer:
+def _which(name: str, places: list[Place]) -> OperatorAnswer:
     if not places:
         what = f"no pod and no seat has the key, id or number {name[:_SHOWN]!r}"
-        return Answer(f"{what}; `kontrol pods` lists the pods", refused=True)
+        return OperatorAnswer(f"{what}; `kontrol pods` lists the pods", refused=True)
     keys = ", ".join(place.key for place in places[:_NAMED])
     more = ", ..." if len(places) > _NAMED else ""
-    return Answer(f"{name[:_SHOWN]!r} names several: give the key: {keys}{more}", refused=True)
+    return OperatorAnswer(
+        f"{name[:_SHOWN]!r} names several: give the key: {keys}{more}", refused=True
+    )

@@ -6,9 +6,9 @@ answered, the plan. What is kept here, for the life of the process, decides noth
 
 import asyncio
 
-from kontrol.master.election.term import Term
 from kontrol.master.leader import policy
 from kontrol.master.leader.leadership import Leadership, Parts
+from kontrol.master.term import Term
 
 
 class Leader:

@@ -15,17 +15,14 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kontrol.ensemble.brake import Brake
-from kontrol.ensemble.difference import Changes, Member, difference, missing
-from kontrol.master.election.election import Election
-from kontrol.master.election.owned import OwnedKey
-from kontrol.master.election.term import Term
+from kontrol.ensemble.ensemble import Changes, Member, difference, missing
+from kontrol.ensemble.holds import Brake
+from kontrol.master.election import Election
 from kontrol.master.highwater import HighWater
 from kontrol.master.leader import policy
-from kontrol.master.leader.chain import FOLLOWING, Chain
-from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.execution import (
     Asked,
+    Counts,
     Decision,
     Execution,
     Runner,
@@ -33,13 +30,15 @@ from kontrol.master.leader.execution import (
 )
 from kontrol.master.leader.forget import Forgetting
 from kontrol.master.leader.ledger import Ledger
+from kontrol.master.leader.policy import FOLLOWING, Chain
 from kontrol.master.leader.publisher import PlanPublisher
 from kontrol.master.leader.requests import Answers, Pending, Requests
 from kontrol.master.leader.sweep import Sweep
-from kontrol.master.mirror.mirror import Mirror
-from kontrol.master.records.masters import Answer
+from kontrol.master.mirror import Mirror
+from kontrol.master.records.masters import OperatorAnswer
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import Ending
+from kontrol.master.term import OwnedKey, Term
 from kontrol.store.protocol import Ambiguous, Range, RangeResult, Store, Unavailable
 
 log = logging.getLogger(__name__)
@@ -174,7 +173,7 @@ class Leadership:
             self._news.clear()
             await self._serve()
             for pending in self._answers.pending("run"):
-                await self._answers.answer(pending, Answer(why, refused=True))
+                await self._answers.answer(pending, OperatorAnswer(why, refused=True))
             await self._news.wait()
 
     async def _loop(self, group: asyncio.TaskGroup, runner: Runner) -> None:
@@ -233,7 +232,7 @@ class Leadership:
                     why = f"held by the {hold} for {until - loop.time():.0f} s more: {len(lost)} "
                     why += f"of {of} pods are lost"
                     why += "; if they are gone for good, `kontrol release`" * (hold == "brake")
-                    await self._answers.answer(asked, Answer(why, refused=True))
+                    await self._answers.answer(asked, OperatorAnswer(why, refused=True))
                 case policy.Wait(_, until, _):
                     await self._news_or(until)
                     snapshot = None  # who is missing may have deregistered meanwhile
@@ -280,7 +279,7 @@ class Leadership:
             if pending.request.kind == "release":
                 released = self._brake.release()
                 told = "the brake is released" if released else "the brake holds nothing"
-                await self._answers.answer(pending, Answer(told))
+                await self._answers.answer(pending, OperatorAnswer(told))
             elif pending.request.kind == "rollback":
                 await self._roll_back(pending)
             else:
@@ -305,11 +304,11 @@ class Leadership:
             self._news.set()
             return
         if state is None:
-            await self._answers.answer(pending, Answer(why, refused=True))
+            await self._answers.answer(pending, OperatorAnswer(why, refused=True))
             return
 
-        def done(run: int) -> Answer:
-            return Answer(f"run {run} put the state of run {number} back", run=run)
+        def done(run: int) -> OperatorAnswer:
+            return OperatorAnswer(f"run {run} put the state of run {number} back", run=run)
 
         run = await self._ledger.roll_back(
             number,
@@ -318,12 +317,12 @@ class Leadership:
             by=pending.request.by,
             answer=lambda run: self._answers.part(pending, done(run)),
         )
-        expired = Answer("it expired before it was done", refused=True)
+        expired = OperatorAnswer("it expired before it was done", refused=True)
         self._answers.answered(pending, expired if run is None else done(run))
 
     def _asked(self, group: asyncio.TaskGroup, pending: Pending) -> Asked:
         def started(run: int) -> None:
-            answer = Answer(f"run {run} has started", run=run)
+            answer = OperatorAnswer(f"run {run} has started", run=run)
             group.create_task(self._answers.answer(pending, answer))
 
         return Asked(pending.request.by, started)

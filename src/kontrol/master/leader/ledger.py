@@ -16,13 +16,11 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from kontrol.ensemble.difference import Changes, Member, missing
+from kontrol.ensemble.ensemble import Changes, Member, missing
 from kontrol.ensemble.pod import Pod
-from kontrol.master.election.owned import OwnedKey
-from kontrol.master.election.term import Term
 from kontrol.master.highwater import HighWater
 from kontrol.master.records.fields import BELIEVED_RUN
-from kontrol.master.records.meta import Meta
+from kontrol.master.records.masters import Meta
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import (
     Applied,
@@ -33,6 +31,7 @@ from kontrol.master.records.runs import (
     encode_members,
     no_state,
 )
+from kontrol.master.term import OwnedKey, Term
 from kontrol.store.protocol import (
     Ambiguous,
     Compare,

@@ -10,9 +10,9 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from kontrol.ensemble.canonical import JSON, canonical
-from kontrol.ensemble.difference import Member, names
-from kontrol.master.election.owned import OwnedKey
+from kontrol.ensemble.ensemble import Member, names
 from kontrol.master.leader import policy
+from kontrol.master.term import OwnedKey
 from kontrol.store.protocol import Ambiguous, Unavailable
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from kontrol.ensemble.canonical import JSON
-from kontrol.master.election.term import Term
-from kontrol.master.mirror.follower import Follower
-from kontrol.master.records.masters import Answer, Request
+from kontrol.master.records.masters import OperatorAnswer, OperatorRequest
 from kontrol.master.records.records import Records
+from kontrol.master.term import Term
+from kontrol.master.watchcache import WatchCache
 from kontrol.store.protocol import (
     Ambiguous,
     Compare,
@@ -43,7 +43,7 @@ _PATIENCE = 3.0  # seconds for the store to take a request
 class Pending:
     """A request that waits to be answered, and its key as the store has it."""
 
-    request: Request
+    request: OperatorRequest
     kv: KeyValue
 
 
@@ -53,14 +53,14 @@ class Requests:
     def __init__(
         self, store: Store, records: Records, *, silence: float, wall: Callable[[], str]
     ) -> None:
-        """`silence` as for a `Follower`; `wall` tells the date and time, RFC 3339."""
+        """`silence` as for a `WatchCache`; `wall` tells the date and time, RFC 3339."""
         self._store = store
         self._records = records
         self._keys = keys = records.keys
         self._wall = wall
-        self._follower = Follower(store, keys.requests, silence=silence)
+        self._follower = WatchCache(store, keys.requests, silence=silence)
         self._follower.listen(self._take)
-        self._waiting: dict[str, asyncio.Future[Answer]] = {}
+        self._waiting: dict[str, asyncio.Future[OperatorAnswer]] = {}
 
     async def run(self) -> None:
         """Follow the requests until cancelled."""
@@ -95,7 +95,7 @@ class Requests:
             raise Unavailable("it did not answer in time; nothing was asked for") from None
         name = f"{lease:016x}"
         key = self._keys.requests + name
-        value = Request(name, kind, by, self._wall(), run, pod=pod).encode()
+        value = OperatorRequest(name, kind, by, self._wall(), run, pod=pod).encode()
         waiting = self._waiting[key] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout):
@@ -103,7 +103,7 @@ class Requests:
                 answer = await waiting
         except TimeoutError:
             late = "the leader has not answered yet, and may still do it within a minute"
-            return {"request": name, "done": False, **Answer(late, run=run).public()}
+            return {"request": name, "done": False, **OperatorAnswer(late, run=run).public()}
         finally:
             del self._waiting[key]
         return {"request": name, "done": True, **answer.public()}
@@ -124,7 +124,9 @@ class Requests:
             key = event.kv.key
             waiting = self._waiting.get(key)
             if event.type == "delete":
-                answer: Answer | None = Answer("the request expired unanswered", refused=True)
+                answer: OperatorAnswer | None = OperatorAnswer(
+                    "the request expired unanswered", refused=True
+                )
             else:
                 request = self._records.request(event.kv)
                 answer = None if request is None else request.answer
@@ -144,18 +146,18 @@ class Answers:
         """Return the requests of these kinds that this term has not answered, the oldest first."""
         return [p for p in self._requests.pending(*kinds) if p.kv.key not in self._answered]
 
-    def part(self, pending: Pending, answer: Answer) -> tuple[Compare, Put]:
+    def part(self, pending: Pending, answer: OperatorAnswer) -> tuple[Compare, Put]:
         """Return what answers a request within another transaction."""
         kv, value = pending.kv, replace(pending.request, answer=answer).encode()
         return Compare(kv.key, "mod", "=", kv.mod_revision), Put(kv.key, value, kv.lease)
 
-    def answered(self, pending: Pending, answer: Answer) -> None:
+    def answered(self, pending: Pending, answer: OperatorAnswer) -> None:
         """Note that a request is answered, or that nobody waits for its answer any more."""
         self._answered.add(pending.kv.key)
         request = pending.request
         log.info("request of %s (%s): %s", request.by, request.kind, answer.message)
 
-    async def answer(self, pending: Pending, answer: Answer) -> None:
+    async def answer(self, pending: Pending, answer: OperatorAnswer) -> None:
         """Answer. Raises `Deposed` and `StoreError`."""
         self.answered(pending, answer)
         unmoved, put = self.part(pending, answer)

@@ -2,7 +2,7 @@
 
 A seat outlives its pod so that a pod which comes back finds its number. The first sweep that finds
 it without a pod stamps it; it is deleted once that stamp is old. Age is time that leaders have
-watched pass (`records/ages.py`): the leader adds what its own term has watched, and no wall clock
+watched pass (`records/pods.py`): the leader adds what its own term has watched, and no wall clock
 decides. All writes are fenced and compare that nothing moved: a pod that comes back keeps its seat,
 and a write that is done late or twice changes nothing.
 
@@ -19,9 +19,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
-from kontrol.master.election.term import Term
-from kontrol.master.records.ages import Ages
+from kontrol.master.records.pods import Ages
 from kontrol.master.records.records import Records
+from kontrol.master.term import Term
 from kontrol.store.protocol import (
     Ambiguous,
     Compare,

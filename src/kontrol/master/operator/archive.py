@@ -13,8 +13,8 @@ from typing import Any
 
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.master.records.fields import HIGHEST_RUN, Damaged, Fields
-from kontrol.master.records.meta import Meta
-from kontrol.master.records.pods import Seat
+from kontrol.master.records.masters import Meta
+from kontrol.master.records.pods import Registration
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import (
     Head,
@@ -138,7 +138,7 @@ def _writes(records: Records, found: dict[str, Any]) -> tuple[list[Put], list[Op
     for key, value in found["seats"].items():
         if not _SEAT.match(key):
             raise Damaged("a seat's key", key, "a pod's key, or one with a number")
-        puts.append(Put(keys.seats + key, Seat.decode(canonical(value)).encode()))
+        puts.append(Put(keys.seats + key, Registration.decode(canonical(value)).encode()))
     for text, value in found["runs"].items():
         entry = canonical(value)
         decode_entry(entry, _run(text))

@@ -6,9 +6,8 @@ Pure.
 from collections.abc import Mapping, Sequence
 
 from kontrol.ensemble.canonical import JSON
-from kontrol.master.leader.chain import FOLLOWING, SOON
-from kontrol.master.operator.facts import Facts, Problem
-from kontrol.master.operator.story import passed
+from kontrol.master.leader.policy import FOLLOWING, SOON
+from kontrol.master.operator.story import Facts, Problem, passed
 
 # A run is told as long that takes over `_LONG` times as long as usual, and over `_LONG_LEAST`
 # seconds; where none is known that ended well, over `_LONG_FIRST` seconds.

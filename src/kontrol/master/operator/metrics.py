@@ -8,7 +8,7 @@ from typing import TypeAlias, get_args
 from kontrol.ensemble.canonical import JSON
 from kontrol.master.leader import policy
 from kontrol.master.master import Master
-from kontrol.metrics.exposition import Metric, Values
+from kontrol.metrics import Metric, Values
 
 _Rows: TypeAlias = "Iterable[tuple[Values, float]]"
 

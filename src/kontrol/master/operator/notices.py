@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Never
 
 from kontrol.ensemble.canonical import JSON, canonical
-from kontrol.master.operator.facts import Problem
+from kontrol.master.operator.story import Problem
 from kontrol.master.records.fields import Damaged, Fields
 from kontrol.master.records.keys import Keys
 from kontrol.store.protocol import KeyValue, Put, Store, StoreError

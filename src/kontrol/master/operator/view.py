@@ -14,15 +14,14 @@ from typing import NamedTuple
 from kontrol import __version__
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.ensemble import digest_of
-from kontrol.master.leader.counts import Counts
+from kontrol.master.leader.execution import Counts
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master
-from kontrol.master.operator.facts import Facts, Problem
 from kontrol.master.operator.notices import read_notice
 from kontrol.master.operator.problems import problems
-from kontrol.master.operator.story import due, passed, plan_now, usual
+from kontrol.master.operator.story import Facts, Problem, due, passed, plan_now, usual
 from kontrol.master.records.fields import HIGHEST_RUN
-from kontrol.master.records.masters import Answer
+from kontrol.master.records.masters import OperatorAnswer
 from kontrol.master.records.runs import Head, Running
 from kontrol.store.protocol import KeyValue, Range, Store, StoreError, Unavailable
 
@@ -114,7 +113,9 @@ class View:
     ) -> dict[str, JSON]:
         """Ask the leader; see `Requests.ask`. Raises `Unavailable` soon if the store is silent."""
         if run is not None and run > HIGHEST_RUN:  # no request can hold it
-            refusal = Answer(f"there was no run {run}: no number is that high", refused=True)
+            refusal = OperatorAnswer(
+                f"there was no run {run}: no number is that high", refused=True
+            )
             return {"request": "", "done": True, **refusal.public()}
         async with self._patience():
             await self._first(Range(self._keys.plan, keys_only=True))

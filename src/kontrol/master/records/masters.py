@@ -1,10 +1,14 @@
-"""What masters tell each other: who stands for leader, what operators ask, what the plan is."""
+"""What masters tell each other: who stands for leader, what operators ask, what the plan is.
+
+The record of the layout itself: its version, and the floor of terms.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kontrol.ensemble.canonical import JSON
 from kontrol.master.records.fields import HIGHEST_RUN, MOST, Damaged, Fields, Record
+from kontrol.master.records.keys import SCHEMA
 
 _NAME = 1024  # characters
 _MOST_SECONDS = 1e9  # that a plan waits
@@ -49,7 +53,7 @@ class Candidate(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Record):
+class OperatorAnswer(Record):
     """What came of a request: a line for people, and the run that it concerns."""
 
     message: str
@@ -58,7 +62,7 @@ class Answer(Record):
     more: Mapping[str, JSON] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, found: Fields) -> "Answer":
+    def of(cls, found: Fields) -> "OperatorAnswer":
         """Take an answer from its fields. Raises `Damaged`."""
         return cls(
             found.text("message", ""),
@@ -73,7 +77,7 @@ class Answer(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Request(Record):
+class OperatorRequest(Record):
     """What an operator asks: `by` says who, `at` when (RFC 3339), `run` and `pod` what of.
 
     A pod is named by its key, its id, or `#` and its number. The `kind` may be one that only a
@@ -85,12 +89,12 @@ class Request(Record):
     by: str = "?"
     at: str = ""
     run: int | None = None
-    answer: Answer | None = None
+    answer: OperatorAnswer | None = None
     more: Mapping[str, JSON] = field(default_factory=dict)
     pod: str = ""
 
     @classmethod
-    def decode(cls, key: str, raw: bytes) -> "Request":
+    def decode(cls, key: str, raw: bytes) -> "OperatorRequest":
         """Read what `encode` wrote at `key`. Raises `Damaged`."""
         found = Fields.of(raw)
         answer = found.object("answer")
@@ -100,7 +104,7 @@ class Request(Record):
             by=found.text("by", "?", most=_NAME),
             at=found.text("at", "", most=_NAME),
             run=found.maybe_number("run", most=HIGHEST_RUN),
-            answer=None if answer is None else Answer.of(answer),
+            answer=None if answer is None else OperatorAnswer.of(answer),
             pod=found.text("pod", "", most=_NAME),
             more=found.more,
         )
@@ -136,3 +140,35 @@ def decode_plan(raw: bytes) -> dict[str, JSON]:
         if not isinstance(told, list) or not all(isinstance(one, str) for one in told):
             raise Damaged(name, told, "a list of names")
     return plan
+
+
+class Outdated(Exception):
+    """The store's data were written by a later version of Kontrol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meta(Record):
+    """The version of the data's layout, and the floor that is added to every term.
+
+    A term is the creation revision of a key. Where the store went back to an earlier revision, the
+    floor is raised, so that no term, nor any number of a run, is ever told twice.
+    """
+
+    floor: int = 0
+    version: int = SCHEMA
+    more: Mapping[str, JSON] = field(default_factory=dict)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> "Meta":
+        """Read what `encode` wrote. Raises `Outdated` for a later version, and `Damaged`.
+
+        An absent floor is 0, an absent version the first.
+        """
+        found = Fields.of(raw)
+        version = found.number("version", 1)
+        if version > SCHEMA:  # before the rest, whose form the later version chose
+            raise Outdated(
+                f"the data in the store are of version {version}, and this master knows "
+                f"versions up to {SCHEMA}: upgrade it"
+            )
+        return cls(found.number("floor", 0, most=2 * MOST), version, found.more)

@@ -2,22 +2,31 @@
 
 A *seat* is what outlives a pod's lease: which identity has a key's number, the last record seen
 of it, and whether it *left* (the tombstone that tells left from lost).
+
+How long masters have watched the store, and which revision it had at what time of that. Pure.
+
+No wall clock decides how old a record is: one wrong clock would do. Age is counted in seconds that
+leaders have watched pass, each with a clock that nobody sets; the time of a leader that is away
+does not count. A sample says which revision the store had after how many of those seconds.
+
+Invariant: what the store last wrote at a revision up to `old(age)` has been as it is for `age`
+watched seconds at least.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import Pod
-from kontrol.master.records.fields import MOST, Damaged, Fields, Record
+from kontrol.master.records.fields import HIGHEST_SECONDS, MOST, Damaged, Fields, Record
 
 _SENDER = 256  # characters
 _COUNTER = re.compile(rb"[0-9]{1,19}")
 
 
 @dataclass(frozen=True, slots=True)
-class Seat(Record):
+class Registration(Record):
     """The last identity to use a key.
 
     `nonce` is empty, and `n` None, where they are not known: no record is older than that. `idle`
@@ -36,12 +45,12 @@ class Seat(Record):
     more: Mapping[str, JSON] = field(default_factory=dict)
 
     @classmethod
-    def decode(cls, raw: bytes) -> "Seat":
+    def decode(cls, raw: bytes) -> "Registration":
         """Read what `encode` wrote. Raises `Damaged`."""
         return cls.of_fields(Fields.of(raw))
 
     @classmethod
-    def of_fields(cls, found: Fields) -> "Seat":
+    def of_fields(cls, found: Fields) -> "Registration":
         """Take a seat from its fields: without `id` and `seq` it is none. Raises `Damaged`."""
         return cls(
             id=found.text("id"),
@@ -58,11 +67,11 @@ class Seat(Record):
     def of(
         cls,
         pod: Pod,
-        before: "Seat | None" = None,
+        before: "Registration | None" = None,
         *,
         left: bool = False,
         sender: str | None = None,
-    ) -> "Seat":
+    ) -> "Registration":
         """Return the seat of a pod as it is; of the same identity `before` it keeps `more`."""
         more = before.more if before is not None and before.id == pod.id else {}
         return cls(pod.id, pod.nonce, pod.n, pod.seq, left, sender=sender, more=more)
@@ -83,3 +92,75 @@ def decode_counter(raw: bytes) -> int:
     if not _COUNTER.fullmatch(digits) or int(digits) > MOST:
         raise Damaged("the value", raw[:80], f"a whole number from 0 to {MOST}")
     return int(digits)
+
+
+_PARTS = 48  # of an age: samples are further apart than one
+
+
+@dataclass(frozen=True, slots=True)
+class Ages(Record):
+    """`watched` seconds in all, and `samples` of (seconds watched, revision), the oldest first.
+
+    Revisions are those of one etcd cluster: `cluster` is its id, 0 if it is not known.
+    """
+
+    cluster: int = 0
+    watched: float = 0.0
+    samples: tuple[tuple[float, int], ...] = ()
+    more: Mapping[str, JSON] = field(default_factory=dict)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> "Ages":
+        """Read what `encode` wrote. Raises `Damaged`."""
+        found = Fields.of(raw)
+        watched = found.maybe_seconds("watched") or 0.0
+        rows = found.more.pop("samples", None)
+        if rows is None:
+            rows = []
+        if not isinstance(rows, list):
+            raise Damaged("samples", rows, "a list of samples")
+        cluster = found.number("cluster", 0, most=2**64)
+        return cls(cluster, watched, tuple(_sample(row) for row in rows), found.more)
+
+    def public(self) -> dict[str, JSON]:
+        """Return it as JSON."""
+        samples: list[JSON] = [[seconds, revision] for seconds, revision in self.samples]
+        own: dict[str, JSON] = {"cluster": self.cluster, "watched": self.watched}
+        return {**self.more, **own, "samples": samples}
+
+    def within(self, cluster: int, revision: int) -> "Ages":
+        """Return what of this is true of a cluster that has come to `revision`.
+
+        A copy in another cluster, and a store that went back, have other revisions.
+        """
+        true = [
+            one
+            for one in self.samples
+            if cluster == self.cluster and one[0] <= self.watched and one[1] <= revision
+        ]
+        return replace(self, cluster=cluster, samples=tuple(true))
+
+    def after(self, watched: float, revision: int, *, age: float) -> "Ages":
+        """Return what is known after `watched` seconds in all, when the store had `revision`.
+
+        Samples are kept as far as `age`, in seconds, has a use for them: about fifty.
+        """
+        known = [one for one in self.samples if one[0] < watched]
+        if not known or watched - known[-1][0] >= age / _PARTS:
+            known.append((watched, revision))
+        while len(known) > 1 and known[1][0] <= watched - age:
+            del known[0]
+        return replace(self, watched=watched, samples=tuple(known))
+
+    def old(self, age: float) -> int:
+        """Return the highest revision that has been for `age` watched seconds, 0 if none has."""
+        return max((r for seconds, r in self.samples if seconds <= self.watched - age), default=0)
+
+
+def _sample(row: JSON) -> tuple[float, int]:
+    match row:
+        case [int() | float() as seconds, int() as revision]:
+            flags = isinstance(seconds, bool) or isinstance(revision, bool)
+            if not flags and 0 <= seconds <= HIGHEST_SECONDS:
+                return float(seconds), revision
+    raise Damaged("a sample", row, "seconds and a revision")

@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from kontrol.ensemble.canonical import JSON
-from kontrol.ensemble.difference import Member
+from kontrol.ensemble.ensemble import Member
 from kontrol.ensemble.pod import BadRecord, Pod
-from kontrol.master.records.ages import Ages
 from kontrol.master.records.fields import LONGEST, Damaged
 from kontrol.master.records.keys import Keys
-from kontrol.master.records.masters import Candidate, Request, decode_plan
-from kontrol.master.records.meta import Meta
-from kontrol.master.records.pods import Live, Seat, decode_counter
+from kontrol.master.records.masters import Candidate, Meta, OperatorRequest, decode_plan
+from kontrol.master.records.pods import Ages, Live, Registration, decode_counter
 from kontrol.master.records.runs import (
     Applied,
     Head,
@@ -61,12 +59,12 @@ class Records:
             "lease",
         )
 
-    def seat(self, kv: KeyValue) -> Seat | None:
+    def seat(self, kv: KeyValue) -> Registration | None:
         """Read a seat. A damaged one is no seat: the next pod at its key gets a new number."""
         key = kv.key.removeprefix(self.keys.seats)
         return self._read(
             kv,
-            Seat.decode,
+            Registration.decode,
             "it is taken for none, so a pod that is not live loses its number and counts as lost; "
             f"the next pod at this key replaces it, or delete it: `kontrol forget {key}`",
         )
@@ -177,11 +175,11 @@ class Records:
             f"it is shown nowhere; delete it: `etcdctl del {kv.key}`",
         )
 
-    def request(self, kv: KeyValue) -> Request | None:
+    def request(self, kv: KeyValue) -> OperatorRequest | None:
         """Read what an operator asks. A damaged one is ignored."""
         return self._read(
             kv,
-            lambda raw: Request.decode(kv.key, raw),
+            lambda raw: OperatorRequest.decode(kv.key, raw),
             "it is ignored; it expires within a minute, unless it has no lease: "
             f"`etcdctl del {kv.key}`",
         )

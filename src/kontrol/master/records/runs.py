@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kontrol.ensemble.canonical import JSON, canonical
-from kontrol.ensemble.difference import Changes, Member
-from kontrol.ensemble.ensemble import digest_of
+from kontrol.ensemble.ensemble import Changes, Member, digest_of
 from kontrol.ensemble.pod import KEY, safe_name
 from kontrol.master.records.fields import HIGHEST_RUN, MOST, Damaged, Fields, Record, read
 

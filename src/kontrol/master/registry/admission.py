@@ -6,13 +6,20 @@ the way of a keepalive are silent, while its sender keeps asking.
 Invariant: of one identity, no older record is written over a newer while the process that reported
 the newer one is heard. (A process with a higher nonce may be gone while one with a lower lives: two
 ran under one identity, or somebody forged a record.)
+
+From decisions to one transaction: what it compares, what it writes, which numbers it gives.
+
+Pure. Every decision is guarded by the revisions it was made on, so the transaction either does
+all that was decided, or nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kontrol.ensemble.pod import Keepalive, Pod, comes_before
-from kontrol.master.records.pods import Live, Seat
+from kontrol.master.records.keys import Keys
+from kontrol.master.records.pods import Live, Registration
+from kontrol.store.protocol import Compare, Delete, Op, Put
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +32,10 @@ class View:
 
     live: Live | None = None
     live_revision: int = 0
-    seat: Seat | None = None
+    seat: Registration | None = None
     seat_revision: int = 0
     elsewhere: Sequence[Live] = ()
-    seats: Mapping[str, Seat] = field(default_factory=dict)
+    seats: Mapping[str, Registration] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +64,14 @@ class Join:
     record: Keepalive
     seq: int | None
     moved: Sequence[Live] = ()
-    bury: Seat | None = None
+    bury: Registration | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
     """A farewell: delete the record, and write the tombstone `seat`."""
 
-    seat: Seat
+    seat: Registration
     live: Live | None
 
 
@@ -154,7 +161,7 @@ def _farewell(record: Keepalive, view: View) -> Decision:
     if live is not None and live.pod.id == record.id:
         if comes_before(record, live.pod.nonce, live.pod.n):
             return _stale(record, live.pod.nonce, live.pod.n, "of this pod")
-        return Leave(Seat.of(Pod.of(record, live.pod.seq), seat, left=True), live)
+        return Leave(Registration.of(Pod.of(record, live.pod.seq), seat, left=True), live)
     if live is None and seat is not None and seat.id == record.id and not seat.left:
         if comes_before(record, seat.nonce, seat.n):
             return _stale(record, seat.nonce, seat.n, "of this pod")
@@ -170,3 +177,97 @@ def _stale(record: Keepalive, nonce: str, n: int | None, whose: str) -> Refuse:
         f"the newest {whose}: another process reports under this id, a message came late, or the "
         "clock of its host was set back",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """The next sequence number, and its revision in the store (0: never written)."""
+
+    next: int = 0
+    revision: int = 0
+
+
+@dataclass(slots=True)
+class TxnBuilder:
+    """A transaction under construction."""
+
+    keys: Keys
+    counter: Counter
+    compares: list[Compare] = field(default_factory=list)
+    ops: list[Op] = field(default_factory=list)
+    given: int = 0
+
+    def add(
+        self,
+        record: Keepalive,
+        view: View,
+        decision: Decision,
+        lease: int,
+        *,
+        sender: str | None = None,
+    ) -> int | None:
+        """Take one decision in; returns the pod's number, if it has one. `lease` is a join's."""
+        match decision:
+            case Refresh(live):
+                return live.pod.seq
+            case Write(pod, live):
+                self._as_read(record.key, view)
+                self._put(pod, live.lease, view, sender)
+                return pod.seq
+            case Join(_, seq, moved, bury):
+                pod = Pod.of(record, seq if seq is not None else self._number())
+                self._as_read(record.key, view)
+                self._put(pod, lease, view, sender)
+                self._put_out(moved, view)
+                if bury is not None:
+                    self.ops.append(Put(self.keys.old_seat(pod.key, bury.seq), bury.encode()))
+                return pod.seq
+            case Leave(seat, live):
+                self._as_read(record.key, view)
+                self.ops.append(Put(self.keys.seat(record.key), seat.encode()))
+                if live is not None:
+                    self.ops.append(Delete(self.keys.pod(record.key)))
+                return seat.seq
+            case Nothing() | Refuse():
+                return None
+
+    @property
+    def clashes(self) -> bool:
+        """Whether a key is written twice, which the store refuses."""
+        keys = [op.key for op in self.ops]
+        return len(keys) != len(set(keys))
+
+    def close(self) -> None:
+        """Raise the counter, if numbers were given."""
+        if self.given:
+            self.compares.append(Compare(self.keys.counter, "mod", "=", self.counter.revision))
+            number = self.counter.next + self.given
+            self.ops.append(Put(self.keys.counter, str(number).encode()))
+
+    def _number(self) -> int:
+        self.given += 1
+        return self.counter.next + self.given - 1
+
+    def _unmoved(self, live: Live) -> None:
+        self.compares.append(Compare(self.keys.pod(live.pod.key), "mod", "=", live.revision))
+
+    def _as_read(self, key: str, view: View) -> None:
+        self.compares += [
+            Compare(self.keys.pod(key), "mod", "=", view.live_revision),
+            Compare(self.keys.seat(key), "mod", "=", view.seat_revision),
+        ]
+
+    def _put(self, pod: Pod, lease: int, view: View, sender: str | None) -> None:
+        self.ops += [
+            Put(self.keys.pod(pod.key), pod.encode(), lease),
+            Put(self.keys.seat(pod.key), Registration.of(pod, view.seat, sender=sender).encode()),
+        ]
+
+    def _put_out(self, moved: Iterable[Live], view: View) -> None:
+        for other in moved:
+            self._unmoved(other)
+            seat = Registration.of(other.pod, view.seats.get(other.pod.key), left=True)
+            self.ops += [
+                Delete(self.keys.pod(other.pod.key)),
+                Put(self.keys.seat(other.pod.key), seat.encode()),
+            ]

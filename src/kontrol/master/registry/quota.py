@@ -13,7 +13,7 @@ import ipaddress
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 
-from kontrol.master.mirror.mirror import Mirror
+from kontrol.master.mirror import Mirror
 from kontrol.master.registry.admission import Decision, Join, Refuse, View, Write
 
 SMALL_RECORD = 4096  # bytes: a pod that is known is always taken with that much

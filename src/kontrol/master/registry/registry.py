@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import BadRecord, Keepalive, parse_keepalive
-from kontrol.master.mirror.mirror import Mirror
+from kontrol.master.mirror import Mirror
 from kontrol.master.records.pods import Live
 from kontrol.master.records.records import Records
 from kontrol.master.registry.admission import Join, Refresh, View, Write, decide

@@ -18,20 +18,21 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TypeVar
 
 from kontrol.ensemble.pod import Keepalive, Pod
-from kontrol.master.mirror.mirror import Mirror
+from kontrol.master.mirror import Mirror
 from kontrol.master.records.records import Records
 from kontrol.master.registry.admission import (
+    Counter,
     Decision,
     Join,
     Leave,
     Nothing,
     Refuse,
+    TxnBuilder,
     View,
     Write,
     decide,
 )
 from kontrol.master.registry.leases import LeaseRefresh, Leases
-from kontrol.master.registry.plan import Counter, Plan
 from kontrol.master.registry.quota import Asked, Bounds, Planned, Quota
 from kontrol.master.registry.rivals import NOBODY, Claim, Contests, Flips, Sender
 from kontrol.master.registry.waiting import Asking, Entry, Waiting, Written
@@ -359,7 +360,7 @@ class Writer:
         """Carry the decisions out in one transaction; False if the store had moved on."""
         joins = [e for e in batch if isinstance(e.decision, Join) and not e.lease]
         await _all(map(self._grant, joins))
-        plan = Plan(self._keys, counter)
+        plan = TxnBuilder(self._keys, counter)
         numbers = [
             plan.add(e.record, e.view, e.decision, e.lease, sender=str(e.sender) or None)
             for e in batch
@@ -380,7 +381,7 @@ class Writer:
 
     def _in_vain(self, entry: Entry) -> bool:
         """Tell whether an entry still needs a write; answer it if not."""
-        plan = Plan(self._keys, Counter())
+        plan = TxnBuilder(self._keys, Counter())
         number = plan.add(entry.record, entry.view, entry.decision, entry.lease)
         if not plan.ops:
             entry.settle(_outcome(entry, number))

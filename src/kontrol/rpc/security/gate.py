@@ -29,7 +29,7 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
-from kontrol.files.watch import Watch
+from kontrol.filewatch import Watch
 from kontrol.rpc.errors import BindError, Refused
 from kontrol.rpc.security.keys import Keyring, KeysError, Kind, ServerKind, fingerprint, list_file
 from kontrol.rpc.sockets import Context, monitor, plain_address
@@ -65,7 +65,7 @@ _GONE = "a peer that was gone at once"
 _UNFINISHED = "it ended before it had proved a key: it may have none, or just see whether we listen"
 
 
-class Ration:
+class LogLimiter:
     """Lets through `most` events in `period` seconds, and counts those that it holds back."""
 
     def __init__(self, most: int, period: float) -> None:
@@ -106,8 +106,8 @@ class Gate:
         self._router: zmq.Socket[bytes] | None = None
         self._events: zmq.Socket[bytes] | None = None
         self._where = ""
-        self._ration = Ration(10, 60.0)
-        self._probes = Ration(1, 60.0)  # so that they do not use up the other
+        self._ration = LogLimiter(10, 60.0)
+        self._probes = LogLimiter(1, 60.0)  # so that they do not use up the other
         self._addresses: dict[int, str] = {}
         self._failure: str | None = None
         self._revoke: Callable[[], None] = lambda: None

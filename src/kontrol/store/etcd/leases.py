@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from kontrol.store.etcd.errors import LoggedOut
+from kontrol.store.etcd.config import LoggedOut
 from kontrol.store.etcd.members import Client
 from kontrol.store.etcd.messages import KEEP_ALIVE, Wire
 from kontrol.store.etcd.stream import Stream

@@ -17,8 +17,7 @@ from urllib.parse import quote
 import grpc
 from grpc import aio
 
-from kontrol.store.etcd.config import EtcdConfig, Pems
-from kontrol.store.etcd.errors import LoggedOut, classify
+from kontrol.store.etcd.config import EtcdConfig, LoggedOut, Pems, classify
 from kontrol.store.etcd.messages import AUTHENTICATE, STATUS, Method, Wire
 from kontrol.store.etcd.stream import Pace, Stream
 from kontrol.store.protocol import Ambiguous, Denied, NoSpace, StoreError, Unavailable

@@ -14,9 +14,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self
 
-from kontrol.store.etcd.config import EtcdConfig
+from kontrol.store.etcd.config import AlreadyExists, EtcdConfig
 from kontrol.store.etcd.convert import range_request, range_result, txn_request, txn_result
-from kontrol.store.etcd.errors import AlreadyExists
 from kontrol.store.etcd.leases import Keepalives
 from kontrol.store.etcd.members import Client
 from kontrol.store.etcd.messages import (

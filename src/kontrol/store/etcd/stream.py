@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from grpc import aio
 
-from kontrol.store.etcd.errors import classify
+from kontrol.store.etcd.config import classify
 from kontrol.store.etcd.messages import Wire
 from kontrol.store.protocol import Unavailable
 

@@ -28,8 +28,8 @@ from typing import Final
 
 import grpc
 
+from kontrol.store.etcd.config import LoggedOut, classify
 from kontrol.store.etcd.convert import event, header, range_request, watch_create
-from kontrol.store.etcd.errors import LoggedOut, classify
 from kontrol.store.etcd.members import Client
 from kontrol.store.etcd.messages import RANGE, WATCH, Wire
 from kontrol.store.etcd.stream import Stream

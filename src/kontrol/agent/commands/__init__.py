@@ -1,1 +1,0 @@
-"""Commands that others have run on this pod."""

@@ -1,0 +1,326 @@
+"""Reports to one tier of masters: connects, sends keepalives, tries again.
+
+One reporter per tier, each a task of its own with its own connection, schedule and number, so that
+a dead tier delays no other. A reporter keeps one connection for as long as it answers. When an
+attempt fails (silence, a lost connection, `Unavailable`), the next one looks the tier up again and
+opens a new connection, to another address if there is one: to go on with a connection whose
+packets are dropped would mean to wait for TCP to give it up, which takes a quarter of an hour.
+
+A *refusal* is an answer: the connection is good, the record is not wanted. It is logged and tried
+again, since each can pass: the incumbent of a `Conflict` leaves, an invalid payload is mended.
+
+Invariant: one keepalive is under way at a time, and each is made when it is sent; so a tier gets
+records in the order of their (nonce, n), and the last one it acknowledged is the newest sent.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from itertools import chain
+from typing import Never, Protocol, TypeGuard
+
+from kontrol.agent.addresses import Addresses
+from kontrol.agent.schedule import LONGEST_SKEW, SECOND, Schedule, skew_past
+from kontrol.ensemble.tiers import Tier
+from kontrol.rpc.errors import RemoteError, RpcError
+
+log = logging.getLogger(__name__)
+
+_FAREWELL_ATTEMPT = 0.8  # seconds: two and a half attempts within the two seconds there are
+_FAREWELL_PAUSE = 0.05
+_LONGEST_REASON = 300  # characters: the text is a peer's
+_REFUSALS = frozenset(
+    {
+        *("InvalidRecord", "Conflict", "Stale", "Gone", "NotWritten"),
+        *("TooManyPods", "TooManyBytes", "TooManyJoins"),
+    }
+)
+
+
+class Caller(Protocol):
+    """An open connection to a master."""
+
+    async def call(self, method: str, *args: object, timeout: float) -> object:
+        """Call and return the answer. Raises `RpcError`, within `timeout` seconds."""
+        ...
+
+
+class Record(Protocol):
+    """Makes the JSON text to send now."""
+
+    def __call__(self, *, skew: int, down: bool = False) -> str:
+        """Return the record, its nonce `skew` nanoseconds ahead; the farewell if `down`."""
+        ...
+
+
+Connect = Callable[[str, int], AbstractAsyncContextManager[Caller]]
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class TierStatus:
+    """How one tier is doing. `acknowledged` is the seconds since the last acknowledgement.
+
+    `failures` are those in a row. Of all keepalives since the start, `sent` counts those sent,
+    `taken` those acknowledged, `refused` those that the tier answered with a refusal, and `failed`
+    the attempts that came to no answer; `round_trips` is the sum of seconds of those taken.
+    """
+
+    tier: str
+    address: str | None
+    seq: int | None
+    leader: str | None
+    ttl: float
+    acknowledged: float | None
+    failures: int
+    error: str | None
+    sent: int = 0
+    taken: int = 0
+    refused: int = 0
+    failed: int = 0
+    round_trips: float = 0.0
+
+
+class Reporter:
+    """Reports to `tier`.
+
+    `started` is when the process did, in nanoseconds of the wall clock: the time in its nonce.
+    `emitted` is called with each keepalive sent.
+    """
+
+    def __init__(
+        self,
+        tier: Tier,
+        schedule: Schedule,
+        addresses: Addresses,
+        *,
+        started: int,
+        record: Record,
+        connect: Connect,
+        resolve: Resolve,
+        emitted: Callable[[], None],
+    ) -> None:
+        self.tier = tier
+        self._schedule = schedule
+        self._addresses = addresses
+        self._started = started
+        self._record = record
+        self._connect = connect
+        self._resolve = resolve
+        self._emitted = emitted
+        self._found: dict[str, list[str]] = {}  # of each name, when it was last found
+        self.heard = asyncio.Event()
+        """Set once the tier has acknowledged a keepalive of ours."""
+        self._changed = asyncio.Event()
+        self._address: str | None = None
+        self._sent = self._taken = self._refusals = self._failures = 0
+        self._round_trips = 0.0
+        self._acknowledged: float | None = None  # loop time
+        self._skew = 0  # nanoseconds
+        self._seq: int | None = None
+        self._leader: str | None = None
+        self._error: str | None = None
+
+    def changed(self) -> None:
+        """Send at once, unless the tier is failing and its time has not come."""
+        self._changed.set()
+
+    @property
+    def status(self) -> TierStatus:
+        """How the tier is doing now."""
+        at = self._acknowledged
+        return TierStatus(
+            tier=str(self.tier),
+            address=self._address,
+            seq=self._seq,
+            leader=self._leader,
+            ttl=self._schedule.ttl,
+            acknowledged=None if at is None else asyncio.get_running_loop().time() - at,
+            failures=self._schedule.failures,
+            error=self._error,
+            sent=self._sent,
+            taken=self._taken,
+            refused=self._refusals,
+            failed=self._failures,
+            round_trips=self._round_trips,
+        )
+
+    async def run(self) -> Never:
+        """Report until cancelled."""
+        while True:
+            try:
+                await self._session()
+            except (RpcError, OSError) as error:
+                self._failed(_reason(error))
+            await asyncio.sleep(self._schedule.failed())
+
+    async def _session(self) -> Never:
+        """Report over one connection until an attempt fails."""
+        async with AsyncExitStack() as stack:
+            async with asyncio.timeout(self._schedule.attempt):
+                await self._look_up(self._schedule.attempt / 2)
+                caller = await stack.enter_async_context(self._open())
+                delay = await self._exchange(caller)
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await self._changed.wait()
+                async with asyncio.timeout(self._schedule.attempt):
+                    delay = await self._exchange(caller)
+
+    async def _look_up(self, patience: float) -> None:
+        """Look up the names of the tier, all at once, for at most `patience` seconds.
+
+        For a name that is not found in time, the addresses found before serve. Raises `OSError` if
+        there is not one address.
+        """
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._find(host, patience)) for host in self.tier.hosts]
+        self._addresses.learn(chain.from_iterable(self._found.values()))
+        if not self._addresses:
+            failures = [failure for task in tasks if (failure := task.result()) is not None]
+            raise failures[0] if failures else OSError("the look-up found no address")
+
+    async def _find(self, host: str, patience: float) -> OSError | None:
+        """Look one name up; return what went wrong."""
+        try:
+            async with asyncio.timeout(patience):
+                self._found[host] = await self._resolve(host, self.tier.port)
+        except OSError as error:
+            log.warning("tier %s: look-up of %s failed: %s", self.tier, host, _reason(error))
+            return error
+        return None
+
+    def _open(self) -> AbstractAsyncContextManager[Caller]:
+        """Return a new connection, to the address whose turn it is."""
+        self._address = self._addresses.choose()
+        return self._connect(self._address, self.tier.port)
+
+    async def _exchange(self, caller: Caller) -> float:
+        """Send one keepalive; return the seconds until the next one is due."""
+        loop = asyncio.get_running_loop()
+        self._changed.clear()
+        raw = self._record(skew=self._skew)
+        started = loop.time()
+        self._sent += 1
+        self._emitted()
+        try:
+            answer = await caller.call("ping", raw, timeout=self._schedule.attempt)
+        except RemoteError as refusal:
+            if not _is_refusal(refusal):
+                raise
+            self._refused(refusal)
+            return self._schedule.failed()
+        self._taken += 1
+        self._round_trips += loop.time() - started
+        delay = self._take(answer)
+        return max(0.0, started + delay - loop.time())
+
+    def _take(self, answer: object) -> float:
+        """Take an acknowledgement; the original's masters answer nothing. Returns the delay."""
+        told = answer if isinstance(answer, dict) else {}
+        seq = told["seq"] if isinstance(told.get("seq"), int) else None
+        known, failures = self._acknowledged is not None, self._schedule.failures
+        news = not known or self._error is not None or seq != self._seq
+        self._seq = seq
+        self._leader = told["leader"] if isinstance(told.get("leader"), str) else None
+        self._error = None
+        self._acknowledged = asyncio.get_running_loop().time()
+        self.heard.set()
+        if news:
+            number = "" if self._seq is None else f" as #{self._seq}"
+            # A recovery says so: the same words as at the start would be taken for a repetition.
+            again = f" again; failed attempts: {failures}" if failures and known else ""
+            log.info("tier %s: reporting to %s%s%s", self.tier, self._address, number, again)
+        return self._schedule.acknowledged(told.get("ttl"))
+
+    def _refused(self, refusal: RemoteError) -> None:
+        self._refusals += 1
+        self._error = _reason(refusal)
+        log.warning("tier %s refuses our keepalive: %s", self.tier, self._error)
+        if refusal.name == "Gone":
+            # This process has not said farewell; whoever did so in its name is mistaken.
+            self._skew += 1
+        elif refusal.name == "Stale" and self._acknowledged is None:
+            # No newer process has replaced this one: the clock was set back. One that was
+            # acknowledged gives way, or two processes would outbid each other for ever.
+            self._put_ahead(refusal.message)
+
+    def _put_ahead(self, message: str) -> None:
+        skew = skew_past(message, self._started, self._skew)
+        if skew is None:
+            log.error(
+                "tier %s: the nonce of the record that it has of this pod is out of reach, dated "
+                "%d years after this process or of another form: refused while that one is there",
+                self.tier,
+                LONGEST_SKEW // SECOND // (365 * 24 * 3600),
+            )
+            return
+        self._skew = skew
+        log.warning(
+            "tier %s: the clock of this host was set back, it seems: the nonce goes %.9g s ahead",
+            self.tier,
+            skew / SECOND,
+        )
+
+    def _failed(self, reason: str) -> None:
+        self._failures += 1
+        self._error = reason
+        if self._address is None:
+            log.warning("tier %s: keepalive failed: %s", self.tier, reason)
+        else:
+            log.warning("tier %s: keepalive to %s failed: %s", self.tier, self._address, reason)
+            self._addresses.failed(self._address)
+        self._address = None
+
+    async def farewell(self, deadline: float) -> str | None:
+        """Tell the tier that this pod leaves, until it knows or loop time is `deadline`.
+
+        To be called when `run` has ended. Returns None if the tier knows, or never heard of us;
+        else what went wrong.
+        """
+        if not self._sent:
+            return None
+        raw = self._record(skew=self._skew, down=True)
+        self._error = "no answer in time"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                while not await self._part(raw):
+                    pass
+        if self._error is not None:
+            log.warning("tier %s: the farewell was not taken: %s", self.tier, self._error)
+        return self._error
+
+    async def _part(self, raw: str) -> bool:
+        """Try one farewell, over a new connection; say whether the tier has answered."""
+        try:
+            async with asyncio.timeout(_FAREWELL_ATTEMPT):
+                if self._address is None:
+                    await self._look_up(_FAREWELL_ATTEMPT / 4)
+                async with self._open() as caller:
+                    self._sent += 1
+                    self._emitted()
+                    await caller.call("ping", raw, timeout=_FAREWELL_ATTEMPT)
+            self._error = None
+        except (RpcError, OSError) as error:
+            if not _is_refusal(error):
+                self._failed(_reason(error))
+                await asyncio.sleep(_FAREWELL_PAUSE)  # a refusal at once is no reason to rush
+                return False
+            self._error = None if error.name == "Gone" else _reason(error)
+        return True
+
+
+def _is_refusal(error: Exception) -> TypeGuard[RemoteError]:
+    return isinstance(error, RemoteError) and error.name in _REFUSALS
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RemoteError):
+        return f"{error.name}: {error.message}"[:_LONGEST_REASON]
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__

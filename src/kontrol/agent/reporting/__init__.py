@@ -1,1 +1,0 @@
-"""Keepalives: to whom, when, and until when."""

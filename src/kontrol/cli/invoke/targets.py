@@ -1,0 +1,316 @@
+"""Which pods a command is for: selectors and conditions over keepalive records. Pure.
+
+Where `kontrol invoke` learns of the pods, and in whose name it asks.
+
+Within a callback: from `$PODS_FILE`, the ensemble that the run is for, in the name of its tier,
+term and run, which with `KONTROL_KEYS` masters alone may do. Elsewhere: from a master, by ZeroRPC,
+with keys as an operator if the folder has that key, else as a master.
+"""
+
+import asyncio
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from kontrol.agent.addresses import Resolver
+from kontrol.cli.address import own_address
+from kontrol.cli.table import plain
+from kontrol.ensemble.canonical import JSON, NotJSON, canonical, parse
+from kontrol.ensemble.numbers import whole
+from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
+from kontrol.rpc.client import Client
+from kontrol.rpc.errors import RemoteError, RpcError
+from kontrol.rpc.limits import Limits
+from kontrol.rpc.security.keys import Keyring, KeysError, Kind
+from kontrol.settings import Mistake, SettingsError
+from kontrol.settings import variables as v
+from kontrol.settings.booted import NOTHING, Booted
+from kontrol.settings.resolve import MASTER, Resolved, resolve
+
+Record = Mapping[str, JSON]
+
+_GLOB = "*?["
+_DEPTH = 32
+
+
+class NoMatch(Exception):
+    """A selector, or all of them and the conditions together, match no pod."""
+
+
+class BadSelection(ValueError):
+    """What was given cannot select pods; the message says what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The union of `selectors` (none: every pod), less what a role or a condition leaves out.
+
+    A selector is an id, a key, `#` and a number, or a glob of ids; `where` has a dotted path and
+    a text each.
+    """
+
+    selectors: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    where: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of records that the conditions look at."""
+        return tuple(path.partition(".")[0] for path, _ in self.where)
+
+    def choose(self, pods: Sequence[Record]) -> list[Record]:
+        """Return the pods that match, in their order. Raises `NoMatch`.
+
+        A selector that matches nothing is a mistake, not an empty part of a whole: then nothing is
+        chosen at all.
+        """
+        for selector in self.selectors:
+            if not any(is_named(pod, selector) for pod in pods):
+                raise NoMatch(f"no pod has the id, key or number {selector!r} among {len(pods)}")
+        chosen = [pod for pod in pods if self._matches(pod)]
+        if not chosen:
+            hint = ""
+            if any(path.startswith("payload") for path, _ in self.where) and not any(
+                "payload" in pod for pod in pods
+            ):
+                hint = ": masters tell payloads to holders of keys only (KONTROL_KEYS)"
+            raise NoMatch(f"no pod matches, of {len(pods)}{hint}")
+        return chosen
+
+    def _matches(self, pod: Record) -> bool:
+        named = not self.selectors or any(is_named(pod, one) for one in self.selectors)
+        right = not self.roles or pod.get("role") in self.roles
+        return named and right and all(has(pod, path, text) for path, text in self.where)
+
+
+def is_named(pod: Record, selector: str) -> bool:
+    """Tell whether a selector means this pod."""
+    if selector.startswith("#"):
+        return f"#{pod.get('seq')}" == selector
+    if selector in (pod.get("id"), pod.get("key")):
+        return True
+    name = pod.get("id")
+    glob = any(char in selector for char in _GLOB)
+    return glob and isinstance(name, str) and fnmatch.fnmatchcase(name, selector)
+
+
+def has(pod: Record, path: str, text: str) -> bool:
+    """Tell whether the value at `path` is the string `text`, or what `text` says as JSON.
+
+    A path is the names of members, parted by dots; in an array, numbers from 0.
+    """
+    value: JSON = dict(pod)
+    for name in path.split("."):
+        if isinstance(value, dict) and name in value:
+            value = value[name]
+        elif isinstance(value, list):
+            try:
+                value = value[whole(name, 0, len(value) - 1)]
+            except ValueError:
+                return False
+        else:
+            return False
+    if isinstance(value, str):
+        return value == text
+    try:
+        return canonical(value) == canonical(parse(text, depth=_DEPTH))
+    except NotJSON:
+        return False
+
+
+def condition(text: str) -> tuple[str, str]:
+    """Part `payload.state=READY` into its path and its text. Raises `BadSelection`."""
+    path, equals, wanted = text.partition("=")
+    if not equals or not all(path.split(".")):
+        raise BadSelection(f"{text!r}: expected a path and a value, as payload.state=READY")
+    return path, wanted
+
+
+VARIABLE = v.MASTER.name
+_CALLBACK = ("TIER", "TERM_ID", "RUN", "PODS_FILE")
+_PATIENCE = 5.0  # seconds for one master
+_LIST_DEPTH = 64  # a list of records, which are half as deep
+_NEEDED = (v.PORT.name, v.BIND.name, v.ANNOTATIONS.name, v.KEYS.name)
+
+LIMITS = Limits(frame=512 * 1024, readable=2 * 1024 * 1024, window=8)
+"""Of a pod's answers. Of each of a hundred at once, what is not printed yet is kept here."""
+
+_FIELDS = ("id", "key", "seq", "role", "ip", "port", "nonce")
+
+
+class NoMaster(Exception):
+    """No master told of the pods; the message says which were asked, and why not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Makes clients, with keys if there are any; `kind` is that of our own key."""
+
+    keys: Keyring | None = None
+    kind: Kind = "operator"
+
+    def master(self, host: str, port: int) -> Client:
+        """Return a client for a master. Raises `KeysError`."""
+        return Client(host, port, keys=self.keys, as_=self.kind, to=("master",))
+
+    def pod(self, host: str, port: int) -> Client:
+        """Return a client for a pod, whose process may be a master too. Raises `KeysError`."""
+        to: tuple[Kind, ...] = ("agent", "master")
+        return Client(host, port, limits=LIMITS, keys=self.keys, as_=self.kind, to=to)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the environment says: who we are, which tier to ask, and the callback that runs us.
+
+    `mandate` has the members of a request that the fence wants; it is empty outside a callback.
+    """
+
+    asker: Asker
+    tier: Tier
+    pods_file: Path | None
+    mandate: Mapping[str, str | int]
+
+    async def pods(self, *more: str) -> Sequence[Record]:
+        """Return the pods, ordered by number, with what it takes to select and reach them.
+
+        And with the fields `more`, if the master tells them. Raises `NoMaster`.
+        """
+        fields = dict.fromkeys((*_FIELDS, *more))  # all of them might be more than an answer holds
+        if self.pods_file is not None:
+            return _records(_load(self.pods_file), str(self.pods_file))
+        failures = []
+        for host in await _hosts(self.tier):
+            try:
+                async with self.asker.master(host, self.tier.port) as client:
+                    return _records(await client.call("pods", *fields, timeout=_PATIENCE), host)
+            except RemoteError as error:
+                failures.append(f"{host}: {plain(str(error))}")
+            except RpcError as error:
+                failures.append(str(error))
+        raise NoMaster(
+            f"no master told of the pods: {'; '.join(failures)}: name one by --master or {VARIABLE}"
+            f", with the port of {v.PORT.name}, which is not that of REST"
+        )
+
+
+def find(environ: Mapping[str, str], master: str | None, booted: Booted = NOTHING) -> Place:
+    """Read the environment. Raises `SettingsError` and `KeysError`."""
+    resolved = resolve(environ, {}, booted)
+    wrong = [mistake for mistake in resolved.mistakes if mistake.name in _NEEDED]
+    if wrong:
+        raise SettingsError(wrong)
+    within = all(environ.get(name) for name in _CALLBACK)
+    return Place(
+        _asker(resolved.get(v.KEYS), within=within),
+        _tier(resolved, environ, master),
+        Path(environ["PODS_FILE"]) if within and master is None else None,
+        _mandate(environ) if within else {},
+    )
+
+
+def _mandate(environ: Mapping[str, str]) -> Mapping[str, str | int]:
+    numbers = {}
+    for name in ("TERM_ID", "RUN"):
+        try:
+            numbers[name] = whole(environ[name], 0, 2**63 - 1)
+        except ValueError:
+            expected = "a number, as a callback is given"
+            raise SettingsError([Mistake(name, environ[name], expected)]) from None
+    return {"tier": environ["TIER"], "term": numbers["TERM_ID"], "run": numbers["RUN"]}
+
+
+def _asker(folder: Path | None, *, within: bool) -> Asker:
+    if folder is None:
+        return Asker()
+    keys = Keyring.load(folder)
+    if within:
+        keys.own("master")
+        return Asker(keys, "master")
+    try:
+        keys.own("operator")
+    except KeysError as error:
+        try:
+            keys.own("master")
+        except KeysError:
+            raise error from None  # an operator's key is what people ought to have
+        return Asker(keys, "master")
+    return Asker(keys)
+
+
+def _tier(resolved: Resolved, environ: Mapping[str, str], master: str | None) -> Tier:
+    """Return the tier to ask: `--master`, `KONTROL_MASTER`, this master, the annotation's first.
+
+    Without any of them, whoever listens on this host, where `KONTROL_BIND` says.
+    """
+    port = resolved.require(v.PORT)
+    own = Tier(own_address(resolved), port)
+    tier = _named(resolved, environ, master, port)
+    if tier is None:
+        return own
+    source, named = tier
+    if source == MASTER and "master" in (resolved.get(v.MODE) or ()):
+        others = named.hosts if named.port == port else []
+        return Tier("|".join(dict.fromkeys([own.host, *others])), port)
+    return named
+
+
+def _named(
+    resolved: Resolved, environ: Mapping[str, str], master: str | None, port: int
+) -> tuple[str, Tier] | None:
+    """Return the tier that somebody named, after who did. Raises `SettingsError`."""
+    annotations = resolved.get(v.ANNOTATIONS) or {}
+    for source, text in (
+        ("--master", master or ""),
+        (VARIABLE, environ.get(VARIABLE, "").strip()),
+        (MASTER, annotations.get(MASTER, "").strip()),
+    ):
+        if text:
+            try:
+                return source, _parse(text, port)
+            except ValueError as error:  # BadTiers too
+                raise SettingsError(
+                    [Mistake(source, text, f"a tier of masters; {error}")]
+                ) from None
+    return None
+
+
+def _parse(text: str, port: int) -> Tier:
+    """Return the first tier of a list, or the hosts of URLs. Raises `ValueError`."""
+    if "://" in text:  # of REST, which is on the same hosts
+        names = [urlsplit(url).hostname or "" for url in text.split("|")]
+        text = "|".join(f"[{name}]" if ":" in name else name for name in names)
+    tiers = parse_tiers(text, port)
+    if not tiers:
+        raise BadTiers("it names no host")
+    return tiers[0]
+
+
+async def _hosts(tier: Tier) -> Sequence[str]:
+    """Return every address of the tier. Raises `NoMaster`."""
+    resolve_name = Resolver()
+    found: list[str] = []
+    for host in tier.hosts:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                found += await resolve_name(host, tier.port)
+        except (OSError, TimeoutError) as error:
+            if len(tier.hosts) == 1:
+                why = str(error) or "its name is not resolved in time"
+                raise NoMaster(f"{host}: {why}: name a master by --master") from None
+    return list(dict.fromkeys(found))
+
+
+def _load(path: Path) -> object:
+    try:
+        return parse(path.read_bytes(), depth=_LIST_DEPTH)
+    except (OSError, NotJSON) as error:
+        raise NoMaster(f"PODS_FILE {path}: {error}") from None
+
+
+def _records(answer: object, source: str) -> Sequence[Record]:
+    if isinstance(answer, list) and all(isinstance(one, dict) and "id" in one for one in answer):
+        return answer
+    raise NoMaster(f"{source} did not answer with pods, but {answer!r:.80}")

@@ -1,0 +1,95 @@
+"""The agent's side: what it reports, and the commands that it runs for others."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+
+from kontrol import __version__
+from kontrol.agent.addresses import Resolver
+from kontrol.agent.agent import Agent, AgentSettings
+from kontrol.daemon.process import Children, StartupError
+from kontrol.ensemble.canonical import JSON
+from kontrol.ensemble.pod import Keepalive, key_of
+from kontrol.rpc.client import Client
+from kontrol.rpc.methods import Method
+from kontrol.rpc.security.keys import Keyring, KeysError
+from kontrol.settings import SECRETS, Settings
+from kontrol.settings.parse import ZONE_LABEL
+
+
+def takes_commands(settings: Settings) -> bool:
+    """Tell whether this pod runs commands for others."""
+    return settings.agent and settings.security.invoke != "off"
+
+
+def make_agent(settings: Settings, keys: Keyring | None, emit: Callable[[str], None]) -> Agent:
+    """Return the agent. Raises `StartupError`."""
+    connect = partial(Client, keys=keys, as_="agent", to=("master",))
+    if keys is not None:
+        try:
+            keys.own("agent")
+            keys.accepted("master")
+        except KeysError as error:
+            raise StartupError(f"KONTROL_KEYS: {error}") from None
+    return Agent(
+        agent_settings(settings),
+        connect=connect,
+        resolve=Resolver(),
+        emitted=lambda: emit("keepalive_emitted"),
+    )
+
+
+def agent_settings(settings: Settings) -> AgentSettings:
+    """Return what the agent is told: the pod's identity, and facts of its node where known."""
+    pod, node = settings.pod, settings.node
+    serves = settings.master or takes_commands(settings)
+    facts = {
+        "port": settings.port if serves else None,
+        "eip": node.eip,
+        "node": node.hostname or node.host,
+        "zone": node.zone or node.labels.get(ZONE_LABEL),
+        "version": __version__,
+    }
+    more: dict[str, JSON] = {name: fact for name, fact in facts.items() if fact is not None}
+    identity = Keepalive(
+        app=pod.app,
+        id=pod.id,
+        ip=pod.ip,
+        key=pod.key or key_of(pod.ip),
+        role=pod.role,
+        named=pod.key is not None,
+        more=more,
+    )
+    return AgentSettings(identity, settings.tiers, settings.ttl, pod.payload)
+
+
+async def command_methods(
+    settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack, children: Children
+) -> Mapping[str, Method]:
+    """Return `invoke` and `exec`, which run commands until `stack` ends, or refuse to.
+
+    Raises `StartupError`.
+    """
+    from kontrol.agent.allow import AllowListError
+    from kontrol.agent.executor import Bounds, Executor, refusing
+    from kontrol.process.pool import Guards
+    from kontrol_common.processes import become_subreaper
+
+    if not takes_commands(settings):
+        return refusing()
+    become_subreaper()  # so that what a dying guard leaves falls to us, and is killed
+    bounds = Bounds()
+    guards = await stack.enter_async_context(Guards(most=bounds.commands, known=children.known))
+    children.of(lambda: guards.pids)
+    try:
+        executor = Executor(
+            guards,
+            environ=environ,
+            secrets=SECRETS,
+            allow=settings.security.invoke_allow,
+            insecure=settings.security.invoke == "insecure",
+            bounds=bounds,
+        )
+    except AllowListError as error:
+        raise StartupError(f"KONTROL_INVOKE_ALLOW: {error}") from None
+    return (await stack.enter_async_context(executor)).methods()

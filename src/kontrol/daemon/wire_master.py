@@ -1,0 +1,178 @@
+"""The master's side: its store, its callback, and what it answers over ZeroRPC."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+
+from kontrol.daemon.process import Children, StartupError
+from kontrol.master.callback import Callback, CallbackError
+from kontrol.master.master import Master, MasterConfig
+from kontrol.master.operator.view import View
+from kontrol.master.registry.quota import Bounds
+from kontrol.master.registry.rivals import Sender
+from kontrol.process.clock import boottime
+from kontrol.process.guard import Guard
+from kontrol.rpc.errors import Refused
+from kontrol.rpc.methods import Call, Method, restricted
+from kontrol.rpc.security.keys import Kind
+from kontrol.settings import SECRETS, Settings
+from kontrol.settings.model import EtcdSettings
+from kontrol.store.embedded import EmbeddedError, embedded_etcd
+from kontrol.store.etcd import EtcdConfig, EtcdStore
+from kontrol.store.protocol import Store
+from kontrol.web.rate import Rate
+from kontrol_common.processes import become_subreaper
+
+log = logging.getLogger(__name__)
+
+_OFTEN, _AT_ONCE = 2.0, 20
+"""How often, per second and address, and how often at once, strangers may ask for all pods."""
+
+_SHOWN = ("app", "id", "ip", "key", "role", "seq", "nonce", "port")
+_TRUSTED: tuple[Kind, ...] = ("master", "operator")
+
+
+def wall() -> str:
+    """Return the date and time, RFC 3339."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+async def open_store(settings: Settings, stack: AsyncExitStack, children: Children) -> Store:
+    """Return the store, closed with `stack`; starts the embedded etcd. Raises `StartupError`."""
+    endpoints = settings.etcd.endpoints
+    if settings.etcd.embedded:
+        try:
+            endpoints = await stack.enter_async_context(
+                embedded_etcd(settings.data, unsafe=settings.etcd.unsafe, children=children.pids)
+            )
+        except EmbeddedError as error:
+            raise StartupError(str(error)) from None
+    return await stack.enter_async_context(etcd_store(settings.etcd, endpoints))
+
+
+def etcd_store(etcd: EtcdSettings, endpoints: tuple[str, ...]) -> EtcdStore:
+    """Return a client of etcd, to be entered. Raises `StartupError`."""
+    try:
+        return EtcdStore(
+            EtcdConfig(
+                endpoints=endpoints,
+                tls=etcd.tls,
+                ca=etcd.ca,
+                cert=etcd.cert,
+                key=etcd.key,
+                user=etcd.user or "",
+                password_file=etcd.password_file,
+            )
+        )
+    except (OSError, ValueError) as error:
+        raise StartupError(f"KONTROL_ETCD: {error}") from None
+
+
+async def make_master(
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    stack: AsyncExitStack,
+    children: Children,
+    emit: Callable[[str], None],
+) -> tuple[Master, View]:
+    """Return the master and its view; its store and guard end with `stack`.
+
+    Raises `StartupError`.
+    """
+    store = await open_store(settings, stack, children)
+    become_subreaper()  # so that what a dying guard leaves falls to us, and is killed
+    callback = None
+    if settings.callback is None:
+        log.warning("KONTROL_CALLBACK is not set: the ensemble is kept, and nothing is run")
+    else:
+        guard = Guard(known=children.known)
+        children.of(lambda: () if guard.pid is None else (guard.pid,))
+        await stack.enter_async_context(guard)
+        try:
+            callback = Callback(
+                settings.callback.command,
+                shell=settings.callback.shell,
+                timeout=settings.callback.timeout,
+                environ=environ,
+                secrets=SECRETS,
+                guard=guard,
+                on_stderr=logging.getLogger("kontrol.callback").info,
+                tier=f"{settings.pod.namespace}/{settings.pod.app}",
+            )
+        except CallbackError as error:
+            raise StartupError(f"KONTROL_CALLBACK: {error}") from None
+    master = Master(
+        store,
+        MasterConfig(
+            namespace=settings.pod.namespace,
+            app=settings.pod.app,
+            id=settings.pod.id,
+            address=settings.pod.ip,
+            port=settings.port,
+            ttl=settings.ttl,
+            fover=settings.fover,
+            damper=settings.damper,
+            damper_max=settings.damper_max,
+            brake=settings.brake,
+            bounds=Bounds(settings.max_pods, settings.max_bytes, settings.max_joins),
+        ),
+        runner=callback,
+        boot_clock=boottime,
+        wall=wall,
+        rng=random.Random(),  # noqa: S311 - jitter
+        emit=emit,
+    )
+    return master, View(master, store, wall=wall)
+
+
+def master_methods(master: Master) -> dict[str, Method]:
+    """Return what the ZeroRPC endpoint of a master answers."""
+    rate = Rate(_OFTEN, _AT_ONCE)
+
+    async def ping(call: Call, raw: object) -> object:
+        """Take a keepalive, a JSON text; returns seq, ttl and leader once etcd has it."""
+        if not isinstance(raw, str | bytes):
+            raise Refused("InvalidRecord", f"record is {type(raw).__name__}; expected JSON text")
+        address, _, connection = call.peer.rpartition("#")
+        return await master.ping(raw, Sender(address, connection, call.key))
+
+    async def pods(call: Call, *fields: object) -> object:
+        """Return the ordered pods; only these fields of them, if any are named.
+
+        Without payloads, annotations and the like but to holders of master or operator keys.
+        """
+        trusted = call.caller in _TRUSTED
+        address = call.peer.rpartition("#")[0]
+        # A call is small, and an answer is not: who asks and does not read would fill our memory.
+        if not trusted and not rate.allow(address, asyncio.get_running_loop().time()):
+            raise Refused(
+                "Busy",
+                f"{address} asks for pods() more than {_OFTEN:g} times per second: ask less often,"
+                " or with a master's or an operator's key",
+            )
+        named = dict.fromkeys(field for field in fields if isinstance(field, str))
+        shown = tuple(field for field in named if trusted or field in _SHOWN)
+        if not fields:
+            if trusted:
+                return master.pods()
+            shown = _SHOWN
+        return [{name: pod[name] for name in shown if name in pod} for pod in master.pods()]
+
+    async def leader(_call: Call) -> object:
+        """Return the leader's id, address and term, or null."""
+        return master.leader_record
+
+    async def state(_call: Call) -> object:
+        """Return the state that the callback returned last: to holders of keys only."""
+        return await master.state()
+
+    return {
+        "ping": restricted(ping, "agent", insecure=True),
+        "pods": pods,
+        "leader": leader,
+        "state": restricted(state, *_TRUSTED),
+    }

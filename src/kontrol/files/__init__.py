@@ -1,1 +1,0 @@
-"""Files that others write, and how their changes are noticed."""

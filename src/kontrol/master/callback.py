@@ -1,0 +1,340 @@
+"""The callback: the user's command, run by a guard; what it is given, and how it is judged.
+
+Input goes three ways, so that anything can be a callback: environment variables for shell scripts,
+files for what outgrows those, one JSON document on stdin for programs. Linux takes 128 KiB in one
+environment string, a few thousand pods; a value over that is left out of the environment, never
+cut. Output is the state: JSON or nothing, so that what a failing tool prints is never mistaken.
+
+Building the input and judging the outcome are pure functions; `Callback` adds a folder for the
+files and the guard.
+
+What a callback may print: the state, as strict JSON (RFC 8259), in bounds.
+
+It is kept as printed, byte for byte, and read by programs in any language: so what they read
+differently (NaN, a number that becomes infinite, a member that is there twice) is refused.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import resource
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kontrol.ensemble.canonical import NotJSON, parse
+from kontrol.filewatch import Watch
+from kontrol.master.fingerprint import Fingerprint
+from kontrol.process.command import Command, Outcome
+from kontrol.process.guard import Guard, GuardError
+
+log = logging.getLogger(__name__)
+
+STRING_LIMIT = 128 * 1024  # NAME=value and its NUL: MAX_ARG_STRLEN, include/uapi/linux/binfmts.h
+
+_LOOK = 1.0  # seconds between looks at files whose changes leave no events
+_SETTLE = 0.5  # seconds for which a new callback stays as it is before it is taken
+_SETTLE_MAX = 10.0  # seconds after which it is taken even so
+
+_VARIABLES = ("HASH", "MD5", "PODS", "STATE", "CHANGES", "TIER", "TERM_ID", "RUN")
+_FILES = {"PODS": "PODS_FILE", "STATE": "STATE_FILE", "CHANGES": "CHANGES_FILE"}
+
+
+class CallbackError(ValueError):
+    """The command given as the callback cannot be one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What one run is for.
+
+    `term` and `run` are the fencing numbers, `attempt` counts the runs for one change, `digest` is
+    the ensemble's; `pods` is a JSON array, `changes` a JSON object, `state` any JSON or None.
+    """
+
+    run: int
+    term: int
+    attempt: int
+    digest: str
+    pods: bytes
+    changes: bytes
+    state: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """What came of a run.
+
+    `state` is the new state, JSON; None keeps the old. `why` is one line for people; `status` or
+    `signal` tell how the process ended, if it was started. `fenced`: the deadline passed.
+    """
+
+    ok: bool
+    state: bytes | None
+    why: str
+    status: int | None
+    signal: int | None
+    stderr_tail: str
+    seconds: float
+    fenced: bool
+
+
+class Callback:
+    """Runs the callback. `run` does all before the guard has the command without a break."""
+
+    def __init__(
+        self,
+        command: str,
+        *,
+        shell: bool,
+        timeout: float | None,
+        environ: Mapping[str, str],
+        secrets: Collection[str],
+        guard: Guard,
+        on_stderr: Callable[[str], None],
+        tier: str = "",
+    ) -> None:
+        """`timeout` is seconds; `secrets` names the variables of `environ` that it must not see.
+
+        `tier` is "namespace/app": with the term, agents fence by it what the callback has run.
+        Raises CallbackError if `command` cannot be split into words.
+        """
+        self._argv = split_command(command, shell=shell)
+        self._timeout = timeout
+        own = {*secrets, *_VARIABLES, *_FILES.values()}
+        self._environ = {name: value for name, value in environ.items() if name not in own}
+        if tier:
+            self._environ["TIER"] = tier
+        self._guard = guard
+        self._on_stderr = on_stderr
+        path = self._environ.get("PATH", os.defpath)
+        self._fingerprint = Fingerprint(command, path, shell=shell)
+        self._told: str | None = None  # the fingerprint that was returned last
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 (hex) of the command line and of each file that a word of it names."""
+        self._told = self._fingerprint.read()
+        return self._told
+
+    async def changed(self) -> None:
+        """Return when the fingerprint is another than `fingerprint` returned last.
+
+        A change is awaited until it has settled, so that a half-written script is not taken. No
+        change is missed between two calls: the fingerprints are compared, not only events awaited.
+        """
+        loop = asyncio.get_running_loop()
+        last = self._told or self.fingerprint()
+        latest = None
+        with Watch("the callback's files", interval=_LOOK) as watch:
+            while True:
+                watch.arm(self._fingerprint.paths())  # before reading, so that no change is missed
+                now = self._fingerprint.read()
+                if now == self._told:
+                    latest = None
+                    await watch.changed()
+                elif now == last or (latest is not None and loop.time() >= latest):
+                    return
+                elif latest is None:
+                    latest = loop.time() + _SETTLE_MAX
+                last = now
+                await asyncio.sleep(_SETTLE)
+
+    async def run(self, request: RunRequest, deadline: float) -> RunOutcome:
+        """Run it once, until `deadline` (seconds of `boottime`) at the latest, and judge it."""
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="kontrol-"))  # mode 0700
+        except OSError as error:
+            return _not_started(f"no temporary folder: {error}: set TMPDIR to one that is writable")
+        self._fingerprint.run_begins()
+        try:
+            environ = self._environ | build_environment(
+                request,
+                write_files(request, folder),
+                room=argument_room() // 2 - size_of(self._argv, self._environ),
+            )
+            command = Command(
+                self._argv,
+                environ,
+                stdin=build_document(request),
+                timeout=self._timeout,
+                stdout_limit=STATE_LIMIT,
+                scratch=str(folder),
+            )
+            return judge(
+                await self._guard.run(command, deadline=deadline, on_stderr=self._on_stderr)
+            )
+        except (OSError, GuardError) as error:
+            return _not_started(str(error))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            for word in self._fingerprint.run_ended():
+                log.warning(
+                    "%s, a word of KONTROL_CALLBACK, changed during two runs: while runs write it, "
+                    "its changes do not make a new callback",
+                    word,
+                )
+
+    def extend(self, deadline: float) -> None:
+        """Move the deadline of the run under way (seconds of `boottime`)."""
+        self._guard.extend(deadline)
+
+    async def stop(self) -> None:
+        """End the run under way: SIGTERM, 5 s, SIGKILL. Returns when it is gone."""
+        await self._guard.stop()
+
+
+def split_command(command: str, *, shell: bool) -> tuple[str, ...]:
+    """Return the words to execute. Raises CallbackError."""
+    if shell:
+        return ("/bin/sh", "-c", command)
+    try:
+        words = tuple(shlex.split(command))
+    except ValueError as error:
+        raise CallbackError(
+            f"the callback {command!r} cannot be split into words ({error}): close its quotes, "
+            f"or have a shell read it with KONTROL_SHELL_CALLBACK=TRUE"
+        ) from None
+    if not words or not words[0]:
+        raise CallbackError(f"the callback {command!r} names no program: name one, or leave it out")
+    return words
+
+
+def write_files(request: RunRequest, folder: Path) -> dict[str, str]:
+    """Write the files, and return the variables that name them.
+
+    Each ends with a newline, as the document on stdin does: `while read` drops a line without.
+    """
+    contents = {"PODS": request.pods, "STATE": request.state, "CHANGES": request.changes}
+    variables = {}
+    for name, content in contents.items():
+        if content is not None:
+            path = folder / f"{name.lower()}.json"
+            path.write_bytes(content + b"\n")
+            variables[_FILES[name]] = str(path)
+    return variables
+
+
+def build_environment(
+    request: RunRequest, files: Mapping[str, str], *, room: int
+) -> dict[str, str]:
+    """Return the variables of one run.
+
+    Those for pods, state and changes are left out if one is over what a string may be, and then
+    the largest first until all fit into `room` bytes (as `size_of` counts).
+    """
+    fixed = {
+        "HASH": request.digest,
+        "MD5": request.digest,  # the original's name
+        "TERM_ID": str(request.term),
+        "RUN": str(request.run),
+        **files,
+    }
+    values = {"PODS": request.pods, "CHANGES": request.changes}
+    if request.state is not None:
+        values["STATE"] = request.state
+    large = {name: value.decode("utf-8", "surrogateescape") for name, value in values.items()}
+    for name in sorted(large, key=lambda name: len(values[name]), reverse=True):
+        too_long = len(name) + len(values[name]) + 2 > STRING_LIMIT
+        if too_long or size_of((), fixed | large) > room:
+            del large[name]
+    return fixed | large
+
+
+def build_document(request: RunRequest) -> bytes:
+    """Return the JSON document for stdin; it has no `state` if there is none."""
+    members = {
+        "hash": json.dumps(request.digest).encode(),
+        "term_id": b"%d" % request.term,
+        "run": b"%d" % request.run,
+        "changes": request.changes,
+        "state": request.state,
+        "pods": request.pods,
+    }
+    parts = [b'"%s":%s' % (name.encode(), v) for name, v in members.items() if v is not None]
+    return b"{" + b",".join(parts) + b"}\n"
+
+
+def size_of(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Return what the arguments and the environment take, in bytes, as execve(2) counts."""
+    strings = [*argv, *(f"{name}={value}" for name, value in environ.items())]
+    return sum(len(text.encode("utf-8", "surrogatepass")) + 1 + 8 for text in strings)
+
+
+def argument_room() -> int:
+    """Return how many bytes of arguments and environment a new program may have.
+
+    Callers use half of it: a callback starts commands itself, with arguments of their own.
+    """
+    if sys.platform != "linux":
+        return os.sysconf("SC_ARG_MAX")
+    # execve(2): a quarter of the stack's limit, at most 6 MiB, at least 128 KiB. sysconf(3) of
+    # musl always tells the last.
+    stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    most = 6 * 1024 * 1024
+    return most if stack == resource.RLIM_INFINITY else max(STRING_LIMIT, min(most, stack // 4))
+
+
+def judge(outcome: Outcome) -> RunOutcome:
+    """Judge a run: it is good if it exited with status 0 and printed JSON or nothing."""
+    ok, state, why = False, None, outcome.detail
+    if outcome.reason == "exited" and outcome.status == 0:
+        try:
+            ok, state = True, parse_state(outcome.stdout)
+        except StateError as error:
+            ok, why = False, str(error)
+    elif outcome.reason == "too much output":
+        why += ", which is the state: keep it small, and write anything else to standard error"
+    return RunOutcome(
+        ok=ok,
+        state=state,
+        why=why,
+        status=outcome.status,
+        signal=outcome.signal,
+        stderr_tail=outcome.stderr_tail.decode("utf-8", "replace"),
+        seconds=outcome.seconds,
+        fenced=outcome.reason == "fenced",
+    )
+
+
+def _not_started(why: str) -> RunOutcome:
+    return RunOutcome(
+        ok=False,
+        state=None,
+        why=why,
+        status=None,
+        signal=None,
+        stderr_tail="",
+        seconds=0.0,
+        fenced=False,
+    )
+
+
+STATE_LIMIT = 512 * 1024  # bytes of JSON
+STATE_DEPTH = 100  # arrays and objects within each other: parsers of any language take that
+
+
+class StateError(ValueError):
+    """What the callback printed is no state. The text says what it printed."""
+
+
+def parse_state(stdout: bytes) -> bytes | None:
+    """Return the JSON that was printed, as it was, without white space around; None if none was.
+
+    Raises StateError if it is no strict JSON (RFC 8259) within `STATE_LIMIT` and `STATE_DEPTH`.
+    """
+    state = stdout.strip(b" \t\r\n")
+    if not state:
+        return None
+    mend = "standard output is the state: write anything else to standard error"
+    if len(state) > STATE_LIMIT:
+        raise StateError(f"printed {len(state)} bytes, over {STATE_LIMIT}: {mend}")
+    try:
+        parse(stdout, depth=STATE_DEPTH)
+    except NotJSON as error:
+        raise StateError(f"printed invalid JSON: {error}: {mend}") from None
+    return state

@@ -1,1 +1,0 @@
-"""The callback: its input, its process, and what came of it."""

@@ -1,1 +1,0 @@
-"""The live pods in memory, as the store has them."""
