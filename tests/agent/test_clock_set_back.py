@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.agent.network import CLOCK, IDENTITY, TTL, Master, Network, named, now, running, tier
 from tests.master import support
+from tests.support.memory import MemoryCluster
 from tests.support.simloop import virtual
 
 from kontrol.agent.agent import Agent, AgentSettings
@@ -23,7 +24,6 @@ from kontrol.ensemble.tiers import parse_tiers
 from kontrol.master.master import Master as RealMaster
 from kontrol.master.registry.admission import Refuse, _stale
 from kontrol.rpc.errors import Refused, RemoteError
-from kontrol.store.memory import MemoryCluster
 
 DOCS = Path(__file__).parents[2] / "docs"
 HOUR = 3600

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 from tests.support.etcd import EtcdCluster
+from tests.support.memory import MemoryCluster, MemoryStore
 
 from kontrol.store.etcd import EtcdConfig, EtcdStore
-from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.protocol import Store
 
 

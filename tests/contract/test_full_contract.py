@@ -8,8 +8,8 @@ import pytest_asyncio
 from tests.contract.conftest import etcd_store, memory_store
 from tests.contract.helpers import DEADLINE
 from tests.support.etcd import EtcdCluster
+from tests.support.memory import MemoryCluster
 
-from kontrol.store.memory import MemoryCluster
 from kontrol.store.protocol import Compare, NoSpace, Put, Range, Store
 
 LEASE = 60

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.contract.conftest import etcd_store
 from tests.support.etcd import EtcdCluster
+from tests.support.memory import MemoryCluster, MemoryStore
 
-from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.protocol import (
     Compacted,
     Compare,

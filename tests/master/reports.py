@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from tests.master.support import KEYS, record
+from tests.support.memory import MemoryCluster, Request
 
 from kontrol.master.master import Master
 from kontrol.rpc.errors import Refused
-from kontrol.store.memory import MemoryCluster, Request
 from kontrol.store.protocol import Range
 
 _Answer = TypeVar("_Answer")

@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.support.memory import MemoryCluster, MemoryStore
+from tests.support.memory.client import Network
+
 from kontrol.ensemble.pod import Keepalive
 from kontrol.master.callback import RunOutcome, RunRequest
 from kontrol.master.master import Master, MasterConfig
 from kontrol.master.records.keys import Keys
-from kontrol.store.memory import MemoryCluster, MemoryStore
-from kontrol.store.memory.client import Network
 
 CONFIG = MasterConfig(
     namespace="ns",

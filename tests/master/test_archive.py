@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 from tests.master.support import BAD, GOOD, KEYS, Stub, alive, record, running
+from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.canonical import JSON
 from kontrol.master.operator.archive import ArchiveError, export, restore
 from kontrol.master.operator.view import View
 from kontrol.master.records.records import Records
-from kontrol.store.memory import MemoryCluster, MemoryStore
 
 SAVED = replace(GOOD, state=b'{"x":1}')
 

@@ -9,12 +9,12 @@ from tests.master.reports import Slow
 from tests.master.support import CONFIG, KEYS, Stub, alive, record, running
 from tests.master.test_registry import Trouble
 from tests.master.test_ttl import lead_with
+from tests.support.memory import MemoryCluster, MemoryStore
+from tests.support.memory.requests import Request
 from tests.support.simloop import virtual
 
 from kontrol.master.master import Master
 from kontrol.rpc.errors import Refused
-from kontrol.store.memory import MemoryCluster, MemoryStore
-from kontrol.store.memory.requests import Request
 from kontrol.store.protocol import Put, Range, Unavailable
 
 

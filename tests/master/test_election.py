@@ -8,11 +8,11 @@ from itertools import pairwise
 import pytest
 from tests.master.support import CONFIG, KEYS, Stub, running
 from tests.master.test_registry import Trouble, writes
+from tests.support.memory import MemoryCluster, MemoryStore
+from tests.support.memory.requests import Grant, Request, Txn
 from tests.support.simloop import virtual
 
 from kontrol.master.term import Deposed, OwnedKey, Term
-from kontrol.store.memory import MemoryCluster, MemoryStore
-from kontrol.store.memory.requests import Grant, Request, Txn
 from kontrol.store.protocol import Ambiguous, Compare, Delete, Put, Range, Unavailable
 
 KEY = KEYS.candidate(1)

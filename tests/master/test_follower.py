@@ -3,10 +3,10 @@
 import asyncio
 
 from tests.master.support import Stub, alive, running
+from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
 from kontrol.master.watchcache import WatchCache
-from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.protocol import Delete, Event, Put
 
 

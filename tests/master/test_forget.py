@@ -8,6 +8,8 @@ from typing import TypeVar
 import pytest
 from tests.master.support import CONFIG, KEYS, Stub, alive, nonce, record, running
 from tests.master.test_registry import Trouble, stored
+from tests.support.memory import MemoryCluster, MemoryStore
+from tests.support.memory.requests import Request, Txn
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.canonical import JSON
@@ -15,8 +17,6 @@ from kontrol.ensemble.pod import MAX_COUNTER, key_of
 from kontrol.master.master import Master
 from kontrol.master.operator.view import View
 from kontrol.rpc.errors import Refused
-from kontrol.store.memory import MemoryCluster, MemoryStore
-from kontrol.store.memory.requests import Request, Txn
 from kontrol.store.protocol import Ambiguous, Put, Range, Unavailable
 
 KEY = key_of("10.0.0.1")

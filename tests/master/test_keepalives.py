@@ -8,12 +8,12 @@ from typing import TypeVar
 import pytest
 from tests.master.support import CONFIG, KEYS, record, running
 from tests.master.test_refresh_first import Held, payloads, writes
+from tests.support.memory import MemoryCluster, MemoryStore, Refresh, Request, Txn
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.pod import key_of
 from kontrol.master.registry.leases import Leases
 from kontrol.rpc.errors import Refused
-from kontrol.store.memory import MemoryCluster, MemoryStore, Refresh, Request, Txn
 from kontrol.store.protocol import Put, Range, TooLarge, Unavailable
 
 _Answer = TypeVar("_Answer")

@@ -15,11 +15,11 @@ from typing import TypeVar
 from tests.master.support import BAD, GOOD, KEYS, Stub, alive, record, running
 from tests.master.test_leading import ledger, value
 from tests.master.test_registry import Trouble, writes
+from tests.support.memory import MemoryCluster
+from tests.support.memory.requests import Request, Txn
 from tests.support.simloop import virtual
 
 from kontrol.master.callback import RunOutcome, RunRequest
-from kontrol.store.memory import MemoryCluster
-from kontrol.store.memory.requests import Request, Txn
 from kontrol.store.protocol import Ambiguous, LeaseGone, Put, Range
 
 _Answer = TypeVar("_Answer")

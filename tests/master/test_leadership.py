@@ -13,11 +13,11 @@ from tests.master.test_late_writes import Replaying
 from tests.master.test_leading import ledger
 from tests.master.test_registry import Trouble
 from tests.master.test_terms import Outage, starts_after
+from tests.support.memory import MemoryCluster, MemoryStore
+from tests.support.memory.requests import Request, Txn
 from tests.support.simloop import virtual
 
 from kontrol.master.leader.policy import Idle, Wait
-from kontrol.store.memory import MemoryCluster, MemoryStore
-from kontrol.store.memory.requests import Request, Txn
 from kontrol.store.protocol import Delete, Denied, Put, Range, StoreError, Unavailable
 
 

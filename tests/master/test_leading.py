@@ -7,9 +7,9 @@ from itertools import pairwise
 
 from tests.master.support import BAD, CONFIG, GOOD, KEYS, Stub, alive, record, running
 from tests.master.test_registry import Trouble, writes
+from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
-from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.protocol import Ambiguous, Delete, Put, Range
 
 

@@ -6,6 +6,9 @@ from typing import TypeVar
 
 import pytest
 from tests.master.support import KEYS
+from tests.support.memory import MemoryCluster, MemoryStore
+from tests.support.memory.client import Network, Reliable
+from tests.support.memory.requests import Request
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.ensemble import Changes
@@ -15,9 +18,6 @@ from kontrol.master.leader.ledger import Ledger
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import Ending, Running
 from kontrol.master.term import Deposed, Term
-from kontrol.store.memory import MemoryCluster, MemoryStore
-from kontrol.store.memory.client import Network, Reliable
-from kontrol.store.memory.requests import Request
 from kontrol.store.protocol import Put, Range
 
 _Answer = TypeVar("_Answer")

@@ -13,6 +13,8 @@ from tests.master.support import KEYS
 from tests.master.test_election import PAUSES, Failing
 from tests.master.test_ledger import GOOD, PODS, running
 from tests.master.test_registry import Trouble, writes
+from tests.support.memory import MemoryCluster, MemoryStore
+from tests.support.memory.requests import Request, Txn
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.ensemble import Changes
@@ -23,8 +25,6 @@ from kontrol.master.records.pods import Registration
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import Ending
 from kontrol.master.term import Deposed, Term
-from kontrol.store.memory import MemoryCluster, MemoryStore
-from kontrol.store.memory.requests import Request, Txn
 from kontrol.store.protocol import Ambiguous, Compare, Delete, Op, Put, Range, Unavailable
 
 BAD = Ending(ok=False, why="exit status 3")

@@ -4,13 +4,13 @@ import json
 
 import pytest
 from tests.master.support import Stub, running
+from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
 from kontrol.master.operator.problems import problems
 from kontrol.master.operator.story import Facts
 from kontrol.master.operator.view import View
 from kontrol.master.records.masters import Candidate
-from kontrol.store.memory import MemoryCluster, MemoryStore
 
 M1 = Candidate("m1", fingerprint="f", term=5, version="1.0.0", ttl=6.0, fover=15.0, damper=10.0)
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 from tests.master.support import KEYS
 from tests.master.test_election import term_of
+from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.ensemble import Member
 from kontrol.master.leader.policy import Hold, Idle, Run, Wait
 from kontrol.master.leader.publisher import PlanPublisher
 from kontrol.master.term import OwnedKey
-from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.protocol import KeyValue, Range
 
 LOST = [Member(seq, f"k{seq}", f"p{seq}", f"10.0.0.{seq}", "r", "h") for seq in (1, 2, 3)]

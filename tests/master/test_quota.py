@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.master.support import CONFIG, KEYS, alive, record, running
+from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.holds import Damper
@@ -30,7 +31,6 @@ from kontrol.master.registry.quota import (
 from kontrol.master.registry.rivals import Sender
 from kontrol.metrics import render
 from kontrol.rpc.errors import Refused
-from kontrol.store.memory import MemoryCluster, MemoryStore
 
 FEW = Bounds(pods=3, size=1 << 20, joins=1000)
 NODE, STRANGER = Sender("10.0.0.1", "aa"), Sender("10.66.6.6", "bb")

@@ -8,11 +8,11 @@ from typing import TypeVar
 import pytest
 from tests.master.reports import Reporter, Slow, born, reporting
 from tests.master.support import CONFIG, KEYS, Stub, record, running
+from tests.support.memory import MemoryCluster, Refresh, Request, Txn
 from tests.support.simloop import virtual
 
 from kontrol.master.registry import waiting
 from kontrol.rpc.errors import Refused
-from kontrol.store.memory import MemoryCluster, Refresh, Request, Txn
 from kontrol.store.protocol import NoSpace, Range, Unavailable
 
 _Answer = TypeVar("_Answer")

@@ -9,14 +9,14 @@ from typing import TypeVar
 
 import pytest
 from tests.master.support import CONFIG, KEYS, Stub, alive, nonce, record, running
+from tests.support.memory import MemoryCluster, MemoryStore
+from tests.support.memory.requests import Refresh, Request, Txn
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.pod import MAX_COUNTER, Pod, parse_keepalive
 from kontrol.master.master import Master
 from kontrol.master.operator.view import View
 from kontrol.rpc.errors import Refused
-from kontrol.store.memory import MemoryCluster, MemoryStore
-from kontrol.store.memory.requests import Refresh, Request, Txn
 from kontrol.store.protocol import Ambiguous, Put, Range, Unavailable
 
 _Answer = TypeVar("_Answer")

@@ -8,6 +8,9 @@ from typing import Never
 import pytest
 from tests.master.support import BAD, CONFIG, GOOD, KEYS, Stub, alive, running
 from tests.master.test_leading import value
+from tests.support.memory import MemoryCluster, MemoryStore
+from tests.support.memory.client import Reliable
+from tests.support.memory.requests import Request
 from tests.support.simloop import virtual
 
 from kontrol.master.callback import RunOutcome, RunRequest
@@ -17,9 +20,6 @@ from kontrol.master.operator.view import View
 from kontrol.master.records.masters import OperatorAnswer, OperatorRequest
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import no_state
-from kontrol.store.memory import MemoryCluster, MemoryStore
-from kontrol.store.memory.client import Reliable
-from kontrol.store.memory.requests import Request
 from kontrol.store.protocol import KeyValue, Put, Unavailable
 
 

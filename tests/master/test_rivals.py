@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.master.support import CONFIG, nonce, record, running
+from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.canonical import JSON
@@ -21,7 +22,6 @@ from kontrol.master.operator.view import View
 from kontrol.master.registry.quota import Bounds
 from kontrol.master.registry.rivals import Claim, Contests, Flips, Sender
 from kontrol.rpc.errors import Refused
-from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.protocol import KeyValue
 
 HONEST = Sender("10.0.0.1", "aa")

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.master.support import BAD, CONFIG, GOOD, KEYS, Stub, record, running
 from tests.master.test_registry import Trouble
+from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
 from kontrol.master.callback import RunOutcome, RunRequest
@@ -25,7 +26,6 @@ from kontrol.master.operator.story import due, plan_now, usual
 from kontrol.master.operator.view import View
 from kontrol.master.records.runs import Head, Running
 from kontrol.metrics import render
-from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.protocol import Put, Unavailable
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.master.support import CONFIG, KEYS, alive, record, running
 from tests.master.test_registry import Trouble, writes
+from tests.support.memory import MemoryCluster, MemoryStore
+from tests.support.memory.requests import Request, Txn
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.pod import key_of
@@ -22,8 +24,6 @@ from kontrol.master.records.pods import Ages
 from kontrol.master.records.records import Records
 from kontrol.master.registry.quota import Bounds
 from kontrol.master.term import Term
-from kontrol.store.memory import MemoryCluster, MemoryStore
-from kontrol.store.memory.requests import Request, Txn
 from kontrol.store.protocol import Ambiguous, Delete, Put, Range
 
 _Answer = TypeVar("_Answer")

@@ -9,13 +9,13 @@ from typing import TypeVar
 from tests.master.support import BAD, CONFIG, KEYS, Stub, alive, record, running
 from tests.master.test_leading import ledger, value
 from tests.master.test_registry import Trouble
+from tests.support.memory import MemoryCluster, MemoryStore
+from tests.support.memory.requests import Request, Txn
 from tests.support.simloop import virtual
 
 from kontrol.master.master import Master
 from kontrol.master.operator.view import View
 from kontrol.master.records.fields import MOST
-from kontrol.store.memory import MemoryCluster, MemoryStore
-from kontrol.store.memory.requests import Request, Txn
 from kontrol.store.protocol import Put, Unavailable
 
 _Answer = TypeVar("_Answer")

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from tests.master.reports import Reporter, Slow, born, reporting
 from tests.master.support import KEYS, Stub, record, running
+from tests.support.memory import MemoryCluster, MemoryStore, core
 from tests.support.simloop import virtual
 
 from kontrol.master.master import Master
 from kontrol.master.records.masters import Candidate
-from kontrol.store.memory import MemoryCluster, MemoryStore, core
 from kontrol.store.protocol import Put, Range
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tests.master.support import BAD, CONFIG, GOOD, KEYS, Ran, Stub, alive, nonce, record, running
 from tests.master.test_records import GARBAGE
+from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.canonical import JSON, canonical
@@ -22,7 +23,6 @@ from kontrol.master.master import Master
 from kontrol.master.operator.archive import export, restore
 from kontrol.master.operator.view import View
 from kontrol.master.records.records import Records
-from kontrol.store.memory import MemoryCluster, MemoryStore
 from kontrol.store.protocol import Delete, Put, Range
 
 WALL = "2026-01-01T00:00:00+00:00"

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from tests.agent.network import TTL, Master, one, running, silent, tier
+from tests.support.memory import MemoryCluster, MemoryStore
 
 from kontrol.ensemble.pod import Keepalive
 from kontrol.master.watchcache import WatchCache
 from kontrol.process.clock import boottime
 from kontrol.process.loop import BootLoop
-from kontrol.store.memory import MemoryCluster, MemoryStore
 
 SOURCE = Path(__file__).parents[2] / "src" / "kontrol"
 DEADLINE = 30.0

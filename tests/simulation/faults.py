@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import pytest
 from tests.simulation.history import KEYS
 from tests.simulation.schedule import Schedule, Step
+from tests.support.memory.core import Core
 from tests.support.simloop import SimLoop
 
 from kontrol.agent import reporter
@@ -28,7 +29,6 @@ from kontrol.master.records.pods import Live, Registration
 from kontrol.master.registry.leases import LeaseRefresh, Leases
 from kontrol.master.registry.registry import Registry
 from kontrol.master.term import Term
-from kontrol.store.memory.core import Core
 from kontrol.store.protocol import Compare, Delete, Event, Op, Put, Range
 
 Patch = pytest.MonkeyPatch

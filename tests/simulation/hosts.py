@@ -13,6 +13,7 @@ from tests.simulation.history import Asked, Failure, Process, Replaced, Settings
 from tests.simulation.network import StoreNetwork, Wire
 from tests.simulation.versions import EARLIER, LATER, OtherVersion, earlier, later
 from tests.simulation.world import World
+from tests.support.memory import MemoryStore
 from tests.support.simloop import Clock
 
 from kontrol.agent.agent import Agent, AgentSettings
@@ -22,7 +23,6 @@ from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master, MasterConfig
 from kontrol.master.registry.rivals import Sender
 from kontrol.rpc.errors import Refused, RemoteError
-from kontrol.store.memory import MemoryStore
 from kontrol.store.protocol import Store, StoreError
 
 GRACE = 30.0  # seconds for a master to end, as Kubernetes gives by default

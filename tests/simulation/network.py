@@ -25,11 +25,11 @@ from tests.simulation.history import (
     Sent,
     Unsure,
 )
+from tests.support.memory import Refresh, Request, Txn
 from tests.support.simloop import SimLoop
 
 from kontrol.agent.reporter import Caller
 from kontrol.rpc.errors import CallTimeout, RemoteError
-from kontrol.store.memory import Refresh, Request, Txn
 from kontrol.store.protocol import (
     Ambiguous,
     Denied,
@@ -159,7 +159,7 @@ class Network:
 
 
 class StoreNetwork:
-    """The way of one master to the store; implements `kontrol.store.memory.Network`."""
+    """The way of one master to the store; implements `tests.support.memory.Network`."""
 
     def __init__(self, network: Network, host: str, record: Callable[[Entry], None]) -> None:
         self._network = network

@@ -27,10 +27,10 @@ from tests.simulation.network import Network
 from tests.simulation.schedule import Schedule, Step
 from tests.simulation.versions import EARLIER, LATER
 from tests.simulation.world import World
+from tests.support.memory import MemoryCluster, Txn
+from tests.support.memory.core import Core, Snapshot
 from tests.support.simloop import SimLoop, run
 
-from kontrol.store.memory import MemoryCluster, Txn
-from kontrol.store.memory.core import Core, Snapshot
 from kontrol.store.protocol import Delete, Event, Lease, NoSpace, Put, Range
 
 PATIENCE = 900.0  # seconds of quiet in which the tier must have caught up; backoff takes 300

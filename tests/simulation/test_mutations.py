@@ -10,10 +10,10 @@ import pytest
 from tests.simulation.history import KEYS
 from tests.simulation.schedule import Schedule, Step, draw
 from tests.simulation.simulate import judge
+from tests.support.memory.core import Core
 
 from kontrol.master.mirror import Mirror
 from kontrol.master.term import Term
-from kontrol.store.memory.core import Core
 from kontrol.store.protocol import Compare
 
 pytestmark = pytest.mark.usefixtures("quiet")

@@ -8,9 +8,8 @@ from random import Random
 from tests.simulation.history import Entry
 from tests.simulation.network import Endpoint, Network
 from tests.simulation.schedule import Schedule
+from tests.support.memory import MemoryCluster
 from tests.support.simloop import NODE, Clock, SimLoop
-
-from kontrol.store.memory import MemoryCluster
 
 EPOCH = 1e9  # seconds since 1970, when the world began
 DAY = 24 * 3600.0

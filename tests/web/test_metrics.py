@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from tests.master.support import BAD, CONFIG, GOOD, Stub, alive, record, running
+from tests.support.memory import MemoryCluster
 from tests.support.simloop import virtual
 from tests.web.support import DEADLINE, get, serving
 
@@ -21,7 +22,6 @@ from kontrol.master.master import Master
 from kontrol.master.operator import metrics as mastering
 from kontrol.metrics import CONTENT_TYPE, PROCESS, Metric, Process, Statsd, render
 from kontrol.rpc.errors import Refused
-from kontrol.store.memory import MemoryCluster
 from kontrol.web.web import WEB, Web
 
 TABLES: tuple[tuple[Metric[AgentStatus] | Metric[Master] | Metric[Process] | Metric[Web], ...], ...]

@@ -1,7 +1,7 @@
 """What Kontrol asks of its store: the part of etcd v3's semantics that it relies on.
 
-Two implement it: `kontrol.store.etcd` talks to etcd, `kontrol.store.memory` is a faithful model for
-the simulation and for tests. One contract suite (`tests/contract`) runs against both.
+`kontrol.store.etcd` implements it on etcd, and `tests/support/memory` is a faithful model for tests
+and the simulation. One contract suite (`tests/contract`) runs against both.
 
 The rules that a caller may rely on:
 

@@ -4,8 +4,8 @@
 event loop, behind a network whose faults a simulation may choose.
 """
 
-from kontrol.store.memory.client import MemoryCluster, MemoryStore, Network, Reliable
-from kontrol.store.memory.requests import (
+from tests.support.memory.client import MemoryCluster, MemoryStore, Network, Reliable
+from tests.support.memory.requests import (
     Alarms,
     Compact,
     Grant,

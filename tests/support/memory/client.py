@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
 
-from kontrol.store.memory.core import TICK, Core, Snapshot
-from kontrol.store.memory.requests import (
+from tests.support.memory.core import TICK, Core, Snapshot
+from tests.support.memory.requests import (
     Alarms,
     Compact,
     Grant,
@@ -27,6 +27,7 @@ from kontrol.store.memory.requests import (
     Revoke,
     Txn,
 )
+
 from kontrol.store.protocol import (
     Ambiguous,
     Batch,
@@ -69,7 +70,7 @@ class Network(Protocol):
 class Reliable:
     """A network that is instant and loses nothing."""
 
-    async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:  # noqa: ARG002 - the protocol names it
+    async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:
         """Do it."""
         return do()
 

@@ -18,7 +18,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from kontrol.store.memory.requests import Txn
+from tests.support.memory.requests import Txn
+
 from kontrol.store.protocol import (
     Compacted,
     Compare,
