@@ -42,7 +42,7 @@ async def test_records_of_a_later_version_and_then_garbage() -> None:
         for pod in "ab":
             await tier.agent(pod)
         first = await tier.hub.settled("ab")
-        seats = {pod["id"]: keys.seat(pod["key"]) for pod in first.pods}
+        seats = {pod["id"]: keys.registration(pod["key"]) for pod in first.pods}
 
         def later(kv: KeyValue) -> bytes:
             exact = (keys.state, keys.counter, keys.last_run)

@@ -32,8 +32,8 @@ def known(**changes: object) -> View:
     return View(
         live=replace(LIVE, pod=replace(POD, **changes)),  # type: ignore[arg-type]
         live_revision=30,
-        seat=SEAT,
-        seat_revision=30,
+        registration=SEAT,
+        registration_revision=30,
     )
 
 
@@ -47,7 +47,7 @@ def test_a_stranger_gets_a_new_number() -> None:
 
 
 def test_one_that_was_lost_gets_its_number_back() -> None:
-    assert decide(RECORD, View(seat=SEAT, seat_revision=30)) == Join(RECORD, seq=7)
+    assert decide(RECORD, View(registration=SEAT, registration_revision=30)) == Join(RECORD, seq=7)
 
 
 def test_an_equal_record_refreshes() -> None:
@@ -73,7 +73,7 @@ def test_an_older_process_is_stale() -> None:
 
 
 def test_a_late_record_of_a_lost_pod_is_stale() -> None:
-    assert refusal(decide(replace(RECORD, n=4), View(seat=SEAT))) == "Stale"
+    assert refusal(decide(replace(RECORD, n=4), View(registration=SEAT))) == "Stale"
 
 
 def test_without_a_counter_the_last_write_wins() -> None:
@@ -124,7 +124,7 @@ def test_whatever_stands_in_the_way_of_one_that_keeps_asking_is_replaced_once_si
     for view, decision in (
         (known(), Write(Pod.of(older, 7), LIVE)),
         (View(elsewhere=(elsewhere,)), Join(older, seq=None, moved=(elsewhere,))),
-        (View(seat=SEAT), Join(older, seq=7)),
+        (View(registration=SEAT), Join(older, seq=7)),
     ):
         assert refusal(decide(older, view)) == "Stale"
         assert decide(older, view, unheard=True) == decision
@@ -133,12 +133,12 @@ def test_whatever_stands_in_the_way_of_one_that_keeps_asking_is_replaced_once_si
 def test_a_tombstone_is_kept_when_another_id_takes_the_key() -> None:
     tombstone = replace(SEAT, left=True)
     other = replace(RECORD, id="p2", nonce=nonce("c"))
-    assert decide(other, View(seat=tombstone)) == Join(other, seq=None, bury=tombstone)
+    assert decide(other, View(registration=tombstone)) == Join(other, seq=None, bury=tombstone)
 
 
 def test_another_id_may_take_a_key_whatever_the_nonce_of_who_had_it() -> None:
     other = replace(RECORD, id="p2", nonce=nonce("a"), n=0)
-    assert decide(other, View(seat=SEAT)) == Join(other, seq=None)
+    assert decide(other, View(registration=SEAT)) == Join(other, seq=None)
 
 
 def test_the_same_id_from_a_new_address_replaces_the_earlier_one() -> None:
@@ -162,8 +162,10 @@ def test_a_lease_about_to_go_is_replaced_under_the_same_number() -> None:
 
 
 def test_one_that_is_here_is_not_judged_by_its_seat() -> None:
-    for seat in (None, replace(SEAT, left=True), replace(SEAT, n=9)):
-        assert decide(RECORD, replace(known(), seat=seat), new_lease=True) == Join(RECORD, seq=7)
+    for registration in (None, replace(SEAT, left=True), replace(SEAT, n=9)):
+        assert decide(RECORD, replace(known(), registration=registration), new_lease=True) == Join(
+            RECORD, seq=7
+        )
 
 
 def test_a_farewell_leaves_a_tombstone() -> None:
@@ -173,15 +175,15 @@ def test_a_farewell_leaves_a_tombstone() -> None:
 
 def test_a_farewell_after_the_lease_expired_still_counts_as_having_left() -> None:
     farewell = replace(RECORD, down=True, n=6)
-    assert decide(farewell, View(seat=SEAT)) == Leave(replace(SEAT, n=6, left=True), None)
+    assert decide(farewell, View(registration=SEAT)) == Leave(replace(SEAT, n=6, left=True), None)
 
 
 def test_a_farewell_of_a_stranger_is_nothing() -> None:
     farewell = replace(RECORD, down=True)
     assert decide(farewell, View()) == Nothing()
     assert decide(replace(farewell, id="p2"), known()) == Nothing()
-    assert decide(farewell, View(seat=replace(SEAT, left=True))) == Nothing()
-    assert decide(replace(farewell, id="p2"), View(seat=SEAT)) == Nothing()
+    assert decide(farewell, View(registration=replace(SEAT, left=True))) == Nothing()
+    assert decide(replace(farewell, id="p2"), View(registration=SEAT)) == Nothing()
     assert decide(farewell, known(id="p2")) == Nothing()
 
 
@@ -192,20 +194,22 @@ def test_a_farewell_of_the_process_before_does_not_remove_its_successor() -> Non
 
 def test_a_late_farewell_of_one_that_was_lost_is_stale() -> None:
     farewell = replace(RECORD, down=True, n=4)
-    assert refusal(decide(farewell, View(seat=SEAT))) == "Stale"
+    assert refusal(decide(farewell, View(registration=SEAT))) == "Stale"
 
 
 def test_a_late_keepalive_of_one_that_left_is_refused() -> None:
     tombstone = replace(SEAT, left=True)
-    assert refusal(decide(RECORD, View(seat=tombstone))) == "Gone"
-    assert refusal(decide(replace(RECORD, n=9), View(seat=tombstone))) == "Gone"
+    assert refusal(decide(RECORD, View(registration=tombstone))) == "Gone"
+    assert refusal(decide(replace(RECORD, n=9), View(registration=tombstone))) == "Gone"
 
 
 def test_its_next_process_is_welcome_under_the_same_number() -> None:
     restarted = replace(RECORD, nonce=nonce("c"), n=0)
-    assert decide(restarted, View(seat=replace(SEAT, left=True))) == Join(restarted, seq=7)
+    assert decide(restarted, View(registration=replace(SEAT, left=True))) == Join(restarted, seq=7)
     plain = replace(RECORD, nonce="", n=None)  # an agent that cannot be told from its predecessor
-    assert decide(plain, View(seat=replace(SEAT, nonce="", left=True))) == Join(plain, seq=7)
+    assert decide(plain, View(registration=replace(SEAT, nonce="", left=True))) == Join(
+        plain, seq=7
+    )
 
 
 NONCES = st.sampled_from(["", *map(nonce, "abc")])
@@ -230,7 +234,7 @@ VIEWS = st.builds(
         revision=st.just(30),
         lease=st.just(99),
     ),
-    seat=st.none()
+    registration=st.none()
     | st.builds(
         Registration,
         id=st.sampled_from(["p1", "p2"]),
@@ -265,7 +269,7 @@ def test_a_number_goes_with_the_identity_alone(
     if isinstance(decision, Join) and decision.seq is not None:
         assert record.id in {
             view.live.pod.id if view.live else None,
-            view.seat.id if view.seat else None,
+            view.registration.id if view.registration else None,
         }
     if isinstance(decision, Write | Refresh):
         assert view.live is not None

@@ -60,7 +60,7 @@ async def test_a_pod_that_is_forgotten_has_left() -> None:
         await asyncio.sleep(3)
         assert callback.runs[-1].changes == {"left": ["p1"]}
         assert callback.runs[-1].request.run > int(str(answer["run"])), "no number is used twice"
-        assert await stored(cluster, KEYS.seat(KEY)) == {
+        assert await stored(cluster, KEYS.registration(KEY)) == {
             "id": "p1",
             "nonce": "",
             "seq": 1,
@@ -77,11 +77,11 @@ async def test_a_pod_that_is_gone_is_forgotten_by_any_name(name: str) -> None:
         await asyncio.sleep(2 * CONFIG.ttl)
         assert master.pods() == []
         assert (await forget(master, name))["refused"] is False
-        assert (await stored(cluster, KEYS.seat(KEY)))["left"] is True
+        assert (await stored(cluster, KEYS.registration(KEY)))["left"] is True
 
 
 @virtual
-@pytest.mark.parametrize("prefix", [KEYS.seats, KEYS.pods])
+@pytest.mark.parametrize("prefix", [KEYS.registrations, KEYS.pods])
 @pytest.mark.parametrize("key", ["k9", "k9.7"])
 async def test_what_cannot_be_read_is_deleted(prefix: str, key: str) -> None:
     cluster = MemoryCluster()

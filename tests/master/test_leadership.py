@@ -24,7 +24,7 @@ from kontrol.store.protocol import Delete, Denied, Put, Range, StoreError, Unava
 def asks_for_fates(request: Request) -> bool:
     """Tell whether a request reads what became of pods."""
     return isinstance(request, Txn) and any(
-        isinstance(op, Range) and op.key.startswith(f"{KEYS.seats}") and "." in op.key
+        isinstance(op, Range) and op.key.startswith(f"{KEYS.registrations}") and "." in op.key
         for op in request.then
     )
 

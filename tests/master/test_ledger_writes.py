@@ -369,12 +369,18 @@ def seat(seq: int, *, left: bool) -> bytes:
         ([Put(KEYS.pod("k1"), PODS[0].encode())], None),
         ([Put(KEYS.pod("k1"), replace(PODS[0], seq=9).encode())], set()),
         ([Put(KEYS.pod("k1"), b"junk")], set()),
-        ([Put(KEYS.seat("k1"), seat(1, left=True))], {1}),
-        ([Put(KEYS.seat("k1"), seat(1, left=False))], set()),
-        ([Put(KEYS.seat("k1"), seat(9, left=True))], set()),
-        ([Put(KEYS.seat("k1"), b"junk")], set()),
-        ([Put(KEYS.old_seat("k1", 1), seat(1, left=True))], {1}),
-        ([Put(KEYS.seat("k1"), b"junk"), Put(KEYS.old_seat("k1", 1), seat(1, left=True))], {1}),
+        ([Put(KEYS.registration("k1"), seat(1, left=True))], {1}),
+        ([Put(KEYS.registration("k1"), seat(1, left=False))], set()),
+        ([Put(KEYS.registration("k1"), seat(9, left=True))], set()),
+        ([Put(KEYS.registration("k1"), b"junk")], set()),
+        ([Put(KEYS.archived_registration("k1", 1), seat(1, left=True))], {1}),
+        (
+            [
+                Put(KEYS.registration("k1"), b"junk"),
+                Put(KEYS.archived_registration("k1", 1), seat(1, left=True)),
+            ],
+            {1},
+        ),
     ],
 )
 def test_a_tombstone_tells_left_from_lost_and_a_live_record_that_one_is_late(

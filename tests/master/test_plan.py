@@ -21,9 +21,12 @@ from kontrol.master.registry.admission import (
 )
 from kontrol.store.protocol import Compare, Delete, Put
 
-VIEW = View(live=LIVE, live_revision=30, seat=SEAT, seat_revision=29)
+VIEW = View(live=LIVE, live_revision=30, registration=SEAT, registration_revision=29)
 LEASE = 5
-AS_READ = [Compare(KEYS.pod("k1"), "mod", "=", 30), Compare(KEYS.seat("k1"), "mod", "=", 29)]
+AS_READ = [
+    Compare(KEYS.pod("k1"), "mod", "=", 30),
+    Compare(KEYS.registration("k1"), "mod", "=", 29),
+]
 
 
 def planned(
@@ -48,7 +51,7 @@ def test_a_changed_record_is_written_if_neither_it_nor_its_seat_has_moved() -> N
     assert plan.compares == AS_READ
     assert plan.ops == [
         Put(KEYS.pod("k1"), pod.encode(), LIVE.lease),
-        Put(KEYS.seat("k1"), Registration.of(pod).encode()),
+        Put(KEYS.registration("k1"), Registration.of(pod).encode()),
     ]
 
 
@@ -58,7 +61,7 @@ def test_one_that_comes_back_joins_under_its_number_and_a_new_lease() -> None:
     assert plan.compares == AS_READ
     assert plan.ops == [
         Put(KEYS.pod("k1"), POD.encode(), LEASE),
-        Put(KEYS.seat("k1"), SEAT.encode()),
+        Put(KEYS.registration("k1"), SEAT.encode()),
     ]
 
 
@@ -66,7 +69,7 @@ def test_new_ones_get_the_next_numbers_if_the_counter_has_not_moved() -> None:
     two = replace(RECORD, id="p2", key="k2")
     plan, numbers = planned((RECORD, View(), Join(RECORD, None)), (two, View(), Join(two, None)))
     assert numbers == [12, 13]
-    keys = [KEYS.pod("k1"), KEYS.seat("k1"), KEYS.pod("k2"), KEYS.seat("k2")]
+    keys = [KEYS.pod("k1"), KEYS.registration("k1"), KEYS.pod("k2"), KEYS.registration("k2")]
     assert plan.compares == [
         *(Compare(key, "mod", "=", 0) for key in keys),
         Compare(KEYS.counter, "mod", "=", 40),
@@ -82,14 +85,14 @@ def test_its_record_elsewhere_is_put_out_if_that_has_not_moved() -> None:
     assert plan.compares == [*AS_READ, Compare(KEYS.pod("k9"), "mod", "=", 25)]
     assert plan.ops[2:] == [
         Delete(KEYS.pod("k9")),
-        Put(KEYS.seat("k9"), Registration.of(old.pod, left=True).encode()),
+        Put(KEYS.registration("k9"), Registration.of(old.pod, left=True).encode()),
     ]
 
 
 def test_a_tombstone_at_the_key_is_kept_elsewhere() -> None:
     tombstone = replace(SEAT, id="p0", seq=2, left=True)
     plan, _ = planned((RECORD, VIEW, Join(RECORD, 7, bury=tombstone)))
-    assert plan.ops[2:] == [Put(KEYS.old_seat("k1", 2), tombstone.encode())]
+    assert plan.ops[2:] == [Put(KEYS.archived_registration("k1", 2), tombstone.encode())]
 
 
 def test_a_farewell_deletes_the_record_if_there_is_one_and_leaves_a_tombstone() -> None:
@@ -98,7 +101,7 @@ def test_a_farewell_deletes_the_record_if_there_is_one_and_leaves_a_tombstone() 
         plan, numbers = planned((RECORD, VIEW, Leave(tombstone, live)))
         assert numbers == [7]
         assert plan.compares == AS_READ
-        assert plan.ops == [Put(KEYS.seat("k1"), tombstone.encode()), *ops]
+        assert plan.ops == [Put(KEYS.registration("k1"), tombstone.encode()), *ops]
 
 
 def test_two_that_write_one_key_clash() -> None:

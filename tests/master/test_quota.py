@@ -19,6 +19,7 @@ from kontrol.master.operator.view import View
 from kontrol.master.records.pods import Live
 from kontrol.master.records.records import Records
 from kontrol.master.registry import admission
+from kontrol.master.registry.conflicts import Sender
 from kontrol.master.registry.quota import (
     SMALL_RECORD,
     Asked,
@@ -28,7 +29,6 @@ from kontrol.master.registry.quota import (
     Quota,
     origin_of,
 )
-from kontrol.master.registry.rivals import Sender
 from kontrol.metrics import render
 from kontrol.rpc.errors import Refused
 

@@ -213,7 +213,7 @@ def test_members_are_read_from_longer_rows(members: list[Member]) -> None:
 def test_no_record_raises(raw: bytes, name: str) -> None:
     records, kv = Records(KEYS), KeyValue(KEYS.root + name, raw, 1, 2)
     methods: list[Callable[[KeyValue], object]] = [
-        *(records.pod, records.seat, records.counter, records.candidate, records.running),
+        *(records.pod, records.registration, records.counter, records.candidate, records.running),
         *(records.head, records.rows, records.members, records.state, records.entry),
         *(records.request, records.plan, records.ages, records.last_run),
     ]
@@ -232,7 +232,7 @@ def test_garbage_has_the_meaning_that_is_stated(raw: bytes) -> None:
         return KeyValue(key, raw, 1, 2)
 
     assert records.pod(at(KEYS.pod("k"))) is None
-    assert records.seat(at(KEYS.seat("k"))) is None
+    assert records.registration(at(KEYS.registration("k"))) is None
     assert records.counter(at(KEYS.counter)) is None
     assert records.candidate(at(KEYS.candidate(7))).id == "?"
     assert records.running(at(KEYS.running)) == Running()
@@ -250,16 +250,16 @@ def test_damage_is_logged_once_for_each_revision(caplog: pytest.LogCaptureFixtur
     records = Records(KEYS)
     with caplog.at_level(logging.WARNING):
         for revision in (5, 5, 5, 6, 5):
-            records.seat(KeyValue(KEYS.seat("k"), b"x", 1, revision))
+            records.registration(KeyValue(KEYS.registration("k"), b"x", 1, revision))
     assert len(caplog.messages) == 2
     said = caplog.messages[0]
-    assert KEYS.seat("k") in said, "the key"
+    assert KEYS.registration("k") in said, "the key"
     assert "expected JSON" in said, "what is wrong"
     assert "is taken for none" in said, "what is done instead"
     assert "kontrol forget k" in said, "how to fix it"
     caplog.clear()
     for number in range(5000):
-        records.seat(KeyValue(KEYS.seat("k"), b"x", 1, number))
+        records.registration(KeyValue(KEYS.registration("k"), b"x", 1, number))
     assert len(records._logged) <= 1000
 
 
@@ -329,7 +329,7 @@ def test_numbers_that_are_used_are_not_free() -> None:
     records = Records(KEYS)
     pod = Pod.of(Keepalive("app", "p1", "10.0.0.1", key_of("10.0.0.1"), "r"), 3)
     pods = [KeyValue(KEYS.pod(pod.key), pod.encode(), 1, 2), KeyValue(KEYS.pod("x"), b"x", 1, 2)]
-    seats = [KeyValue(KEYS.seat("k"), b'{"id":"a","seq":8}', 1, 2)]
+    seats = [KeyValue(KEYS.registration("k"), b'{"id":"a","seq":8}', 1, 2)]
     chunks = [KeyValue(KEYS.members(1) + "0000", b'[[11,"k","a","ip","r","h"],[]]', 1, 2)]
     assert records.free_number(pods, [], []) == 4
     assert records.free_number(pods, seats, []) == 9

@@ -63,7 +63,7 @@ async def test_an_acknowledged_pod_is_in_the_store_with_number_and_lease() -> No
     assert ack["seq"] == 1
     assert ack["ttl"] == CONFIG.ttl
     assert (await stored(cluster, KEYS.pod("blXcB")))["id"] == "p1"
-    assert (await stored(cluster, KEYS.seat("blXcB")))["seq"] == 0
+    assert (await stored(cluster, KEYS.registration("blXcB")))["seq"] == 0
 
 
 @virtual
@@ -131,7 +131,7 @@ async def test_a_lost_answer_is_settled_by_reading() -> None:
         assert (await master.ping(record(1)))["seq"] == 0
         assert (await master.ping(record(2)))["seq"] == 1
         assert (await master.ping(record(1, n=1, down=True)))["seq"] == 0
-    assert (await stored(cluster, KEYS.seat("blXcB")))["left"] is True
+    assert (await stored(cluster, KEYS.registration("blXcB")))["left"] is True
 
 
 @virtual
@@ -304,7 +304,7 @@ async def test_a_forged_record_from_before_orders_nothing() -> None:
             [],
             [
                 Put(KEYS.pod(pod.key), pod.encode(), lease.id),
-                Put(KEYS.seat(pod.key), json.dumps(seat).encode()),
+                Put(KEYS.registration(pod.key), json.dumps(seat).encode()),
             ],
         )
         async with running(cluster) as master:

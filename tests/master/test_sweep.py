@@ -30,7 +30,7 @@ _Answer = TypeVar("_Answer")
 
 HOUR, DAY = 3600.0, 24 * 3600.0
 EVERY, AGE = 60.0, 24 * 60.0  # a day in minutes, for masters that prove their term all the time
-SEAT = KEYS.seat(key_of("10.0.0.2"))
+SEAT = KEYS.registration(key_of("10.0.0.2"))
 
 
 def off(skew: timedelta) -> Callable[[], str]:
@@ -94,7 +94,7 @@ async def test_a_seat_is_deleted_after_a_watched_day_over_leader_changes() -> No
         await asyncio.sleep(8 * EVERY)
         assert not await present(cluster)
         await asyncio.sleep(AGE + 4 * EVERY)
-        assert await present(cluster, KEYS.seat(key_of("10.0.0.1"))), "its pod lives"
+        assert await present(cluster, KEYS.registration(key_of("10.0.0.1"))), "its pod lives"
 
 
 class Clock:
@@ -302,11 +302,13 @@ async def test_the_seats_of_ghosts_are_bounded_and_the_oldest_go_first() -> None
         for number in range(3, 250):
             await master.ping(record(number))
             await asyncio.sleep(CONFIG.ttl / 20)
-            count = (await store.range(Range(KEYS.seats, prefix=True, keys_only=True))).count
+            count = (
+                await store.range(Range(KEYS.registrations, prefix=True, keys_only=True))
+            ).count
             worst = max(worst, count)
         assert worst <= 3 * bounds.pods + 2, "twice, and as many until it is noticed"
         assert {pod["id"] for pod in master.pods()} >= {"p1", "p2", "p249"}
-        seats = (await store.range(Range(KEYS.seats, prefix=True))).kvs
+        seats = (await store.range(Range(KEYS.registrations, prefix=True))).kvs
         numbers = sorted(json.loads(kv.value)["seq"] for kv in seats)
         assert numbers[:2] == [0, 1], "those who live keep theirs"
         assert numbers[-1] == 248
@@ -351,4 +353,4 @@ async def test_a_seat_that_moves_while_it_is_swept_is_left_and_the_others_go() -
             max_pods=1,
         )
         assert await sweep.sweep() == 5, "six of eight are too many, and one of these is back"
-        assert await present(cluster, KEYS.seat(key_of("10.0.0.3")))
+        assert await present(cluster, KEYS.registration(key_of("10.0.0.3")))

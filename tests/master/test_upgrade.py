@@ -44,9 +44,22 @@ WRITTEN: Mapping[str, Mapping[str, JSON]] = {
         "n": 0,
         "payload": "",
     },
-    KEYS.seat(POD): {"id": "p1", "nonce": nonce("a"), "n": 0, "seq": 4, "left": False},
-    KEYS.seat(GONE): {"id": "p9", "nonce": nonce("a"), "n": 0, "seq": 2, "left": True, "idle": 1.5},
-    KEYS.old_seat(GONE, 1): {"id": "p8", "nonce": nonce("a"), "n": 0, "seq": 1, "left": True},
+    KEYS.registration(POD): {"id": "p1", "nonce": nonce("a"), "n": 0, "seq": 4, "left": False},
+    KEYS.registration(GONE): {
+        "id": "p9",
+        "nonce": nonce("a"),
+        "n": 0,
+        "seq": 2,
+        "left": True,
+        "idle": 1.5,
+    },
+    KEYS.archived_registration(GONE, 1): {
+        "id": "p8",
+        "nonce": nonce("a"),
+        "n": 0,
+        "seq": 1,
+        "left": True,
+    },
     KEYS.applied: {"run": 3, "digest": "d", "fingerprint": "f1", "pods": 1, "ttl": 9.0},
     KEYS.running: {
         "run": 4,
@@ -70,9 +83,9 @@ WRITTEN: Mapping[str, Mapping[str, JSON]] = {
 }
 REQUIRED = {
     KEYS.pod(POD): {"app", "id", "ip", "key", "role", "seq"},
-    KEYS.seat(POD): {"id", "seq"},
-    KEYS.seat(GONE): {"id", "seq", "left"},
-    KEYS.old_seat(GONE, 1): {"id", "seq", "left"},
+    KEYS.registration(POD): {"id", "seq"},
+    KEYS.registration(GONE): {"id", "seq", "left"},
+    KEYS.archived_registration(GONE, 1): {"id", "seq", "left"},
     KEYS.applied: {"run"},
     KEYS.running: {"run"},
     KEYS.run(3): {"run"},
@@ -172,7 +185,7 @@ async def test_unknown_fields_survive_what_leaders_rewrite() -> None:
         await store.txn([], [Put(REQUEST, later(REQUEST), (await store.grant(60)).id)])
         await asyncio.sleep(10)
         assert (await kept(store, REQUEST))["answer"]["message"]
-        assert "idle" in await kept(store, KEYS.old_seat(GONE, 1))
+        assert "idle" in await kept(store, KEYS.archived_registration(GONE, 1))
         assert (await kept(store, KEYS.ages))["watched"] >= 5
         # The floor is raised.
         for master in (one, two):
@@ -185,24 +198,24 @@ async def test_unknown_fields_survive_what_leaders_rewrite() -> None:
 async def test_unknown_fields_survive_what_registries_rewrite() -> None:
     cluster = MemoryCluster()
     store = MemoryStore(cluster)
-    seats = {key: later(key) for key in (KEYS.seat(POD), KEYS.seat(GONE))}
+    seats = {key: later(key) for key in (KEYS.registration(POD), KEYS.registration(GONE))}
     await store_all(cluster, {KEYS.counter: b"5", **seats})
     async with running(cluster), running(cluster, id="m2") as two:
         # A pod comes back, changes, leaves; another one does so and moves, and its key is taken.
         await two.ping(record(1, nonce="b"))
-        assert (await kept(store, KEYS.seat(POD)))["nonce"] == nonce("b")
+        assert (await kept(store, KEYS.registration(POD)))["nonce"] == nonce("b")
         await two.ping(record(1, nonce="b", n=1, payload=2))
-        assert (await kept(store, KEYS.seat(POD)))["n"] == 1
+        assert (await kept(store, KEYS.registration(POD)))["n"] == 1
         await two.ping(record(1, nonce="b", n=2, down=True))
-        assert (await kept(store, KEYS.seat(POD)))["left"] is True
+        assert (await kept(store, KEYS.registration(POD)))["left"] is True
         await two.ping(record(9, nonce="b"))
-        assert (await kept(store, KEYS.seat(GONE)))["left"] is False
+        assert (await kept(store, KEYS.registration(GONE)))["left"] is False
         await two.ping(record(9, ip="10.0.0.10", nonce="b", n=1))
-        assert (await kept(store, KEYS.seat(GONE)))["left"] is True
-        fresh = (await store.range(Range(KEYS.seat(key_of("10.0.0.10"))))).kvs[0].value
+        assert (await kept(store, KEYS.registration(GONE)))["left"] is True
+        fresh = (await store.range(Range(KEYS.registration(key_of("10.0.0.10"))))).kvs[0].value
         assert "later" not in json.loads(fresh), "it is a new record"
         await two.ping(record(7, ip="10.0.0.9", nonce="b"))
-        assert (await kept(store, KEYS.old_seat(GONE, 2)))["left"] is True
+        assert (await kept(store, KEYS.archived_registration(GONE, 2)))["left"] is True
 
 
 @virtual
@@ -212,7 +225,11 @@ async def test_masters_work_with_damage_everywhere(
 ) -> None:
     cluster, callback = MemoryCluster(), Stub()
     every = dict.fromkeys([*OTHERS, *WRITTEN], garbage)
-    every |= {KEYS.runs + "x": garbage, KEYS.states + "x": garbage, KEYS.seats + "x.y": garbage}
+    every |= {
+        KEYS.runs + "x": garbage,
+        KEYS.states + "x": garbage,
+        KEYS.registrations + "x.y": garbage,
+    }
     await store_all(cluster, every)
     async with running(cluster, callback) as one, running(cluster, callback, id="m2") as two:
         await works(cluster, callback, one, two)
@@ -221,7 +238,10 @@ async def test_masters_work_with_damage_everywhere(
     said = [line for line in caplog.messages if "is damaged" in line]
     keys = [line.split(" ")[2] for line in said]
     named = {key for key in every if key in keys}
-    assert named >= {KEYS.pod(POD), KEYS.seat(POD), KEYS.running} or garbage in (b"{}", b"null")
+    assert named >= {KEYS.pod(POD), KEYS.registration(POD), KEYS.running} or garbage in (
+        b"{}",
+        b"null",
+    )
     assert max(map(keys.count, named)) <= 2, "once for each master"
     assert last.state in (None, garbage)
     assert last.run > 3
@@ -326,14 +346,16 @@ async def test_an_export_leaves_out_what_is_damaged_and_keeps_what_is_unknown(
     stored = {**OTHERS, **{key: later(key) for key in WRITTEN if not key.startswith(LEASED)}}
     rows = json.dumps([[4, POD, "p1", "10.0.0.1", "r", "h", "later"]]).encode()
     await store_all(cluster, {**stored, f"{KEYS.members(3)}0000": rows})
-    await damage(cluster, KEYS.run(2), KEYS.seat("x"), KEYS.state_of(2), KEYS.seats + "x y")
+    await damage(
+        cluster, KEYS.run(2), KEYS.registration("x"), KEYS.state_of(2), KEYS.registrations + "x y"
+    )
     document = await export(MemoryStore(cluster), Records(KEYS))
     assert "4 damaged records are not in the export" in caplog.messages
     caplog.clear()
     fresh = MemoryCluster()
     await restore(MemoryStore(fresh), Records(KEYS), json.loads(json.dumps(document)))
     store = MemoryStore(fresh)
-    for key in (KEYS.seat(GONE), KEYS.applied, KEYS.run(3)):
+    for key in (KEYS.registration(GONE), KEYS.applied, KEYS.run(3)):
         await kept(store, key)
     assert (await store.range(Range(f"{KEYS.members(3)}0000"))).kvs[0].value == canonical(
         json.loads(rows)

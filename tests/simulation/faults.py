@@ -201,12 +201,13 @@ def ages_by_the_wall(patch: Patch) -> None:
     async def sweep(self: Sweep) -> int:
         keys, records = self._records.keys, self._records
         answer = await self._store.txn(
-            [], [Range(keys.pods, prefix=True, keys_only=True), Range(keys.seats, prefix=True)]
+            [],
+            [Range(keys.pods, prefix=True, keys_only=True), Range(keys.registrations, prefix=True)],
         )
         live = {kv.key.removeprefix(keys.pods) for kv in answer.range(0).kvs}
         for kv in answer.range(1).kvs:
-            seat = records.seat(kv)
-            if seat is None or kv.key.removeprefix(keys.seats) in live:
+            seat = records.registration(kv)
+            if seat is None or kv.key.removeprefix(keys.registrations) in live:
                 continue
             op: Op = Put(kv.key, replace(seat, idle=self._today()).encode())
             if seat.idle is not None:

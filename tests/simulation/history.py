@@ -318,7 +318,7 @@ class Book:
         """Return the prefixes of records, where they are kept, and what each must have."""
         return (
             (KEYS.pods, self.pods, _POD),
-            (KEYS.seats, self.seats, _SEAT),
+            (KEYS.registrations, self.seats, _SEAT),
             (KEYS.candidates, self.candidates, _CANDIDATE),
             (KEYS.requests, self.requests, _REQUEST),
         )

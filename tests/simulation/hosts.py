@@ -21,7 +21,7 @@ from kontrol.ensemble.pod import Keepalive, key_of
 from kontrol.ensemble.tiers import Tier
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master, MasterConfig
-from kontrol.master.registry.rivals import Sender
+from kontrol.master.registry.conflicts import Sender
 from kontrol.rpc.errors import Refused, RemoteError
 from kontrol.store.protocol import Store, StoreError
 

@@ -201,7 +201,7 @@ def _pods(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
             yield "leap"
     if not isinstance(entry, Commit):
         return
-    yield from ("swept" for name in deleted(entry, KEYS.seats) if name in tier.book.seats)
+    yield from ("swept" for name in deleted(entry, KEYS.registrations) if name in tier.book.seats)
     for change in entry.changes:
         key = change.kv.key
         name = key.removeprefix(KEYS.pods)
@@ -216,7 +216,7 @@ def _pods(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
     for name, pod in puts(entry, KEYS.pods):
         if past.keys.get(pod.get("id", ""), name) != name:
             yield "moved"
-    for name, seat in puts(entry, KEYS.seats):
+    for name, seat in puts(entry, KEYS.registrations):
         if seat.get("left") and name not in tier.book.pods:
             yield "came late"
 

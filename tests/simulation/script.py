@@ -73,7 +73,7 @@ class Script:
 
     def seat(self, it: Pod, *, left: bool = False) -> tuple[str, bytes]:
         seat: Record = {"id": it.id, "nonce": it.nonce, "n": it.n, "seq": it.seq, "left": left}
-        return KEYS.seat(it.key), canonical(seat)
+        return KEYS.registration(it.key), canonical(seat)
 
     def join(self, it: Pod) -> None:
         if it.id not in {e.node for e in self.entries if isinstance(e, Process)}:

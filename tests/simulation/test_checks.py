@@ -378,7 +378,7 @@ def test_a_rollback_to_another_state() -> None:
 @pytest.mark.parametrize(("keeps", "seq"), [(True, 0), (False, 0), (False, 9)])
 def test_an_unknown_field_of_a_seat(*, keeps: bool, seq: int) -> None:
     script = Script()
-    key = KEYS.seat("k")
+    key = KEYS.registration("k")
     seat: Record = {"id": "p1", "nonce": "1", "n": 0, "seq": 0, "left": False}
     script.commit((key, canonical({**seat, NEXT: True})))
     script.commit((key, canonical({**seat, "n": 1, "seq": seq, **({NEXT: True} if keeps else {})})))

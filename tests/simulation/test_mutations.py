@@ -151,7 +151,7 @@ def test_without_the_other_heads_compared_a_late_start_counts(
 def test_without_the_record_s_revision_comparison_an_older_one_wins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ignore(monkeypatch, lambda c: c.key.startswith((KEYS.pods, KEYS.seats)))
+    ignore(monkeypatch, lambda c: c.key.startswith((KEYS.pods, KEYS.registrations)))
     assert breaks(LATE_WRITES, "5")
 
 

@@ -33,10 +33,10 @@ ADDED: dict[str, tuple[str, ...]] = {
     KEYS.running: ("fover",),
     KEYS.candidates: ("version", "ttl", "fover", "damper"),
     KEYS.applied: ("ttl",),
-    KEYS.seats: ("sender",),
+    KEYS.registrations: ("sender",),
 }
 
-_RECORDS = (KEYS.seats, KEYS.candidates, KEYS.running, KEYS.runs, KEYS.requests, KEYS.meta)
+_RECORDS = (KEYS.registrations, KEYS.candidates, KEYS.running, KEYS.runs, KEYS.requests, KEYS.meta)
 
 
 def later(key: str, value: bytes) -> bytes:

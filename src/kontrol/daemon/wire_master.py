@@ -11,8 +11,8 @@ from kontrol.daemon.process import Children, StartupError
 from kontrol.master.callback import Callback, CallbackError
 from kontrol.master.master import Master, MasterConfig
 from kontrol.master.operator.view import View
+from kontrol.master.registry.conflicts import Sender
 from kontrol.master.registry.quota import Bounds
-from kontrol.master.registry.rivals import Sender
 from kontrol.process.clock import boottime
 from kontrol.process.guard import Guard
 from kontrol.rpc.errors import Refused

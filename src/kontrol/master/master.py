@@ -27,9 +27,9 @@ from kontrol.master.operator.story import Problem
 from kontrol.master.records.keys import Keys
 from kontrol.master.records.masters import Candidate
 from kontrol.master.records.records import Records
+from kontrol.master.registry.conflicts import NOBODY, Sender
 from kontrol.master.registry.quota import Bounds
 from kontrol.master.registry.registry import Registry
-from kontrol.master.registry.rivals import NOBODY, Sender
 from kontrol.store.protocol import Range, Store
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class Master:
     def _seen(self) -> list[Problem]:
         """Return what this master sees of those who report to it."""
         registry = self.registry
-        return of_the_senders(registry.contests(), registry.flips(), registry.limited())
+        return of_the_senders(registry.conflicts(), registry.flips(), registry.limited())
 
     async def ping(self, raw: str | bytes, sender: Sender = NOBODY) -> dict[str, JSON]:
         """Take a keepalive; see `Registry.ping`."""

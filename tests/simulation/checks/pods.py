@@ -44,7 +44,7 @@ def numbers_and_order(history: History) -> Iterator[str]:
     newest: dict[Who, tuple[str, int]] = {}
     for entry in history:
         ages.apply(entry)
-        gone = deleted(entry, KEYS.seats) if isinstance(entry, Commit) else []
+        gone = deleted(entry, KEYS.registrations) if isinstance(entry, Commit) else []
         swept = [(book.seats[key]["id"], key) for key in gone if key in book.seats]
         if not book.apply(entry):
             continue
@@ -103,7 +103,7 @@ class Ages:
             case Sent(_, node, _, _, nonce):
                 self._born[nonce] = self._current[node]
             case Commit():
-                for name, seat in puts(entry, KEYS.seats):
+                for name, seat in puts(entry, KEYS.registrations):
                     if seat.get("left") and seat.get("id") and seat.get("nonce") in self._born:
                         who = seat["id"], _key(name)  # its process is not heard any more
                         self._heard[who, self._born[seat["nonce"]]] = float("-inf")
@@ -219,7 +219,7 @@ def who_asks_is_taken(history: History) -> Iterator[str]:
 def _left(entry: object, key: str) -> bool:
     """Tell whether a commit that deletes a pod says that it left."""
     return isinstance(entry, Commit) and any(
-        name == key and seat.get("left") for name, seat in puts(entry, KEYS.seats)
+        name == key and seat.get("left") for name, seat in puts(entry, KEYS.registrations)
     )
 
 
@@ -240,7 +240,7 @@ def true_changes(history: History) -> Iterator[str]:
                 _decide_fates(fate, entry, book)
                 for key, pod in _pods(entry):
                     ids.setdefault(pod["id"], set()).add(key)
-                for name, seat in puts(entry, KEYS.seats):
+                for name, seat in puts(entry, KEYS.registrations):
                     if not seat.get("left"):
                         continue
                     moved = len(ids.get(seat["id"], ())) > 1
@@ -272,10 +272,10 @@ def _decide_fates(fate: dict[int, str], commit: Commit, before: Book) -> None:
         known = before.pods.get(key)
         if known is not None and known["seq"] != pod["seq"]:
             fate[known["seq"]] = "lost"  # put out by another identity
-    for key in deleted(commit, KEYS.seats):
+    for key in deleted(commit, KEYS.registrations):
         if key in before.seats:
             fate[before.seats[key]["seq"]] = "either"  # swept, and nobody knows any more
-    for _, seat in puts(commit, KEYS.seats):
+    for _, seat in puts(commit, KEYS.registrations):
         if seat.get("left") and fate.get(seat["seq"]) == "lost":
             fate[seat["seq"]] = "either"  # the farewell came after the expiry
 
@@ -358,7 +358,7 @@ def seats_stay(history: History) -> Iterator[str]:
             used.clear()
         if isinstance(entry, Commit):
             age = min((settings.age for settings in health.settings.values()), default=math.inf)
-            for name in deleted(entry, KEYS.seats):
+            for name in deleted(entry, KEYS.registrations):
                 if name not in book.seats or name not in used:
                     continue
                 since = entry.at - used.pop(name)
@@ -366,7 +366,7 @@ def seats_stay(history: History) -> Iterator[str]:
                     yield f"{name} is swept at {entry.at:.3f}, {since:.3f} s after its last use"
             for key in deleted(entry, KEYS.pods):
                 used[key] = entry.at
-            for name, seat in puts(entry, KEYS.seats):
+            for name, seat in puts(entry, KEYS.registrations):
                 if {**seat, "idle": 0} != {**book.seats.get(name, {}), "idle": 0}:
                     used[name] = entry.at
         book.apply(entry)

@@ -47,7 +47,12 @@ def unknown_fields_stay(history: History) -> Iterator[str]:
 
 def _same(key: str, old: Record, new: Record) -> bool:
     """Tell whether two records at a key are of the same thing."""
-    same = {KEYS.seats: ("id", "seq"), KEYS.requests: (), KEYS.meta: (), KEYS.running: ("run",)}
+    same = {
+        KEYS.registrations: ("id", "seq"),
+        KEYS.requests: (),
+        KEYS.meta: (),
+        KEYS.running: ("run",),
+    }
     for prefix, names in same.items():
         if key.startswith(prefix):
             return all(old.get(name) == new.get(name) for name in names)

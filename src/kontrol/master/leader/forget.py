@@ -115,11 +115,11 @@ class Forgetting:
         places = await self._read(keys)
         if places:
             return places
-        seats = (await self._store.range(Range(self._keys.seats, prefix=True))).kvs
-        found = ((kv, self._records.seat(kv)) for kv in seats)
+        seats = (await self._store.range(Range(self._keys.registrations, prefix=True))).kvs
+        found = ((kv, self._records.registration(kv)) for kv in seats)
         return await self._read(
             {
-                kv.key.removeprefix(self._keys.seats)
+                kv.key.removeprefix(self._keys.registrations)
                 for kv, seat in found
                 if seat is not None and (seat.id == name if number is None else seat.seq == number)
             }
@@ -128,7 +128,9 @@ class Forgetting:
     async def _read(self, keys: Collection[str]) -> list[Place]:
         """Read what is at these keys, or at the first of many."""
         some = sorted(keys)[: _NAMED + 1]
-        ops = [Range(key(each)) for each in some for key in (self._keys.pod, self._keys.seat)]
+        ops = [
+            Range(key(each)) for each in some for key in (self._keys.pod, self._keys.registration)
+        ]
         if not ops:
             return []
         answer = await self._store.txn([], ops)
@@ -145,14 +147,14 @@ class Forgetting:
             Compare(key, "mod", "=", 0 if kv is None else kv.mod_revision)
             for key, kv in (
                 (self._keys.pod(place.key), place.pod),
-                (self._keys.seat(place.key), place.seat),
+                (self._keys.registration(place.key), place.seat),
             )
         ]
 
     def _clear(self, place: Place) -> tuple[list[Op], str]:
         """Return what clears a place, and what that is in words."""
         live = self._records.pod(place.pod) if place.pod is not None else None
-        seat = self._records.seat(place.seat) if place.seat is not None else None
+        seat = self._records.registration(place.seat) if place.seat is not None else None
         ops: list[Op] = [] if place.pod is None else [Delete(self._keys.pod(place.key))]
         if live is not None:
             seat = Registration.of(live.pod, seat)
@@ -161,7 +163,7 @@ class Forgetting:
                 ops.append(Delete(place.seat.key))
             return ops, f"what cannot be read at key {place.key} is deleted"
         cleared = replace(seat, nonce="", n=None, left=True, sender=None)
-        ops.append(Put(self._keys.seat(place.key), cleared.encode()))
+        ops.append(Put(self._keys.registration(place.key), cleared.encode()))
         nonce = f"{seat.nonce}/{seat.n}"[:_SHOWN] if seat.nonce else "none"
         what = f"pod {seat.id[:_SHOWN]} (key {place.key}, #{seat.seq}, nonce {nonce}) is forgotten"
         return ops, f"{what}: whoever reports it next is taken, under the same number"

@@ -302,8 +302,8 @@ class Ledger:
                     for member in some
                     for op in (
                         Range(self._keys.pod(member.key)),
-                        Range(self._keys.seat(member.key)),
-                        Range(self._keys.old_seat(member.key, member.seq)),
+                        Range(self._keys.registration(member.key)),
+                        Range(self._keys.archived_registration(member.key, member.seq)),
                     )
                 ],
             )
@@ -312,7 +312,7 @@ class Ledger:
                 if any(there and there.pod.seq == member.seq for there in live):
                     return None
                 seats = answer.range(3 * i + 1).kvs + answer.range(3 * i + 2).kvs
-                tombstones = (self._records.seat(kv) for kv in seats)
+                tombstones = (self._records.registration(kv) for kv in seats)
                 if any(seat and seat.seq == member.seq and seat.left for seat in tombstones):
                     left.add(member.seq)
         return left

@@ -114,7 +114,7 @@ class Sweep:
             [],
             [
                 Range(keys.pods, prefix=True, keys_only=True),
-                Range(keys.seats, prefix=True),
+                Range(keys.registrations, prefix=True),
                 Range(keys.ages),
             ],
         )
@@ -128,8 +128,8 @@ class Sweep:
         unused: list[KeyValue] = []
         work: list[tuple[KeyValue, Op]] = []
         for kv in seats:
-            seat = records.seat(kv)
-            if seat is None or kv.key.removeprefix(keys.seats) in live:
+            seat = records.registration(kv)
+            if seat is None or kv.key.removeprefix(keys.registrations) in live:
                 continue
             unused.append(kv)
             if seat.idle is None:

@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 _BATCH = 16  # operations of up to 4 KiB
-_SEAT = re.compile(r"[0-9A-Za-z_-]{1,64}(\.[0-9]{1,20})?\Z")  # `Keys.seat` and `Keys.old_seat`
+_SEAT = re.compile(
+    r"[0-9A-Za-z_-]{1,64}(\.[0-9]{1,20})?\Z"
+)  # `Keys.registration` and `Keys.archived_registration`
 
 
 class ArchiveError(Exception):
@@ -40,7 +42,7 @@ async def export(store: Store, records: Records) -> dict[str, JSON]:
     """Return the document, without what is damaged, of which the log warns. Raises `StoreError`."""
     keys = records.keys
     singles = (keys.meta, keys.counter, keys.applied, keys.state, keys.running)
-    prefixes = (keys.seats, keys.runs, f"{keys.applied}/", keys.candidates)
+    prefixes = (keys.registrations, keys.runs, f"{keys.applied}/", keys.candidates)
     answer = await store.txn(
         [], [*(Range(key) for key in singles), *(Range(key, prefix=True) for key in prefixes)]
     )
@@ -63,9 +65,10 @@ async def export(store: Store, records: Records) -> dict[str, JSON]:
         "seq": number,
         "applied": None,
         "seats": {
-            kv.key.removeprefix(keys.seats): seat.public()
+            kv.key.removeprefix(keys.registrations): seat.public()
             for kv in seats
-            if (seat := records.seat(kv)) and _SEAT.match(kv.key.removeprefix(keys.seats))
+            if (seat := records.registration(kv))
+            and _SEAT.match(kv.key.removeprefix(keys.registrations))
         },
         "runs": {str(entry["run"]): entry for kv in runs if (entry := records.entry(kv))},
         "states": await _states(store, records),
@@ -138,7 +141,7 @@ def _writes(records: Records, found: dict[str, Any]) -> tuple[list[Put], list[Op
     for key, value in found["seats"].items():
         if not _SEAT.match(key):
             raise Damaged("a seat's key", key, "a pod's key, or one with a number")
-        puts.append(Put(keys.seats + key, Registration.decode(canonical(value)).encode()))
+        puts.append(Put(keys.registrations + key, Registration.decode(canonical(value)).encode()))
     for text, value in found["runs"].items():
         entry = canonical(value)
         decode_entry(entry, _run(text))

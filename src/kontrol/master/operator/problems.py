@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from kontrol.master.operator.late import of_the_callback
 from kontrol.master.operator.story import Facts, Problem
 from kontrol.master.records.masters import Candidate
+from kontrol.master.registry.conflicts import Conflict, Flip
 from kontrol.master.registry.quota import Limited
-from kontrol.master.registry.rivals import Contest, Flip
 
 _RECORDS = 5  # that are told one by one
 
@@ -198,13 +198,13 @@ _ADDRESSES = 3  # likewise
 
 
 def of_the_senders(
-    contests: Sequence[Contest], flips: Sequence[Flip], limited: Sequence[Limited]
+    contests: Sequence[Conflict], flips: Sequence[Flip], limited: Sequence[Limited]
 ) -> list[Problem]:
     """Name the senders that compete for a seat, and those that met a bound."""
     return _of_the_bounds(limited) + _of_the_rivals(contests, flips)
 
 
-def _of_the_rivals(contests: Sequence[Contest], flips: Sequence[Flip]) -> list[Problem]:
+def _of_the_rivals(contests: Sequence[Conflict], flips: Sequence[Flip]) -> list[Problem]:
     """Name both senders of each seat that two compete for."""
     found = [
         Problem(

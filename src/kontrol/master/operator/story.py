@@ -15,8 +15,8 @@ from datetime import datetime, timedelta
 from kontrol.ensemble.canonical import JSON
 from kontrol.master.records.masters import Candidate
 from kontrol.master.records.runs import Head, Running
+from kontrol.master.registry.conflicts import Conflict, Flip
 from kontrol.master.registry.quota import Limited
-from kontrol.master.registry.rivals import Contest, Flip
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Facts:
     damper_max: float = 60.0
     runs: Sequence[Mapping[str, JSON]] = ()
     now: datetime | None = None
-    contests: Sequence[Contest] = ()
+    contests: Sequence[Conflict] = ()
     flips: Sequence[Flip] = ()
     left_out: Collection[str] = ()
     limited: Sequence[Limited] = ()

@@ -192,7 +192,7 @@ class View:
             left_out=master.mirror.left_out,
             limited=master.registry.limited(),
             max_pods=master.config.bounds.pods,
-            contests=master.registry.contests(),
+            contests=master.registry.conflicts(),
             flips=master.registry.flips(),
             notices=read.notices,
             silent=silent,

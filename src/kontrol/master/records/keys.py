@@ -28,8 +28,8 @@ class Keys:
         return f"{self.root}pods/"
 
     @property
-    def seats(self) -> str:
-        """Prefix of the seats: what outlives a pod's lease, its number and its tombstone."""
+    def registrations(self) -> str:
+        """Prefix of the registrations: the numbers and tombstones that outlive a pod's lease."""
         return f"{self.root}seqs/"
 
     @property
@@ -93,7 +93,7 @@ class Keys:
 
     @property
     def ages(self) -> str:
-        """What masters have watched of time, by which unused seats age."""
+        """What masters have watched of time, by which unused registrations age."""
         return f"{self.root}ages"
 
     @property
@@ -105,13 +105,13 @@ class Keys:
         """The live record of the pod with this key."""
         return self.pods + key
 
-    def seat(self, key: str) -> str:
-        """The seat of the last identity to use this key."""
-        return self.seats + key
+    def registration(self, key: str) -> str:
+        """The registration of the last identity that used this key."""
+        return self.registrations + key
 
-    def old_seat(self, key: str, seq: int) -> str:
+    def archived_registration(self, key: str, seq: int) -> str:
         """The tombstone of an identity whose key another one has taken; keys hold no dot."""
-        return f"{self.seats}{key}.{seq}"
+        return f"{self.registrations}{key}.{seq}"
 
     def candidate(self, lease: int) -> str:
         """The candidacy under this lease."""

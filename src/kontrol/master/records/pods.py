@@ -1,7 +1,7 @@
-"""The records of pods: the live ones, and the seats that outlive them.
+"""The records of pods: the live ones, and the registrations that outlive them.
 
-A *seat* is what outlives a pod's lease: which identity has a key's number, the last record seen
-of it, and whether it *left* (the tombstone that tells left from lost).
+A *registration* outlives a pod's lease. It holds which identity has a key's number, the last record
+seen of it, and whether it *left* (the tombstone that tells left from lost).
 
 How long masters have watched the store, and which revision it had at what time of that. Pure.
 
@@ -51,7 +51,7 @@ class Registration(Record):
 
     @classmethod
     def of_fields(cls, found: Fields) -> "Registration":
-        """Take a seat from its fields: without `id` and `seq` it is none. Raises `Damaged`."""
+        """Make a registration of its fields. Raises `Damaged` without `id` or `seq`."""
         return cls(
             id=found.text("id"),
             nonce=found.text("nonce", ""),
@@ -72,7 +72,7 @@ class Registration(Record):
         left: bool = False,
         sender: str | None = None,
     ) -> "Registration":
-        """Return the seat of a pod as it is; of the same identity `before` it keeps `more`."""
+        """Return the registration of a pod. It keeps the `more` of the same identity's `before`."""
         more = before.more if before is not None and before.id == pod.id else {}
         return cls(pod.id, pod.nonce, pod.n, pod.seq, left, sender=sender, more=more)
 

@@ -59,9 +59,9 @@ class Records:
             "lease",
         )
 
-    def seat(self, kv: KeyValue) -> Registration | None:
-        """Read a seat. A damaged one is no seat: the next pod at its key gets a new number."""
-        key = kv.key.removeprefix(self.keys.seats)
+    def registration(self, kv: KeyValue) -> Registration | None:
+        """Read a registration. A damaged one is None: the next pod at its key gets a new number."""
+        key = kv.key.removeprefix(self.keys.registrations)
         return self._read(
             kv,
             Registration.decode,
@@ -189,7 +189,7 @@ class Records:
         return self._read(kv, decode_plan, "it is shown as unknown; the leader's next replaces it")
 
     def ages(self, kv: KeyValue) -> Ages | None:
-        """Read what masters have watched. Damaged, it is nothing: unused seats age from now on."""
+        """Read the watched time. Damaged, it is None: unused registrations age from now on."""
         return self._read(
             kv,
             Ages.decode,
@@ -197,11 +197,16 @@ class Records:
         )
 
     def free_number(
-        self, pods: Iterable[KeyValue], seats: Iterable[KeyValue], chunks: Iterable[KeyValue]
+        self,
+        pods: Iterable[KeyValue],
+        registrations: Iterable[KeyValue],
+        chunks: Iterable[KeyValue],
     ) -> int:
-        """Return the sequence number above all that pods, seats and acknowledged pods have."""
+        """Return the number above those of all pods, registrations and acknowledged pods."""
         used = [live.pod.seq for kv in pods if (live := self.pod(kv))]
-        used += [seat.seq for kv in seats if (seat := self.seat(kv))]
+        used += [
+            registration.seq for kv in registrations if (registration := self.registration(kv))
+        ]
         used += [member.seq for kv in chunks for member in self.members(kv)]
         return 1 + max(used, default=-1)
 

@@ -27,15 +27,15 @@ class View:
     """What the store holds for one keepalive: at its key, and elsewhere under its id.
 
     The revisions are of what stands in the store, 0 for nothing, also where it could not be read.
-    `seats` are those of `elsewhere`, by key.
+    `registrations` are those of `elsewhere`, by key.
     """
 
     live: Live | None = None
     live_revision: int = 0
-    seat: Registration | None = None
-    seat_revision: int = 0
+    registration: Registration | None = None
+    registration_revision: int = 0
     elsewhere: Sequence[Live] = ()
-    seats: Mapping[str, Registration] = field(default_factory=dict)
+    registrations: Mapping[str, Registration] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,9 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """A farewell: delete the record, and write the tombstone `seat`."""
+    """A farewell: delete the record, and write the tombstone `registration`."""
 
-    seat: Registration
+    registration: Registration
     live: Live | None
 
 
@@ -132,40 +132,47 @@ def _update(
 
 
 def _join(record: Keepalive, view: View, *, unheard: bool) -> Decision:
-    live, seat = view.live, view.seat
+    live, registration = view.live, view.registration
     mine = live is not None and live.pod.id == record.id
-    returning = seat is not None and seat.id == record.id
-    if seat is not None and returning and not mine:
-        if seat.left and record.nonce and record.nonce == seat.nonce:
+    returning = registration is not None and registration.id == record.id
+    if registration is not None and returning and not mine:
+        if registration.left and record.nonce and record.nonce == registration.nonce:
             return Refuse(
                 "Gone",
                 f"pod {record.id} (nonce {record.nonce}) said farewell; "
                 "it is taken in again when its process restarts",
             )
-        if not unheard and comes_before(record, seat.nonce, seat.n):
-            return _stale(record, seat.nonce, seat.n, "of this pod")
+        if not unheard and comes_before(record, registration.nonce, registration.n):
+            return _stale(record, registration.nonce, registration.n, "of this pod")
     if live is not None and mine:
         seq: int | None = live.pod.seq
     else:
-        seq = seat.seq if seat is not None and returning else None
+        seq = registration.seq if registration is not None and returning else None
     return Join(
         record,
         seq,
         moved=tuple(view.elsewhere),
-        bury=seat if seat is not None and seat.left and not returning else None,
+        bury=registration
+        if registration is not None and registration.left and not returning
+        else None,
     )
 
 
 def _farewell(record: Keepalive, view: View) -> Decision:
-    live, seat = view.live, view.seat
+    live, registration = view.live, view.registration
     if live is not None and live.pod.id == record.id:
         if comes_before(record, live.pod.nonce, live.pod.n):
             return _stale(record, live.pod.nonce, live.pod.n, "of this pod")
-        return Leave(Registration.of(Pod.of(record, live.pod.seq), seat, left=True), live)
-    if live is None and seat is not None and seat.id == record.id and not seat.left:
-        if comes_before(record, seat.nonce, seat.n):
-            return _stale(record, seat.nonce, seat.n, "of this pod")
-        return Leave(replace(seat, nonce=record.nonce, n=record.n, left=True), None)
+        return Leave(Registration.of(Pod.of(record, live.pod.seq), registration, left=True), live)
+    if (
+        live is None
+        and registration is not None
+        and registration.id == record.id
+        and not registration.left
+    ):
+        if comes_before(record, registration.nonce, registration.n):
+            return _stale(record, registration.nonce, registration.n, "of this pod")
+        return Leave(replace(registration, nonce=record.nonce, n=record.n, left=True), None)
     return Nothing()
 
 
@@ -220,14 +227,16 @@ class TxnBuilder:
                 self._put(pod, lease, view, sender)
                 self._put_out(moved, view)
                 if bury is not None:
-                    self.ops.append(Put(self.keys.old_seat(pod.key, bury.seq), bury.encode()))
+                    self.ops.append(
+                        Put(self.keys.archived_registration(pod.key, bury.seq), bury.encode())
+                    )
                 return pod.seq
-            case Leave(seat, live):
+            case Leave(registration, live):
                 self._as_read(record.key, view)
-                self.ops.append(Put(self.keys.seat(record.key), seat.encode()))
+                self.ops.append(Put(self.keys.registration(record.key), registration.encode()))
                 if live is not None:
                     self.ops.append(Delete(self.keys.pod(record.key)))
-                return seat.seq
+                return registration.seq
             case Nothing() | Refuse():
                 return None
 
@@ -254,20 +263,25 @@ class TxnBuilder:
     def _as_read(self, key: str, view: View) -> None:
         self.compares += [
             Compare(self.keys.pod(key), "mod", "=", view.live_revision),
-            Compare(self.keys.seat(key), "mod", "=", view.seat_revision),
+            Compare(self.keys.registration(key), "mod", "=", view.registration_revision),
         ]
 
     def _put(self, pod: Pod, lease: int, view: View, sender: str | None) -> None:
         self.ops += [
             Put(self.keys.pod(pod.key), pod.encode(), lease),
-            Put(self.keys.seat(pod.key), Registration.of(pod, view.seat, sender=sender).encode()),
+            Put(
+                self.keys.registration(pod.key),
+                Registration.of(pod, view.registration, sender=sender).encode(),
+            ),
         ]
 
     def _put_out(self, moved: Iterable[Live], view: View) -> None:
         for other in moved:
             self._unmoved(other)
-            seat = Registration.of(other.pod, view.seats.get(other.pod.key), left=True)
+            registration = Registration.of(
+                other.pod, view.registrations.get(other.pod.key), left=True
+            )
             self.ops += [
                 Delete(self.keys.pod(other.pod.key)),
-                Put(self.keys.seat(other.pod.key), seat.encode()),
+                Put(self.keys.registration(other.pod.key), registration.encode()),
             ]

@@ -23,9 +23,9 @@ from kontrol.master.mirror import Mirror
 from kontrol.master.records.pods import Live
 from kontrol.master.records.records import Records
 from kontrol.master.registry.admission import Join, Refresh, View, Write, decide
+from kontrol.master.registry.conflicts import NOBODY, Conflict, Flip, Sender
 from kontrol.master.registry.leases import LeaseRefresh, Leases
 from kontrol.master.registry.quota import Bounds, Limited
-from kontrol.master.registry.rivals import NOBODY, Contest, Flip, Sender
 from kontrol.master.registry.writer import Writer
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import NoSpace, Store, StoreError
@@ -77,13 +77,13 @@ class Registry:
         self.outcomes[outcome] += 1
         return {"seq": seq, "ttl": ttl, "leader": self._leader()}
 
-    def contests(self) -> list[Contest]:
-        """Return the contests for seats, but for those that another master has settled."""
+    def conflicts(self) -> list[Conflict]:
+        """Return the conflicts for registrations, but for those that another master has settled."""
         live = self._mirror.live
         now = asyncio.get_running_loop().time()
         return [
             each
-            for each in self.writer.contests.standing(now, self._ttl())
+            for each in self.writer.conflicts.standing(now, self._ttl())
             if (there := live(each.refused.key)) is None
             or (there.pod.id, there.pod.nonce) != (each.refused.id, each.refused.nonce)
             or each.refused.nonce == each.holder.nonce

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from kontrol.ensemble.pod import Keepalive
 from kontrol.master.registry.admission import Decision, Nothing, View
+from kontrol.master.registry.conflicts import NOBODY, Sender
 from kontrol.master.registry.leases import LeaseRefresh
-from kontrol.master.registry.rivals import NOBODY, Sender
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import StoreError, Unavailable
 

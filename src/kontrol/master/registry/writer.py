@@ -32,9 +32,9 @@ from kontrol.master.registry.admission import (
     Write,
     decide,
 )
+from kontrol.master.registry.conflicts import NOBODY, Claim, Conflicts, Flips, Sender
 from kontrol.master.registry.leases import LeaseRefresh, Leases
 from kontrol.master.registry.quota import Asked, Bounds, Planned, Quota
-from kontrol.master.registry.rivals import NOBODY, Claim, Contests, Flips, Sender
 from kontrol.master.registry.waiting import Asking, Entry, Waiting, Written
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import (
@@ -87,7 +87,7 @@ class Writer:
         self._waiting = Waiting()
         self._asking = Asking()
         self.news = asyncio.Event()  # set when a sender was refused again, or writes in turn
-        self.contests = Contests()
+        self.conflicts = Conflicts()
         self.flips = Flips()
         self.quota = Quota(bounds, mirror)
         self._planned = Planned()
@@ -201,25 +201,29 @@ class Writer:
             counts.append(len(elsewhere))
             ops += [
                 Range(self._keys.pod(entry.record.key)),
-                Range(self._keys.seat(entry.record.key)),
+                Range(self._keys.registration(entry.record.key)),
                 *(Range(self._keys.pod(other.pod.key)) for other in elsewhere),
-                *(Range(self._keys.seat(other.pod.key)) for other in elsewhere),
+                *(Range(self._keys.registration(other.pod.key)) for other in elsewhere),
             ]
         answer = await self._store.txn([], ops)
         found = [answer.range(i).kvs for i in range(len(ops))]
         at = 1
         for entry, count in zip(batch, counts, strict=True):
-            pods, seats, *others = found[at : at + 2 + 2 * count]
+            pods, registrations, *others = found[at : at + 2 + 2 * count]
             at += 2 + 2 * count
             moved = [live for kvs in others[:count] for kv in kvs if (live := records.pod(kv))]
-            kept = [(kv, records.seat(kv)) for kvs in others[count:] for kv in kvs]
+            kept = [(kv, records.registration(kv)) for kvs in others[count:] for kv in kvs]
             entry.view = View(
                 live=records.pod(pods[0]) if pods else None,
                 live_revision=pods[0].mod_revision if pods else 0,
-                seat=records.seat(seats[0]) if seats else None,
-                seat_revision=seats[0].mod_revision if seats else 0,
+                registration=records.registration(registrations[0]) if registrations else None,
+                registration_revision=registrations[0].mod_revision if registrations else 0,
                 elsewhere=tuple(live for live in moved if live.pod.id == entry.record.id),
-                seats={kv.key.removeprefix(self._keys.seats): seat for kv, seat in kept if seat},
+                registrations={
+                    kv.key.removeprefix(self._keys.registrations): registration
+                    for kv, registration in kept
+                    if registration
+                },
             )
         for entry in batch:
             entry.decision = self._decide(entry, unheard=False)
@@ -273,11 +277,11 @@ class Writer:
         if number is not None or not needed:
             return Counter(number or 0, revision)
         keys = self._keys
-        pods, seats, chunks = [
+        pods, registrations, chunks = [
             (await self._store.range(Range(prefix, prefix=True))).kvs
-            for prefix in (keys.pods, keys.seats, f"{keys.applied}/")
+            for prefix in (keys.pods, keys.registrations, f"{keys.applied}/")
         ]
-        return Counter(self._records.free_number(pods, seats, chunks), revision)
+        return Counter(self._records.free_number(pods, registrations, chunks), revision)
 
     def _decide(self, entry: Entry, *, unheard: bool) -> Decision:
         needs = self._needs_lease(entry)
@@ -310,10 +314,10 @@ class Writer:
         ):
             return True
         ages = [float(granted - left) if granted else math.inf for left, granted in found]
-        self._contest(entry, min(ages))
+        self._conflict(entry, min(ages))
         return False
 
-    def _contest(self, entry: Entry, heard: float) -> None:
+    def _conflict(self, entry: Entry, heard: float) -> None:
         """Note who has what this sender asks for, `heard` that many seconds ago."""
         record, view, refusal = entry.record, entry.view, entry.decision
         assert isinstance(refusal, Refuse)  # noqa: S101 - see `_in_the_way`
@@ -323,9 +327,13 @@ class Writer:
         assert live is not None  # noqa: S101 - one of them was heard
         self.news.set()
         pod = live.pod
-        seat = view.seat if pod.key == record.key else view.seats.get(pod.key)
-        by = (seat.sender if seat is not None and seat.id == pod.id else None) or ""
-        self.contests.note(
+        registration = (
+            view.registration if pod.key == record.key else view.registrations.get(pod.key)
+        )
+        by = (
+            registration.sender if registration is not None and registration.id == pod.id else None
+        ) or ""
+        self.conflicts.note(
             _claim(record, str(entry.sender)),
             Claim(pod.id, pod.key, pod.ip, pod.nonce, pod.n, by, heard),
             refusal.name,
@@ -337,7 +345,7 @@ class Writer:
         """Note who wrote what."""
         record, decision = entry.record, entry.decision
         if not isinstance(decision, Refuse):
-            self.contests.over(record.key, record.id, record.nonce)
+            self.conflicts.over(record.key, record.id, record.nonce)
         mark: object
         match decision:
             case Write(pod, live):

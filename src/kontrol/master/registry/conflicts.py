@@ -1,11 +1,11 @@
-"""Who competes for one seat: senders whose keepalives exclude each other, for people to see. Pure.
+"""Conflicting senders: keepalives that exclude each other, recorded for people to see. Pure.
 
-Two kinds. In a *contest* one sender has the seat and another one, which keeps asking for it, is
-refused as `Stale` or `Conflict`. In a *flip* both are taken in turn: without a nonce and a counter
-the last write wins, and an id is wherever it was reported last; so one pod that reports under two
-names, or to one tier by two, changes the ensemble with each keepalive.
+There are two kinds. In a *conflict* one sender has the registration, and another one that keeps
+asking for it is refused as `Stale` or `Conflict`. In a *flip* both are accepted in turn: without a
+nonce and a counter the last write wins, and an id is wherever it was reported last. So one pod that
+reports under two names, or to one tier by two names, changes the ensemble with each keepalive.
 
-Nothing is decided on what is noted here, and it is bounded.
+No decision depends on what is recorded here, and all of it is bounded.
 """
 
 import logging
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 log = logging.getLogger(__name__)
 
-_CONTESTS = 1000  # that are remembered
+_CONFLICTS = 1000  # that are remembered
 _FLIPS = 20_000  # ids whose last two writers are remembered
 _FLIPPING = 4  # changes to and fro in a row: no restart and no move does that
 
@@ -40,9 +40,9 @@ NOBODY = Sender()
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A record that was reported for a seat: by whom, and `heard` seconds before it was noted.
+    """A record that was reported for a registration, last seen `heard` seconds before it was noted.
 
-    `sender` is a text, empty if it is not known.
+    `sender` is the text of its sender, empty if unknown.
     """
 
     id: str
@@ -60,7 +60,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
+class Conflict:
     """`refused` asks for what `holder` has; times are the loop's, in seconds.
 
     `times` counts refusals since `since`, of which the last, with the error `name`, was at `at`.
@@ -74,31 +74,31 @@ class Contest:
     times: int = 1
 
 
-class Contests:
-    """The contests that this master sees."""
+class Conflicts:
+    """The conflicts that this master sees."""
 
     def __init__(self) -> None:
-        self._contests: OrderedDict[tuple[str, str, str], Contest] = OrderedDict()
+        self._conflicts: OrderedDict[tuple[str, str, str], Conflict] = OrderedDict()
 
     def note(self, refused: Claim, holder: Claim, name: str, now: float, ttl: float) -> None:
         """Note that a sender that keeps asking was refused."""
         who = (refused.key, refused.id, refused.nonce)
-        before = self._contests.pop(who, None)
-        contest = Contest(refused, holder, name, now, now)
+        before = self._conflicts.pop(who, None)
+        conflict = Conflict(refused, holder, name, now, now)
         if before is not None and now - before.at <= ttl:
-            contest = replace(contest, since=before.since, times=before.times + 1)
-        self._contests[who] = contest
-        if len(self._contests) > _CONTESTS:
-            self._contests.popitem(last=False)
+            conflict = replace(conflict, since=before.since, times=before.times + 1)
+        self._conflicts[who] = conflict
+        if len(self._conflicts) > _CONFLICTS:
+            self._conflicts.popitem(last=False)
 
     def over(self, key: str, id_: str, nonce: str) -> None:
-        """Note that this sender has the seat now."""
-        if self._contests:
-            self._contests.pop((key, id_, nonce), None)
+        """Note that this sender has the registration now."""
+        if self._conflicts:
+            self._conflicts.pop((key, id_, nonce), None)
 
-    def standing(self, now: float, ttl: float) -> list[Contest]:
+    def standing(self, now: float, ttl: float) -> list[Conflict]:
         """Return those whose refused sender asked within a TTL, the longest first."""
-        standing = [each for each in self._contests.values() if now - each.at <= ttl]
+        standing = [each for each in self._conflicts.values() if now - each.at <= ttl]
         return sorted(standing, key=lambda each: each.since)
 
 

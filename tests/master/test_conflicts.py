@@ -19,8 +19,8 @@ from kontrol.ensemble.pod import MAX_COUNTER
 from kontrol.master.master import Master
 from kontrol.master.operator.notices import read_notice
 from kontrol.master.operator.view import View
+from kontrol.master.registry.conflicts import Claim, Conflicts, Flips, Sender
 from kontrol.master.registry.quota import Bounds
-from kontrol.master.registry.rivals import Claim, Contests, Flips, Sender
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import KeyValue
 
@@ -280,7 +280,7 @@ NAMES = st.text("abc", min_size=1, max_size=3)
 
 @given(st.lists(st.tuples(NAMES, NAMES, st.floats(0, 5)), max_size=60))
 def test_what_is_remembered_is_what_is_recent(asked: list[tuple[str, str, float]]) -> None:
-    contests, flips, now, ttl = Contests(), Flips(), 0.0, 9.0
+    contests, flips, now, ttl = Conflicts(), Flips(), 0.0, 9.0
     last: dict[str, float] = {}
     for id_, name, passed in asked:
         now += passed
