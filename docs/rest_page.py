@@ -105,7 +105,7 @@ SAMPLES: dict[str, object] = {
         "current": False,
         "runs": ["..."],
         "problems": [
-            {"kind": "no-pods", "what": "no pod reports", "mend": "see an agent's log, ..."}
+            {"kind": "no-pods", "what": "no pod reports", "fix": "see an agent's log, ..."}
         ],
     },
     "GET /v1/pods": {"digest": _DIGEST, "pods": [_POD]},

@@ -34,7 +34,7 @@ RUN  STARTED     TOOK  PODS  RESULT                 WHY     CHANGES
 """
 BRAKE = {
     "what": "BRAKE: 2 of 3 pods are lost, and the callback is held for 37 s more",
-    "mend": "see where they are; `kontrol release` runs the callback without them",
+    "fix": "see where they are; `kontrol release` runs the callback without them",
 }
 NARROW = """\
 1 thing is wrong:
@@ -86,6 +86,13 @@ def test_status_on_a_narrow_terminal_begins_with_what_is_wrong() -> None:
         UntrustedJson.of(held("brake", problems=[BRAKE])), "http://m:8001", Console(40, 50)
     )
     assert "\n".join(lines) + "\n" == NARROW
+
+
+def test_the_fix_of_a_master_of_an_earlier_version_is_shown() -> None:
+    earlier = {"what": BRAKE["what"], "mend": BRAKE["fix"]}
+    for problem in (earlier, {**BRAKE, "mend": "see elsewhere"}):
+        lines = screen(UntrustedJson.of(status(problems=[problem])), "URL", Console())
+        assert lines[:3] == ["1 thing is wrong:", f"- {BRAKE['what']}", f"  {BRAKE['fix']}"]
 
 
 def test_status_fits_80_columns_and_24_lines() -> None:

@@ -150,7 +150,7 @@ async def test_on_a_full_etcd_pods_live_the_status_tells_and_the_change_is_run_a
             # As the status has it, but that what fills this etcd goes first.
             await etcd.ctl("del", "/filling")
             found = (await status(masters[0]))["problems"][0]
-            commands = [word for word in found["mend"].split("`") if word.startswith("etcdctl ")]
+            commands = [word for word in found["fix"].split("`") if word.startswith("etcdctl ")]
             for command in commands[:3]:
                 await etcd.ctl(*command.split()[1:])
             assert [command.split()[1] for command in commands[:3]] == [

@@ -27,7 +27,7 @@ def said(*candidates: Candidate, alarms: tuple[str, ...] = ()) -> list[str]:
         running=None,
         pods=1,
     )
-    return [f"{each.what} / {each.mend}" for each in problems(facts)]
+    return [f"{each.what} / {each.fix}" for each in problems(facts)]
 
 
 def other(**changes: object) -> Candidate:
@@ -95,5 +95,5 @@ async def test_every_master_s_status_says_that_etcd_is_full_and_that_settings_di
             assert shown["ttl"] == 6.0
             told = [problem["what"] for problem in shown["problems"]]
             assert told[0].startswith("etcd is full")
-            assert f"`etcdctl compact {cluster.core.revision}`" in shown["problems"][0]["mend"]
+            assert f"`etcdctl compact {cluster.core.revision}`" in shown["problems"][0]["fix"]
             assert any("m1 has 6 s, m2 has 24 s; the leader's rules" in each for each in told)

@@ -137,7 +137,7 @@ async def test_a_hung_run_is_told_with_the_age_of_what_waits_behind_it() -> None
                 "changes have waited 40 s behind run 2, which usually takes 0.1 s; it has been "
                 "under way for 44 s"
             )
-            assert "KONTROL_CALLBACK_TIMEOUT" in problem["mend"]
+            assert "KONTROL_CALLBACK_TIMEOUT" in problem["fix"]
             assert shown["plan"]["what"] == "run"
             assert shown["waiting"] == pytest.approx(40, abs=0.5)
         assert metric(one, "kontrol_leader_run_age_seconds") == pytest.approx(44, abs=0.5)
@@ -190,7 +190,7 @@ async def test_pods_that_are_lost_are_told_while_the_damper_waits_and_during_a_r
         [problem] = shown["problems"]
         assert problem["kind"] == "pods-lost"
         assert problem["what"].startswith("3 of 5 pods are lost (#1 p2, #2 p3, #3 p4), and no run")
-        assert problem["mend"].startswith("the callback is run in ")
+        assert problem["fix"].startswith("the callback is run in ")
         await asyncio.sleep(5)
         shown = await status(two, cluster)
         assert shown["plan"]["what"] == "run"
@@ -216,7 +216,7 @@ async def test_a_leader_that_falls_silent_is_told_within_seconds() -> None:
             [problem] = (await status(two, cluster))["problems"]
             assert problem["kind"] == "leader-silent"
             assert problem["what"].startswith("the leader m1 was not heard for ")
-            assert "silent for 15 s" in problem["mend"]
+            assert "silent for 15 s" in problem["fix"]
             await asyncio.sleep(30)
             shown = await status(two, cluster)
             assert (shown["leader"]["id"], kinds(shown)) == ("m2", [])

@@ -88,7 +88,7 @@ ROUTES: tuple[Route, ...] = (
         Access.LOCAL,
         Handlers.status,
         "The whole situation: etcd, leader and candidates, ensemble, what is due and what holds "
-        "it, the run under way, the last runs, and what is wrong with its mend.",
+        "it, the run under way, the last runs, and what is wrong, with the fix.",
         _OK | _READ,
         reduced="the standard error of runs",
     ),

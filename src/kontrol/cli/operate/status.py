@@ -10,8 +10,14 @@ _SILENT = 3.0  # seconds, for which a leader that is well is never silent
 
 
 def problems(status: UntrustedJson) -> list[tuple[str, str]]:
-    """Return what is wrong, each with its mend: what the master says, else what is to be seen."""
-    told = [(each.text("what", "?"), each.text("mend")) for each in status.docs("problems")]
+    """Return what is wrong and how to fix it: as the master says, else as the status shows.
+
+    Masters of an earlier version call the fix `mend`.
+    """
+    told = [
+        (each.text("what", "?"), each.text("fix", each.text("mend")))
+        for each in status.docs("problems")
+    ]
     if told:
         return told
     if not status.doc("etcd").true("ok"):
@@ -43,9 +49,9 @@ def _verdict(status: UntrustedJson, paper: Console) -> list[str]:
     number = len(wrong)
     head = "1 thing is wrong:" if number == 1 else f"{number} things are wrong:"
     lines = [paper.paint(head, "bad")]
-    for what, mend in wrong:
+    for what, fix in wrong:
         lines += [paper.paint(line, "bad") for line in paper.wrap(f"- {what}", "  ")]
-        lines += paper.wrap(f"  {mend}", "  ") if mend else []
+        lines += paper.wrap(f"  {fix}", "  ") if fix else []
     return lines
 
 

@@ -24,13 +24,13 @@ def of_the_callback(facts: Facts) -> list[Problem]:
     found = []
     if plan.get("hold") in ("brake", "gap"):
         what = _losses(plan)
-        mend = "wait for them; they have one TTL to come back"
+        fix = "wait for them; they have one TTL to come back"
         if plan.get("hold") == "brake":
-            mend = "if they are gone for good: `kontrol release`; else see to their network or node"
+            fix = "if they are gone for good: `kontrol release`; else see to their network or node"
         found.append(
             Problem(
                 f"{what}, and the callback is held by the {plan.get('hold')}",
-                mend,
+                fix,
                 kind=str(plan["hold"]),
             )
         )
@@ -91,24 +91,24 @@ def _of_the_run(facts: Facts) -> list[Problem]:
         if waiting is not None:
             what = f"changes have waited {_lasting(waiting)} behind {run}, {normal}"
             what += f"; it has been under way for {_lasting(age)}"
-        mend = (
+        fix = (
             "see in the leader's log what it does, and end what it waits for; "
             "KONTROL_CALLBACK_TIMEOUT on the masters ends a run that takes too long"
         )
-        return [Problem(what, mend, kind="run-long")]
+        return [Problem(what, fix, kind="run-long")]
     if plan.get("hold") == "predecessor":
         what = "the last run was cut off: its leader went away"
         left = plan.get("seconds")
         after = "" if left is None else f" in {_lasting(_number(left))}"
-        mend = f"it is run again{after}, once its processes are dead for certain"
-        return [Problem(what, mend, kind="run-cut-off")]
+        fix = f"it is run again{after}, once its processes are dead for certain"
+        return [Problem(what, fix, kind="run-cut-off")]
     held = plan.get("hold") in _HELD or running.get("ended")  # a failure is told by itself
     if waiting is None or held or waiting <= facts.damper_max + _LATE or not facts.leader:
         return []
     what = f"changes have waited {_lasting(waiting)}, longer than the damper may wait"
     what += f" ({facts.damper_max:g} s), and no run has begun"
-    mend = "see the leader's log; `kontrol run-now` runs the callback"
-    return [Problem(what, mend, kind="changes-wait")]
+    fix = "see the leader's log; `kontrol run-now` runs the callback"
+    return [Problem(what, fix, kind="changes-wait")]
 
 
 def _of_losses(facts: Facts) -> list[Problem]:

@@ -22,6 +22,7 @@ _EVERY = 5.0  # seconds
 _LEASE = 20  # seconds
 _MOST = 20  # problems of one master
 _TEXT = 2000  # characters of one
+_FIX = "mend"  # the name of `Problem.fix` in etcd, which masters of earlier versions read
 
 
 class Notices:
@@ -63,7 +64,7 @@ class Notices:
             self._lease = (await self._store.grant(_LEASE)).id
             self.key = self._keys.notice(self._lease)
         told: list[JSON] = [
-            {"kind": each.kind, "what": each.what[:_TEXT], "mend": each.mend[:_TEXT]}
+            {"kind": each.kind, "what": each.what[:_TEXT], _FIX: each.fix[:_TEXT]}
             for each in seen[:_MOST]
         ]
         value = canonical({"master": self._master, "problems": told})
@@ -90,6 +91,6 @@ def decode_notice(raw: bytes) -> list[Problem]:
     for each in told[:_MOST]:
         one = Fields(each)
         what = one.text("what", most=_TEXT)
-        mend, kind = one.text("mend", "", most=_TEXT), one.text("kind", "other", most=_TEXT)
-        problems.append(Problem(f"{master} says: {what}", mend, kind=kind))
+        fix, kind = one.text(_FIX, "", most=_TEXT), one.text("kind", "other", most=_TEXT)
+        problems.append(Problem(f"{master} says: {what}", fix, kind=kind))
     return problems

@@ -1,4 +1,4 @@
-"""What is wrong with a tier, in words, each with its mend: a pure judgement on its status.
+"""What is wrong with a tier, in words, each with its fix: a pure judgement on its status.
 
 Nothing is well that waits, is late or is lost. So what is normal for some seconds (a leader that
 was just killed, lost pods that the callback was not told of yet) is a problem for as long.
@@ -93,19 +93,19 @@ def _of_the_alarms(facts: Facts) -> list[Problem]:
     for alarm in facts.alarms:
         if alarm != "NOSPACE":
             what = f"etcd has raised the alarm {alarm}"
-            mend = "`etcdctl alarm list` names the member; see etcd's documentation on that alarm"
+            fix = "`etcdctl alarm list` names the member; see etcd's documentation on that alarm"
         else:
             what = (
                 "etcd is full (alarm NOSPACE). Pods that report stay alive, and the leader leads; "
                 "what pods change, new pods, deregistrations, new masters and runs wait"
             )
-            mend = (
+            fix = (
                 f"free its history, then end the alarm: `etcdctl compact {facts.revision}`, "
                 "`etcdctl defrag --cluster`, `etcdctl alarm disarm`; if `etcdctl endpoint status "
                 "--cluster --write-out=table` then shows its size still near the quota, start etcd "
                 "with a larger --quota-backend-bytes"
             )
-        found.append(Problem(what, mend, kind="etcd-alarm"))
+        found.append(Problem(what, fix, kind="etcd-alarm"))
     return found
 
 

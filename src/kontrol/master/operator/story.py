@@ -59,10 +59,10 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong, and what mends it; `kind` is for programs, see the documentation of REST."""
+    """What is wrong, and how to fix it; `kind` is for programs, listed in the documentation."""
 
     what: str
-    mend: str
+    fix: str
     kind: str = "other"
 
 

@@ -230,7 +230,7 @@ class View:
             "applied": None if applied is None else applied.known(),
             "current": applied is not None and applied.digest == ensemble.digest,
             "runs": list(read.entries[:_SHOWN]),
-            "problems": [{"kind": p.kind, "what": p.what, "mend": p.mend} for p in problems(facts)],
+            "problems": [{"kind": p.kind, "what": p.what, "fix": p.fix} for p in problems(facts)],
         }
 
     async def _read(self) -> _Read:
