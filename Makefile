@@ -50,6 +50,7 @@ lint: .venv/dev
 	$(BIN)/ruff format --check
 	$(BIN)/hadolint $(DOCKERFILES)
 	$(BIN)/shellcheck $(SCRIPTS)
+	$(BIN)/python -m tests.words.check
 
 format: .venv/dev
 	$(BIN)/ruff check --fix
