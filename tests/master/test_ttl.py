@@ -208,3 +208,22 @@ async def test_a_lease_is_shortened_only_when_the_pod_was_told_before() -> None:
             assert (await master.ping(text))["ttl"] == 4.0
         assert leases(cluster).isdisjoint(first)
         assert dropped(cluster) == []
+
+
+@virtual
+async def test_a_lease_that_was_replaced_is_revoked() -> None:
+    """A master that lags behind would refresh it, and tell the TTL that it had."""
+    cluster = MemoryCluster()
+    store = MemoryStore(cluster)
+    async with running(cluster, ttl=25.0) as master:
+        await master.ping(record(1))
+        [first] = leases(cluster)
+        await lead_with(cluster, master, 6.0)
+        for _ in range(2):  # the pod must have been told before
+            assert (await master.ping(record(1)))["ttl"] == 6.0
+            await asyncio.sleep(1)
+        [second] = leases(cluster)
+        assert second != first
+        assert await store.refresh(first) == 0
+        assert await store.refresh(second) == 6
+        assert dropped(cluster) == []

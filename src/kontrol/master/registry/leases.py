@@ -11,6 +11,7 @@ Invariant: at most two refreshes of a lease are under way, so there are no more 
 """
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -55,6 +56,7 @@ class Leases:
         self._ended = False
         self._granted: dict[int, int] = {}
         self._told: dict[int, float] = {}
+        self._revoking: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Own the refreshes, until cancelled; then end them."""
@@ -63,10 +65,11 @@ class Leases:
         finally:
             self._ended = True
             left = {each.task: each for some in self._under_way.values() for each in some}
-            for task in left:
+            tasks = self._revoking | left.keys()
+            for task in tasks:
                 task.cancel()
-            if left:
-                await asyncio.wait(left)
+            if tasks:
+                await asyncio.wait(tasks)
             for refresh in left.values():
                 refresh.done.set()
 
@@ -102,6 +105,21 @@ class Leases:
         lease = await self._store.grant(math.ceil(ttl))
         self._granted[math.ceil(ttl)] = lease.ttl
         return lease.id, ttl
+
+    def revoke(self, lease: int) -> None:
+        """Begin to revoke a lease that was replaced, and that no key has any more.
+
+        A master that has not seen the replacement would refresh it, and answer with its TTL, while
+        the pod's new lease expires. So it finds the lease gone, and reads what the store has.
+        """
+        if not self._ended:
+            task = asyncio.create_task(self._revoke(lease))
+            self._revoking.add(task)
+            task.add_done_callback(self._revoking.discard)
+
+    async def _revoke(self, lease: int) -> None:
+        with contextlib.suppress(StoreError):  # it then expires
+            await self._store.revoke(lease)
 
     def unfit(self, refresh: LeaseRefresh) -> bool:
         """Tell whether a pod needs another lease than this one, which was refreshed."""

@@ -384,6 +384,9 @@ class Writer:
             self.quota.wrote(self._planned, wrote.header.revision, now)
         for entry, number in zip(batch, numbers, strict=True):
             self._wrote(entry)
+            live = entry.view.live
+            if isinstance(entry.decision, Join) and live is not None and live.lease:
+                self._leases.revoke(live.lease)  # its record has another one now
             entry.settle(_outcome(entry, number))
         return True
 
