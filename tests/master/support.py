@@ -129,7 +129,7 @@ async def running(
             rng=random.Random(1),
         )
         task = group.create_task(master.run())
-        await master.mirror.complete.wait()
+        await master.mirror.cache.complete.wait()
         yield master
         task.cancel()
 

@@ -202,7 +202,7 @@ def complete() -> Mirror:
     records = Records(KEYS)
     store = MemoryStore(MemoryCluster())
     mirror = Mirror(store, records, ttl=25, damper=Damper(1, 5))
-    mirror.complete.set()
+    mirror.cache.complete.set()
     return mirror
 
 

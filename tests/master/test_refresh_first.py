@@ -193,7 +193,7 @@ async def test_a_lease_is_refreshed_while_the_mirror_is_not_current() -> None:
         assert live is not None
         network.heard = False
         await asyncio.sleep(CONFIG.ttl * 2 / 3)
-        assert not master.mirror.current
+        assert not master.mirror.cache.current
         network.requests.clear()
         assert (await master.ping(record(1)))["seq"] == 0
         # It is sure of that only by reading; nothing is written.

@@ -210,7 +210,7 @@ async def test_a_start_that_waited_is_withdrawn_if_a_lost_pod_is_back() -> None:
             async with alive(other, 3):
                 await asyncio.sleep(5)
             changed = asyncio.Event()
-            other.mirror.on_change(changed.set)
+            other.mirror.cache.listen(lambda _: changed.set())
             async with asyncio.timeout(2 * CONFIG.ttl):
                 await changed.wait()  # p3 is lost
             await other.ping(record(5))

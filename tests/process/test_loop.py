@@ -80,8 +80,8 @@ def test_the_gap_rule_sees_a_suspended_master() -> None:
         loop = asyncio.get_running_loop()
         follower = WatchCache(MemoryStore(MemoryCluster()), "/pods/", silence=TTL / 3)
         heard = asyncio.Event()
-        hear = follower._hear
-        follower._hear = lambda: (hear(), heard.set())[0]  # type: ignore[method-assign,func-returns-value]
+        hear = follower._mark_seen
+        follower._mark_seen = lambda: (hear(), heard.set())[0]  # type: ignore[method-assign,func-returns-value]
         task = loop.create_task(follower.run())
         await follower.complete.wait()
         heard.clear()

@@ -301,7 +301,7 @@ def no_catching_up(patch: Patch) -> None:
     """A new leader takes its mirror as it is, which may be behind its predecessor's."""
 
     async def catch_up(self: Leadership) -> None:
-        await self._parts.mirror.complete.wait()
+        await self._parts.mirror.cache.complete.wait()
 
     patch.setattr(Leadership, "_catch_up", catch_up)
 

@@ -12,8 +12,8 @@ from tests.simulation.schedule import Schedule, Step, draw
 from tests.simulation.simulate import judge
 from tests.support.memory.core import Core
 
-from kontrol.master.mirror import Mirror
 from kontrol.master.term import Term
+from kontrol.master.watchcache import WatchCache
 from kontrol.store.protocol import Compare
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -125,7 +125,7 @@ def test_without_the_proof_deadline_runs_overlap(monkeypatch: pytest.MonkeyPatch
 def test_without_the_gap_rule_the_silence_of_the_tier_is_told_as_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Mirror, "recovered", property(lambda _: float("-inf")))
+    monkeypatch.setattr(WatchCache, "recovered", property(lambda _: float("-inf")))
     assert breaks(NO_MASTERS, "6")
 
 
@@ -163,5 +163,5 @@ def test_without_the_counter_s_comparison_pods_share_numbers(
 
 
 def test_random_schedules_find_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Mirror, "recovered", property(lambda _: float("-inf")))
+    monkeypatch.setattr(WatchCache, "recovered", property(lambda _: float("-inf")))
     assert any(judge(draw(seed)) for seed in range(60))

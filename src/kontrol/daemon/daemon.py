@@ -100,7 +100,7 @@ class Daemon:
                 )
             server = await self._server(stack, keys, master)
             await self._rest(stack, serve, agent, master, view)
-            waits = {"etcd": master.mirror.complete} if master is not None else {}
+            waits = {"etcd": master.mirror.cache.complete} if master is not None else {}
             waits |= agent.acknowledged if agent is not None else {}
             serve(self._notifier.run(waits))
             # First to end, so last to be started.
@@ -164,7 +164,7 @@ class Daemon:
             if master is not None:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_ANSWERABLE):
-                        await master.mirror.complete.wait()
+                        await master.mirror.cache.complete.wait()
             port = await server.bind(settings.bind, settings.port)
             if master is None:
                 log.info("commands are taken on port %d", port)

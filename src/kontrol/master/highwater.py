@@ -1,38 +1,33 @@
-"""The highest term and run that this process has seen: what a store that goes back cannot undo.
+"""The highest term and run that this process has seen: a restore of the store cannot undo them.
 
-A restore from a backup forgets runs that callbacks have fenced by, whether it lowers the store's
-revision or raises it. Every master remembers, so any that lives through a restore can lead on.
+A restore from a backup forgets runs whose numbers callbacks use as fences, whether it lowers the
+store's revision or raises it. Every master remembers them, so any that survives a restore can lead.
 """
 
 from collections.abc import Sequence
 
 from kontrol.master.records.fields import BELIEVED_RUN
 from kontrol.master.records.records import Records
-from kontrol.master.watchcache import OnRestore, WatchCache
+from kontrol.master.watchcache import WatchCache
 from kontrol.store.protocol import Event, Store
 
 
 class HighWater:
-    """`term` is 0, and `run` as well, before any was seen; `follow` must be running."""
+    """`term` and `run` are 0 before any was seen; `cache.run` must be running.
+
+    `cache` follows the number of the last run.
+    """
 
     def __init__(self, store: Store, records: Records, *, silence: float) -> None:
-        """`silence` as for a `WatchCache`."""
+        """`silence` is that of the `WatchCache`, in seconds."""
         self.term = 0
         self.run = 0
         self._records = records
-        self._follower = WatchCache(store, records.keys.last_run, silence=silence)
-        self._follower.listen(self._take)
-
-    def on_restore(self, listener: OnRestore) -> None:
-        """Call `listener` when the store went back, with the last revision known from before."""
-        self._follower.on_restore(listener)
-
-    async def follow(self) -> None:
-        """Follow the number of the last run until cancelled."""
-        await self._follower.run()
+        self.cache = WatchCache(store, records.keys.last_run, silence=silence)
+        self.cache.listen(self._take)
 
     def saw_term(self, number: int) -> None:
-        """Note a term, or the highest that may have been."""
+        """Note a term, or the highest that there may have been."""
         self.term = max(self.term, number)
 
     def _take(self, events: Sequence[Event]) -> None:

@@ -142,18 +142,18 @@ class Master:
                 rng=rng,
             )
         )
-        self.mirror.on_restore(self.election.restart)
-        self._highwater.on_restore(self.election.restart)
+        self.mirror.cache.on_restore(self.election.restart)
+        self._highwater.cache.on_restore(self.election.restart)
 
     async def run(self) -> None:
         """Be a master until cancelled; then end the callback, book it, and resign."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.mirror.run())
+            group.create_task(self.mirror.cache.run())
             group.create_task(self.election.follow())
             group.create_task(self.registry.run())
             group.create_task(self.requests.run())
             group.create_task(self.notices.run())
-            group.create_task(self._highwater.follow())
+            group.create_task(self._highwater.cache.run())
             if self._runner is not None:
                 group.create_task(self._follow_callback(self._runner))
             await self.election.run(self.leader.lead)

@@ -1,10 +1,11 @@
 """A prefix of the store, kept up to date in memory: read, then watch from that revision plus one.
 
-Whatever interrupts the watch, the owner sees one gapless sequence of changes: after a compaction
-or a restore everything is read again, and the difference is told as events. Two questions matter
-to the owner besides: how long ago the store last confirmed that nothing is missing (`confirmed`),
-and since when it has been in touch without a long silence (`recovered`), because the time without
-a store says nothing about the pods.
+Whatever interrupts the watch, listeners see one sequence of changes without a gap: after a
+compaction or a restore everything is read again, and the difference is delivered as events.
+
+Two times tell how far the copy can be trusted: when the store last confirmed that nothing is
+missing (`confirmed`), and since when it has answered without an outage (`recovered`), because time
+without a store says nothing about the pods.
 """
 
 import asyncio
@@ -29,8 +30,8 @@ from kontrol.store.protocol import (
 
 log = logging.getLogger(__name__)
 
-_VERIFY = 300.0  # seconds between two looks whether the watch missed anything
-_PAUSE = 0.05  # seconds before another try; doubled up to a second while the store is away
+_VERIFY = 300.0  # seconds between two checks whether the watch missed anything
+_PAUSE = 0.05  # seconds before the next attempt; doubled up to 1 s while the store is away
 
 Listener = Callable[[Sequence[Event]], None]
 OnRestore = Callable[[int], None]
@@ -41,41 +42,57 @@ class _Missed(Exception):
 
 
 class WatchCache:
-    """Follows one prefix. `entries` maps full keys to their values; listeners hear each change."""
+    """Follows one prefix. `entries` maps full keys to their values.
+
+    `revision` is the store's that `entries` shows, and `confirmed` the loop time of the newest
+    question to the store whose answer showed that nothing was missing; minus infinity before the
+    first. `complete` is set once everything was read for the first time. `restores` counts restores
+    of the store. `silence` is the time in seconds without an answer that counts as an outage; it
+    may be set at any time.
+    """
 
     def __init__(
         self, store: Store, prefix: str, *, silence: float, verify: float = _VERIFY
     ) -> None:
-        """`silence` is the time in seconds without a sign of life that counts as an outage.
+        """Every `verify` seconds the keys are compared with the store's.
 
-        It may be set anew at any time. Every `verify` seconds the keys are compared with the
-        store's: releases of etcd can lose events around a compaction, and a restore can change
-        history beneath a watch that goes on.
+        Some releases of etcd lose events around a compaction, and a restore can change history
+        below a watch that goes on.
         """
         self.entries: dict[str, KeyValue] = {}
         self.revision = 0
-        self.restores = 0  # of the store, that were noticed
+        self.restores = 0
         self.confirmed = float("-inf")
         self.complete = asyncio.Event()
+        self.silence = silence
         self._store = store
         self._prefix = prefix
-        self.silence = silence
-        self._heard = float("-inf")
+        self._seen = float("-inf")
         self._recovered = float("-inf")
         self._listeners: list[Listener] = []
         self._on_restore: list[OnRestore] = []
         self._cluster = 0
         self._verify = verify
-        self._check: tuple[float, RangeResult] | None = None  # what to compare, once confirmed
+        self._check: tuple[float, RangeResult] | None = None  # to compare with, once confirmed
+
+    @property
+    def age(self) -> float:
+        """Seconds since the store last confirmed that nothing is missing; infinite at first."""
+        return asyncio.get_running_loop().time() - self.confirmed
+
+    @property
+    def current(self) -> bool:
+        """Whether the store confirmed within `silence` that nothing is missing."""
+        return self.complete.is_set() and self.age <= self.silence
 
     @property
     def recovered(self) -> float:
-        """The loop time since which the store was never silent for long; now, if it is silent.
+        """The loop time since which the store had no outage: the present time during one.
 
         Minus infinity before `entries` is complete.
         """
         now = asyncio.get_running_loop().time()
-        silent = self.complete.is_set() and now - self._heard > self.silence
+        silent = self.complete.is_set() and now - self._seen > self.silence
         return now if silent else self._recovered
 
     def listen(self, listener: Listener) -> None:
@@ -83,11 +100,11 @@ class WatchCache:
         self._listeners.append(listener)
 
     def on_restore(self, listener: OnRestore) -> None:
-        """Call `listener` when the store went back, with the last revision known from before."""
+        """Call `listener` when the store was restored, with the last revision known before."""
         self._on_restore.append(listener)
 
     async def run(self) -> None:
-        """Follow until cancelled; an unreachable store is waited for."""
+        """Follow until cancelled; while the store is unreachable, try again and again."""
         delay = 0.0
         while True:
             try:
@@ -101,7 +118,7 @@ class WatchCache:
             except _Missed:
                 log.warning("%s: the watch missed events: reading everything again", self._prefix)
             except Restored as error:
-                self._went_back(str(error))
+                self._restored(str(error))
                 await asyncio.sleep(_PAUSE)  # members of two clusters may answer in turn
             except (Unavailable, Denied) as error:
                 log.warning("%s: no answer from the store: %s", self._prefix, error)
@@ -109,7 +126,7 @@ class WatchCache:
                 await asyncio.sleep(delay)
 
     def reached(self, read: RangeResult) -> bool:
-        """Tell whether all that `read` saw is known here, or newer; values are not looked at."""
+        """Tell whether `entries` has all keys of `read` at its revisions or newer ones."""
         revision = read.header.revision
         seen = {kv.key: kv.mod_revision for kv in read.kvs}
         for key, modified in seen.items():
@@ -123,7 +140,7 @@ class WatchCache:
         )
 
     async def _read(self) -> None:
-        asked = asyncio.get_running_loop().time()
+        sent = asyncio.get_running_loop().time()
         read = await self._store.range(Range(self._prefix, prefix=True))
         found = {kv.key: kv for kv in read.kvs}
         if self._cluster and (
@@ -131,7 +148,7 @@ class WatchCache:
             or read.header.revision < self.revision
             or self._undone(found)
         ):
-            self._went_back("another cluster, or revisions that were known are gone")
+            self._restored("another cluster, or revisions that were known are gone")
         self._cluster = read.header.cluster
         events = [
             Event("delete", KeyValue(key, b"", 0, read.header.revision))
@@ -140,18 +157,18 @@ class WatchCache:
         # After a restore the same value may be written at the same revision under another lease.
         events += [Event("put", kv) for key, kv in found.items() if self.entries.get(key) != kv]
         self.revision = read.header.revision
-        self._hear()
-        self.confirmed = asked
+        self._mark_seen()
+        self.confirmed = sent
         self._apply(events)
         if not self.complete.is_set():
             self._recovered = asyncio.get_running_loop().time()
             self.complete.set()
-            self._tell(())
+            self._notify(())
 
     def _undone(self, found: Mapping[str, KeyValue]) -> bool:
-        """Tell whether a write that is known here is undone.
+        """Tell whether a known write is undone.
 
-        A restore may keep the cluster's id, and raise the revision above all that was
+        A restore may keep the cluster's id and raise the revision above all earlier ones
         (`etcdutl snapshot restore --bump-revision`).
         """
         return any(
@@ -163,16 +180,16 @@ class WatchCache:
         async with self._store.watch(
             self._prefix, prefix=True, start=self.revision + 1, cluster=self._cluster
         ) as watch:
-            asking = asyncio.create_task(self._ask(watch))
+            confirming = asyncio.create_task(self._confirm(watch))
             try:
                 async for batch in watch:
                     self._take(batch)
             finally:
-                asking.cancel()
-                await asyncio.wait([asking])
+                confirming.cancel()
+                await asyncio.wait([confirming])
 
-    async def _ask(self, watch: Watch) -> None:
-        """Ask for signs of life, and from time to time for what there is to be known."""
+    async def _confirm(self, watch: Watch) -> None:
+        """Have the store confirm the watch, and every `verify` seconds read the keys to check."""
         loop = asyncio.get_running_loop()
         self._check, verify_at = None, loop.time() + self._verify
         keys = Range(self._prefix, prefix=True, keys_only=True)
@@ -184,7 +201,7 @@ class WatchCache:
                     self._check, verify_at = (loop.time(), read), loop.time() + self._verify
             await watch.confirm()
 
-    def _went_back(self, why: str) -> None:
+    def _restored(self, why: str) -> None:
         log.warning("%s: the store was restored (%s): reading everything again", self._prefix, why)
         for listener in self._on_restore:
             listener(self.revision)
@@ -193,7 +210,7 @@ class WatchCache:
         self._cluster = 0
 
     def _take(self, batch: Batch) -> None:
-        self._hear()
+        self._mark_seen()
         self.confirmed = max(self.confirmed, batch.confirmed)
         if batch.events:
             self.revision = batch.events[-1].kv.mod_revision
@@ -203,11 +220,11 @@ class WatchCache:
             if not self.reached(read):
                 raise _Missed
 
-    def _hear(self) -> None:
+    def _mark_seen(self) -> None:
         now = asyncio.get_running_loop().time()
-        if now - self._heard > self.silence:
+        if now - self._seen > self.silence:
             self._recovered = now
-        self._heard = now
+        self._seen = now
 
     def _apply(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -216,8 +233,8 @@ class WatchCache:
             else:
                 self.entries.pop(event.kv.key, None)
         if events:
-            self._tell(events)
+            self._notify(events)
 
-    def _tell(self, events: Sequence[Event]) -> None:
+    def _notify(self, events: Sequence[Event]) -> None:
         for listener in self._listeners:
             listener(events)

@@ -19,7 +19,7 @@ class Leader:
         self._news = asyncio.Event()
         self._leadership: Leadership | None = None
         parts.election.on_change(self.wake)
-        parts.mirror.on_change(self.wake)
+        parts.mirror.cache.listen(lambda _: self.wake())
         parts.requests.on_change(self.wake)
 
     def wake(self) -> None:

@@ -330,11 +330,11 @@ class Leadership:
     async def _catch_up(self) -> None:
         """Wait until the mirror shows at least what the store holds now."""
         mirror = self._parts.mirror
-        await mirror.complete.wait()
+        await mirror.cache.complete.wait()
         read = await self._read_keys()
         while True:
             self._news.clear()
-            if mirror.reached(read):
+            if mirror.cache.reached(read):
                 return
             await self._news.wait()
 
@@ -422,7 +422,7 @@ class Leadership:
         if not snapshot.changes.lost:
             return None
         ttl = max(self._parts.config.ttl, self._ledger.applied.ttl or 0.0)
-        return self._parts.mirror.recovered + ttl
+        return self._parts.mirror.cache.recovered + ttl
 
     def _peers(self) -> Sequence[str]:
         """Name the other masters that still have the acknowledged callback."""

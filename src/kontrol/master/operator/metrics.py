@@ -24,7 +24,7 @@ def _pods(master: Master) -> _Rows:
 
 
 def _age(master: Master) -> float | None:
-    age = master.mirror.age
+    age = master.mirror.cache.age
     return None if age == float("inf") else age
 
 
@@ -135,19 +135,19 @@ METRICS: tuple[Metric[Master], ...] = (
         "kontrol_master_mirror_current",
         "gauge",
         "1 if that was within a third of the TTL: keepalives are then decided on the mirror.",
-        lambda m: int(m.mirror.current),
+        lambda m: int(m.mirror.cache.current),
     ),
     Metric(
         "kontrol_master_mirror_revision",
         "gauge",
         "etcd's revision of the last change that the mirror shows.",
-        lambda m: m.mirror.revision,
+        lambda m: m.mirror.cache.revision,
     ),
     Metric(
         "kontrol_master_store_restores_total",
         "counter",
         "How often etcd was found to have gone back, to another cluster or a lower revision.",
-        lambda m: m.mirror.restores,
+        lambda m: m.mirror.cache.restores,
     ),
     Metric(
         "kontrol_master_candidates",

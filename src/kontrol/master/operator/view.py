@@ -57,7 +57,7 @@ class View:
         self._records = master.records
         self._wall = wall
         self._moved = asyncio.Event()
-        master.mirror.on_change(self._moved.set)
+        master.mirror.cache.listen(lambda _: self._moved.set())
 
     @property
     def counts(self) -> Counts:
@@ -128,12 +128,12 @@ class View:
         return [
             {
                 "name": "mirror",
-                "ok": self._master.mirror.complete.is_set(),
-                "detail": f"revision {self._master.mirror.revision}",
+                "ok": self._master.mirror.cache.complete.is_set(),
+                "detail": f"revision {self._master.mirror.cache.revision}",
             },
             {
                 "name": "etcd",
-                "ok": self._master.mirror.current,
+                "ok": self._master.mirror.cache.current,
                 "detail": f"confirmed {told}",
             },
         ]
@@ -181,7 +181,7 @@ class View:
         if shown is not None and running is not None and under_way:
             shown["age"] = self._run_age(running, now)
         facts = Facts(
-            etcd=error or ("" if master.mirror.current else "its watch is silent"),
+            etcd=error or ("" if master.mirror.cache.current else "its watch is silent"),
             alarms=alarms,
             revision=read.revision,
             leader=leader,
@@ -297,7 +297,7 @@ class View:
         )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_BEHIND):
-                while self._master.mirror.revision < seen:
+                while self._master.mirror.cache.revision < seen:
                     self._moved.clear()
                     await self._moved.wait()
 
@@ -321,13 +321,13 @@ class View:
 
     def _age(self) -> float | None:
         """Seconds since the store last confirmed that nothing is missing; None if it never did."""
-        age = self._master.mirror.age
+        age = self._master.mirror.cache.age
         return None if age == float("inf") else round(age, 1)
 
     @contextlib.asynccontextmanager
     async def _patience(self) -> AsyncIterator[None]:
         """Bound reads by the time that people have. Raises `Unavailable`."""
-        seconds = _PATIENCE if self._master.mirror.current else _HOPE
+        seconds = _PATIENCE if self._master.mirror.cache.current else _HOPE
         try:
             async with asyncio.timeout(seconds):
                 yield

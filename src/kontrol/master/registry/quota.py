@@ -112,7 +112,7 @@ class Quota:
         self._written: deque[tuple[int, Planned]] = deque(maxlen=_WRITTEN)  # by revision
         self._limited: dict[str, Limited] = {}
         # Of a store that went back, the mirror may not see those revisions for a long time.
-        mirror.on_restore(lambda _: self._written.clear())
+        mirror.cache.on_restore(lambda _: self._written.clear())
 
     def judge(self, asked: Asked, planned: Planned, now: float) -> Refuse | None:
         """Refuse a decision that would store too much; else add it to what is `planned`.
@@ -120,7 +120,7 @@ class Quota:
         While the mirror is not complete, nothing is known to be too much.
         """
         decision, view = asked.decision, asked.view
-        if not isinstance(decision, Join | Write) or not self._mirror.complete.is_set():
+        if not isinstance(decision, Join | Write) or not self._mirror.cache.complete.is_set():
             return None
         join = decision if isinstance(decision, Join) else None
         new = join is not None and join.seq is None
@@ -156,7 +156,7 @@ class Quota:
 
     def _unseen(self) -> list[Planned]:
         """Return what was written here and is not in the mirror yet."""
-        while self._written and self._written[0][0] <= self._mirror.revision:
+        while self._written and self._written[0][0] <= self._mirror.cache.revision:
             self._written.popleft()
         return [planned for _, planned in self._written]
 

@@ -103,7 +103,7 @@ class Registry:
             record = parse_keepalive(raw)
         except BadRecord as error:
             raise Refused("InvalidRecord", str(error)) from None
-        current = self._mirror.current
+        current = self._mirror.cache.current
         view = View(live=self._mirror.live(record.key), elsewhere=self._mirror.elsewhere(record))
         decision = decide(record, view)
         known = decision.live.pod.seq if isinstance(decision, Refresh) else None
