@@ -17,6 +17,8 @@ from tests.master.test_registry import Trouble
 from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
+from kontrol.cli.operate.document import UntrustedJson
+from kontrol.cli.operate.runs import now
 from kontrol.master.callback import RunOutcome, RunRequest
 from kontrol.master.leader.policy import FOLLOWING, SOON, Chain
 from kontrol.master.master import Master
@@ -269,6 +271,33 @@ async def test_a_run_that_was_cut_off_is_told_until_it_is_run_again() -> None:
 
 
 @virtual
+async def test_a_run_whose_leader_was_killed_is_no_longer_under_way() -> None:
+    cluster, callback, network = MemoryCluster(), Stub(seconds=0.2), Trouble()
+    async with running(cluster, callback, network=network, wall=wall, fover=15.0) as one:
+        await asyncio.sleep(1)
+        async with running(cluster, callback, id="m2", wall=wall, fover=15.0) as two, pods(two, 1):
+            await asyncio.sleep(5)
+            callback.seconds = 1000.0
+            async with pods(two, 2):
+                await asyncio.sleep(20)
+                shown = await status(two, cluster)
+                assert (shown["plan"]["what"], kinds(shown)) == ("run", ["run-long"])
+                network.before = lambda _: Unavailable("killed")
+                await asyncio.sleep(3.1)
+                seen = set()
+                while (shown := await status(two, cluster))["running"]["run"] == 2:
+                    assert "run-long" not in kinds(shown)
+                    seen.add((shown["leader"] or {}).get("id"))
+                    if not shown["running"]["ended"]:
+                        assert "age" not in shown["running"]
+                        assert shown["plan"]["hold"] == "predecessor"
+                        assert now(UntrustedJson.of(shown)).startswith("run 2 was cut off: ")
+                    await asyncio.sleep(0.1)
+                assert seen >= {"m1", "m2"}
+                assert one.election.term is None
+
+
+@virtual
 async def test_a_callback_that_fails_is_told_until_it_ends_well() -> None:
     cluster = MemoryCluster()
     callback = Stub(seconds=0.2)
@@ -442,6 +471,8 @@ def test_what_the_records_show_counts_more_than_a_plan_that_lags() -> None:
     )
     cut = plan(waits, running=run, reason="ensemble", quiet=3.0)
     assert cut == ("wait", "unacknowledged", "predecessor", None)
+    assert plan(None, running=run) == cut  # no leader has published anything
+    assert plan(None, running=run, under_way=True)[0] == plan(None, running=booked)[0] == "unknown"
 
 
 def test_why_a_run_is_due() -> None:

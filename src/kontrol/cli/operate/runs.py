@@ -15,6 +15,7 @@ _REASONS = {
 }
 _WITHHELD = "standard error is told to holders of a token alone: KONTROL_TOKEN_FILE"
 _NAMED = 20  # pods that a plan names at most
+SILENT = 3.0  # seconds: a leader that is well reports more often
 _KINDS = ("joined", "left", "lost", "changed")
 
 
@@ -126,13 +127,15 @@ def now(status: UntrustedJson) -> str:
     """Say what the leader is doing about the callback, or why it does nothing."""
     running, plan = status.doc("running"), status.doc("plan")
     waiting = status.number("waiting")
-    if running and not running.true("ended") and plan.text("hold") != "predecessor":
+    if under_way(status):
         attempt = running.count("attempt")
         again = f" (attempt {attempt})" if attempt > 1 else ""
         usual = status.number("usual")
         told = f"run {running.text('run')} is under way{again}{lasted(running, status)}"
         told += "" if usual is None else f"; one usually takes {lasting(usual)}"
         return told + ("" if waiting is None else f"; changes have waited {lasting(waiting)}")
+    if running and not running.true("ended"):
+        return _cut_off(plan, running)
     match plan.text("what"):
         case "idle":
             applied = status.doc("applied").text("run")
@@ -142,10 +145,18 @@ def now(status: UntrustedJson) -> str:
             return f"a run is starting: {_due(plan)}"
         case "wait":
             return _held(plan, running)
-        case _ if not status.doc("etcd").true("ok"):
-            return "not known while etcd does not answer; nothing runs without it"
         case _:
-            return "not known to the master that answers"
+            etcd = status.doc("etcd").true("ok")
+            without = "not known while etcd does not answer; nothing runs without it"
+            return "not known to the master that answers" if etcd else without
+
+
+def under_way(status: UntrustedJson) -> bool:
+    """Tell whether a run is under way, on a leader that reports."""
+    running, leader = status.doc("running"), status.doc("leader")
+    cut_off = status.doc("plan").text("hold") == "predecessor"
+    reports = bool(leader) and (leader.number("silent") or 0) < SILENT
+    return bool(running) and not running.true("ended") and not cut_off and reports
 
 
 def lasted(running: UntrustedJson, status: UntrustedJson) -> str:
@@ -154,6 +165,15 @@ def lasted(running: UntrustedJson, status: UntrustedJson) -> str:
     if age is None and (then := running.time("started")) and (now := status.time("time")):
         age = (now - then).total_seconds()
     return "" if age is None else f" for {lasting(age)}"
+
+
+def _cut_off(plan: UntrustedJson, running: UntrustedJson) -> str:
+    left = plan.number("seconds") if plan.text("hold") == "predecessor" else None
+    return (
+        f"run {running.text('run')} was cut off: its leader ended or stopped reporting; the "
+        "callback runs again once the processes of that run are killed"
+        f"{'' if left is None else f', in at most {lasting(left)}'}"
+    )
 
 
 def _held(plan: UntrustedJson, running: UntrustedJson) -> str:
@@ -173,10 +193,6 @@ def _held(plan: UntrustedJson, running: UntrustedJson) -> str:
         "rollout": (
             f"the callback changed; waiting up to {left} for masters that have the former one: "
             f"{', '.join(plan.texts('peers')) or 'unknown'}"
-        ),
-        "predecessor": (
-            f"waiting {f'{left} ' if 'seconds' in plan else ''}for the processes of run "
-            f"{running.text('run')} to be killed, whose leader went away"
         ),
     }.get(plan.text("hold"), f"held for {left} more")
 

@@ -6,8 +6,6 @@ from kontrol.cli.operate import runs
 from kontrol.cli.operate.document import UntrustedJson, counted, lasting
 from kontrol.cli.table import Cell, Console
 
-_SILENT = 3.0  # seconds, for which a leader that is well is never silent
-
 
 def problems(status: UntrustedJson) -> list[tuple[str, str]]:
     """Return what is wrong and how to fix it: as the master says, else as the status shows.
@@ -58,7 +56,7 @@ def _verdict(status: UntrustedJson, paper: Console) -> list[str]:
 def _doing(status: UntrustedJson) -> str:
     """Return in few words what the leader does, for the first line."""
     running, plan = status.doc("running"), status.doc("plan")
-    if running and not running.true("ended") and plan.text("hold") != "predecessor":
+    if runs.under_way(status):
         return f"run {running.text('run')} is under way{runs.lasted(running, status)}"
     seconds = plan.number("seconds") or 0
     return {
@@ -96,7 +94,7 @@ def _leader(status: UntrustedJson) -> str | Cell:
         return Cell("none", "bad")
     at = f" at {leader.text('address')}" if "address" in leader else ""
     told = f"{leader.text('id', '?')}{at}, term {leader.text('term', '?')}"
-    if (silent := leader.number("silent") or 0) >= _SILENT:
+    if (silent := leader.number("silent") or 0) >= runs.SILENT:
         return Cell(f"{told}, last heard {lasting(silent)} ago", "bad")
     if not status.doc("etcd").true("ok"):
         return Cell(f"{told}, when etcd last answered", "warn")

@@ -97,10 +97,10 @@ def _of_the_run(facts: Facts) -> list[Problem]:
         )
         return [Problem(what, fix, kind="run-long")]
     if plan.get("hold") == "predecessor":
-        what = "the last run was cut off: its leader went away"
+        what = f"run {running.get('run')} was cut off: its leader ended or stopped reporting"
         left = plan.get("seconds")
-        after = "" if left is None else f" in {_lasting(_number(left))}"
-        fix = f"it is run again{after}, once its processes are dead for certain"
+        within = "" if left is None else f" (at most {_lasting(_number(left))})"
+        fix = f"wait: the callback runs again once the processes of that run are killed{within}"
         return [Problem(what, fix, kind="run-cut-off")]
     held = plan.get("hold") in _HELD or running.get("ended")  # a failure is told by itself
     if waiting is None or held or waiting <= facts.damper_max + _LATE or not facts.leader:
@@ -116,7 +116,9 @@ def _of_losses(facts: Facts) -> list[Problem]:
     plan, running = facts.plan, facts.running or {}
     if not plan.get("lost") or plan.get("hold") in ("gap", "brake"):
         return []
-    if not running.get("ended") and "run" in running:
+    if plan.get("hold") == "predecessor":
+        then = "the next run is told of them"
+    elif not running.get("ended") and "run" in running:
         then = f"run {running.get('run')}, which is under way, is told of them or the next one is"
     elif plan.get("hold") == "damper":
         then = f"the callback is run in {_lasting(_number(plan.get('seconds')))}"

@@ -9,15 +9,12 @@ What one master sees of those who report to it: pure judgements, in words.
 from collections.abc import Sequence
 
 from kontrol.master.operator.late import of_the_callback
-from kontrol.master.operator.story import Facts, Problem
+from kontrol.master.operator.story import Facts, Problem, reports
 from kontrol.master.records.masters import Candidate
 from kontrol.master.registry.conflicts import Conflict, Flip
 from kontrol.master.registry.quota import Limited
 
 _RECORDS = 5  # that are told one by one
-
-# Seconds. A leader is heard twice a second, and what is known of it is rounded up by one second.
-_SILENT = 3.0
 
 
 def problems(facts: Facts) -> list[Problem]:
@@ -59,7 +56,7 @@ def problems(facts: Facts) -> list[Problem]:
                 kind="no-leader",
             )
         )
-    elif facts.refuses or (facts.silent is not None and facts.silent >= _SILENT):
+    elif not reports(facts.candidates[:1], silent=facts.silent, refuses=facts.refuses):
         found.append(_of_a_silent_leader(facts))
     found += of_the_callback(facts)
     if len({each.fingerprint for each in facts.candidates}) > 1:

@@ -66,7 +66,20 @@ class Problem:
     kind: str = "other"
 
 
+# Seconds. A leader is seen twice a second, and what is known of it is rounded up by one second.
+_SILENT = 3.0
+
 _NOTHING: dict[str, JSON] = {"reason": None, "hold": None, "seconds": None, "until": None}
+
+
+def reports(candidates: Sequence[Candidate], *, silent: float | None, refuses: bool) -> bool:
+    """Tell whether the first candidate, the leader, is there; `silent` and `refuses`: see `Facts`.
+
+    One that campaigns a second time has restarted: the process that led is gone.
+    """
+    ids = [each.id for each in candidates]
+    restarted = ids[:1] and ids[0] in ids[1:]
+    return not (refuses or restarted or (silent is not None and silent >= _SILENT))
 
 
 def due(
@@ -99,12 +112,14 @@ def plan_now(
 ) -> dict[str, JSON]:
     """Return the leader's plan as it must be now.
 
-    `said` is what it published, None if it did not; `under_way` says that `running` is the leader's
-    own, and not left by a former one; `reason` is why a run is due, see `due`; `quiet` are the
-    seconds for which the damper still waits, None if it does not.
+    `said` is what it published, None if it did not; `under_way` says that `running` is that of a
+    leader that reports, and was not left by a former one; `reason` is why a run is due, see `due`;
+    `quiet` are the seconds for which the damper still waits, None if it does not.
     """
     if said is None:
-        return {"what": "unknown"}
+        if running is None or running.ended or under_way:
+            return {"what": "unknown"}
+        said = {}
     plan = {name: value for name, value in said.items() if name != "at"}
     if running is not None and under_way:
         return {**plan, **_NOTHING, "what": "run", "reason": running.reason}

@@ -19,7 +19,15 @@ from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master
 from kontrol.master.operator.notices import read_notice
 from kontrol.master.operator.problems import problems
-from kontrol.master.operator.story import Facts, Problem, due, passed, plan_now, usual
+from kontrol.master.operator.story import (
+    Facts,
+    Problem,
+    due,
+    passed,
+    plan_now,
+    reports,
+    usual,
+)
 from kontrol.master.records.fields import HIGHEST_RUN
 from kontrol.master.records.masters import OperatorAnswer
 from kontrol.master.records.runs import Head, Running
@@ -160,9 +168,13 @@ class View:
         leader, candidates = self.leader(), master.candidates
         ensemble, applied, running = master.mirror.ensemble, read.applied, read.running
         damper, clock = master.mirror.damper, asyncio.get_running_loop().time()
-        under_way = running is not None and not running.ended
-        if running is not None and leader is not None and isinstance(leader.get("term"), int):
-            under_way = under_way and running.term == leader["term"]
+        under_way = (
+            running is not None
+            and not running.ended
+            and leader is not None
+            and running.term == leader.get("term")
+            and reports(candidates, silent=silent, refuses=refuses)
+        )
         plan = plan_now(
             read.said,
             running,
