@@ -3,8 +3,10 @@
 import importlib
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -36,15 +38,16 @@ html_show_sphinx = False
 
 
 class Settings(SphinxDirective):
-    """`.. kontrol-settings::`: every variable, by group, from the table that parses them."""
+    """`.. kontrol-settings::`: every variable, by group; with `:sample:`, the environment file."""
+
+    option_spec: ClassVar = {"sample": directives.flag}
 
     def run(self) -> list[nodes.Node]:
         """Return the sections."""
-        for module in (settings_page, variables):  # so that an edit of either builds the page anew
+        for module in (settings_page, variables):  # an edit of either makes the page out of date
             self.env.note_dependency(module.__file__)
-        return self.parse_text_to_nodes(
-            settings_page.render(variables.VARIABLES), allow_section_headings=True
-        )
+        render = settings_page.render_sample if "sample" in self.options else settings_page.render
+        return self.parse_text_to_nodes(render(variables.VARIABLES), allow_section_headings=True)
 
 
 class Made(SphinxDirective):

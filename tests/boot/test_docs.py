@@ -7,8 +7,8 @@ import yaml
 
 from kontrol.boot import errors
 from kontrol.boot.downward import VARIABLES
-from kontrol.boot.facts import EXPORTED
 from kontrol.boot.kubernetes import grant, node_path, pod_path
+from kontrol.settings import FACTS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "boot.rst").read_text("utf-8")
 BLOCKS = [
@@ -18,7 +18,7 @@ BLOCKS = [
 
 
 def test_every_variable_and_where_it_is_from() -> None:
-    assert set(EXPORTED) <= set(re.findall(r":envvar:`(\w+)`", PAGE))
+    assert set(FACTS) <= set(re.findall(r":envvar:`(\w+)`", PAGE))
     assert all(f"``{name}``" in PAGE for name in VARIABLES.values())
 
 

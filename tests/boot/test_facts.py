@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from tests.boot import cluster
 
 from kontrol.boot import objects
-from kontrol.boot.facts import EXPORTED, Fact, encode, fit, lay, layer, table
+from kontrol.boot.facts import Fact, encode, fit, lay, layer, table
 from kontrol.boot.objects import BadObject
 from kontrol.ensemble.canonical import JSON
+from kontrol.settings import FACTS
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -24,8 +25,8 @@ def test_the_first_layer_wins_and_blank_is_nothing() -> None:
 
 
 def test_facts_come_in_the_order_in_which_they_are_shown() -> None:
-    facts = layer("x", dict.fromkeys(reversed(EXPORTED), "y"))
-    assert tuple(lay(facts)) == EXPORTED
+    facts = layer("x", dict.fromkeys(reversed(FACTS), "y"))
+    assert tuple(lay(facts)) == FACTS
 
 
 @given(st.dictionaries(TEXTS, TEXTS))

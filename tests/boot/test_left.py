@@ -12,6 +12,8 @@ from tests.boot.cluster import TOKEN, Cluster
 from tests.boot.test_process import KONTROL, Booting, Ended
 
 from kontrol.settings import booted
+from kontrol.settings.private import run_folder
+from kontrol.settings.resolve import NOTHING
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ async def test_the_file_is_for_its_owner_and_holds_no_secret(booting: Booting) -
         assert process.stdout is not None
         async with asyncio.timeout(30):
             await process.stdout.readline()
-        folder = booted.run_folder(booting.environ)
+        folder = run_folder(booting.environ)
         [path] = folder.iterdir()
         assert path.name == f"boot-{process.pid}.json"
         assert (path.stat().st_mode & 0o7777, folder.stat().st_mode & 0o7777) == (0o600, 0o700)
@@ -84,11 +86,11 @@ async def test_it_holds_while_that_process_runs_and_the_next_boot_removes_it(
 ) -> None:
     ended = await booting.run("--", "true")
     assert ended.status == 0, ended.err
-    [left] = booted.run_folder(booting.environ).iterdir()
+    [left] = run_folder(booting.environ).iterdir()
     config = await later(booting, "config", "--json", KONTROL_ID="mine")
     assert values(config)["KONTROL_LABELS"] == (None, "not set")
     await booting.run("--", "true")
-    [other] = booted.run_folder(booting.environ).iterdir()
+    [other] = run_folder(booting.environ).iterdir()
     assert other != left
 
 
@@ -104,7 +106,7 @@ async def test_the_environment_goes_first_and_the_daemon_is_not_told(booting: Bo
 
 async def test_print_leaves_nothing(booting: Booting) -> None:
     assert (await booting.run("--print")).status == 0
-    assert not booted.run_folder(booting.environ).exists()
+    assert not run_folder(booting.environ).exists()
 
 
 async def test_where_it_cannot_be_left_the_boot_goes_on(booting: Booting) -> None:
@@ -140,12 +142,12 @@ def test_another_process_with_the_same_number_is_not_it(environ: dict[str, str])
     with running(environ, FACTS):
         assert booted.read(environ).facts == {"kontrol boot (api)": {"KONTROL_ID": "redis-0"}}
     with running(environ, FACTS, started=1):
-        assert booted.read(environ) == booted.NOTHING
+        assert booted.read(environ) == NOTHING
 
 
 def test_of_several_the_oldest_counts(environ: dict[str, str]) -> None:
     """The container's own process, not one that `kubectl exec` started as a boot."""
-    oldest = booted.run_folder(environ) / f"boot-{os.getppid()}.json"
+    oldest = run_folder(environ) / f"boot-{os.getppid()}.json"
     with running(environ, FACTS):
         started = Path(f"/proc/{os.getppid()}/stat").read_text("utf-8").rpartition(")")[2].split()
         facts = {"KONTROL_ID": {"text": "container", "source": "api"}}
@@ -167,14 +169,14 @@ def test_of_several_the_oldest_counts(environ: dict[str, str]) -> None:
 )
 def test_what_no_boot_writes_is_not_taken(environ: dict[str, str], facts: object) -> None:
     with running(environ, {}, facts=facts):
-        assert booted.read(environ) == booted.NOTHING
+        assert booted.read(environ) == NOTHING
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"7"])
 def test_garbage_is_not_taken(environ: dict[str, str], content: bytes) -> None:
     with running(environ, FACTS) as path:
         path.write_bytes(content)
-        assert booted.read(environ) == booted.NOTHING
+        assert booted.read(environ) == NOTHING
 
 
 def test_a_folder_that_others_may_write_is_not_trusted(environ: dict[str, str]) -> None:

@@ -21,6 +21,7 @@ from kontrol.agent.control import Who, serve
 from kontrol.cli.command import say
 from kontrol.ensemble.pod import key_of
 from kontrol.settings import Settings
+from kontrol.settings import variables as v
 
 DEBUG = {"KONTROL_MODE": "debug"}
 
@@ -100,7 +101,7 @@ def test_every_exit_status_is_in_the_help(run: Run, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("callback", "told"),
     [
-        ("/no/such/program", "there is no file /no/such/program; runs fail as long as that is so"),
+        ("/no/such/program", "there is no file /no/such/program; runs fail until this is fixed"),
         ("no-such-program", "there is no program 'no-such-program' in the PATH"),
         ("sh /no/such/script", "there is no file /no/such/script, from "),
         ("{0}", "{0} is a folder"),
@@ -182,7 +183,7 @@ def test_without_a_command_the_daemon_runs(run: Run, monkeypatch: pytest.MonkeyP
     assert run(**agent) == 7
     assert run("-d") == 7
     assert [settings.verbose for settings in seen] == [False, True]
-    assert seen[0].pod.id == socket.gethostname()
+    assert seen[0][v.ID] == socket.gethostname()
 
 
 def test_the_daemon_logs_as_it_was_told(

@@ -18,7 +18,8 @@ from kontrol.cli import exchange as rest_exchange
 from kontrol.cli import rest as module
 from kontrol.cli.address import Endpoint
 from kontrol.cli.rest import Rest, RestError, check_ca, read_token
-from kontrol.settings import SettingsError, localtoken
+from kontrol.settings import SettingsError
+from kontrol.settings.private import make_token
 
 CERTS = Path(__file__).parents[1] / "support" / "certs"
 TOKEN = "0123456789abcdef"
@@ -285,7 +286,7 @@ def test_the_token_of_a_master_of_this_user_is_found_and_sent_there_alone(
     master: Master, run: Run, tmp_path: Path
 ) -> None:
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
-    _, token = localtoken.make(environ, "127.0.0.1", master.port)
+    _, token = make_token(environ, "127.0.0.1", master.port)
     with Master().serving() as other:
         assert run("release", KONTROL_MASTER=f"{master.url}", **environ) == 0
         assert run("release", KONTROL_MASTER=f"{other.url}", **environ) == 0

@@ -146,7 +146,7 @@ def test_kontrol_in_it(kontrols: dict[str, tuple[Object, Object]]) -> None:
         assert "emptyDir" in volumes[mounts["/tmp"]], name
         for variable in VARIABLES:  # what is named as a file or folder is mounted
             value = env.get(variable.name)
-            if value is not None and variable.names and value not in mounts:
+            if value is not None and variable.path and value not in mounts:
                 assert "secret" in volumes[mounts[str(Path(value).parent)]], (name, value)
         if name.startswith("CronJob/"):
             continue

@@ -18,7 +18,7 @@ ODD = ("25_0", "+25", "-25", "1e2", "٢٥", "２５", "²", "nan", "inf", "0x19"
 NUMBERS = [
     variable.name
     for variable in v.VARIABLES
-    if (variable.default is not None and variable.default.isdecimal())
+    if (isinstance(variable.default, str) and variable.default.isdecimal())
     or variable in (v.DAMPER_MAX, v.CALLBACK_TIMEOUT)
 ]
 

@@ -13,6 +13,7 @@ from kontrol.inotify import Inotify
 from kontrol.master.callback import Callback
 from kontrol.master.fingerprint import Fingerprint
 from kontrol.process.guard import Guard
+from kontrol.settings.values import argv
 
 DEADLINE = 30.0
 
@@ -20,6 +21,7 @@ DEADLINE = 30.0
 def build(command: str, *, shell: bool = False, path: str = "/usr/bin:/bin") -> Callback:
     return Callback(
         command,
+        argv=argv(command, shell=shell),
         shell=shell,
         timeout=None,
         environ={"PATH": path},

@@ -15,7 +15,6 @@ from kontrol.master.callback import (
     STATE_DEPTH,
     STATE_LIMIT,
     STRING_LIMIT,
-    CallbackError,
     RunRequest,
     StateError,
     argument_room,
@@ -24,7 +23,6 @@ from kontrol.master.callback import (
     judge,
     parse_state,
     size_of,
-    split_command,
     write_files,
 )
 from kontrol.master.fingerprint import Fingerprint
@@ -137,16 +135,6 @@ def test_files_hold_the_same_and_are_private(tmp_path: Path) -> None:
         "STATE_FILE": b"2\n",
     }
     assert "STATE_FILE" not in write_files(request(), tmp_path)
-
-
-def test_splits_a_command_like_a_shell_or_leaves_it_to_one() -> None:
-    assert split_command("a 'b c' $D", shell=False) == ("a", "b c", "$D")
-    assert split_command("a 'b c' $D", shell=True) == ("/bin/sh", "-c", "a 'b c' $D")  # noqa: S604
-    with pytest.raises(CallbackError, match=r"No closing quotation.*KONTROL_SHELL_CALLBACK=TRUE"):
-        split_command("a 'b", shell=False)
-    for empty in ("", "  ", "''", "'' a"):
-        with pytest.raises(CallbackError, match="names no program"):
-            split_command(empty, shell=False)
 
 
 @given(DOCUMENTS, st.sampled_from([b"", b"\n", b" \r\n\t"]))

@@ -14,6 +14,7 @@ from tests.process.helpers import Life, is_empty, life
 from kontrol.master.callback import Callback, RunRequest
 from kontrol.process.clock import boottime
 from kontrol.process.guard import Guard
+from kontrol.settings.values import argv
 
 Build = Callable[..., Callback]
 
@@ -63,6 +64,7 @@ async def build(pipe: Life, scratch: Path) -> AsyncIterator[Build]:
         ) -> Callback:
             return Callback(
                 command,
+                argv=argv(command, shell=shell),
                 shell=shell,
                 timeout=timeout,
                 environ={

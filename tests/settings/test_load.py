@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from kontrol.settings import SettingsError, examine, host_facts, load
-from kontrol.settings.report import as_json, as_table, rows
+from kontrol.settings import variables as v
+from kontrol.settings.resolve import as_json, as_table, rows
 from kontrol.settings.variables import VARIABLES
 
 DEBUG = {"KONTROL_MODE": "debug"}
@@ -31,7 +32,7 @@ def test_what_was_found_elsewhere_goes_before_the_host() -> None:
     found = {"KONTROL_ID": "redis-0", "KONTROL_LABELS": '{"app": "a", "role": "b"}'}
     environ = {"KONTROL_MODE": "master", "KONTROL_HOST": "127.0.0.1"}
     settings = load(environ, found)
-    assert (settings.pod.id, settings.pod.ip) == ("redis-0", "127.0.0.1")
+    assert (settings[v.ID], settings[v.IP]) == ("redis-0", "127.0.0.1")
 
 
 SECRET_FILES = [
@@ -43,7 +44,7 @@ SECRET_FILES = [
 
 
 def test_these_are_all_files_of_secrets() -> None:
-    assert {variable.name for variable in VARIABLES if variable.secrecy == "path"} == {
+    assert {variable.name for variable in VARIABLES if variable.secrecy == "file"} == {
         *SECRET_FILES
     }
 
@@ -94,7 +95,7 @@ def test_files_that_can_be_read_are_fine(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("x")
     settings = load({**DEBUG, "KONTROL_KEYS": str(tmp_path), "KONTROL_TOKEN_FILE": str(token)})
-    assert settings.security.keys == tmp_path
+    assert settings[v.KEYS] == tmp_path
 
 
 def test_the_report_has_every_variable_and_its_source() -> None:

@@ -30,8 +30,8 @@ def test_modes(text: str, expected: set[str]) -> None:
     [
         ("slve", "did you mean slave"),
         ("agent,boss", "'boss' is none of them"),
-        ("verbose", "names no part"),
-        (",", "names no part"),
+        ("verbose", "names no mode"),
+        (",", "names no mode"),
     ],
 )
 def test_bad_modes(text: str, said: str) -> None:
@@ -125,7 +125,7 @@ def test_bad_host(text: str) -> None:
     [
         ("{", "a JSON object of strings"),
         ("[]", "a JSON object of strings"),
-        ('{"a": 1}', "'a' is no string"),
+        ('{"a": 1}', "'a' is not a string"),
         ('{"a": NaN}', "NaN"),
     ],
 )
@@ -198,11 +198,14 @@ def test_truth() -> None:
         values.truth("maybe")
 
 
-def test_words() -> None:
-    assert values.words("python3 run.py 'a b'") == ("python3", "run.py", "a b")
-    for text in ("echo 'a", "''", "# nothing here is a comment"[:0]):
-        with pytest.raises(values.BadValue):
-            values.words(text)
+def test_a_command_line_is_split_as_by_a_shell_or_left_to_one() -> None:
+    assert values.argv("a 'b c' $D", shell=False) == ("a", "b c", "$D")
+    assert values.argv("a 'b c' $D", shell=True) == ("/bin/sh", "-c", "a 'b c' $D")  # noqa: S604
+    with pytest.raises(values.BadValue, match=r"no closing quotation.*KONTROL_SHELL_CALLBACK=TRUE"):
+        values.argv("a 'b", shell=False)
+    for empty in ("", "  ", "''", "'' a"):
+        with pytest.raises(values.BadValue, match="with a program to run"):
+            values.argv(empty, shell=False)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +237,7 @@ def test_endpoints(text: str, addresses: tuple[str, ...], tls: bool) -> None:
         ("unix://b", "absolute path"),
         ("unix:b", "absolute path"),
         ("embedded,a:x", "port 'x'"),
-        ("a|b", "parts the masters"),
+        ("a|b", "separates the masters"),
     ],
 )
 def test_bad_endpoints(text: str, said: str) -> None:

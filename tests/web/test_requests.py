@@ -45,7 +45,7 @@ MASTERS = hosts.names_of(
     ip="10.1.2.3",
     hostname="masters-7c9-x2x",
     namespace="games",
-    masters=v.NAMES.parse(v.NAMES.default or ""),
+    masters=v.NAMES.parse("masters"),
 )
 LOCAL = "127.0.0.1"
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kontrol.settings.booted import run_folder
+from kontrol.settings.private import run_folder
 
 log = logging.getLogger(__name__)
 

@@ -12,16 +12,6 @@ from typing import NamedTuple, TypeAlias
 
 from kontrol.settings import variables as v
 
-EXPORTED = tuple(
-    variable.name
-    for variable in (
-        *(v.NAMESPACE, v.ID, v.IP, v.LABELS, v.ANNOTATIONS),
-        *(v.HOST, v.HOSTNAME, v.NODE_LABELS, v.NODE_ANNOTATIONS),
-        *(v.EIP, v.ZONE, v.REGION, v.INSTANCE_TYPE),
-    )
-)
-"""What boot exports, in the order in which it is shown."""
-
 _TABLES = {
     variable.name for variable in (v.LABELS, v.ANNOTATIONS, v.NODE_LABELS, v.NODE_ANNOTATIONS)
 }
@@ -66,10 +56,10 @@ def layer(source: str, texts: Mapping[str, str | None]) -> dict[str, Fact]:
 
 
 def lay(*layers: Facts) -> dict[str, Fact]:
-    """Lay layers over each other, the first on top; in the order of `EXPORTED`."""
+    """Lay layers over each other, the first on top; in the order of `FACTS`."""
     return {
         name: next(each[name] for each in layers if name in each)
-        for name in EXPORTED
+        for name in v.FACTS
         if any(name in each for each in layers)
     }
 

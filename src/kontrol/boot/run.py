@@ -31,7 +31,7 @@ from kontrol.boot import cluster, telegraf
 from kontrol.boot.cloud import detect
 from kontrol.boot.cluster import Sources
 from kontrol.boot.errors import BootError
-from kontrol.boot.facts import EXPORTED, Fact, Facts, fit, lay, layer, table
+from kontrol.boot.facts import Fact, Facts, fit, lay, layer, table
 from kontrol.settings import host_facts, values
 from kontrol.settings import variables as v
 from kontrol_common.processes import STRAY_SIGNALS, handled_signals
@@ -139,7 +139,7 @@ class Findings:
 
 async def discover(around: Sources) -> Findings:
     """Look everywhere; never raises for what it finds, or does not find."""
-    given = layer("environment", {name: around.environ.get(name) for name in EXPORTED})
+    given = layer("environment", {name: around.environ.get(name) for name in v.FACTS})
     if _debug(around.environ):
         log.info("KONTROL_MODE has debug: neither Kubernetes nor a cloud is asked")
         return Findings(given)

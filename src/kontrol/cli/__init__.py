@@ -5,7 +5,6 @@ help. What a command needs is imported when it runs, so that `kontrol config` is
 """
 
 import argparse
-import dataclasses
 import io
 import os
 import sys
@@ -74,12 +73,12 @@ def _daemon(options: argparse.Namespace) -> int:
         return status
     settings = assemble(resolved)
     if options.debug:
-        settings = dataclasses.replace(settings, mode=settings.mode | {"verbose"})
+        settings = settings.replace(v.MODE, settings[v.MODE] | {"verbose"})
 
     from kontrol.daemon import run
     from kontrol.logs import log_to
 
-    with log_to(sys.stdout, settings.log, debug=settings.verbose):
+    with log_to(sys.stdout, settings[v.LOG], debug=settings.verbose):
         return run(settings)
 
 

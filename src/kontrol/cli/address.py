@@ -12,11 +12,9 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
-from kontrol.settings import Mistake, SettingsError
+from kontrol.settings import Mistake, SettingsError, Variable
 from kontrol.settings import variables as v
-from kontrol.settings.booted import NOTHING, Booted
-from kontrol.settings.resolve import LOOPBACK, MASTER, Resolved, resolve
-from kontrol.settings.variable import Variable
+from kontrol.settings.resolve import MASTER, NOTHING, Booted, Resolved, resolve
 
 _T = TypeVar("_T")
 
@@ -156,7 +154,7 @@ def _http_port(resolved: Resolved) -> int:
 def own_address(resolved: Resolved) -> str:
     """Return the address at which this host's own endpoint is."""
     bind = resolved.get(v.BIND) or "*"
-    here = {"*": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104  # compared, not bound
+    here = {"*": v.LOOPBACK, "0.0.0.0": v.LOOPBACK, "::": "::1"}  # noqa: S104  # compared, not bound
     return here.get(bind, bind)
 
 

@@ -32,12 +32,11 @@ _STATUSES = """\
 
 
 def _boot(options: argparse.Namespace, _others: list[str]) -> int:
-    from kontrol.boot.facts import EXPORTED
     from kontrol.boot.run import ended_by_signals
 
     resolved = resolve(os.environ, {})
     # Of all settings only what boot reads or hands on: the daemon judges the rest itself.
-    used = {v.MODE.name, v.HTTP_PORT.name, v.BIND.name, v.LOG.name, v.CLOUD.name, *EXPORTED}
+    used = {v.MODE.name, v.HTTP_PORT.name, v.BIND.name, v.LOG.name, v.CLOUD.name, *v.FACTS}
     if status := refuse([mistake for mistake in resolved.mistakes if mistake.name in used]):
         return status
     with ended_by_signals():
@@ -81,6 +80,7 @@ def _run(options: argparse.Namespace, resolved: Resolved) -> int:
 def _leave(found: "Findings", telegraf: Path | None) -> None:
     """Leave what was found for the later commands of this container; a failure is a line."""
     from kontrol.settings import booted
+    from kontrol.settings.private import run_folder
 
     facts: dict[str, tuple[str, str]] = dict(found.facts)
     if telegraf is not None:
@@ -92,7 +92,7 @@ def _leave(found: "Findings", telegraf: Path | None) -> None:
             "commands that are started later (kubectl exec) will not know what was found here: "
             "%s cannot be written: %s; mount a folder that this user can write at /tmp, or name "
             "one in XDG_RUNTIME_DIR",
-            booted.run_folder(os.environ),
+            run_folder(os.environ),
             (error.strerror or str(error)).lower(),
         )
 

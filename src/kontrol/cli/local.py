@@ -16,10 +16,9 @@ from kontrol.cli.command import (
     say,
     seconds,
 )
-from kontrol.settings import booted, examine, host_facts
+from kontrol.settings import Variable, booted, examine, host_facts
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import Resolved, resolve
-from kontrol.settings.variable import Variable
 
 if TYPE_CHECKING:
     from kontrol.agent.control import Who
@@ -29,7 +28,7 @@ _MEANT = (v.ID.name, v.POD_KEY.name, v.IP.name)  # and which pod is meant
 
 
 def _config(options: argparse.Namespace, _others: list[str]) -> int:
-    from kontrol.settings.report import as_json, as_table
+    from kontrol.settings.resolve import as_json, as_table
 
     resolved = examine(os.environ, booted=booted.read(os.environ))
     print((as_json if options.json else as_table)(resolved), flush=True)

@@ -23,7 +23,9 @@ from kontrol.daemon.wire_agent import command_methods, make_agent, takes_command
 from kontrol.rpc.methods import Method
 from kontrol.rpc.security.keys import Keyring, KeysError
 from kontrol.rpc.server import Server
-from kontrol.settings import Settings, localtoken
+from kontrol.settings import Settings
+from kontrol.settings import variables as v
+from kontrol.settings.private import make_token
 from kontrol_common.processes import SAME_SIGNAL, STRAY_SIGNALS, handled_signals
 
 if TYPE_CHECKING:  # an agent does not load what only masters need
@@ -120,7 +122,7 @@ class Daemon:
                 await asyncio.wait([task])
 
     def _keys(self) -> Keyring | None:
-        folder = self._settings.security.keys
+        folder = self._settings[v.KEYS]
         if folder is None:
             return None
         try:
@@ -148,7 +150,7 @@ class Daemon:
             server = Server(methods, keys=keys, own="master" if settings.master else "agent")
         except KeysError as error:
             raise StartupError(f"KONTROL_KEYS: {error}") from None
-        check_port(settings.bind, settings.port)  # before anything is begun that others see
+        check_port(settings[v.BIND], settings[v.PORT])  # before anything is begun that others see
         return server
 
     async def _listen(
@@ -165,7 +167,7 @@ class Daemon:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_ANSWERABLE):
                         await master.mirror.cache.complete.wait()
-            port = await server.bind(settings.bind, settings.port)
+            port = await server.bind(settings[v.BIND], settings[v.PORT])
             if master is None:
                 log.info("commands are taken on port %d", port)
             else:
@@ -173,9 +175,9 @@ class Daemon:
                     "kontrol %s: master on port %d, of %s/%s, with etcd at %s",
                     __version__,
                     port,
-                    settings.pod.namespace,
-                    settings.pod.app,
-                    ", ".join(settings.etcd.endpoints) or "its own",
+                    settings[v.NAMESPACE],
+                    settings.app,
+                    ", ".join(settings.etcd.addresses) or "its own",
                 )
             listening.set()
             await server.serve()
@@ -190,16 +192,17 @@ class Daemon:
         master: "Master | None",
         view: "View | None",
     ) -> None:
-        if not self._settings.http_port:
+        settings = self._settings
+        if not settings[v.HTTP_PORT]:
             return
         from kontrol.daemon.wire_rest import make_web
 
-        web = make_web(self._settings, agent, master, view)
-        port = await web.bind(self._settings.bind, self._settings.http_port)
+        web = make_web(settings, agent, master, view)
+        port = await web.bind(settings[v.BIND], settings[v.HTTP_PORT])
         log.info("REST on port %d", port)
-        if master is not None and self._settings.security.token_file is None:
+        if master is not None and settings[v.TOKEN_FILE] is None:
             try:
-                path, token = localtoken.make(self._environ, self._settings.bind, port)
+                path, token = make_token(self._environ, settings[v.BIND], port)
             except OSError as error:
                 log.warning(
                     "no token for commands on this host (set KONTROL_TOKEN_FILE): %s", error
@@ -211,11 +214,12 @@ class Daemon:
 
     def _statsd(self, serve: Serve) -> Callable[[str], None]:
         """Return what counts events, for statsd if it is asked for."""
-        if self._settings.statsd is None:
+        where = self._settings[v.STATSD]
+        if where is None:
             return lambda _name: None
         from kontrol.daemon.wire_rest import make_statsd
 
-        statsd = make_statsd(self._settings.statsd)
+        statsd = make_statsd(where)
         serve(statsd.run())
         return statsd.count
 
@@ -233,7 +237,9 @@ class Daemon:
             agent.status.key,
             ", ".join(str(tier) for tier in self._settings.tiers),
         )
-        path = self._settings.control or control.default_path(self._settings.port, self._environ)
+        path = self._settings[v.CONTROL] or control.default_path(
+            self._settings[v.PORT], self._environ
+        )
         tiers = tuple(str(tier) for tier in self._settings.tiers)
         who = control.Who(agent.status.id, agent.status.key, tiers)
         controlled = group.create_task(control.serve(path, who, agent.leave))

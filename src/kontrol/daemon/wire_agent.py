@@ -14,12 +14,12 @@ from kontrol.rpc.client import Client
 from kontrol.rpc.methods import Method
 from kontrol.rpc.security.keys import Keyring, KeysError
 from kontrol.settings import SECRETS, Settings
-from kontrol.settings.parse import ZONE_LABEL
+from kontrol.settings import variables as v
 
 
 def takes_commands(settings: Settings) -> bool:
     """Tell whether this pod runs commands for others."""
-    return settings.agent and settings.security.invoke != "off"
+    return settings.agent and settings.invoke != "off"
 
 
 def make_agent(settings: Settings, keys: Keyring | None, emit: Callable[[str], None]) -> Agent:
@@ -41,26 +41,25 @@ def make_agent(settings: Settings, keys: Keyring | None, emit: Callable[[str], N
 
 def agent_settings(settings: Settings) -> AgentSettings:
     """Return what the agent is told: the pod's identity, and facts of its node where known."""
-    pod, node = settings.pod, settings.node
     serves = settings.master or takes_commands(settings)
     facts = {
-        "port": settings.port if serves else None,
-        "eip": node.eip,
-        "node": node.hostname or node.host,
-        "zone": node.zone or node.labels.get(ZONE_LABEL),
+        "port": settings[v.PORT] if serves else None,
+        "eip": settings[v.EIP],
+        "node": settings[v.HOSTNAME] or settings[v.HOST],
+        "zone": settings.zone,
         "version": __version__,
     }
     more: dict[str, JSON] = {name: fact for name, fact in facts.items() if fact is not None}
     identity = Keepalive(
-        app=pod.app,
-        id=pod.id,
-        ip=pod.ip,
-        key=pod.key or key_of(pod.ip),
-        role=pod.role,
-        named=pod.key is not None,
+        app=settings.app,
+        id=settings[v.ID],
+        ip=settings[v.IP],
+        key=settings[v.POD_KEY] or key_of(settings[v.IP]),
+        role=settings.role,
+        named=settings[v.POD_KEY] is not None,
         more=more,
     )
-    return AgentSettings(identity, settings.tiers, settings.ttl, pod.payload)
+    return AgentSettings(identity, settings.tiers, settings[v.TTL], settings[v.PAYLOAD])
 
 
 async def command_methods(
@@ -86,8 +85,8 @@ async def command_methods(
             guards,
             environ=environ,
             secrets=SECRETS,
-            allow=settings.security.invoke_allow,
-            insecure=settings.security.invoke == "insecure",
+            allow=settings[v.INVOKE_ALLOW],
+            insecure=settings.invoke == "insecure",
             bounds=bounds,
         )
     except AllowListError as error:

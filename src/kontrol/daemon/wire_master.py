@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 from kontrol.daemon.process import Children, StartupError
-from kontrol.master.callback import Callback, CallbackError
+from kontrol.master.callback import Callback
 from kontrol.master.master import Master, MasterConfig
 from kontrol.master.operator.view import View
 from kontrol.master.registry.conflicts import Sender
@@ -19,7 +19,7 @@ from kontrol.rpc.errors import Refused
 from kontrol.rpc.methods import Call, Method, restricted
 from kontrol.rpc.security.keys import Kind
 from kontrol.settings import SECRETS, Settings
-from kontrol.settings.model import EtcdSettings
+from kontrol.settings import variables as v
 from kontrol.store.embedded import EmbeddedError, embedded_etcd
 from kontrol.store.etcd import EtcdConfig, EtcdStore
 from kontrol.store.protocol import Store
@@ -42,33 +42,29 @@ def wall() -> str:
 
 async def open_store(settings: Settings, stack: AsyncExitStack, children: Children) -> Store:
     """Return the store, closed with `stack`; starts the embedded etcd. Raises `StartupError`."""
-    endpoints = settings.etcd.endpoints
-    if settings.etcd.embedded:
+    endpoints, tls = settings.etcd
+    if not endpoints:
+        embedded = embedded_etcd(
+            settings[v.DATA], unsafe=settings[v.ETCD_UNSAFE], children=children.pids
+        )
         try:
-            endpoints = await stack.enter_async_context(
-                embedded_etcd(settings.data, unsafe=settings.etcd.unsafe, children=children.pids)
-            )
+            endpoints = await stack.enter_async_context(embedded)
         except EmbeddedError as error:
             raise StartupError(str(error)) from None
-    return await stack.enter_async_context(etcd_store(settings.etcd, endpoints))
-
-
-def etcd_store(etcd: EtcdSettings, endpoints: tuple[str, ...]) -> EtcdStore:
-    """Return a client of etcd, to be entered. Raises `StartupError`."""
+    config = EtcdConfig(
+        endpoints=endpoints,
+        tls=tls,
+        ca=settings[v.ETCD_CA],
+        cert=settings[v.ETCD_CERT],
+        key=settings[v.ETCD_KEY],
+        user=settings[v.ETCD_USER] or "",
+        password_file=settings[v.ETCD_PASSWORD_FILE],
+    )
     try:
-        return EtcdStore(
-            EtcdConfig(
-                endpoints=endpoints,
-                tls=etcd.tls,
-                ca=etcd.ca,
-                cert=etcd.cert,
-                key=etcd.key,
-                user=etcd.user or "",
-                password_file=etcd.password_file,
-            )
-        )
+        store = EtcdStore(config)
     except (OSError, ValueError) as error:
         raise StartupError(f"KONTROL_ETCD: {error}") from None
+    return await stack.enter_async_context(store)
 
 
 async def make_master(
@@ -86,39 +82,38 @@ async def make_master(
     store = await open_store(settings, stack, children)
     become_subreaper()  # so that what a dying guard leaves falls to us, and is killed
     callback = None
-    if settings.callback is None:
+    command = settings[v.CALLBACK]
+    if command is None:
         log.warning("KONTROL_CALLBACK is not set: the ensemble is kept, and nothing is run")
     else:
         guard = Guard(known=children.known)
         children.of(lambda: () if guard.pid is None else (guard.pid,))
         await stack.enter_async_context(guard)
-        try:
-            callback = Callback(
-                settings.callback.command,
-                shell=settings.callback.shell,
-                timeout=settings.callback.timeout,
-                environ=environ,
-                secrets=SECRETS,
-                guard=guard,
-                on_stderr=logging.getLogger("kontrol.callback").info,
-                tier=f"{settings.pod.namespace}/{settings.pod.app}",
-            )
-        except CallbackError as error:
-            raise StartupError(f"KONTROL_CALLBACK: {error}") from None
+        callback = Callback(
+            command,
+            argv=settings.argv,
+            shell=settings[v.SHELL_CALLBACK],
+            timeout=settings[v.CALLBACK_TIMEOUT],
+            environ=environ,
+            secrets=SECRETS,
+            guard=guard,
+            on_stderr=logging.getLogger("kontrol.callback").info,
+            tier=f"{settings[v.NAMESPACE]}/{settings.app}",
+        )
     master = Master(
         store,
         MasterConfig(
-            namespace=settings.pod.namespace,
-            app=settings.pod.app,
-            id=settings.pod.id,
-            address=settings.pod.ip,
-            port=settings.port,
-            ttl=settings.ttl,
-            fover=settings.fover,
-            damper=settings.damper,
-            damper_max=settings.damper_max,
-            brake=settings.brake,
-            bounds=Bounds(settings.max_pods, settings.max_bytes, settings.max_joins),
+            namespace=settings[v.NAMESPACE],
+            app=settings.app,
+            id=settings[v.ID],
+            address=settings[v.IP],
+            port=settings[v.PORT],
+            ttl=settings[v.TTL],
+            fover=settings[v.FOVER],
+            damper=settings[v.DAMPER],
+            damper_max=settings[v.DAMPER_MAX],
+            brake=settings[v.BRAKE],
+            bounds=Bounds(settings[v.PODS_BOUND], settings[v.BYTES_BOUND], settings[v.JOINS_BOUND]),
         ),
         runner=callback,
         boot_clock=boottime,

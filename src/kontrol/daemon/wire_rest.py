@@ -12,6 +12,7 @@ from kontrol.daemon.process import StartupError
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
 from kontrol.metrics import PROCESS, Process, Statsd, render
 from kontrol.settings import Settings
+from kontrol.settings import variables as v
 from kontrol.settings.resolve import MASTER
 from kontrol.web.hosts import names_of
 from kontrol.web.web import Web, WebError
@@ -25,7 +26,7 @@ def make_web(
     settings: Settings, agent: Agent | None, master: "Master | None", view: "View | None"
 ) -> Web:
     """Return the endpoint. Raises `StartupError`."""
-    process = Process.since_now(",".join(sorted(settings.mode)))
+    process = Process.since_now(",".join(sorted(settings[v.MODE])))
     metrics: list[Callable[[], str]] = [lambda: render(PROCESS, process)]
     ready = []
     outages: tuple[type[Exception], ...] = ()
@@ -38,17 +39,15 @@ def make_web(
 
         metrics.append(lambda: render(METRICS, master))
         outages = (StoreError,)
-    security = settings.security
-    tls = None
-    if security.tls_cert is not None and security.tls_key is not None:
-        tls = (security.tls_cert, security.tls_key)
+    cert, key = settings[v.TLS_CERT], settings[v.TLS_KEY]
+    tls = None if cert is None or key is None else (cert, key)
     try:
         return Web(
             names=_names(settings),
             ready=ready,
             metrics=metrics,
             view=view,
-            token_file=security.token_file,
+            token_file=settings[v.TOKEN_FILE],
             tls=tls,
             outages=outages,
         )
@@ -64,13 +63,13 @@ def _names(settings: Settings) -> frozenset[str]:
     tiers = settings.tiers
     if not tiers:
         with contextlib.suppress(BadTiers):
-            tiers = parse_tiers(settings.pod.annotations.get(MASTER, ""), settings.port)
+            tiers = parse_tiers(settings[v.ANNOTATIONS].get(MASTER, ""), settings[v.PORT])
     return names_of(
-        ident=settings.pod.id,
-        ip=settings.pod.ip,
+        ident=settings[v.ID],
+        ip=settings[v.IP],
         hostname=os.uname().nodename,
-        namespace=settings.pod.namespace,
-        masters=[*settings.names, *(host for tier in tiers for host in tier.hosts)],
+        namespace=settings[v.NAMESPACE],
+        masters=[*settings[v.NAMES], *(host for tier in tiers for host in tier.hosts)],
     )
 
 

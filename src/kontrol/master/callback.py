@@ -19,7 +19,6 @@ import json
 import logging
 import os
 import resource
-import shlex
 import shutil
 import sys
 import tempfile
@@ -43,10 +42,6 @@ _SETTLE_MAX = 10.0  # seconds after which it is taken even so
 
 _VARIABLES = ("HASH", "MD5", "PODS", "STATE", "CHANGES", "TIER", "TERM_ID", "RUN")
 _FILES = {"PODS": "PODS_FILE", "STATE": "STATE_FILE", "CHANGES": "CHANGES_FILE"}
-
-
-class CallbackError(ValueError):
-    """The command given as the callback cannot be one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +86,7 @@ class Callback:
         self,
         command: str,
         *,
+        argv: tuple[str, ...],
         shell: bool,
         timeout: float | None,
         environ: Mapping[str, str],
@@ -99,12 +95,12 @@ class Callback:
         on_stderr: Callable[[str], None],
         tier: str = "",
     ) -> None:
-        """`timeout` is seconds; `secrets` names the variables of `environ` that it must not see.
+        """`argv` is what to execute for `command`: its words, or if `shell` one that reads it.
 
+        `timeout` is seconds; `secrets` names the variables of `environ` that it must not see.
         `tier` is "namespace/app": with the term, agents fence by it what the callback has run.
-        Raises CallbackError if `command` cannot be split into words.
         """
-        self._argv = split_command(command, shell=shell)
+        self._argv = argv
         self._timeout = timeout
         own = {*secrets, *_VARIABLES, *_FILES.values()}
         self._environ = {name: value for name, value in environ.items() if name not in own}
@@ -186,22 +182,6 @@ class Callback:
     async def stop(self) -> None:
         """End the run under way: SIGTERM, 5 s, SIGKILL. Returns when it is gone."""
         await self._guard.stop()
-
-
-def split_command(command: str, *, shell: bool) -> tuple[str, ...]:
-    """Return the words to execute. Raises CallbackError."""
-    if shell:
-        return ("/bin/sh", "-c", command)
-    try:
-        words = tuple(shlex.split(command))
-    except ValueError as error:
-        raise CallbackError(
-            f"the callback {command!r} cannot be split into words ({error}): close its quotes, "
-            f"or have a shell read it with KONTROL_SHELL_CALLBACK=TRUE"
-        ) from None
-    if not words or not words[0]:
-        raise CallbackError(f"the callback {command!r} names no program: name one, or leave it out")
-    return words
 
 
 def write_files(request: RunRequest, folder: Path) -> dict[str, str]:

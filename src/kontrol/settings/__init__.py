@@ -1,35 +1,21 @@
 """Settings: the environment parsed and validated once, into frozen values.
 
-`variables` is the table of what can be set. `parse` is the pure way from texts to `Settings`;
-`load` adds what only the running system can tell. Both report every mistake in one go.
+A setting is one row in `variables`. `parse` is the pure way from texts to `Settings`; `load` adds
+what needs the running system. Both report every mistake in one go.
 """
 
-from kontrol.settings.errors import Mistake, SettingsError
 from kontrol.settings.load import examine, host_facts, load
-from kontrol.settings.model import (
-    BootSettings,
-    CallbackSettings,
-    EtcdSettings,
-    NodeFacts,
-    PodFacts,
-    SecuritySettings,
-    Settings,
-)
-from kontrol.settings.parse import assemble, parse
-from kontrol.settings.variables import FACTS, SECRETS
+from kontrol.settings.parse import Settings, assemble, parse
+from kontrol.settings.resolve import Mistake, SettingsError
+from kontrol.settings.variables import FACTS, SECRETS, Variable
 
 __all__ = [
     "FACTS",
     "SECRETS",
-    "BootSettings",
-    "CallbackSettings",
-    "EtcdSettings",
     "Mistake",
-    "NodeFacts",
-    "PodFacts",
-    "SecuritySettings",
     "Settings",
     "SettingsError",
+    "Variable",
     "assemble",
     "examine",
     "host_facts",

@@ -1,58 +1,33 @@
-"""What `kontrol boot` found, left for the later commands of the same container.
+"""The file in which `kontrol boot` leaves what it found, for later commands of the container.
 
 What boot exports reaches the process that it becomes, and that process's children. A command that
-`kubectl exec` starts is none of them. So boot also writes a file, `boot-PID.json` in the folder
-that is this user's alone (mode 0700; the file has 0600 and no secrets). It holds for as long as the
-process that boot became runs: a file whose process is gone, or whose number another process has by
-now, is ignored, and removed by the next boot. Of several, that of the oldest process counts, which
-is the container's own.
+`kubectl exec` starts is none of them. So boot also writes `boot-PID.json` in the folder of this
+user (mode 0700; the file has 0600 and no secrets). It is valid while the process that boot became
+runs: a file whose process has ended, or whose number belongs to another process by now, is ignored,
+and removed by the next boot. Of several, that of the oldest process counts, which is the
+container's own.
 """
 
 import contextlib
 import json
 import logging
 import os
-import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from kontrol.settings import variables as v
+from kontrol.settings.private import check_folder, run_folder
+from kontrol.settings.resolve import NOTHING, Booted
 
 # Boot exports 13 texts of at most 100,000 bytes, of which JSON escapes some.
 MAX_BYTES = 4 << 20
 
-EXPORTED = v.FACTS | {v.NAMESPACE.name, v.HOST.name, v.TELEGRAF_CONF.name}
-"""Names of the variables that a boot may leave."""
+EXPORTED = frozenset({*v.FACTS, v.TELEGRAF_CONF.name})
+"""Names of the variables that the file may have."""
 
 _PATTERN = "boot-*.json"
 _PROC = Path("/proc")
-
-
-@dataclass(frozen=True, slots=True)
-class Booted:
-    """What a boot left: texts by name of variable, grouped by where boot found them.
-
-    `notes` are (level, text) as `logging` has them: why something was ignored.
-    """
-
-    facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    notes: tuple[tuple[int, str], ...] = ()
-
-
-NOTHING = Booted()
-
-
-class NotPrivate(OSError):
-    """The folder belongs to somebody else, or others may write there."""
-
-
-def run_folder(environ: Mapping[str, str]) -> Path:
-    """Return the folder of this user's running processes: in `$XDG_RUNTIME_DIR`, else `/tmp`."""
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    folder = Path(runtime) if runtime else Path("/tmp")  # noqa: S108 - checked before it is used
-    return folder / f"kontrol-{os.getuid()}"
 
 
 def leave(environ: Mapping[str, str], facts: Mapping[str, tuple[str, str]]) -> Path:
@@ -84,7 +59,7 @@ def leave(environ: Mapping[str, str], facts: Mapping[str, tuple[str, str]]) -> P
 
 
 def read(environ: Mapping[str, str]) -> Booted:
-    """Return what the boot of this container left; nothing if it left nothing, or it has ended."""
+    """Return what the boot of this container left; `NOTHING` if nothing, or if it has ended."""
     folder = run_folder(environ)
     try:
         check_folder(folder)
@@ -103,16 +78,8 @@ def read(environ: Mapping[str, str]) -> Booted:
     return Booted(_facts(oldest.get("facts")))
 
 
-def check_folder(folder: Path) -> None:
-    """Raise `OSError` if others than this user could have put something there."""
-    found = folder.lstat()
-    private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
-    if found.st_uid != os.getuid() or not private:
-        raise NotPrivate(f"{folder} is not a directory of this user alone (mode 0700)")
-
-
 def _document(path: Path) -> dict[str, object]:
-    """Return what a file holds; nothing if it cannot be read, or another version wrote it."""
+    """Return the content of a file; empty if it cannot be read, or another version wrote it."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -123,7 +90,7 @@ def _document(path: Path) -> dict[str, object]:
 
 
 def _age(path: Path, document: Mapping[str, object]) -> int | None:
-    """Return when the file's process started, None if that does not run any more."""
+    """Return when the file's process started, None if it does not run any more."""
     number = path.stem.removeprefix("boot-")
     started = _started(int(number)) if number.isascii() and number.isdecimal() else None
     return started if started == document.get("started") else None
@@ -132,7 +99,7 @@ def _age(path: Path, document: Mapping[str, object]) -> int | None:
 def _started(pid: int) -> int | None:
     """Return when a process started, in ticks since the system did; None if there is none.
 
-    Where the system does not tell (there is no `/proc`), 1 for any process that runs.
+    Without `/proc`, 1 for any process that runs.
     """
     if not _PROC.is_dir():
         try:
@@ -148,10 +115,10 @@ def _started(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _facts(told: object) -> dict[str, dict[str, str]]:
-    """Return the texts by source; of variables that no boot exports, nothing is taken."""
+def _facts(raw: object) -> dict[str, dict[str, str]]:
+    """Return the texts by source; variables that no boot exports are ignored."""
     sources: dict[str, dict[str, str]] = {}
-    for name, fact in told.items() if isinstance(told, dict) else ():
+    for name, fact in raw.items() if isinstance(raw, dict) else ():
         if name in EXPORTED and isinstance(fact, dict):
             text, source = fact.get("text"), fact.get("source")
             if isinstance(text, str) and isinstance(source, str):

@@ -1,14 +1,13 @@
-"""Settings of the running process: what only the system can tell, added to the pure parse.
+"""Settings of the running process: the checks and facts that need the system.
 
 On a plain host the pod's name is the host's, and its address is the one from which packets leave:
-a UDP socket is connected, which sends nothing, and asked for its own address.
+that of a connected UDP socket, which sends nothing.
 """
 
 import contextlib
 import logging
 import os
 import re
-import shlex
 import shutil
 import socket
 import stat
@@ -16,16 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kontrol.settings import variables as v
-from kontrol.settings.booted import NOTHING, Booted
-from kontrol.settings.model import Settings
-from kontrol.settings.parse import assemble, judge
+from kontrol.settings.parse import Settings, assemble, check
 from kontrol.settings.private import exposed
-from kontrol.settings.resolve import Resolved
+from kontrol.settings.resolve import NOTHING, Booted, Resolved
 
 _INTERPRETER = re.compile(r"(ba|da|k|z)?sh\Z|(python|perl|ruby|node)[0-9.]*\Z")
 _PLAIN = re.compile(r"[0-9A-Za-z_./][0-9A-Za-z_./+@=-]*\Z")  # no option, and nothing for a shell
 
-# Addresses for documentation (RFC 5737, RFC 3849): any address beyond the link asks for the route.
+# Addresses for documentation (RFC 5737, RFC 3849): any beyond the link has the default route.
 _BEYOND = ("192.0.2.1", "2001:db8::1")
 
 
@@ -43,17 +40,17 @@ def examine(
     found: Mapping[str, str] | None = None,
     booted: Booted = NOTHING,
 ) -> Resolved:
-    """Do as `load`, but return values, sources and mistakes side by side.
+    """Do as `load`, but return values, sources and mistakes together.
 
     `booted` is what a boot left for commands; the daemon has it in its environment.
     """
-    resolved = judge(environ, {**host_facts(environ), **(found or {})}, booted)
+    resolved = check(environ, {**host_facts(environ), **(found or {})}, booted)
     for variable in v.VARIABLES:
         path = resolved.get(variable)
-        if variable.names and isinstance(path, Path):
-            problem = _problem(path, folder=variable.names == "folder")
+        if variable.path and isinstance(path, Path):
+            problem = _problem(path, folder=variable.path == "folder")
             if problem:
-                resolved.refuse(variable, f"a {variable.names} that can be read: {problem}")
+                resolved.refuse(variable, f"a {variable.path} that can be read: {problem}")
             elif variable.secrecy and (warning := exposed(path)) is not None:
                 resolved.notes.append((logging.WARNING, f"{variable.name}: {warning}"))
     if "master" in (resolved.get(v.MODE) or ()) and (why := _callback_problem(resolved, environ)):
@@ -62,16 +59,15 @@ def examine(
 
 
 def _callback_problem(resolved: Resolved, environ: Mapping[str, str]) -> str:
-    """Say why the callback cannot be started as things are, empty if nothing is seen.
+    """Describe why the callback cannot be started now; empty if no reason is seen.
 
-    It may be put there later, so this is no mistake. What a shell makes of its line is not known,
-    but for a plain path at its beginning.
+    It may be installed later, so this is not a mistake. Of a line for a shell, only a plain path at
+    its beginning is checked.
     """
-    command = resolved.get(v.CALLBACK)
-    if command is None or any(wrong.name == v.CALLBACK.name for wrong in resolved.mistakes):
+    command, shell = resolved.get(v.CALLBACK), resolved.get(v.SHELL_CALLBACK)
+    if command is None or not resolved.argv:
         return ""
-    shell = resolved.get(v.SHELL_CALLBACK)
-    program, *others = command.split() if shell else shlex.split(command)
+    program, *others = command.split() if shell else resolved.argv
     if shell and not ("/" in program and _PLAIN.match(program)):
         return ""
     path, script = Path(program), Path(others[0]) if others else None
@@ -88,11 +84,11 @@ def _callback_problem(resolved: Resolved, environ: Mapping[str, str]) -> str:
         what = f"{program} is a folder"
     else:
         what = f"{program} is not executable (chmod +x)"
-    return f"{v.CALLBACK.name}: {what}; runs fail as long as that is so"
+    return f"{v.CALLBACK.name}: {what}; runs fail until this is fixed"
 
 
 def host_facts(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the pod's name and address as this host has them, without what cannot be found."""
+    """Return the pod's name and address by this host, without those that cannot be found."""
     facts = {v.ID.name: socket.gethostname()}
     bind, node = (environ.get(variable.name, "").strip() for variable in (v.BIND, v.HOST))
     for target in (bind, node, *_BEYOND):
@@ -104,7 +100,7 @@ def host_facts(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _source_address(target: str) -> str:
     """Return the address from which packets to an address leave. Raises `OSError`, `ValueError`."""
-    target = v.IP.parse(target)  # an address, so that no name is looked up
+    target = v.IP.parse(target)  # refuses names: none is looked up here
     family = socket.AF_INET6 if ":" in target else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((target, 9))  # the discard port; nothing is sent
@@ -112,7 +108,7 @@ def _source_address(target: str) -> str:
 
 
 def _problem(path: Path, *, folder: bool) -> str:
-    """Say why a path is not what it should be, empty if it is."""
+    """Describe why a path is not what it should be, empty if it is."""
     try:
         found = stat.S_ISDIR(path.stat().st_mode)
     except OSError as error:

@@ -1,37 +1,75 @@
 """From an environment to values with their sources: the first layer that has a variable wins.
 
 The layers, in order: the environment, what `debug` presumes, what `kontrol boot` left in this
-container, what was found on the spot, and defaults. A variable whose value is refused is left out
-of the values and is a mistake; nothing is raised here, so that `kontrol config` can show everything
-at once. Pure.
+container, what was found on this host, and defaults. A variable with a bad value has no value and
+is a mistake; nothing is raised here, so that `kontrol config` can show everything in one go. Pure.
 """
 
-import contextlib
 import difflib
 import json
-import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from logging import INFO, WARNING
 from typing import TypeVar, cast
 
+from kontrol.ensemble.tiers import Tier
 from kontrol.settings import values
 from kontrol.settings import variables as v
-from kontrol.settings.booted import NOTHING, Booted
-from kontrol.settings.errors import Mistake
-from kontrol.settings.variable import Variable
+from kontrol.settings.variables import Variable, text_of
 
 MASTER = "kontrol.unity3d.com/master"  # the annotation that lists the tiers to report to
-LOOPBACK = "127.0.0.1"
 MASK = "***"
 
 _T = TypeVar("_T")
+_SHOWN = 80  # characters of a value that are enough to recognise it
+_HEAD = ("VARIABLE", "VALUE", "SOURCE")
+_URLS = (v.ETCD, v.MASTER)
 
 # What Kubernetes injects for each Service of the namespace whose name begins with `kontrol`.
 _LINK_NAME = re.compile(
     r"KONTROL(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)\Z"
 )
 _LINK_VALUE = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A bad or missing value. `text` is the value given, None if there is none, or to hide it."""
+
+    name: str
+    text: str | None
+    expected: str
+
+    def __str__(self) -> str:
+        if self.text is None:
+            return f"{self.name}: expected {self.expected}"
+        shown = self.text if len(self.text) <= _SHOWN else self.text[: _SHOWN - 3] + "..."
+        return f"{self.name}={shown!r}: expected {self.expected}"
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used; `mistakes` has every reason."""
+
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        count = len(self.mistakes)
+        head = "1 mistake" if count == 1 else f"{count} mistakes"
+        super().__init__("\n  ".join([f"{head} in the settings:", *map(str, self.mistakes)]))
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """What `kontrol boot` left: texts by name of variable, grouped by where boot found them.
+
+    `notes` are (level, text) as `logging` has them: why something was ignored.
+    """
+
+    facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    notes: tuple[tuple[int, str], ...] = ()
+
+
+NOTHING = Booted()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +82,10 @@ class Entry:
 
 @dataclass(slots=True)
 class Resolved:
-    """What is known after all layers: texts with sources, parsed values, mistakes and notes.
+    """The result of all layers: texts with sources, parsed values, mistakes and notes.
 
-    `notes` are (level, text) as `logging` has them. `host` is what debug mode presumes, if on.
+    `notes` are (level, text) as `logging` has them. `host` is what debug mode presumes, None
+    without it. `tiers` and `argv` (of the callback) are made by the rules of `parse`.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -54,9 +93,11 @@ class Resolved:
     mistakes: list[Mistake] = field(default_factory=list)
     notes: list[tuple[int, str]] = field(default_factory=list)
     host: str | None = None
+    tiers: tuple[Tier, ...] = ()
+    argv: tuple[str, ...] = ()
 
     def get(self, variable: Variable[_T]) -> _T | None:
-        """Return the variable's value, None if it has none or it was refused."""
+        """Return the variable's value, None if it has none or a bad one."""
         return cast("_T | None", self.values.get(variable.name))
 
     def require(self, variable: Variable[_T]) -> _T:
@@ -69,87 +110,95 @@ class Resolved:
         self.mistakes.append(Mistake(variable.name, entry.text if entry else None, expected))
 
 
-_URLS = (v.ETCD, v.MASTER)
-
-
 def resolve(
     environ: Mapping[str, str], found: Mapping[str, str], booted: Booted = NOTHING
 ) -> Resolved:
     """Lay `environ` over `booted`, `found` (texts by name of variable) and the defaults; parse."""
     result = Resolved(notes=list(booted.notes))
     given = {name: text.strip() for name, text in environ.items() if text.strip()}
-    _drop_links(given, result)
+    _drop_service_links(given, result)
     _warn_unknown(given, result)
-    debug = _is_debug(given.get(v.MODE.name, v.MODE.default or ""))
+    debug = _is_debug(given)
     if debug:
-        result.host = given.get(v.HOST.name, LOOPBACK)
+        result.host = given.get(v.HOST.name, v.LOOPBACK)
     left = {name: text for facts in booted.facts.values() for name, text in facts.items()}
     layers = (
         ("environment", given),
-        ("debug mode", _debug(result.host)),
+        ("debug mode", {row.name: text_of(row.debug, given) for row in v.VARIABLES if debug}),
         *booted.facts.items(),
         ("found", {name: text for name, text in found.items() if text.strip()}),
         (v.HOST.name, {v.ETCD.name: given.get(v.HOST.name) or left.get(v.HOST.name, "")}),
-        ("default", _defaults(given)),
+        ("default", {row.name: text_of(row.default, given) for row in v.VARIABLES}),
     )
     for variable in v.VARIABLES:
         for source, layer in layers:
             if text := layer.get(variable.name):
                 result.entries[variable.name] = Entry(_shown(variable, text), source)
-                _parse(variable, text, result)
+                try:
+                    result.values[variable.name] = variable.parse(text)
+                except values.BadValue as error:
+                    result.refuse(variable, str(error))
                 break
     return result
 
 
-def _parse(variable: Variable[object], text: str, result: Resolved) -> None:
-    try:
-        result.values[variable.name] = variable.parse(text)
-    except values.BadValue as error:
-        result.refuse(variable, str(error))
+def rows(resolved: Resolved) -> list[tuple[str, str, str]]:
+    """Return (variable, value, source) of all variables, and of the tiers; secrets are masked."""
+    lines: list[tuple[str, str, str]] = []
+    for variable in v.VARIABLES:
+        entry = resolved.entries.get(variable.name)
+        if entry is not None:
+            lines.append((variable.name, entry.text, entry.source))
+        elif variable.secrecy != "value":  # a refused variable is shown only if it is set
+            lines.append((variable.name, "", "not set"))
+        if variable is v.ANNOTATIONS and MASTER in resolved.entries:
+            tiers = resolved.entries[MASTER]
+            lines.append((MASTER, tiers.text, tiers.source))
+    return lines
+
+
+def as_table(resolved: Resolved) -> str:
+    """Return the rows as aligned columns under a head."""
+    lines = [_HEAD, *((name, _one_line(text), source) for name, text, source in rows(resolved))]
+    wide = [max(len(line[column]) for line in lines) for column in range(2)]
+    wide[1] = min(wide[1], 60)
+    return "\n".join(
+        f"{name:<{wide[0]}}  {text:<{wide[1]}}  {source}" for name, text, source in lines
+    )
+
+
+def as_json(resolved: Resolved) -> str:
+    """Return the rows, mistakes and notes as one JSON document."""
+    document = {
+        "values": [
+            {"variable": name, "value": text or None, "source": source}
+            for name, text, source in rows(resolved)
+        ],
+        "mistakes": [
+            {"variable": mistake.name, "value": mistake.text, "expected": mistake.expected}
+            for mistake in resolved.mistakes
+        ],
+        "notes": [text for _, text in resolved.notes],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False)
 
 
 def _shown(variable: Variable[object], text: str) -> str:
-    """Mask what is secret, the userinfo of a URL too, although it will be refused."""
+    """Mask what is secret, also the userinfo of a URL, although it will be refused."""
     if variable.secrecy == "value":
         return MASK
     before, userinfo, host = text.rpartition("@")
     return f"{MASK}@{host}" if variable in _URLS and before and userinfo else text
 
 
-def _is_debug(text: str) -> bool:
+def _is_debug(given: Mapping[str, str]) -> bool:
     try:
-        return "debug" in values.modes(text)
+        return "debug" in v.MODE.parse(given.get(v.MODE.name) or text_of(v.MODE.default, given))
     except values.BadValue:
         return False
 
 
-def _debug(host: str | None) -> dict[str, str]:
-    if host is None:
-        return {}
-    layer = {
-        v.ID.name: "local",
-        v.LABELS.name: json.dumps({"app": "test", "role": "test"}),
-        v.ETCD.name: host,
-    }
-    with contextlib.suppress(values.BadValue):  # a DNS name: the address is found on the spot
-        layer[v.IP.name] = values.address(host)
-    return layer
-
-
-def _defaults(given: Mapping[str, str]) -> dict[str, str]:
-    layer = {item.name: item.default for item in v.VARIABLES if item.default is not None}
-    layer[v.ANNOTATIONS.name] = "{}"
-    if data := given.get("XDG_DATA_HOME") or given.get("HOME"):
-        below = "kontrol" if "XDG_DATA_HOME" in given else ".local/share/kontrol"
-        layer[v.DATA.name] = f"{data}/{below}"
-    with contextlib.suppress(values.BadValue):  # it is reported by its own name
-        damper = v.DAMPER.parse(given.get(v.DAMPER.name, layer[v.DAMPER.name]))
-        most = min(6 * damper, values.DAY)
-        layer[v.DAMPER_MAX.name] = f"{most:.15g}" if most > 0.001 else f"{most:.20f}"
-    return layer
-
-
-def _drop_links(given: dict[str, str], result: Resolved) -> None:
+def _drop_service_links(given: dict[str, str], result: Resolved) -> None:
     known = {variable.name for variable in v.VARIABLES}
     links = [
         name
@@ -164,8 +213,8 @@ def _drop_links(given: dict[str, str], result: Resolved) -> None:
         del given[name]
     if links:
         names = ", ".join(sorted(links))
-        mend = "set enableServiceLinks: false in the pod's spec to be rid of them"
-        result.notes.append((logging.INFO, f"ignored Kubernetes service links {names} ({mend})"))
+        fix = "set enableServiceLinks: false in the pod's spec to avoid them"
+        result.notes.append((INFO, f"ignored Kubernetes service links {names} ({fix})"))
 
 
 def _warn_unknown(given: Mapping[str, str], result: Resolved) -> None:
@@ -173,4 +222,9 @@ def _warn_unknown(given: Mapping[str, str], result: Resolved) -> None:
     for name in sorted(given):
         if name.startswith("KONTROL_") and name not in known:
             near = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
-            result.notes.append((logging.WARNING, f"{name} is unknown: did you mean {near}?"))
+            result.notes.append((WARNING, f"{name} is unknown: did you mean {near}?"))
+
+
+def _one_line(text: str) -> str:
+    """Escape what would break the columns or control a terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

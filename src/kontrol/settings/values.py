@@ -1,7 +1,7 @@
 """Parsers of single values: text in, a typed value out, or `BadValue` with what was expected.
 
-Pure: whether a file is there is asked elsewhere (`kontrol.settings.load`). A parser is given text
-that is not blank and has no white space at its ends.
+Pure: whether a file exists is checked in `kontrol.settings.load`. A parser gets text that is not
+blank and has no white space at its ends.
 """
 
 import difflib
@@ -22,13 +22,13 @@ from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
 
 MODES = ("agent", "master", "debug", "verbose")
 CLOUDS = ("auto", "none", "aws", "aws-v1", "google", "azure")
-DAY = 86_400.0  # an upper bound that no duration here can mean to pass: it is milliseconds by slip
+DAY = 86_400.0  # seconds; what is longer was most likely meant in milliseconds
 ETCD_PORT = 2379
 STATSD_PORT = 8125
 
 _LABEL = re.compile(r"[0-9A-Za-z]([0-9A-Za-z_.-]{0,61}[0-9A-Za-z])?\Z")  # a Kubernetes label value
 _LABEL_KEY = 317  # characters of a Kubernetes label's key: a DNS name, a slash, and 63 more
-_DNS_LABEL = re.compile(r"[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?\Z")  # RFC 1123, as Kubernetes has it
+_DNS_LABEL = re.compile(r"[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?\Z")  # RFC 1123, as Kubernetes uses it
 _SIZE = re.compile(r"([0-9]{1,15}) ?(|KiB|MiB|GiB)\Z")
 _UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _ENDPOINTS = (
@@ -40,7 +40,7 @@ _TRUTH |= {"false": False, "no": False, "off": False, "0": False}
 
 
 class BadValue(ValueError):
-    """A value that cannot be taken. The message completes "expected ..."; it shows no value."""
+    """A value that is not valid. The message completes "expected ..."; it shows no value."""
 
 
 def modes(text: str) -> frozenset[str]:
@@ -52,7 +52,7 @@ def modes(text: str) -> frozenset[str]:
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise BadValue(f"a comma list of {', '.join(MODES)}; {name!r} is none of them{hint}")
     if not names & {"agent", "master", "debug"}:
-        raise BadValue("agent, master or debug beside verbose: it names no part to play")
+        raise BadValue("agent, master or debug with verbose: it names no mode to run")
     return frozenset(MODES) if "debug" in names else frozenset(names)
 
 
@@ -91,7 +91,7 @@ def address(text: str) -> str:
 
 def bind_address(text: str) -> str:
     """Return an address to listen on, `*` for all of them."""
-    if text in ("*", "0.0.0.0", "::", "[::]"):  # noqa: S104  # what the user asks for
+    if text in ("*", "0.0.0.0", "::", "[::]"):  # noqa: S104  # the user's choice
         return "*" if text == "*" else text.strip("[]")
     try:
         return address(text)
@@ -158,7 +158,7 @@ def table(text: str) -> Mapping[str, str]:
     strings: dict[str, str] = {}
     for key, item in value.items():
         if not isinstance(item, str):
-            raise BadValue(f"{expected}; the value of {key!r} is no string")
+            raise BadValue(f"{expected}; the value of {key!r} is not a string")
         strings[key] = item
     return MappingProxyType(strings)
 
@@ -176,7 +176,7 @@ def node_labels(text: str) -> Mapping[str, str]:
 
 
 def labels(text: str) -> Mapping[str, str]:
-    """Return `node_labels` with those that every pod must have, fit to be part of a key."""
+    """Return `node_labels` with `app` and `role`, each fit to be part of a key."""
     found = node_labels(text)
     for key in ("app", "role"):
         if not _LABEL.match(found.get(key, "")):
@@ -245,19 +245,24 @@ def command(text: str) -> str:
     return text
 
 
-def words(text: str) -> tuple[str, ...]:
-    """Return the words of a command line that no shell will read. Raises `BadValue`."""
+def argv(text: str, *, shell: bool) -> tuple[str, ...]:
+    """Return what to execute for a command line: its words, or a shell that reads it."""
+    if shell:
+        return ("/bin/sh", "-c", text)
     try:
-        parts = tuple(shlex.split(text))
+        words = tuple(shlex.split(text))
     except ValueError as error:
-        raise BadValue(f"a command line; {str(error).lower()}") from None
-    if not parts or not parts[0]:
+        raise BadValue(
+            f"a command line; {str(error).lower()}: close it, or set KONTROL_SHELL_CALLBACK=TRUE to"
+            " have a shell read the line"
+        ) from None
+    if not words or not words[0]:
         raise BadValue("a command line with a program to run")
-    return parts
+    return words
 
 
 def path(text: str) -> Path:
-    """Return a path; `~` is not expanded, since no shell stands between."""
+    """Return a path as it is; `~` is not expanded, since no shell reads the variable."""
     if "\0" in text:
         raise BadValue("a path without NUL characters")
     return Path(text)
@@ -271,7 +276,7 @@ def key(text: str) -> str:
 
 
 def log_format(text: str) -> Literal["text", "json"]:
-    """Return the form of log lines."""
+    """Return the format of log lines."""
     forms: dict[str, Literal["text", "json"]] = {"text": "text", "json": "json"}
     if text not in forms:
         raise BadValue("text or json")
@@ -279,11 +284,11 @@ def log_format(text: str) -> Literal["text", "json"]:
 
 
 def invoke(text: str) -> Literal["off", "insecure"]:
-    """Return what was said of remote commands."""
-    said: dict[str, Literal["off", "insecure"]] = {"off": "off", "insecure": "insecure"}
-    if text not in said:
-        raise BadValue("insecure (whoever reaches the port runs commands) or off; unset with keys")
-    return said[text]
+    """Return whether every client may run commands, or none."""
+    known: dict[str, Literal["off", "insecure"]] = {"off": "off", "insecure": "insecure"}
+    if text not in known:
+        raise BadValue("insecure (all clients that reach the port may run commands) or off")
+    return known[text]
 
 
 def statsd(text: str) -> Tier:
@@ -298,10 +303,7 @@ def statsd(text: str) -> Tier:
 
 
 class Endpoints(NamedTuple):
-    """Where etcd is, and whether by TLS: of each member `host:port`, or `unix:///path` of a socket.
-
-    None if it is embedded.
-    """
+    """Where etcd is: `host:port` or `unix:///path` of each member; none if it is embedded."""
 
     addresses: tuple[str, ...]
     tls: bool
@@ -310,7 +312,7 @@ class Endpoints(NamedTuple):
 def endpoints(text: str) -> Endpoints:
     """Return etcd's endpoints.
 
-    The userinfo of a URL is refused, since command lines and logs would show the password.
+    A URL with a password is refused, since command lines and logs would show it.
     """
     if text == "embedded":
         return Endpoints((), tls=False)
@@ -348,9 +350,9 @@ def _endpoint(item: str) -> tuple[str, str]:
 
 
 def _places(text: str, port: int) -> tuple[Tier, ...]:
-    """Parse as tiers are, one host each. Raises `BadTiers`."""
+    """Parse as a list of tiers with one host each. Raises `BadTiers`."""
     if "|" in text:
-        raise BadTiers("'|' parts the masters of a tier, nothing else")
+        raise BadTiers("'|' separates the masters of a tier, nothing else")
     return parse_tiers(text, port)
 
 

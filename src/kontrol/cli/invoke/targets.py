@@ -26,8 +26,7 @@ from kontrol.rpc.limits import Limits
 from kontrol.rpc.security.keys import Keyring, KeysError, Kind
 from kontrol.settings import Mistake, SettingsError
 from kontrol.settings import variables as v
-from kontrol.settings.booted import NOTHING, Booted
-from kontrol.settings.resolve import MASTER, Resolved, resolve
+from kontrol.settings.resolve import MASTER, NOTHING, Booted, Resolved, resolve
 
 Record = Mapping[str, JSON]
 

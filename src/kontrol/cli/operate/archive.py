@@ -99,7 +99,7 @@ def _with_store(
     async def run() -> _T:
         async with AsyncExitStack() as stack:
             store = await open_store(settings, stack, Children())
-            keys = Keys.of(settings.pod.namespace, settings.pod.app)
+            keys = Keys.of(settings[v.NAMESPACE], settings.app)
             return await work(store, Records(keys))
 
     try:
@@ -108,7 +108,7 @@ def _with_store(
         say(str(error))
         raise SystemExit(USAGE) from None
     except StoreError as error:
-        where = ", ".join(settings.etcd.endpoints) or "embedded"
+        where = ", ".join(settings.etcd.addresses) or "embedded"
         say(f"etcd at {where}: {error}; {v.ETCD.name} says where it is")
         raise SystemExit(UNANSWERED) from None
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from kontrol.cli.command import refuse, say, seconds
-from kontrol.settings import SettingsError, booted, localtoken
+from kontrol.settings import SettingsError, booted
 from kontrol.settings.private import exposed
+from kontrol.settings.private import read_token as read_local_token
 
 if TYPE_CHECKING:  # these are imported when a command runs: `kontrol --help` needs none of them
     from kontrol.cli.rest import Rest
@@ -49,7 +50,7 @@ def asking(work: Work) -> Callable[[argparse.Namespace, list[str]], int]:
             target.endpoints,
             token=token,
             token_file=target.token_file,
-            own=lambda each: localtoken.read(os.environ, each.host, each.port),
+            own=lambda each: read_local_token(os.environ, each.host, each.port),
             ca=options.ca,
             timeout=options.timeout,
             tell=tell,

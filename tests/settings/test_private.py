@@ -6,28 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from kontrol.settings import localtoken
+from kontrol.settings import private
 
 
 def test_it_is_read_by_whoever_asks_that_endpoint(tmp_path: Path) -> None:
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
-    path, token = localtoken.make(environ, "*", 8001)
+    path, token = private.make_token(environ, "*", 8001)
     assert stat.S_IMODE(path.lstat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.lstat().st_mode) == 0o700
     for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0"):
-        assert localtoken.read(environ, host, 8001) == token
-    assert localtoken.read(environ, "127.0.0.1", 8002) is None
-    assert localtoken.read(environ, "10.0.0.7", 8001) is None
-    assert localtoken.make(environ, "*", 8001)[1] != token
+        assert private.read_token(environ, host, 8001) == token
+    assert private.read_token(environ, "127.0.0.1", 8002) is None
+    assert private.read_token(environ, "10.0.0.7", 8001) is None
+    assert private.make_token(environ, "*", 8001)[1] != token
     assert [each.name for each in path.parent.iterdir()] == ["127.0.0.1_8001.token"]
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"x" * 2000, b"\xff" * 40, b"a b" * 20])
 def test_junk_is_no_token(tmp_path: Path, content: bytes) -> None:
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
-    path, _ = localtoken.make(environ, "10.0.0.7", 1)
+    path, _ = private.make_token(environ, "10.0.0.7", 1)
     path.write_bytes(content)
-    assert localtoken.read(environ, "10.0.0.7", 1) is None
+    assert private.read_token(environ, "10.0.0.7", 1) is None
 
 
 def test_a_folder_that_others_may_enter_is_not_used(tmp_path: Path) -> None:
@@ -35,6 +35,6 @@ def test_a_folder_that_others_may_enter_is_not_used(tmp_path: Path) -> None:
     folder = tmp_path / f"kontrol-{os.getuid()}"
     folder.mkdir(mode=0o755)
     with pytest.raises(OSError, match="not a directory of this user alone"):
-        localtoken.make(environ, "*", 1)
+        private.make_token(environ, "*", 1)
     (folder / "127.0.0.1_1.token").write_text("0123456789abcdef0123\n", "utf-8")
-    assert localtoken.read(environ, "127.0.0.1", 1) is None
+    assert private.read_token(environ, "127.0.0.1", 1) is None
