@@ -57,8 +57,8 @@ def there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
-async def ask(path: Path) -> None:
-    await asyncio.to_thread(leave, path, WHO)
+async def ask(path: Path) -> bool:
+    return await asyncio.to_thread(leave, path, WHO)
 
 
 async def test_leave_returns_when_every_tier_knows(path: Path) -> None:
@@ -69,8 +69,9 @@ async def test_leave_returns_when_every_tier_knows(path: Path) -> None:
         await leaver.called()
         assert not asking.done()
         leaver.let.set()
-        await asking
-    assert leaver.calls == 1
+        assert await asking
+        assert leaver.calls == 1
+        assert not await ask(path)  # it had left already
 
 
 async def test_the_agent_tells_whose_it_is(path: Path) -> None:
@@ -89,9 +90,12 @@ async def test_a_pod_that_is_not_meant_stays(path: Path, other: Who) -> None:
 
 
 async def test_leave_says_which_tier_does_not_know_and_why(path: Path) -> None:
-    async with serving(path, Leaver({"a:8000": None, "b:8000": "no answer in time"})):
+    leaver = Leaver({"a:8000": None, "b:8000": "no answer in time"})
+    async with serving(path, leaver):
         with pytest.raises(ControlError, match="tier b:8000 does not know: no answer in time"):
             await ask(path)
+        leaver.told = {"a:8000": None, "b:8000": None}
+        assert await ask(path)
 
 
 async def test_without_an_agent_leave_says_so(path: Path) -> None:

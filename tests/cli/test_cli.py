@@ -283,6 +283,15 @@ def test_leave_names_the_pod_and_its_tiers(
     assert capsys.readouterr().out == f"pod redis-0 (key {KEY}) left m:8000, n:8000\n"
 
 
+def test_leave_says_that_the_pod_had_already_left(
+    run: Run, capsys: pytest.CaptureFixture[str], agent: Agent, tmp_path: Path
+) -> None:
+    for told in ("left", "had already left", "had already left"):
+        assert run("leave", "redis-0", XDG_RUNTIME_DIR=str(tmp_path)) == 0
+        assert capsys.readouterr().out == f"pod redis-0 (key {KEY}) {told} m:8000, n:8000\n"
+    assert agent.left
+
+
 def test_leave_says_which_tier_does_not_know(
     run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -295,15 +304,19 @@ def test_leave_says_which_tier_does_not_know(
 @pytest.mark.parametrize(
     ("words", "environ", "told"),
     [
-        ([], {}, f"this environment is that of pod {HOST} (KONTROL_ID, found)"),
-        (["--yes"], {}, f"this environment is that of pod {HOST} (KONTROL_ID, found)"),
+        ([], {}, f"but this environment is of pod {HOST} (KONTROL_ID, found)"),
+        (["--yes"], {}, f"but this environment is of pod {HOST} (KONTROL_ID, found)"),
         ([], {"KONTROL_ID": "redis-1"}, "pod redis-1 (KONTROL_ID, environment)"),
-        ([], {"KONTROL_MODE": "debug"}, "that of 127.0.0.1 (KONTROL_IP)"),
-        ([], {"KONTROL_ID": "redis-0", "KONTROL_IP": "10.0.0.2"}, "of 10.0.0.2 (KONTROL_IP)"),
-        ([], {"KONTROL_ID": "redis-0", "KONTROL_POD_KEY": "x"}, "of key x (KONTROL_POD_KEY)"),
+        ([], {"KONTROL_MODE": "debug"}, "has address 127.0.0.1 (KONTROL_IP)"),
+        (
+            [],
+            {"KONTROL_ID": "redis-0", "KONTROL_IP": "10.0.0.2"},
+            "has address 10.0.0.2 (KONTROL_IP)",
+        ),
+        ([], {"KONTROL_ID": "redis-0", "KONTROL_POD_KEY": "x"}, "has key x (KONTROL_POD_KEY)"),
         (["--socket", "SOCKET"], {"KONTROL_ID": "redis-1"}, "pod redis-1 (KONTROL_ID"),
-        (["redis-1"], {}, "and not redis-1"),
-        (["--yes", "redis-1"], {"KONTROL_ID": "redis-0"}, "and not redis-1"),
+        (["redis-1"], {}, ", not redis-1;"),
+        (["--yes", "redis-1"], {"KONTROL_ID": "redis-0"}, ", not redis-1;"),
     ],
 )
 def test_leave_never_acts_on_a_pod_that_is_not_meant(
@@ -321,7 +334,9 @@ def test_leave_never_acts_on_a_pod_that_is_not_meant(
     assert run("leave", *words, XDG_RUNTIME_DIR=str(tmp_path), **environ) == 5
     out, err = capsys.readouterr()
     assert (out, agent.left) == ("", False)
-    assert f"is that of pod redis-0 (key {KEY}), and" in err
+    assert f"the agent at {path} reports pod redis-0 (key {KEY}), " in err
+    anyway = f"kontrol leave redis-0 --socket {path}" if "--socket" in words else "leave redis-0`"
+    assert anyway in err
     assert told in err
     assert "nothing was done" in err
 

@@ -3,8 +3,9 @@
 A unix socket that its owner alone may open (mode 0600, in a directory of mode 0700 unless the
 path was chosen by hand). A connection is one line asked and one line of JSON answered. `WHO` tells
 whose agent it is: `{"id", "key", "tiers"}`. `LEAVE KEY ID` names the pod that is meant; the answer
-comes when the farewells are over: `{"tiers": {tier: null or the reason}}`, or `{"refused": why}` if
-it is another pod. A signal could not tell how it ended.
+comes when the farewells are over: `{"tiers": {tier: null or the reason}}`, with `"already": true`
+if it had left before, or `{"refused": why}` if it is another pod. A signal could not tell how it
+ended.
 
 The agent serves it if it can: a path that is taken or cannot be made is a warning. The socket is
 unlinked at the end unless another process has put its own in that place.
@@ -77,13 +78,13 @@ async def serve(path: Path, who: Who, leave: Leave) -> None:
             error,
         )
         return
-    room = asyncio.Semaphore(_CLIENTS)
+    room, left = asyncio.Semaphore(_CLIENTS), asyncio.Event()
     try:
         async with asyncio.TaskGroup() as group:
             while True:
                 await room.acquire()
                 connection = await _accept(listener)
-                group.create_task(_answer(connection, who, leave)).add_done_callback(
+                group.create_task(_answer(connection, who, leave, left)).add_done_callback(
                     lambda _: room.release()
                 )
     finally:
@@ -115,9 +116,10 @@ def ask_who(path: Path, timeout: float = 10.0) -> Who:
         raise _no_agent(path, told) from None
 
 
-def leave(path: Path, who: Who, timeout: float = 10.0) -> None:
+def leave(path: Path, who: Who, timeout: float = 10.0) -> bool:
     """Ask the agent at `path` to leave if it is that of `who`; return when every tier knows it.
 
+    Returns whether it left now: False if it had done so before.
     Blocks, each step up to `timeout` seconds. Raises `ControlError`, which says why.
     """
     told = _ask(path, who.request, timeout)
@@ -132,6 +134,7 @@ def leave(path: Path, who: Who, timeout: float = 10.0) -> None:
         raise ControlError(
             "; ".join(f"tier {tier} does not know: {reason}" for tier, reason in refused.items())
         )
+    return told.get("already") is not True
 
 
 def _ask(path: Path, request: bytes, timeout: float) -> dict[str, Any]:
@@ -163,7 +166,7 @@ def _no_agent(path: Path, told: object) -> ControlError:
     return ControlError(f"what listens at {path} is no agent: it says {told!r:.80}")
 
 
-async def _answer(connection: socket.socket, who: Who, leave: Leave) -> None:
+async def _answer(connection: socket.socket, who: Who, leave: Leave, left: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     with connection:
         connection.settimeout(0)
@@ -179,7 +182,10 @@ async def _answer(connection: socket.socket, who: Who, leave: Leave) -> None:
                 answer: dict[str, Any] = {"id": who.id, "key": who.key, "tiers": who.tiers}
             elif request == who.request:
                 log.info("asked to leave")
-                answer = {"tiers": dict(await leave())}
+                already = left.is_set()
+                answer = {"tiers": dict(await leave()), "already": already}
+                if not any(answer["tiers"].values()):
+                    left.set()
             elif request.startswith(b"LEAVE"):
                 answer = {"refused": f"the agent there is that of {who}; it stays"}
             else:

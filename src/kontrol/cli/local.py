@@ -1,7 +1,8 @@
-"""The commands that need no master: they look at this machine alone."""
+"""The commands that need no master: `config`, `leave` and `demo`."""
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,8 @@ from kontrol.settings.resolve import Resolved, resolve
 if TYPE_CHECKING:
     from kontrol.agent.control import Who
 
-_WHERE = (v.CONTROL.name, v.PORT.name)  # what tells where an agent is asked to leave
-_MEANT = (v.ID.name, v.POD_KEY.name, v.IP.name)  # and which pod is meant
+_WHERE = (v.CONTROL.name, v.PORT.name)  # where the agent's control socket is
+_MEANT = (v.ID.name, v.POD_KEY.name, v.IP.name)  # which pod is meant
 
 
 def _config(options: argparse.Namespace, _others: list[str]) -> int:
@@ -39,18 +40,20 @@ def _leave(options: argparse.Namespace, _others: list[str]) -> int:
     from kontrol.agent.control import ControlError, ask_who, default_path, leave
 
     resolved = resolve(os.environ, host_facts(os.environ), booted.read(os.environ))
-    path = options.socket
-    # Of all settings only these: an application's container need know no more.
-    needed = _MEANT if path else (*_MEANT, *_WHERE)
+    given: Path | None = options.socket
+    # Mistakes in other settings do not matter here: an application's container has few of them.
+    needed = _MEANT if given else (*_MEANT, *_WHERE)
     wrong = [mistake for mistake in resolved.mistakes if mistake.name in needed]
     if wrong:
         return refuse(wrong)
-    chosen = path or resolved.get(v.CONTROL)
+    chosen = given or resolved.get(v.CONTROL)
     path = chosen or default_path(resolved.require(v.PORT), os.environ)
     try:
         who = ask_who(path, options.timeout)
         if why := _not_meant(who, options.pod, resolved, by_path=chosen is not None):
-            say(f"the agent at {path} is that of {who}, {why}; nothing was done")
+            say(
+                f"the agent at {path} reports {who}, {why}; nothing was done. {_anyway(who, given)}"
+            )
             return REFUSED
         tiers = ", ".join(who.tiers)
         if not options.yes and sys.stdin.isatty():
@@ -58,39 +61,44 @@ def _leave(options: argparse.Namespace, _others: list[str]) -> int:
             if sys.stdin.readline().strip().lower() not in ("y", "yes"):
                 say("nothing was done")
                 return REFUSED
-        leave(path, who, options.timeout)
+        left = leave(path, who, options.timeout)
     except ControlError as error:
         say(str(error))
         return UNANSWERED
-    print(f"{who} left {tiers}")
+    print(f"{who} {'left' if left else 'had already left'} {tiers}")
     return DONE
 
 
 def _not_meant(who: "Who", pod: str | None, resolved: Resolved, *, by_path: bool) -> str:
     """Say why this is not the pod that is meant, empty if it is.
 
-    The pod is named, or is that of this environment. Whoever names a socket means the pod behind
-    it, unless the environment is that of another one.
+    POD names it, or else the environment. A socket that is given means the pod of the agent that
+    listens there, unless the environment names another pod.
     """
     from kontrol.ensemble.pod import key_of
 
     if pod is not None:
-        return "" if pod in (who.id, who.key) else f"and not {pod}"
-    remedy = f"to deregister it all the same: kontrol leave {who.id}"
+        return "" if pod in (who.id, who.key) else f"not {pod}"
     ident, key, ip = (resolved.get(each) for each in (v.ID, v.POD_KEY, v.IP))
     given = {each.name for each in (v.ID, v.POD_KEY, v.IP) if _given(resolved, each)}
     if v.POD_KEY.name in given and key != who.key:
-        return f"and this environment is that of key {key} ({v.POD_KEY.name}); {remedy}"
+        return f"but this environment has key {key} ({v.POD_KEY.name})"
     if v.IP.name in given and key is None and ip and key_of(ip) != who.key:
-        return f"and this environment is that of {ip} ({v.IP.name}); {remedy}"
+        return f"but this environment has address {ip} ({v.IP.name})"
     if ident != who.id and (v.ID.name in given or not by_path):
         source = resolved.entries[v.ID.name].source if v.ID.name in resolved.entries else ""
-        return f"and this environment is that of pod {ident} ({v.ID.name}, {source}); {remedy}"
+        return f"but this environment is of pod {ident} ({v.ID.name}, {source})"
     return ""
 
 
+def _anyway(who: "Who", chosen: Path | None) -> str:
+    """Return the command that deregisters the pod that was found, at a socket if one was given."""
+    socket = "" if chosen is None else f" --socket {shlex.quote(str(chosen))}"
+    return f"To deregister it anyway: `kontrol leave {shlex.quote(who.id)}{socket}`"
+
+
 def _given(resolved: Resolved, variable: Variable[Any]) -> bool:
-    """Tell whether a value is more than what this host happens to have."""
+    """Return whether a value was set, and is not just what this host happens to have."""
     entry = resolved.entries.get(variable.name)
     return entry is not None and entry.source not in ("found", "default")
 
@@ -108,7 +116,7 @@ def _demo_parser() -> argparse.ArgumentParser:
 
 
 def _configure_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _configure_leave(parser: argparse.ArgumentParser) -> None:
@@ -116,15 +124,17 @@ def _configure_leave(parser: argparse.ArgumentParser) -> None:
         "pod",
         nargs="?",
         metavar="POD",
-        help="the pod that is meant, by its id or key (default: that of this environment, or that "
-        "of the socket if it is named)",
+        help="id or key of the pod to deregister; refused if the agent reports another one "
+        "(default: the pod of this environment, or with --socket the one that listens there)",
     )
-    parser.add_argument("-y", "--yes", action="store_true", help="do not ask on a terminal")
+    parser.add_argument(
+        "-y", "--yes", action="store_true", help="do not ask for confirmation on a terminal"
+    )
     parser.add_argument(
         "--socket",
         type=Path,
         metavar="PATH",
-        help=f"the agent's control socket (default: as {' and '.join(_WHERE)} say)",
+        help=f"the agent's control socket (default: from {' and '.join(_WHERE)})",
     )
     parser.add_argument(
         "--timeout",
@@ -138,7 +148,7 @@ def _configure_leave(parser: argparse.ArgumentParser) -> None:
 COMMANDS = (
     Command(
         "config",
-        "print the settings in force, and where each came from",
+        "print the settings in force, and where each value came from",
         "KONTROL_MODE=debug kontrol config",
         _config,
         _configure_config,
@@ -149,12 +159,12 @@ COMMANDS = (
         "kontrol leave redis-0 --yes",
         _leave,
         _configure_leave,
-        statuses="  4  the agent could not be asked, or a tier does not know that it left\n"
-        "  5  nothing was done: the agent is that of another pod, or you said no\n",
+        statuses="  4  no agent answered, or a tier did not acknowledge the deregistration\n"
+        "  5  nothing was done: the agent reports another pod, or you answered no\n",
     ),
     Command(
         "demo",
-        "show a whole ensemble at work on this machine, in half a minute",
+        "run a whole ensemble on this machine for half a minute, and show what happens",
         "kontrol demo",
         _demo,
         passes=True,
