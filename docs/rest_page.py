@@ -122,8 +122,8 @@ SAMPLES: dict[str, object] = {
     },
     "POST /v1/forget": {
         **_ANSWER,
-        "message": "pod redis-7 (key 2Ky07, #4, nonce none) is forgotten: whoever reports it next "
-        "is taken, under the same number; it is run 8 of the ledger",
+        "message": "pod redis-7 (key 2Ky07, #4, nonce none) is forgotten: the next report of it "
+        "with this key is accepted, under the same number; it is run 8 of the ledger",
     },
 }
 """An answer to each route; a test compares their fields with those of a running master."""

@@ -43,6 +43,7 @@ async def test_a_pod_that_is_locked_out_is_taken_at_once() -> None:
         answer = await forget(master, "p1")
         assert (answer["done"], answer["refused"]) == (True, False)
         assert KEY in str(answer["message"])
+        assert "under the same number" in str(answer["message"])
         assert nonce("zzz") in str(answer["message"]), "what it had is said"
         assert (await master.ping(record(1)))["seq"] == seq, "and keeps its number"
         [entry] = [each for each in await ledger(master, cluster) if each["reason"] == "forget"]
@@ -78,6 +79,21 @@ async def test_a_pod_that_is_gone_is_forgotten_by_any_name(name: str) -> None:
         assert master.pods() == []
         assert (await forget(master, name))["refused"] is False
         assert (await stored(cluster, KEYS.registration(KEY)))["left"] is True
+
+
+@virtual
+@pytest.mark.parametrize("name", ["p1", "#0", f"{KEY}.0"])
+async def test_a_pod_whose_key_another_one_has_is_not_promised_its_number(name: str) -> None:
+    cluster = MemoryCluster()
+    async with running(cluster) as master:
+        await master.ping(record(1))
+        await master.ping(record(1, n=1, down=True))
+        await master.ping(record(2, ip="10.0.0.1"))
+        answer = await forget(master, name)
+        assert answer["refused"] is False
+        assert "so it gets a new number if it reports again" in str(answer["message"])
+        await master.ping(record(2, ip="10.0.0.1", n=1, down=True))
+        assert (await master.ping(record(1)))["seq"] == 2
 
 
 @virtual

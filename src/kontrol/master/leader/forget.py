@@ -166,7 +166,10 @@ class Forgetting:
         ops.append(Put(self._keys.registration(place.key), cleared.encode()))
         nonce = f"{seat.nonce}/{seat.n}"[:_SHOWN] if seat.nonce else "none"
         what = f"pod {seat.id[:_SHOWN]} (key {place.key}, #{seat.seq}, nonce {nonce}) is forgotten"
-        return ops, f"{what}: whoever reports it next is taken, under the same number"
+        then = "the next report of it with this key is accepted, under the same number"
+        if "." in place.key:  # see `Keys.archived_registration`
+            then = "another pod took its key, so it gets a new number if it reports again"
+        return ops, f"{what}: {then}"
 
     def _entry(self, run: int, by: str, what: str) -> bytes:
         applied = self._ledger.applied
