@@ -9,6 +9,7 @@ from tests.master.support import nonce
 from kontrol.ensemble.pod import Keepalive, Pod
 from kontrol.master.records.pods import Live, Registration
 from kontrol.master.registry.admission import (
+    Decision,
     Join,
     Leave,
     Nothing,
@@ -112,12 +113,18 @@ def test_another_id_on_a_live_key_conflicts_and_both_are_named() -> None:
     assert "p2" in decision.message
 
 
-def test_a_silent_incumbent_is_put_out_by_another_id() -> None:
+def once_unresponsive(decision: Decision) -> Decision:
+    """What a refusal becomes once the senders of the records in the way are unresponsive."""
+    otherwise = decision.otherwise if isinstance(decision, Refuse) else None
+    return decision if otherwise is None else otherwise
+
+
+def test_an_unresponsive_incumbent_is_replaced_by_another_id() -> None:
     other = replace(RECORD, id="p2", nonce=nonce("c"))
-    assert decide(other, known(), unheard=True) == Join(other, seq=None)
+    assert once_unresponsive(decide(other, known())) == Join(other, seq=None)
 
 
-def test_whatever_stands_in_the_way_of_one_that_keeps_asking_is_replaced_once_silent() -> None:
+def test_what_is_in_the_way_of_a_retrying_process_is_replaced_once_unresponsive() -> None:
     """Its sender was lost, or forged: at this key, at another, or long gone."""
     older = replace(RECORD, nonce=nonce("a"), n=0)
     elsewhere = replace(LIVE, pod=replace(POD, key="k9", seq=3))
@@ -127,13 +134,13 @@ def test_whatever_stands_in_the_way_of_one_that_keeps_asking_is_replaced_once_si
         (View(registration=SEAT), Join(older, seq=7)),
     ):
         assert refusal(decide(older, view)) == "Stale"
-        assert decide(older, view, unheard=True) == decision
+        assert once_unresponsive(decide(older, view)) == decision
 
 
 def test_a_tombstone_is_kept_when_another_id_takes_the_key() -> None:
     tombstone = replace(SEAT, left=True)
     other = replace(RECORD, id="p2", nonce=nonce("c"))
-    assert decide(other, View(registration=tombstone)) == Join(other, seq=None, bury=tombstone)
+    assert decide(other, View(registration=tombstone)) == Join(other, seq=None, archive=tombstone)
 
 
 def test_another_id_may_take_a_key_whatever_the_nonce_of_who_had_it() -> None:
@@ -247,11 +254,12 @@ VIEWS = st.builds(
 
 
 @given(RECORDS, VIEWS, st.booleans(), st.booleans())
-def test_no_older_record_is_written_over_a_newer_that_is_heard(
-    record: Keepalive, view: View, unheard: bool, gone: bool
+def test_no_older_record_is_written_over_a_newer_one_that_is_seen(
+    record: Keepalive, view: View, unresponsive: bool, new_lease: bool
 ) -> None:
-    decision = decide(record, view, unheard=unheard, new_lease=gone)
-    if unheard and not record.down:
+    decision = decide(record, view, new_lease=new_lease)
+    if unresponsive and not record.down:
+        decision = once_unresponsive(decision)
         assert not (isinstance(decision, Refuse) and decision.name in ("Stale", "Conflict"))
         return
     live = view.live
@@ -263,9 +271,11 @@ def test_no_older_record_is_written_over_a_newer_that_is_heard(
 
 @given(RECORDS, VIEWS, st.booleans(), st.booleans())
 def test_a_number_goes_with_the_identity_alone(
-    record: Keepalive, view: View, silent: bool, gone: bool
+    record: Keepalive, view: View, unresponsive: bool, new_lease: bool
 ) -> None:
-    decision = decide(record, view, unheard=silent, new_lease=gone)
+    decision = decide(record, view, new_lease=new_lease)
+    if unresponsive:
+        decision = once_unresponsive(decision)
     if isinstance(decision, Join) and decision.seq is not None:
         assert record.id in {
             view.live.pod.id if view.live else None,

@@ -19,7 +19,8 @@ from kontrol.ensemble.pod import MAX_COUNTER
 from kontrol.master.master import Master
 from kontrol.master.operator.notices import read_notice
 from kontrol.master.operator.view import View
-from kontrol.master.registry.conflicts import Claim, Conflicts, Flips, Sender
+from kontrol.master.registry import conflicts
+from kontrol.master.registry.conflicts import Claim, Conflicts, Flips, Retries, Sender
 from kontrol.master.registry.quota import Bounds
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import KeyValue
@@ -212,7 +213,7 @@ async def test_a_pod_that_reports_under_two_names_is_logged(
         [text] = await problems(master, cluster)
         assert "two names" not in text
         assert "pod p1" in text
-    told = [each.getMessage() for each in caplog.records if "to and fro" in each.getMessage()]
+    told = [each.getMessage() for each in caplog.records if "back and forth" in each.getMessage()]
     assert 1 <= len(told) <= 3, "and not at each keepalive"
     assert "under two names" in told[0]
     assert "10.0.0.1" in told[0]
@@ -259,7 +260,7 @@ async def test_an_id_that_is_at_two_addresses_in_turn_is_logged(
         await asyncio.sleep(CONFIG.ttl)
         [text] = await problems(master, cluster)
         assert "10.0.0.9" in text
-    assert "to and fro" in caplog.text
+    assert "back and forth" in caplog.text
 
 
 @virtual
@@ -272,7 +273,7 @@ async def test_a_pod_that_changes_its_mind_is_not_logged(caplog: pytest.LogCaptu
             await master.ping(record(2, payload=payload, **PLAIN), HONEST)
             await asyncio.sleep(EVERY)
         assert await problems(master, cluster) == []
-    assert "to and fro" not in caplog.text
+    assert "back and forth" not in caplog.text
 
 
 NAMES = st.text("abc", min_size=1, max_size=3)
@@ -280,14 +281,50 @@ NAMES = st.text("abc", min_size=1, max_size=3)
 
 @given(st.lists(st.tuples(NAMES, NAMES, st.floats(0, 5)), max_size=60))
 def test_what_is_remembered_is_what_is_recent(asked: list[tuple[str, str, float]]) -> None:
-    contests, flips, now, ttl = Conflicts(), Flips(), 0.0, 9.0
+    found, flips, now, ttl = Conflicts(), Flips(), 0.0, 9.0
     last: dict[str, float] = {}
     for id_, name, passed in asked:
         now += passed
         claim = Claim(id_, "k", "10.0.0.1", name, 0, "10.0.0.1")
-        contests.note(claim, claim, "Stale", now, ttl)
+        found.note(claim, claim, "Stale", now, ttl)
         flips.wrote(claim, name, Sender("10.0.0.1", name), now, ttl)
         last[id_ + "/" + name] = now
-    standing = {f"{each.refused.id}/{each.refused.nonce}" for each in contests.standing(now, ttl)}
+    standing = {f"{each.refused.id}/{each.refused.nonce}" for each in found.lasting(now, ttl)}
     assert standing == {who for who, at in last.items() if now - at <= ttl}
-    assert all(each.times >= 4 for each in flips.standing(now, ttl))
+    assert all(each.times >= 4 for each in flips.lasting(now, ttl))
+
+
+TTL = 8.0
+PROCESS = ("k1", "p1", "a")
+
+
+def test_a_process_that_reports_three_times_over_a_quarter_of_the_ttl_keeps_reporting() -> None:
+    assert [Retries().add(PROCESS, at, TTL) for at in (0, 1, 2)] == 3 * [False]
+    for times, verdicts in (
+        ((0, 1, 2), [False, False, True]),
+        ((0, 0.5, 1.9, 2), [False, False, False, True]),
+        ((0, 4), [False, False]),
+    ):
+        retries = Retries()
+        assert [retries.add(PROCESS, at, TTL) for at in times] == verdicts
+
+
+def test_a_process_that_did_not_report_for_a_ttl_begins_again() -> None:
+    for pause, verdict in ((TTL, True), (TTL + 0.1, False)):
+        retries = Retries()
+        retries.add(PROCESS, 0, TTL)
+        retries.add(PROCESS, 1, TTL)
+        assert retries.add(PROCESS, 1 + pause, TTL) == verdict
+
+
+def test_so_many_processes_are_remembered_the_last_to_report(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(conflicts, "_RETRIES", 2)
+    processes = [(f"k{number}", "p", "a") for number in range(3)]
+    retries = Retries()
+    for process in processes:
+        retries.add(process, 0, TTL)
+        retries.add(process, 1, TTL)
+    assert [retries.add(process, 2, TTL) for process in reversed(processes[1:])] == [True, True]
+    assert not retries.add(processes[0], 2, TTL)

@@ -91,7 +91,7 @@ def test_its_record_elsewhere_is_put_out_if_that_has_not_moved() -> None:
 
 def test_a_tombstone_at_the_key_is_kept_elsewhere() -> None:
     tombstone = replace(SEAT, id="p0", seq=2, left=True)
-    plan, _ = planned((RECORD, VIEW, Join(RECORD, 7, bury=tombstone)))
+    plan, _ = planned((RECORD, VIEW, Join(RECORD, 7, archive=tombstone)))
     assert plan.ops[2:] == [Put(KEYS.archived_registration("k1", 2), tombstone.encode())]
 
 

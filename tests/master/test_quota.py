@@ -22,7 +22,7 @@ from kontrol.master.registry import admission
 from kontrol.master.registry.conflicts import Sender
 from kontrol.master.registry.quota import (
     SMALL_RECORD,
-    Asked,
+    Addition,
     Bounds,
     Buckets,
     Planned,
@@ -211,14 +211,14 @@ def keepalive(number: int) -> Keepalive:
     return Keepalive("app", f"p{number}", ip, f"k{number}", "r", nonce="a" * 24, n=0)
 
 
-def joining(number: int, size: int = 2000, address: str = "10.0.0.1") -> Asked:
+def joining(number: int, size: int = 2000, address: str = "10.0.0.1") -> Addition:
     join = admission.Join(keepalive(number), None)
-    return Asked(f"p{number}", size, address, admission.View(), join)
+    return Addition(f"p{number}", size, address, admission.View(), join)
 
 
 @virtual
 async def test_20_000_honest_pods_behind_one_address_meet_no_default() -> None:
-    quota = Quota(Bounds(), complete())
+    quota = Quota(Bounds(), complete(), news=asyncio.Event())
     for number in range(20_000):
         planned = Planned()
         assert quota.judge(joining(number, 16 * 1024), planned, 0.0) is None
@@ -232,7 +232,7 @@ async def test_20_000_honest_pods_behind_one_address_meet_no_default() -> None:
 
 @virtual
 async def test_what_was_written_counts_until_the_mirror_shows_it() -> None:
-    quota = Quota(Bounds(pods=2, size=5000), complete())
+    quota = Quota(Bounds(pods=2, size=5000), complete(), news=asyncio.Event())
     planned = Planned()
     assert quota.judge(joining(1), planned, 0.0) is None
     assert quota.judge(joining(2), planned, 0.0) is None
@@ -295,7 +295,7 @@ def test_the_memory_of_addresses_is_bounded() -> None:
     for i in range(30_000):
         buckets.take(f"10.0.{i >> 8}.{i & 255}", 1, float(i))
     assert len(buckets._levels) == 10_000
-    quota = Quota(Bounds(joins=1), complete())
+    quota = Quota(Bounds(joins=1), complete(), news=asyncio.Event())
     for i in range(3000):
         address = f"10.0.{i >> 8}.{i & 255}"
         planned = Planned()

@@ -11,7 +11,7 @@ from tests.master.support import CONFIG, KEYS, Stub, record, running
 from tests.support.memory import MemoryCluster, Refresh, Request, Txn
 from tests.support.simloop import virtual
 
-from kontrol.master.registry import waiting
+from kontrol.master.registry import queue
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import NoSpace, Range, Unavailable
 
@@ -225,7 +225,7 @@ async def test_who_reports_again_and_again_waits_in_one_place() -> None:
         for n in range(1, 40):
             tries.append(asyncio.create_task(master.ping(record(1, n=n, payload=n))))
             await asyncio.sleep(0.01)
-        assert master.registry.writer.waiting == 1  # and one is being written
+        assert len(master.registry.queue) == 1  # and one is being written
         network.go.set()
         assert {answer["seq"] for answer in await asyncio.gather(*tries)} == {0}
         assert payloads(cluster) == {"p1": 39}
@@ -268,7 +268,7 @@ async def test_what_nobody_reports_any_more_is_not_written() -> None:
 
 @virtual
 async def test_more_than_may_wait_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "_WAITING", 3)
+    monkeypatch.setattr(queue, "_WAITING", 3)
     cluster, network = MemoryCluster(), Held()
     async with running(cluster, network=network) as master:
         for number in range(1, 9):

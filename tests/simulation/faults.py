@@ -167,7 +167,7 @@ def leases_for_ever(patch: Patch) -> None:
         return False
 
     patch.setattr(Leases, "unfit", unfit)
-    patch.setattr(Leases, "tell", lambda self, refresh: self._ttl())
+    patch.setattr(Leases, "acknowledge", lambda self, refresh: self._ttl())
 
 
 def _rolling(ttl: float) -> tuple[Step, ...]:

@@ -27,7 +27,6 @@ from kontrol.master.operator.story import Problem
 from kontrol.master.records.keys import Keys
 from kontrol.master.records.masters import Candidate
 from kontrol.master.records.records import Records
-from kontrol.master.registry.conflicts import NOBODY, Sender
 from kontrol.master.registry.quota import Bounds
 from kontrol.master.registry.registry import Registry
 from kontrol.store.protocol import Range, Store
@@ -109,11 +108,12 @@ class Master:
             leader=lambda: self.leader_id,
             bounds=config.bounds,
         )
+        self.ping = self.registry.ping
         self.notices = Notices(
             store,
             self.keys,
             master=config.id,
-            news=self.registry.writer.news,
+            news=self.registry.news,
             seen=self._seen,
         )
         self.requests = Requests(store, records, silence=config.fover, wall=wall)
@@ -161,11 +161,8 @@ class Master:
     def _seen(self) -> list[Problem]:
         """Return what this master sees of those who report to it."""
         registry = self.registry
-        return of_the_senders(registry.conflicts(), registry.flips(), registry.limited())
-
-    async def ping(self, raw: str | bytes, sender: Sender = NOBODY) -> dict[str, JSON]:
-        """Take a keepalive; see `Registry.ping`."""
-        return await self.registry.ping(raw, sender)
+        limited = registry.quota.limited(asyncio.get_running_loop().time())
+        return of_the_senders(registry.senders.conflicts(), registry.senders.flips(), limited)
 
     @property
     def leader_id(self) -> str | None:

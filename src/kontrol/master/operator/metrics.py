@@ -94,9 +94,7 @@ METRICS: tuple[Metric[Master], ...] = (
         "counter",
         "Keepalives that were refused here because of `KONTROL_MAX_PODS` (`TooManyPods`), "
         "`KONTROL_MAX_BYTES` or `KONTROL_MAX_JOINS`.",
-        lambda m: [
-            ((name,), count) for name, count in sorted(m.registry.writer.quota.refused.items())
-        ],
+        lambda m: [((name,), count) for name, count in sorted(m.registry.quota.refused.items())],
         ("outcome",),
     ),
     Metric(
@@ -111,7 +109,7 @@ METRICS: tuple[Metric[Master], ...] = (
         "kontrol_master_keepalives_waiting",
         "gauge",
         "Keepalives that wait to be written.",
-        lambda m: m.registry.writer.waiting,
+        lambda m: len(m.registry.queue),
     ),
     Metric(
         "kontrol_master_batch_seconds",

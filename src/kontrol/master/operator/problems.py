@@ -206,7 +206,7 @@ def _of_the_rivals(contests: Sequence[Conflict], flips: Sequence[Flip]) -> list[
     found = [
         Problem(
             f"two senders compete for one seat. Refused as {each.name}, {each.times} times: "
-            f"{each.refused}. It has the seat, and was heard {each.holder.heard:.0f} s before: "
+            f"{each.refused}. It has the seat, and was heard {each.holder.seen:.0f} s before: "
             f"{each.holder}",
             "stop the one that should not report (with keys, take the key that it uses from the "
             "masters' folder); the other one is then taken within KONTROL_TTL, or at once after "

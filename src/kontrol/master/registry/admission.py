@@ -1,19 +1,19 @@
-"""What to do with a keepalive: a pure decision on what the store holds for its key and its id.
+"""What to do with a keepalive, and the transaction that does it. Pure.
 
-The decision never looks at time, except for what its caller measured: whether those who stand in
-the way of a keepalive are silent, while its sender keeps asking.
+A keepalive is decided on once for each look at the store, on what that has for its key and its id.
+The transaction compares every revision that a decision was made on, so it does all that was decided
+or nothing, and a store that has changed is looked at again.
 
-Invariant: of one identity, no older record is written over a newer while the process that reported
-the newer one is heard. (A process with a higher nonce may be gone while one with a lower lives: two
-ran under one identity, or somebody forged a record.)
+No clock decides. The one question of time is the caller's: whether the senders of the records in
+the way of a keepalive are unresponsive. A refusal that would end with them holds the decision that
+then takes its place.
 
-From decisions to one transaction: what it compares, what it writes, which numbers it gives.
-
-Pure. Every decision is guarded by the revisions it was made on, so the transaction either does
-all that was decided, or nothing.
+Invariant: for one identity, no older record is written over a newer one while the process that
+reported the newer one is seen. (A process with a higher nonce may be gone while one with a lower
+lives: two ran under one identity, or a record was forged.)
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kontrol.ensemble.pod import Keepalive, Pod, comes_before
@@ -26,7 +26,7 @@ from kontrol.store.protocol import Compare, Delete, Op, Put
 class View:
     """What the store holds for one keepalive: at its key, and elsewhere under its id.
 
-    The revisions are of what stands in the store, 0 for nothing, also where it could not be read.
+    The revisions are those in the store, 0 for nothing, also of what cannot be read.
     `registrations` are those of `elsewhere`, by key.
     """
 
@@ -40,7 +40,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """Nothing new: start the lease's time anew."""
+    """Nothing new: refresh the lease."""
 
     live: Live
 
@@ -55,21 +55,21 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A pod to take in. `seq` is its earlier number, None for a new one.
+    """A pod that joins. `seq` is its earlier number, None for a new one.
 
-    `moved` are its own records at earlier addresses, which count as having left; `bury` is the
-    tombstone of an earlier identity at the key, to be kept elsewhere.
+    `moved` are its own records at earlier addresses, which count as having left. `archive` is the
+    tombstone of an earlier identity at the key, to be kept under another key.
     """
 
     record: Keepalive
     seq: int | None
     moved: Sequence[Live] = ()
-    bury: Registration | None = None
+    archive: Registration | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """A farewell: delete the record, and write the tombstone `registration`."""
+    """A deregistration: delete the record, and write the tombstone `registration`."""
 
     registration: Registration
     live: Live | None
@@ -77,103 +77,114 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """A farewell of somebody who is not here."""
+    """A deregistration of a pod that is not registered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Not taken: the error's name and message for the agent."""
+    """Not accepted: the error's name and message for the agent.
+
+    `otherwise` is the decision once the senders of the records in the way are unresponsive; None if
+    the refusal stands whatever they do.
+    """
 
     name: str
     message: str
+    otherwise: "Decision | None" = None
 
 
 Decision = Refresh | Write | Join | Leave | Nothing | Refuse
 
 
-def decide(
-    record: Keepalive, view: View, *, unheard: bool = False, new_lease: bool = False
-) -> Decision:
-    """Judge one keepalive.
+def proves_alive(record: Keepalive, live: Live) -> bool:
+    """Tell whether a keepalive shows that this pod lives: it is its own, and not an older one's."""
+    pod = live.pod
+    return record.id == pod.id and not record.down and not comes_before(record, pod.nonce, pod.n)
 
-    `unheard`: whoever reported the records that stand in its way is silent, and this one keeps
-    asking: it may replace them. `new_lease`: the live record is to be put under another lease,
-    because its own is gone, or was granted another TTL.
+
+def unchanged(record: Keepalive, live: Live) -> bool:
+    """Tell whether the keepalive of a live pod says what its record says.
+
+    An equal order with another content is another sender's: if it counted as known, a forged record
+    would stand in for the pod's own that came after it.
+    """
+    return Pod.of(record, live.pod.seq) == live.pod
+
+
+def decide(record: Keepalive, view: View, *, new_lease: bool = False) -> Decision:
+    """Decide on one keepalive.
+
+    `new_lease`: the live record is to be put under another lease, because its own was granted
+    another TTL.
     """
     if record.down:
-        return _farewell(record, view)
+        return _deregister(record, view)
+    refusal, decision = _conflict(record, view), _accept(record, view, new_lease=new_lease)
+    return decision if refusal is None else replace(refusal, otherwise=decision)
+
+
+def _conflict(record: Keepalive, view: View) -> Refuse | None:
+    """Refuse a keepalive that another sender's record is in the way of."""
+    live, registration = view.live, view.registration
     for other in view.elsewhere:
-        if not unheard and comes_before(record, other.pod.nonce, other.pod.n):
+        if comes_before(record, other.pod.nonce, other.pod.n):
             return _stale(record, other.pod.nonce, other.pod.n, f"from {other.pod.ip}")
-    live = view.live
-    if live is not None and live.pod.id == record.id:
-        return _update(record, live, view, unheard=unheard, new_lease=new_lease)
-    if live is not None and not unheard:
+    if live is None:
+        if registration is None or registration.id != record.id or _gone(record, registration):
+            return None
+        known: Pod | Registration = registration
+    elif live.pod.id == record.id:
+        known = live.pod
+    else:
         return Refuse(
             "Conflict",
             f"key {record.key} belongs to pod {live.pod.id} at {live.pod.ip}, which is alive; "
-            f"pod {record.id} at {record.ip} gets it once that one leaves or is silent",
+            f"pod {record.id} at {record.ip} gets it once that one leaves or stops reporting",
         )
-    return _join(record, view, unheard=unheard)
+    stale = comes_before(record, known.nonce, known.n)
+    return _stale(record, known.nonce, known.n, "of this pod") if stale else None
 
 
-def _update(
-    record: Keepalive, live: Live, view: View, *, unheard: bool, new_lease: bool
-) -> Decision:
-    known = live.pod
-    if not unheard and comes_before(record, known.nonce, known.n):
-        return _stale(record, known.nonce, known.n, "of this pod")
-    if view.elsewhere or new_lease:
-        return _join(record, view, unheard=unheard)
-    # An equal order with another content is another sender's: were it taken for known, a forged
-    # record would stand in for the pod's own that came after it.
-    pod = Pod.of(record, known.seq)
-    return Refresh(live) if pod == known else Write(pod, live)
+def _accept(record: Keepalive, view: View, *, new_lease: bool) -> Decision:
+    """Decide on a keepalive with no conflict, or none any more."""
+    live, before = view.live, view.registration
+    seq = archive = None
+    if before is not None and before.id == record.id:
+        seq = before.seq
+    elif before is not None and before.left:
+        archive = before
+    if live is not None and live.pod.id == record.id:
+        if not view.elsewhere and not new_lease:
+            same = unchanged(record, live)
+            return Refresh(live) if same else Write(Pod.of(record, live.pod.seq), live)
+        seq = live.pod.seq
+    elif before is not None and before.id == record.id and _gone(record, before):
+        return Refuse(
+            "Gone",
+            f"pod {record.id} (nonce {record.nonce}) deregistered; "
+            "it is accepted again when its process restarts",
+        )
+    return Join(record, seq, moved=tuple(view.elsewhere), archive=archive)
 
 
-def _join(record: Keepalive, view: View, *, unheard: bool) -> Decision:
-    live, registration = view.live, view.registration
-    mine = live is not None and live.pod.id == record.id
-    returning = registration is not None and registration.id == record.id
-    if registration is not None and returning and not mine:
-        if registration.left and record.nonce and record.nonce == registration.nonce:
-            return Refuse(
-                "Gone",
-                f"pod {record.id} (nonce {record.nonce}) said farewell; "
-                "it is taken in again when its process restarts",
-            )
-        if not unheard and comes_before(record, registration.nonce, registration.n):
-            return _stale(record, registration.nonce, registration.n, "of this pod")
-    if live is not None and mine:
-        seq: int | None = live.pod.seq
-    else:
-        seq = registration.seq if registration is not None and returning else None
-    return Join(
-        record,
-        seq,
-        moved=tuple(view.elsewhere),
-        bury=registration
-        if registration is not None and registration.left and not returning
-        else None,
-    )
+def _gone(record: Keepalive, registration: Registration) -> bool:
+    """Tell whether the process of a keepalive has deregistered; the registration is its pod's."""
+    return registration.left and record.nonce != "" and record.nonce == registration.nonce
 
 
-def _farewell(record: Keepalive, view: View) -> Decision:
+def _deregister(record: Keepalive, view: View) -> Decision:
     live, registration = view.live, view.registration
     if live is not None and live.pod.id == record.id:
         if comes_before(record, live.pod.nonce, live.pod.n):
             return _stale(record, live.pod.nonce, live.pod.n, "of this pod")
         return Leave(Registration.of(Pod.of(record, live.pod.seq), registration, left=True), live)
-    if (
-        live is None
-        and registration is not None
-        and registration.id == record.id
-        and not registration.left
-    ):
-        if comes_before(record, registration.nonce, registration.n):
-            return _stale(record, registration.nonce, registration.n, "of this pod")
-        return Leave(replace(registration, nonce=record.nonce, n=record.n, left=True), None)
-    return Nothing()
+    if live is not None or registration is None or registration.id != record.id:
+        return Nothing()
+    if registration.left:
+        return Nothing()
+    if comes_before(record, registration.nonce, registration.n):
+        return _stale(record, registration.nonce, registration.n, "of this pod")
+    return Leave(replace(registration, nonce=record.nonce, n=record.n, left=True), None)
 
 
 def _stale(record: Keepalive, nonce: str, n: int | None, whose: str) -> Refuse:
@@ -186,6 +197,20 @@ def _stale(record: Keepalive, nonce: str, n: int | None, whose: str) -> Refuse:
     )
 
 
+def stored_bytes(decision: Decision, number: int) -> int:
+    """Return the bytes of the record that a decision writes; `number` is what a new pod gets.
+
+    They may be more than were sent, or fewer.
+    """
+    match decision:
+        case Write(pod):
+            return len(pod.encode())
+        case Join(record, seq):
+            return len(Pod.of(record, number if seq is None else seq).encode())
+        case _:
+            return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Counter:
     """The next sequence number, and its revision in the store (0: never written)."""
@@ -196,7 +221,7 @@ class Counter:
 
 @dataclass(slots=True)
 class TxnBuilder:
-    """A transaction under construction."""
+    """A transaction under construction. `given` counts the numbers that it gives to new pods."""
 
     keys: Keys
     counter: Counter
@@ -213,23 +238,21 @@ class TxnBuilder:
         *,
         sender: str | None = None,
     ) -> int | None:
-        """Take one decision in; returns the pod's number, if it has one. `lease` is a join's."""
+        """Add one decision; returns the pod's number, None if it has none. `lease` is a join's."""
         match decision:
             case Refresh(live):
                 return live.pod.seq
             case Write(pod, live):
-                self._as_read(record.key, view)
                 self._put(pod, live.lease, view, sender)
                 return pod.seq
-            case Join(_, seq, moved, bury):
+            case Join(_, seq, moved, archive):
                 pod = Pod.of(record, seq if seq is not None else self._number())
-                self._as_read(record.key, view)
                 self._put(pod, lease, view, sender)
-                self._put_out(moved, view)
-                if bury is not None:
-                    self.ops.append(
-                        Put(self.keys.archived_registration(pod.key, bury.seq), bury.encode())
-                    )
+                for other in moved:
+                    self._evict(other, view)
+                if archive is not None:
+                    key = self.keys.archived_registration(pod.key, archive.seq)
+                    self.ops.append(Put(key, archive.encode()))
                 return pod.seq
             case Leave(registration, live):
                 self._as_read(record.key, view)
@@ -257,9 +280,6 @@ class TxnBuilder:
         self.given += 1
         return self.counter.next + self.given - 1
 
-    def _unmoved(self, live: Live) -> None:
-        self.compares.append(Compare(self.keys.pod(live.pod.key), "mod", "=", live.revision))
-
     def _as_read(self, key: str, view: View) -> None:
         self.compares += [
             Compare(self.keys.pod(key), "mod", "=", view.live_revision),
@@ -267,21 +287,18 @@ class TxnBuilder:
         ]
 
     def _put(self, pod: Pod, lease: int, view: View, sender: str | None) -> None:
+        self._as_read(pod.key, view)
+        registration = Registration.of(pod, view.registration, sender=sender)
         self.ops += [
             Put(self.keys.pod(pod.key), pod.encode(), lease),
-            Put(
-                self.keys.registration(pod.key),
-                Registration.of(pod, view.registration, sender=sender).encode(),
-            ),
+            Put(self.keys.registration(pod.key), registration.encode()),
         ]
 
-    def _put_out(self, moved: Iterable[Live], view: View) -> None:
-        for other in moved:
-            self._unmoved(other)
-            registration = Registration.of(
-                other.pod, view.registrations.get(other.pod.key), left=True
-            )
-            self.ops += [
-                Delete(self.keys.pod(other.pod.key)),
-                Put(self.keys.registration(other.pod.key), registration.encode()),
-            ]
+    def _evict(self, other: Live, view: View) -> None:
+        key = other.pod.key
+        registration = Registration.of(other.pod, view.registrations.get(key), left=True)
+        self.compares.append(Compare(self.keys.pod(key), "mod", "=", other.revision))
+        self.ops += [
+            Delete(self.keys.pod(key)),
+            Put(self.keys.registration(key), registration.encode()),
+        ]

@@ -1,30 +1,31 @@
-"""Conflicting senders: keepalives that exclude each other, recorded for people to see. Pure.
+"""Conflicting senders: keepalives that exclude each other. Pure.
 
-There are two kinds. In a *conflict* one sender has the registration, and another one that keeps
-asking for it is refused as `Stale` or `Conflict`. In a *flip* both are accepted in turn: without a
-nonce and a counter the last write wins, and an id is wherever it was reported last. So one pod that
-reports under two names, or to one tier by two names, changes the ensemble with each keepalive.
+There are two kinds, recorded for people to see. In a *conflict* one sender has the registration,
+and another one that keeps reporting is refused as `Stale` or `Conflict`. In a *flip* both are
+accepted in turn: without a nonce and a counter the last write wins, and an id is wherever it was
+reported last. So one pod that reports under two names, or to one tier by two names, changes the
+ensemble with each keepalive. No decision depends on either.
 
-No decision depends on what is recorded here, and all of it is bounded.
+`Retries` tells a process that keeps reporting a refused record from a message that comes late.
+Everything here is bounded.
 """
 
-import logging
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
-log = logging.getLogger(__name__)
-
 _CONFLICTS = 1000  # that are remembered
 _FLIPS = 20_000  # ids whose last two writers are remembered
-_FLIPPING = 4  # changes to and fro in a row: no restart and no move does that
+_FLIPPING = 4  # turns in a row: no restart and no move does that
+_RETRIES = 20_000  # processes with refused keepalives that are remembered
+_TRIES = 3  # keepalives, over at least TTL/4: a late message does not do that
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who sent a keepalive, by its connection: nothing in a record proves anything.
+    """The sender of a keepalive, by its connection: nothing in a record proves anything.
 
-    `address` is an IP address, `connection` tells those of one address apart, and `key` is how the
-    sender's public key begins, empty where no keys are used.
+    `address` is an IP address, `connection` distinguishes those of one address, and `key` is how
+    the sender's public key begins, empty where no keys are used.
     """
 
     address: str = ""
@@ -35,12 +36,12 @@ class Sender:
         return f"{self.address} (agent key {self.key})" if self.key else self.address
 
 
-NOBODY = Sender()
+UNKNOWN = Sender()
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A record that was reported for a registration, last seen `heard` seconds before it was noted.
+    """A record that was reported for a registration, last seen `seen` seconds before it was noted.
 
     `sender` is the text of its sender, empty if unknown.
     """
@@ -51,7 +52,7 @@ class Claim:
     nonce: str
     n: int | None
     sender: str
-    heard: float = 0.0
+    seen: float = 0.0
 
     def __str__(self) -> str:
         order = f"nonce {self.nonce}/{self.n}" if self.nonce else "no nonce"
@@ -61,9 +62,9 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """`refused` asks for what `holder` has; times are the loop's, in seconds.
+    """`refused` reports what `holder` has; times are the loop's, in seconds.
 
-    `times` counts refusals since `since`, of which the last, with the error `name`, was at `at`.
+    `times` counts refusals since `since`. The last one, with the error `name`, was at `at`.
     """
 
     refused: Claim
@@ -81,32 +82,33 @@ class Conflicts:
         self._conflicts: OrderedDict[tuple[str, str, str], Conflict] = OrderedDict()
 
     def note(self, refused: Claim, holder: Claim, name: str, now: float, ttl: float) -> None:
-        """Note that a sender that keeps asking was refused."""
-        who = (refused.key, refused.id, refused.nonce)
-        before = self._conflicts.pop(who, None)
+        """Note that a sender that keeps reporting was refused. Times in seconds."""
+        process = (refused.key, refused.id, refused.nonce)
+        before = self._conflicts.pop(process, None)
         conflict = Conflict(refused, holder, name, now, now)
         if before is not None and now - before.at <= ttl:
             conflict = replace(conflict, since=before.since, times=before.times + 1)
-        self._conflicts[who] = conflict
+        self._conflicts[process] = conflict
         if len(self._conflicts) > _CONFLICTS:
             self._conflicts.popitem(last=False)
 
     def over(self, key: str, id_: str, nonce: str) -> None:
-        """Note that this sender has the registration now."""
+        """Note that this process has the registration now."""
         if self._conflicts:
             self._conflicts.pop((key, id_, nonce), None)
 
-    def standing(self, now: float, ttl: float) -> list[Conflict]:
-        """Return those whose refused sender asked within a TTL, the longest first."""
-        standing = [each for each in self._conflicts.values() if now - each.at <= ttl]
-        return sorted(standing, key=lambda each: each.since)
+    def lasting(self, now: float, ttl: float) -> list[Conflict]:
+        """Return those whose refused sender reported within a TTL, the longest first."""
+        lasting = [each for each in self._conflicts.values() if now - each.at <= ttl]
+        return sorted(lasting, key=lambda each: each.since)
 
 
 @dataclass(frozen=True, slots=True)
 class Flip:
     """The last two senders of an id: `last` wrote at the loop time `at`, after `before`.
 
-    `marks` tell their records apart; `times` counts how often they took turns.
+    `marks` distinguish their records; `times` counts how often they took turns, and `turned` is
+    whether the last write was such a turn.
     """
 
     last: Claim
@@ -115,56 +117,70 @@ class Flip:
     connections: tuple[Sender, Sender | None]
     times: int
     at: float
+    turned: bool = False
+
+    @property
+    def flipping(self) -> bool:
+        """Whether the two take turns: neither a restart nor a move."""
+        return self.times >= _FLIPPING
 
 
 class Flips:
-    """Notes ids that two senders write in turn, and logs them."""
+    """Ids that two senders write in turn."""
 
     def __init__(self) -> None:
         self._flips: OrderedDict[str, Flip] = OrderedDict()
 
-    def wrote(self, claim: Claim, mark: object, sender: Sender, now: float, ttl: float) -> bool:
+    def wrote(self, claim: Claim, mark: object, sender: Sender, now: float, ttl: float) -> Flip:
         """Note that a record was written over another; `mark` is the same for equal ones.
 
-        Returns whether two senders take turns.
+        Returns the last two senders of this id. Times in seconds.
         """
         known = self._flips.pop(claim.id, None)
         if known is None:
             flip = Flip(claim, None, (mark, None), (sender, None), 0, now)
         elif mark == known.marks[0]:
-            flip = replace(known, last=claim, connections=(sender, known.connections[1]), at=now)
+            connections = (sender, known.connections[1])
+            flip = replace(known, last=claim, connections=connections, at=now, turned=False)
         else:
             back = mark == known.marks[1] and now - known.at <= ttl
-            # One connection is one process, which may change its mind to and fro.
-            turns = back and not (sender.connection and sender == known.connections[0])
+            # One connection is one process, which may change its record back and forth.
+            turned = back and not (sender.connection and sender == known.connections[0])
             flip = Flip(
                 claim,
                 known.last,
                 (mark, known.marks[0]),
                 (sender, known.connections[0]),
-                known.times + 1 if turns else 0,
+                known.times + 1 if turned else 0,
                 now,
+                turned,
             )
-            if turns:
-                _log(flip)
         self._flips[claim.id] = flip
         if len(self._flips) > _FLIPS:
             self._flips.popitem(last=False)
-        return flip.times >= _FLIPPING
+        return flip
 
-    def standing(self, now: float, ttl: float) -> list[Flip]:
+    def lasting(self, now: float, ttl: float) -> list[Flip]:
         """Return those that went on within a TTL."""
-        flips = self._flips.values()
-        return [each for each in flips if each.times >= _FLIPPING and now - each.at <= ttl]
+        return [each for each in self._flips.values() if each.flipping and now - each.at <= ttl]
 
 
-def _log(flip: Flip) -> None:
-    if flip.times >= _FLIPPING and flip.times & (flip.times - 1) == 0:  # 4, 8, 16...
-        log.warning(
-            "the record of pod %s changed to and fro %d times, and the ensemble with it: two "
-            "processes report under one id, or one reports to this tier under two names: %s; %s",
-            flip.last.id,
-            flip.times,
-            flip.last,
-            flip.before,
-        )
+class Retries:
+    """The processes whose keepalives are refused, each by its key, id and nonce."""
+
+    def __init__(self) -> None:
+        # First and last time, and how often; in the order of the last.
+        self._tries: OrderedDict[tuple[str, str, str], tuple[float, float, int]] = OrderedDict()
+
+    def add(self, process: tuple[str, str, str], now: float, ttl: float) -> bool:
+        """Note a refused keepalive; returns whether its process keeps reporting.
+
+        Times in seconds. A process without one for a TTL is forgotten.
+        """
+        while self._tries and now - next(iter(self._tries.values()))[1] > ttl:
+            self._tries.popitem(last=False)
+        first, _, times = self._tries.pop(process, (now, now, 0))
+        self._tries[process] = first, now, times + 1
+        if len(self._tries) > _RETRIES:
+            self._tries.popitem(last=False)
+        return times + 1 >= _TRIES and now - first >= ttl / 4

@@ -1,26 +1,30 @@
-"""The leases of pods: their refreshes under way, and their TTL.
+"""The leases of pods: their refreshes under way, those granted lately, and their TTL.
 
 Refreshes belong to the registry, not to the keepalives that begin them. So a refresh goes on when
-its keepalive's time is up, and a pod that reports is kept alive however long etcd takes to answer.
+its keepalive has timed out, and a pod that reports stays alive however long etcd takes to answer.
 
-A pod keeps the lease that it was granted, so its TTL may not be the tier's any more. One with a
-shorter TTL is replaced at once. One with a longer TTL is replaced only after its pod was told the
-shorter one: until then the pod relies on what it was told, and reports as seldom as that.
+A pod keeps the lease that it was granted, so that lease's TTL may no longer be the tier's. One with
+a shorter TTL is replaced immediately. One with a longer TTL is replaced only after the shorter one
+was acknowledged to its pod: until then the pod relies on the longer one, and reports that rarely.
 
-Invariant: at most two refreshes of a lease are under way, so there are no more than twice the pods.
+Invariant: at most two refreshes of a lease are under way, so there are at most twice as many as
+pods.
 """
 
 import asyncio
 import contextlib
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from kontrol.ensemble.pod import Keepalive
 from kontrol.store.protocol import Store, StoreError, Unavailable
 
-# One could be held up for longer than the lease lives, while the pod goes on reporting.
+# A single one could take longer than the lease lives, while the pod goes on reporting.
 _UNDER_WAY = 2  # refreshes of one lease
-_TOLD = 100_000  # leases that are remembered until they are replaced
+_ACKNOWLEDGED = 100_000  # leases that are remembered until they are replaced
+_UNSEEN = 30.0  # seconds for the mirror to show the pod under a lease that was granted
 _ENDED = "this master is shutting down"
 
 
@@ -28,7 +32,7 @@ _ENDED = "this master is shutting down"
 class LeaseRefresh:
     """The refresh of one lease.
 
-    `ttl` is the one that the lease was granted, 0 if it is gone; None without an answer so far.
+    `ttl` is the lease's granted TTL in seconds, 0 if it is gone; None before there is an answer.
     """
 
     lease: int
@@ -38,7 +42,7 @@ class LeaseRefresh:
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def answer(self) -> int:
-        """Return the TTL that the lease was granted, 0 if it is gone. Raises `StoreError`."""
+        """Return the lease's granted TTL in seconds, 0 if it is gone. Raises `StoreError`."""
         await self.done.wait()
         if self.ttl is None:
             raise self.error or Unavailable(_ENDED)
@@ -46,20 +50,21 @@ class LeaseRefresh:
 
 
 class Leases:
-    """Refreshes and grants leases; whatever is begun ends with `run`, at the latest."""
+    """Refreshes, grants and revokes leases. What is under way ends with `run` at the latest."""
 
     def __init__(self, store: Store, *, ttl: Callable[[], float]) -> None:
-        """`ttl` tells the tier's, in seconds."""
+        """`ttl` returns the tier's, in seconds."""
         self._store = store
         self._ttl = ttl
         self._under_way: dict[int, list[LeaseRefresh]] = {}
         self._ended = False
-        self._granted: dict[int, int] = {}
-        self._told: dict[int, float] = {}
+        self._chosen: dict[int, int] = {}  # what etcd granted, by what was asked for
+        self._acknowledged: dict[int, float] = {}
         self._revoking: set[asyncio.Task[None]] = set()
+        self._granted: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
 
     async def run(self) -> None:
-        """Own the refreshes, until cancelled; then end them."""
+        """Own what is under way until cancelled, then end it."""
         try:
             await asyncio.Event().wait()
         finally:
@@ -74,7 +79,7 @@ class Leases:
                 refresh.done.set()
 
     def refresh(self, lease: int) -> LeaseRefresh:
-        """Send a refresh of `lease` at once, unless two are under way: then return the later.
+        """Begin a refresh of `lease`, unless two are under way: then return the later of them.
 
         Raises `Unavailable` if `run` has ended.
         """
@@ -99,17 +104,36 @@ class Leases:
             del self._under_way[refresh.lease]
         refresh.done.set()
 
-    async def grant(self) -> tuple[int, float]:
-        """Grant a lease of the tier's TTL; returns its id and that TTL. Raises `StoreError`."""
-        ttl = self._ttl()
+    async def grant(self, record: Keepalive) -> tuple[int, float]:
+        """Grant a lease to a pod; returns its id, and the tier's TTL that it is of.
+
+        A lease that is not used expires by itself. Raises `StoreError`.
+        """
+        ttl, now = self._ttl(), asyncio.get_running_loop().time()
         lease = await self._store.grant(math.ceil(ttl))
-        self._granted[math.ceil(ttl)] = lease.ttl
+        self._chosen[math.ceil(ttl)] = lease.ttl
+        self._granted[record.key, record.id] = lease.id, now
+        self._granted.move_to_end((record.key, record.id))
+        while now - next(iter(self._granted.values()))[1] >= _UNSEEN:
+            self._granted.popitem(last=False)
         return lease.id, ttl
+
+    def granted(self, record: Keepalive, shown: int) -> int:
+        """Return the lease that was granted to this pod lately, and is not the one `shown`.
+
+        0 if there is none. `shown` is what the mirror has for the pod.
+        """
+        name = record.key, record.id
+        lease, at = self._granted.get(name, (0, 0.0))
+        if lease and lease == shown:
+            del self._granted[name]
+        live = lease != shown and asyncio.get_running_loop().time() - at < _UNSEEN
+        return lease if live else 0
 
     def revoke(self, lease: int) -> None:
         """Begin to revoke a lease that was replaced, and that no key has any more.
 
-        A master that has not seen the replacement would refresh it, and answer with its TTL, while
+        A master that has not seen the replacement would refresh it, and acknowledge its TTL, while
         the pod's new lease expires. So it finds the lease gone, and reads what the store has.
         """
         if not self._ended:
@@ -123,24 +147,24 @@ class Leases:
 
     def unfit(self, refresh: LeaseRefresh) -> bool:
         """Tell whether a pod needs another lease than this one, which was refreshed."""
-        had, today = refresh.ttl, self._today
-        if had is None or had <= today:
-            return had is not None and had < today
-        return self._told.get(refresh.lease, math.inf) <= self._ttl()
+        has, today = refresh.ttl, self._today
+        if has is None or has <= today:
+            return has is not None and has < today
+        return self._acknowledged.get(refresh.lease, math.inf) <= self._ttl()
 
-    def tell(self, refresh: LeaseRefresh) -> float:
-        """Return the TTL to tell to the pod under this lease, which lives; remembers that."""
-        had, ttl = refresh.ttl or 0, self._ttl()
-        if had < self._today:
-            return min(had, ttl)
-        if had > self._today:
-            if len(self._told) >= _TOLD:
-                self._told.clear()  # those are told once more
-            self._told[refresh.lease] = ttl
+    def acknowledge(self, refresh: LeaseRefresh) -> float:
+        """Return the TTL to acknowledge to the pod of this live lease, and remember that."""
+        has, ttl = refresh.ttl or 0, self._ttl()
+        if has < self._today:
+            return min(has, ttl)
+        if has > self._today:
+            if len(self._acknowledged) >= _ACKNOWLEDGED:
+                self._acknowledged.clear()  # those are acknowledged once more
+            self._acknowledged[refresh.lease] = ttl
         return ttl
 
     @property
     def _today(self) -> int:
-        """The TTL of a lease that is granted now; etcd has a least one, which may be longer."""
+        """The TTL of a lease that is granted now; etcd has a minimum, which may be longer."""
         asked = math.ceil(self._ttl())
-        return self._granted.get(asked, asked)
+        return self._chosen.get(asked, asked)

@@ -1,14 +1,16 @@
-"""What one tier may store, and how many new pods one address may bring: bounds against strangers.
+"""What one tier may store, and how many new pods one address may report: bounds on unknown clients.
 
-A pod that is known is taken whatever the bounds: an ensemble that holds more than they allow (they
-were lowered) keeps its pods, and only new identities are refused. What is large is refused too
-where it would grow what is stored beyond the bound of bytes; its pod stays alive.
+A pod that is known is accepted whatever the bounds. An ensemble that holds more than they allow
+(they were lowered) keeps its pods, and only new identities are refused. A large record is refused
+too where it would take the records beyond the bound of bytes; its pod stays alive.
 
 Pods and bytes are those of the mirror, and of what was written here since. New identities are
-counted by this master alone, for each address in a bucket that is refilled evenly: as many at once
-as in a minute. The default lets 20,000 pods behind one address (SNAT, or one host) start at once.
+counted by this master alone, for each address in a bucket that is refilled evenly and holds as many
+as a minute brings. The default lets 20,000 pods behind one address (SNAT, or one host) start at the
+same time.
 """
 
+import asyncio
 import ipaddress
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
@@ -16,17 +18,17 @@ from dataclasses import dataclass, field
 from kontrol.master.mirror import Mirror
 from kontrol.master.registry.admission import Decision, Join, Refuse, View, Write
 
-SMALL_RECORD = 4096  # bytes: a pod that is known is always taken with that much
+SMALL_RECORD = 4096  # bytes: a known pod may always have a record of that size
 NAMES = ("TooManyPods", "TooManyBytes", "TooManyJoins")
 _ADDRESSES = 10_000  # whose buckets are remembered
 _MINUTE = 60.0
 _WRITTEN = 10_000  # batches that the mirror does not show yet
-_NAMED = 100  # addresses of which it is told how many keepalives were refused
+_NAMED = 100  # addresses whose refused keepalives are counted one by one
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one tier may store, and one address may bring.
+    """What one tier may store, and one address may report.
 
     The string below each field is its line in the published table of limits.
     """
@@ -42,8 +44,8 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A keepalive of the pod `id`, of `size` bytes, from `address`, and what was decided on it."""
+class Addition:
+    """What a keepalive of the pod `id`, from `address`, would store: a record of `size` bytes."""
 
     id: str
     size: int
@@ -65,8 +67,8 @@ class Planned:
 class Limited:
     """A bound that was met: by keepalives refused as `name`, the last at the loop time `at`.
 
-    `times` counts them, and `by` their addresses, in a row without a quiet minute; `why` is what
-    the last one was told.
+    `times` counts them, and `by` their addresses, since the last minute without any. `why` is the
+    message of the last one.
     """
 
     name: str
@@ -77,13 +79,11 @@ class Limited:
 
 
 class Buckets:
-    """Lets each address do `most` things at once, and as many per minute."""
+    """Lets each address do `most` things at the same time, and as many per minute."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._levels: OrderedDict[str, tuple[float, float]] = (
-            OrderedDict()
-        )  # what is left, and when
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what is left, when
 
     def left(self, address: str, now: float) -> float:
         """Return how many an address may do at the time `now`, in seconds."""
@@ -91,7 +91,7 @@ class Buckets:
         return min(self._most, level + (now - at) * self._most / _MINUTE)
 
     def take(self, address: str, times: int, now: float) -> None:
-        """Note that it did so many. Who did nothing for the longest time is forgotten."""
+        """Note that it did so many. The address that did nothing for longest is forgotten."""
         self._levels[address] = self.left(address, now) - times, now
         self._levels.move_to_end(address)
         if len(self._levels) > _ADDRESSES:
@@ -104,39 +104,41 @@ class Quota:
     `refused` counts refusals by their name, since the start.
     """
 
-    def __init__(self, bounds: Bounds, mirror: Mirror) -> None:
+    def __init__(self, bounds: Bounds, mirror: Mirror, *, news: asyncio.Event) -> None:
+        """`news` is set when a keepalive is refused."""
         self.bounds = bounds
         self.refused: Counter[str] = Counter(dict.fromkeys(NAMES, 0))
         self._mirror = mirror
+        self._news = news
         self._buckets = Buckets(bounds.joins)
         self._written: deque[tuple[int, Planned]] = deque(maxlen=_WRITTEN)  # by revision
         self._limited: dict[str, Limited] = {}
-        # Of a store that went back, the mirror may not see those revisions for a long time.
+        # After a restore of the store, the mirror may not see those revisions for a long time.
         mirror.cache.on_restore(lambda _: self._written.clear())
 
-    def judge(self, asked: Asked, planned: Planned, now: float) -> Refuse | None:
+    def judge(self, addition: Addition, planned: Planned, now: float) -> Refuse | None:
         """Refuse a decision that would store too much; else add it to what is `planned`.
 
         While the mirror is not complete, nothing is known to be too much.
         """
-        decision, view = asked.decision, asked.view
+        decision, view = addition.decision, addition.view
         if not isinstance(decision, Join | Write) or not self._mirror.cache.complete.is_set():
             return None
         join = decision if isinstance(decision, Join) else None
         new = join is not None and join.seq is None
         pods = int(join is not None and view.live is None and not join.moved)
         before = [live for live in (view.live, *view.elsewhere) if live is not None]
-        growth = asked.size - sum(self._mirror.size_of(live.pod.key) for live in before)
-        origin = origin_of(asked.address) if new else ""
+        growth = addition.size - sum(self._mirror.size_of(live.pod.key) for live in before)
+        origin = origin_of(addition.address) if new else ""
         refusal = None
         if new and pods:
-            refusal = self._too_many_pods(asked, planned)
-        if refusal is None and growth > 0 and (new or asked.size > SMALL_RECORD):
-            refusal = self._too_many_bytes(asked, planned, growth)
+            refusal = self._too_many_pods(addition, planned)
+        if refusal is None and growth > 0 and (new or addition.size > SMALL_RECORD):
+            refusal = self._too_many_bytes(addition, planned, growth)
         if refusal is None and new:
-            refusal = self._too_many_joins(asked, planned, origin, now)
+            refusal = self._too_many_joins(addition, planned, origin, now)
         if refusal is not None:
-            self._note(refusal, asked.address, now)
+            self._note(refusal, addition.address, now)
             return refusal
         planned.pods += pods
         planned.size += growth
@@ -155,50 +157,52 @@ class Quota:
         return [each for each in self._limited.values() if now - each.at < _MINUTE]
 
     def _unseen(self) -> list[Planned]:
-        """Return what was written here and is not in the mirror yet."""
+        """Return what was written here and the mirror does not show yet."""
         while self._written and self._written[0][0] <= self._mirror.cache.revision:
             self._written.popleft()
         return [planned for _, planned in self._written]
 
-    def _too_many_pods(self, asked: Asked, planned: Planned) -> Refuse | None:
+    def _too_many_pods(self, addition: Addition, planned: Planned) -> Refuse | None:
         most = self.bounds.pods
         pods = self._mirror.records + sum(each.pods for each in (*self._unseen(), planned))
         if pods < most:
             return None
         return Refuse(
             "TooManyPods",
-            f"this tier has {pods} pods, and KONTROL_MAX_PODS allows {most}: pod {asked.id} is not "
-            "taken; remove pods that do not belong here, or raise KONTROL_MAX_PODS on every master",
+            f"this tier has {pods} pods, and KONTROL_MAX_PODS allows {most}: pod {addition.id} is "
+            "not accepted; remove pods that do not belong here, or raise KONTROL_MAX_PODS on every "
+            "master",
         )
 
-    def _too_many_bytes(self, asked: Asked, planned: Planned, growth: int) -> Refuse | None:
+    def _too_many_bytes(self, addition: Addition, planned: Planned, growth: int) -> Refuse | None:
         most = self.bounds.size
         size = self._mirror.size + sum(each.size for each in (*self._unseen(), planned))
         if size + growth <= most:
             return None
-        lives = isinstance(asked.decision, Write)
+        lives = isinstance(addition.decision, Write)
+        what = "its change is not accepted, though it is alive" if lives else "it is not accepted"
         return Refuse(
             "TooManyBytes",
             f"the records of this tier's pods take {size} bytes, and KONTROL_MAX_BYTES allows "
-            f"{most}: pod {asked.id} has {asked.size}, and "
-            f"{'its change is not taken, though it is alive' if lives else 'it is not taken'}; "
-            "make the payloads smaller, or raise KONTROL_MAX_BYTES on every master",
+            f"{most}: pod {addition.id} has {addition.size}, and {what}; make the payloads "
+            "smaller, or raise KONTROL_MAX_BYTES on every master",
         )
 
     def _too_many_joins(
-        self, asked: Asked, planned: Planned, origin: str, now: float
+        self, addition: Addition, planned: Planned, origin: str, now: float
     ) -> Refuse | None:
         if self._buckets.left(origin, now) - planned.joins[origin] >= 1:
             return None
         return Refuse(
             "TooManyJoins",
             f"{origin or 'an unknown address'} reported {self.bounds.joins} new pods within a "
-            f"minute, which is what KONTROL_MAX_JOINS allows one address: pod {asked.id} is not "
-            "taken yet; ask again",
+            f"minute, which is what KONTROL_MAX_JOINS allows one address: pod {addition.id} is not "
+            "accepted yet; try again",
         )
 
     def _note(self, refusal: Refuse, address: str, now: float) -> None:
-        """Note a refusal, for people."""
+        """Note a refusal, for people to see."""
+        self._news.set()
         self.refused[refusal.name] += 1
         before = self._limited.get(refusal.name)
         goes_on = before is not None and now - before.at < _MINUTE

@@ -1,4 +1,4 @@
-"""Keepalives that wait: which replaces which, what goes together, and who keeps asking."""
+"""Keepalives that wait to be written: which replaces which, and which go together."""
 
 import asyncio
 from dataclasses import replace
@@ -7,13 +7,12 @@ import pytest
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.pod import Keepalive
-from kontrol.master.registry import waiting
+from kontrol.master.registry import queue as module
 from kontrol.master.registry.leases import LeaseRefresh
-from kontrol.master.registry.waiting import Asking, Entry, Waiting, Written
+from kontrol.master.registry.queue import Entry, WriteQueue, Written
 from kontrol.store.protocol import Unavailable
 
 TTL = 8.0
-WHO = ("k1", "p1", "a")
 
 
 def keepalive(number: int, n: int | None = 0, **changes: object) -> Keepalive:
@@ -21,7 +20,7 @@ def keepalive(number: int, n: int | None = 0, **changes: object) -> Keepalive:
     return replace(record, **changes)  # type: ignore[arg-type]  # fields of it
 
 
-def add(queue: Waiting, record: Keepalive, size: int = 10, *, urgent: bool = True) -> Entry:
+def add(queue: WriteQueue, record: Keepalive, size: int = 10, *, urgent: bool = True) -> Entry:
     return queue.add(record, size, None, urgent=urgent)
 
 
@@ -31,19 +30,19 @@ def ids(batch: list[Entry]) -> list[str]:
 
 @virtual
 async def test_a_later_report_of_a_process_takes_the_place_of_its_earlier_one() -> None:
-    queue = Waiting()
+    queue = WriteQueue()
     first = add(queue, keepalive(1, n=3))
     for n in (3, 4):  # the same again counts as well: it is still being reported
         await asyncio.sleep(1)
         assert add(queue, keepalive(1, n=n), 20 + n) is first
         assert (first.record.n, first.size) == (n, 20 + n)
-        assert first.asked == asyncio.get_running_loop().time()
+        assert first.reported == asyncio.get_running_loop().time()
     assert len(queue) == 1
 
 
 @virtual
 async def test_an_earlier_report_that_comes_late_takes_nobody_s_place() -> None:
-    queue = Waiting()
+    queue = WriteQueue()
     first = add(queue, keepalive(1, n=3))
     late = add(queue, keepalive(1, n=2))
     assert late is not first
@@ -53,7 +52,7 @@ async def test_an_earlier_report_that_comes_late_takes_nobody_s_place() -> None:
 
 @virtual
 async def test_without_a_counter_the_last_report_counts() -> None:
-    queue = Waiting()
+    queue = WriteQueue()
     first = add(queue, keepalive(1, n=None, payload="x"))
     assert add(queue, keepalive(1, n=None, payload="y")) is first
     assert first.record.payload == "y"
@@ -63,7 +62,7 @@ async def test_without_a_counter_the_last_report_counts() -> None:
 
 @virtual
 async def test_a_batch_has_at_most_sixteen() -> None:
-    queue = Waiting()
+    queue = WriteQueue()
     for number in range(1, 40):
         add(queue, keepalive(number))
     assert [len(await queue.take(TTL)) for _ in range(3)] == [16, 16, 7]
@@ -71,7 +70,7 @@ async def test_a_batch_has_at_most_sixteen() -> None:
 
 @virtual
 async def test_what_is_urgent_goes_first_and_the_rest_fills_the_batch() -> None:
-    queue = Waiting()
+    queue = WriteQueue()
     add(queue, keepalive(1), urgent=False)
     add(queue, keepalive(2))
     assert ids(await queue.take(TTL)) == ["p2", "p1"]
@@ -80,7 +79,7 @@ async def test_what_is_urgent_goes_first_and_the_rest_fills_the_batch() -> None:
 @virtual
 async def test_no_two_of_a_batch_have_the_same_key_or_id() -> None:
     for second in (keepalive(2, key="k1"), keepalive(2, id="p1"), keepalive(1, nonce="b")):
-        queue = Waiting()
+        queue = WriteQueue()
         add(queue, keepalive(1))
         add(queue, second)
         add(queue, keepalive(3))
@@ -89,8 +88,8 @@ async def test_no_two_of_a_batch_have_the_same_key_or_id() -> None:
 
 @virtual
 async def test_a_batch_is_bounded_in_bytes_but_takes_one_of_any_size() -> None:
-    half = waiting._BATCH_BYTES // 4  # each counts twice
-    queue = Waiting()
+    half = module._BATCH_BYTES // 4  # each counts twice
+    queue = WriteQueue()
     for number, size in enumerate((half, half, 1, 3 * half, 1, half, half + 1)):
         add(queue, keepalive(number), size)
     batches = [[entry.size for entry in await queue.take(TTL)] for _ in range(5)]
@@ -99,7 +98,7 @@ async def test_a_batch_is_bounded_in_bytes_but_takes_one_of_any_size() -> None:
 
 @virtual
 async def test_what_was_not_reported_for_half_a_ttl_is_given_up() -> None:
-    queue = Waiting()
+    queue = WriteQueue()
     old = add(queue, keepalive(1))
     told_more = queue.add(keepalive(2), 10, LeaseRefresh(7, ttl=20), urgent=True)
     unanswered = queue.add(keepalive(3), 10, LeaseRefresh(8), urgent=True)
@@ -113,8 +112,8 @@ async def test_what_was_not_reported_for_half_a_ttl_is_given_up() -> None:
 
 @virtual
 async def test_more_than_may_wait_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "_WAITING", 2)
-    queue = Waiting()
+    monkeypatch.setattr(module, "_WAITING", 2)
+    queue = WriteQueue()
     add(queue, keepalive(1))
     add(queue, keepalive(2))
     with pytest.raises(Unavailable, match="2 keepalives wait"):
@@ -124,38 +123,8 @@ async def test_more_than_may_wait_are_not_taken(monkeypatch: pytest.MonkeyPatch)
 
 @virtual
 async def test_an_entry_is_answered_once() -> None:
-    queue = Waiting()
+    queue = WriteQueue()
     entry = add(queue, keepalive(1))
     entry.settle(Written(7))
     entry.settle(Unavailable("later"))
     assert await entry.answer == Written(7)
-
-
-def test_who_asks_three_times_over_a_quarter_of_the_ttl_keeps_asking() -> None:
-    assert [Asking().asks(WHO, at, TTL) for at in (0, 1, 2)] == 3 * [False]
-    for times, verdicts in (
-        ((0, 1, 2), [False, False, True]),
-        ((0, 0.5, 1.9, 2), [False, False, False, True]),
-        ((0, 4), [False, False]),
-    ):
-        asking = Asking()
-        assert [asking.asks(WHO, at, TTL) for at in times] == verdicts
-
-
-def test_who_did_not_ask_for_a_ttl_asks_anew() -> None:
-    for pause, verdict in ((TTL, True), (TTL + 0.1, False)):
-        asking = Asking()
-        asking.asks(WHO, 0, TTL)
-        asking.asks(WHO, 1, TTL)
-        assert asking.asks(WHO, 1 + pause, TTL) == verdict
-
-
-def test_so_many_are_remembered_the_last_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "_ASKING", 2)
-    askers = [(f"k{number}", "p", "a") for number in range(3)]
-    asking = Asking()
-    for who in askers:
-        asking.asks(who, 0, TTL)
-        asking.asks(who, 1, TTL)
-    assert [asking.asks(who, 2, TTL) for who in reversed(askers[1:])] == [True, True]
-    assert not asking.asks(askers[0], 2, TTL)
