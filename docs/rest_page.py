@@ -118,7 +118,7 @@ SAMPLES: dict[str, object] = {
     "POST /v1/release": {**_ANSWER, "message": "the brake is released", "run": None},
     "POST /v1/rollback": {
         **_ANSWER,
-        "message": "run 8 put the state of run 7 back",
+        "message": "run 8 restored the state of run 7",
     },
     "POST /v1/forget": {
         **_ANSWER,

@@ -190,7 +190,7 @@ async def test_what_is_answered_is_in_the_log(caplog: pytest.LogCaptureFixture) 
     async with running(cluster, callback) as master, alive(master, 1):
         await asyncio.sleep(3)
         await master.requests.ask("rollback", "ann", run=1, timeout=5)
-    assert "request of ann (rollback): run 2 put the state of run 1 back" in caplog.messages
+    assert "request of ann (rollback): run 2 restored the state of run 1" in caplog.messages
 
 
 @virtual
@@ -210,7 +210,7 @@ async def test_a_leader_told_to_stop_does_not_wait_long_for_a_store(
         stopped = loop.time()
     assert loop.time() - stopped <= 2 * CONFIG.fover / 3
     assert slow.runs[0].ended == "stopped"
-    assert f"run 1 could not be booked: {why}; the next leader will" in caplog.messages
+    assert f"run 1 was not recorded: {why}; the next leader will record it" in caplog.messages
 
 
 @virtual

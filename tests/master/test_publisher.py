@@ -47,13 +47,13 @@ async def test_each_hold_that_people_should_know_of_is_told_once(
     for hold, text in expected.items():
         caplog.clear()
         for seconds in (30.0, 29.0, 28.0):
-            told.tell(waiting(hold, seconds), LOST, 4, ("m2", "m3"))
+            told.update(waiting(hold, seconds), LOST, 4, ("m2", "m3"))
         (line,) = caplog.messages
         assert line.startswith(text)
     caplog.clear()
-    told.tell(waiting("brake"), LOST, 4)  # another than before
-    told.tell(Idle())
-    told.tell(waiting("brake"), LOST, 4)  # anew
+    told.update(waiting("brake"), LOST, 4)  # another than before
+    told.update(Idle())
+    told.update(waiting("brake"), LOST, 4)  # anew
     assert len(caplog.messages) == 2
 
 
@@ -63,9 +63,9 @@ async def test_what_is_as_usual_is_not_told_in_the_log(caplog: pytest.LogCapture
     told = await publisher(MemoryStore(MemoryCluster()))
     holds: tuple[Hold, ...] = ("retry", "predecessor")
     for hold in holds:
-        told.tell(waiting(hold))
-    told.tell(Run("ensemble", again=False))
-    told.tell(Idle())
+        told.update(waiting(hold))
+    told.update(Run("ensemble", again=False))
+    told.update(Idle())
     assert caplog.messages == []
 
 
@@ -81,15 +81,15 @@ async def test_a_plan_is_written_when_it_changes_and_has_lasted() -> None:
         task = group.create_task(told.publish())
         await asyncio.sleep(1)
         assert json.loads((await published(store)).value)["what"] == "idle"
-        told.tell(Run("ensemble", again=False))
-        told.tell(Idle())  # before anybody could read of the run
+        told.update(Run("ensemble", again=False))
+        told.update(Idle())  # before anybody could read of the run
         await asyncio.sleep(1)
         assert (await published(store)).version == 1
         plan = waiting("brake", 30.4)
-        told.tell(plan, LOST, 4)
+        told.update(plan, LOST, 4)
         await asyncio.sleep(1)
         for _ in range(5):  # the same: what is left of it is not counted down
-            told.tell(replace(plan), LOST, 4)
+            told.update(replace(plan), LOST, 4)
             await asyncio.sleep(1)
         kv = await published(store)
         assert kv.version == 2
@@ -104,7 +104,7 @@ async def test_a_plan_is_written_when_it_changes_and_has_lasted() -> None:
             "peers": [],
             "at": "today",
         }
-        told.tell(Run("ensemble", again=True))
+        told.update(Run("ensemble", again=True))
         await asyncio.sleep(1)
         assert json.loads((await published(store)).value)["what"] == "run"
         task.cancel()

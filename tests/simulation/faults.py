@@ -20,10 +20,12 @@ from kontrol.ensemble.holds import Brake
 from kontrol.ensemble.pod import Keepalive
 from kontrol.master.election import Election
 from kontrol.master.highwater import HighWater
-from kontrol.master.leader.execution import Decision
-from kontrol.master.leader.leadership import Leadership, Parts
+from kontrol.master.leader.counts import Counts
+from kontrol.master.leader.execution import CurrentCallback, Decision
+from kontrol.master.leader.leader import Leadership
+from kontrol.master.leader.observer import Observer
+from kontrol.master.leader.parts import Host, LeaderConfig, Tier
 from kontrol.master.leader.sweep import Sweep
-from kontrol.master.master import Master
 from kontrol.master.records.fields import Record
 from kontrol.master.records.pods import Live, Registration
 from kontrol.master.registry.leases import LeaseRefresh, Leases
@@ -61,9 +63,19 @@ def brake_of_the_process(patch: Patch) -> None:
     brakes: dict[int, Brake] = {}
     real = Leadership.__init__
 
-    def begin(self: Leadership, term: Term, parts: Parts, news: asyncio.Event) -> None:
-        real(self, term, parts, news)
-        self._brake = brakes.setdefault(id(parts), self._brake)
+    def begin(
+        self: Leadership,
+        term: Term,
+        tier: Tier,
+        callback: CurrentCallback,
+        config: LeaderConfig,
+        *,
+        counts: Counts,
+        host: Host,
+    ) -> None:
+        real(self, term, tier, callback, config, counts=counts, host=host)
+        brake = brakes.setdefault(id(tier), self._observer.brake)
+        self._observer.brake = self._actions._brake = brake
 
     patch.setattr(Leadership, "__init__", begin)
 
@@ -147,11 +159,11 @@ LOST_ROLLBACKS = replace(
 def unnoticed_callback(patch: Patch) -> None:
     """A callback that is replaced in place is not noticed."""
 
-    async def follow(self: Master, runner: object) -> None:
-        del self, runner
+    async def follow(self: CurrentCallback) -> None:
+        del self
         await asyncio.Event().wait()
 
-    patch.setattr(Master, "_follow_callback", follow)
+    patch.setattr(CurrentCallback, "follow", follow)
 
 
 REPLACED = replace(
@@ -253,11 +265,11 @@ RAISED_RESTORE = replace(
 def start_whatever_was_decided(patch: Patch) -> None:
     """A run starts once it is booked, however long that took."""
 
-    async def outdated(self: Leadership, decision: Decision) -> str:
+    async def outdated(self: Observer, decision: Decision) -> str:
         del self, decision
         return ""
 
-    patch.setattr(Leadership, "_outdated", outdated)
+    patch.setattr(Observer, "outdated", outdated)
 
 
 HELD_BOOKING = replace(
@@ -300,10 +312,10 @@ CLOCKS_SET_BACK = replace(
 def no_catching_up(patch: Patch) -> None:
     """A new leader takes its mirror as it is, which may be behind its predecessor's."""
 
-    async def catch_up(self: Leadership) -> None:
-        await self._parts.mirror.cache.complete.wait()
+    async def catch_up(self: Observer) -> None:
+        await self._mirror.cache.complete.wait()
 
-    patch.setattr(Leadership, "_catch_up", catch_up)
+    patch.setattr(Observer, "catch_up", catch_up)
 
 
 LAGGING = replace(

@@ -10,7 +10,7 @@ from kontrol.demo.screen import Screen
 from kontrol.demo.stage import TTL, Line, Stage, StageError
 from kontrol.store.embedded import embedded_etcd
 
-_LEADERSHIP = "kontrol.master.leader.leadership"  # the logger that tells who leads
+_LEADERSHIP = "kontrol.master.leader.leader"  # the logger that tells who leads
 _PATIENCE = 30.0  # seconds for anything to happen
 
 

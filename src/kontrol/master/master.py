@@ -10,15 +10,17 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from kontrol import __version__
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.holds import Damper
 from kontrol.master.election import Election
 from kontrol.master.highwater import HighWater
-from kontrol.master.leader.execution import Counts, Runner
+from kontrol.master.leader.counts import Counts
+from kontrol.master.leader.execution import CurrentCallback, Runner
 from kontrol.master.leader.leader import Leader
-from kontrol.master.leader.leadership import LeaderConfig, Parts
+from kontrol.master.leader.parts import Host, LeaderConfig, Tier
 from kontrol.master.leader.requests import Requests
 from kontrol.master.mirror import Mirror
 from kontrol.master.operator.notices import Notices
@@ -80,12 +82,11 @@ class Master:
         `lock_obtained`, `md5_changed`, `callback_invoked`.
         """
         self.config = config
-        self.counts = Counts()
+        self.counts = Counts(lambda: datetime.fromisoformat(wall()).timestamp(), emit)
         self._store = store
         self.records = records = Records(Keys.of(config.namespace, config.app))
         self.keys = records.keys
-        self._runner = runner
-        self._fingerprint = "" if runner is None else runner.fingerprint()
+        self._callback = CurrentCallback(runner)
         damper = Damper(config.damper, config.damper_max)
         self.mirror = Mirror(store, records, ttl=config.ttl, damper=damper)
         self._highwater = HighWater(store, records, silence=config.ttl)
@@ -117,30 +118,20 @@ class Master:
             seen=self._seen,
         )
         self.requests = Requests(store, records, silence=config.fover, wall=wall)
+        self._callback.on_change(self.election.described)
         self.leader = Leader(
-            Parts(
-                store=store,
-                records=records,
-                mirror=self.mirror,
-                election=self.election,
-                requests=self.requests,
-                highwater=self._highwater,
-                runner=runner,
-                fingerprint=lambda: self._fingerprint,
-                config=LeaderConfig(
-                    config.ttl,
-                    config.fover,
-                    config.brake,
-                    config.sweep_every,
-                    config.sweep_age,
-                    config.bounds.pods,
-                ),
-                counts=self.counts,
-                emit=emit,
-                clock=boot_clock,
-                wall=wall,
-                rng=rng,
-            )
+            Tier(store, records, self.mirror, self.election, self.requests, self._highwater),
+            self._callback,
+            LeaderConfig(
+                config.ttl,
+                config.fover,
+                config.brake,
+                config.sweep_every,
+                config.sweep_age,
+                config.bounds.pods,
+            ),
+            counts=self.counts,
+            host=Host(boot_clock, wall, rng),
         )
         self.mirror.cache.on_restore(self.election.restart)
         self._highwater.cache.on_restore(self.election.restart)
@@ -154,8 +145,7 @@ class Master:
             group.create_task(self.requests.run())
             group.create_task(self.notices.run())
             group.create_task(self._highwater.cache.run())
-            if self._runner is not None:
-                group.create_task(self._follow_callback(self._runner))
+            group.create_task(self._callback.follow())
             await self.election.run(self.leader.lead)
 
     def _seen(self) -> list[Problem]:
@@ -210,23 +200,12 @@ class Master:
             self._ttl = ttl
             self.mirror.set_ttl(ttl)
 
-    async def _follow_callback(self, runner: Runner) -> None:
-        """Notice when the callback is replaced, until cancelled."""
-        while True:
-            await runner.changed()
-            now = runner.fingerprint()
-            if now != self._fingerprint:
-                log.info("the callback changed: its fingerprint is now %.16s", now)
-                self._fingerprint = now
-                self.election.described()
-                self.leader.wake()
-
     def _candidate(self) -> Candidate:
         config = self.config
         return Candidate(
             id=config.id,
             address=config.address,
-            fingerprint=self._fingerprint,
+            fingerprint=self._callback.fingerprint,
             version=__version__,
             ttl=config.ttl,
             fover=config.fover,

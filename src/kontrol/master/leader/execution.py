@@ -1,15 +1,12 @@
-"""One run of the callback: booked before it starts, run under the term's deadline, booked after.
+"""One run of the callback: recorded before it starts, bounded by its term, recorded when it ends.
 
-However it is interrupted, the book tells the truth: a run whose leader is told to stop ends its
-processes and is booked as ended; one whose term is over is killed, and its successor finds it
-unended.
-
-What a master has counted since it started, for metrics.
+However it is interrupted, the ledger is right. If the leader shuts down, the callback is stopped
+and the run is recorded as ended. If the term is over, the callback is killed, and the next leader
+finds a run that was not ended.
 """
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +15,7 @@ from kontrol.ensemble.canonical import canonical
 from kontrol.ensemble.ensemble import Changes
 from kontrol.ensemble.pod import Pod
 from kontrol.master.callback import RunOutcome, RunRequest
+from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.ledger import Ledger
 from kontrol.master.records.runs import Ending, Running
 from kontrol.master.term import Term
@@ -27,10 +25,10 @@ log = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
-    """What runs the callback: `kontrol.master.callback.Callback`, or a model of it."""
+    """Runs the callback: `kontrol.master.callback.Callback`, or a model of it."""
 
     def fingerprint(self) -> str:
-        """Return what tells this callback from another."""
+        """Return a hash that differs for another callback."""
         ...
 
     async def changed(self) -> None:
@@ -48,6 +46,31 @@ class Runner(Protocol):
     async def stop(self) -> None:
         """End the run under way: ask, wait a little, kill. `run` then returns."""
         ...
+
+
+class CurrentCallback:
+    """The callback that this master has, if any, and its fingerprint as last seen."""
+
+    def __init__(self, runner: Runner | None) -> None:
+        """Without a `runner` there is no callback, and the fingerprint is empty."""
+        self.runner = runner
+        self.fingerprint = "" if runner is None else runner.fingerprint()
+        self._listeners: list[Callable[[], None]] = []
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when the callback was replaced."""
+        self._listeners.append(listener)
+
+    async def follow(self) -> None:
+        """Notice when the callback is replaced, until cancelled; return if there is none."""
+        while self.runner is not None:
+            await self.runner.changed()
+            now = self.runner.fingerprint()
+            if now != self.fingerprint:
+                log.info("the callback changed: its fingerprint is now %.16s", now)
+                self.fingerprint = now
+                for listener in self._listeners:
+                    listener()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +94,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """To run the callback with this `fingerprint` for `snapshot`; made at loop time `at`.
+    """A decision to run the callback with this `fingerprint` for `snapshot`, at loop time `at`.
 
     `follows` is how many runs in a row before it seem to have led to the next.
     """
@@ -86,47 +109,7 @@ class Decision:
 
 
 Outdated = Callable[[Decision], Awaitable[str]]
-"""Says why a decision must not be carried out any more; empty if it may."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """Plain numbers, written by their owners on the loop, read by whoever reports them.
-
-    `run_seconds` is the sum of all runs' durations, `last_run_seconds` that of the last that ended.
-    `last_run` (ended) and `last_success` are in seconds since 1970, 0 before the first; `clock`
-    tells that time. `running_since` is the loop time at which the run under way began, None if none
-    is. `following` is how many runs in a row seem to have led to the last one. `terms` counts terms
-    won here, `digests` changes of the ensemble seen as leader.
-    """
-
-    runs_started: int = 0
-    runs_acknowledged: int = 0
-    runs_failed: int = 0
-    run_seconds: float = 0.0
-    last_run_seconds: float = 0.0
-    last_run: float = 0.0
-    last_success: float = 0.0
-    running_since: float | None = None
-    following: int = 0
-    terms: int = 0
-    digests: int = 0
-    clock: Callable[[], float] = time.time
-
-    def started(self) -> None:
-        """Count a run that starts."""
-        self.runs_started += 1
-
-    def ended(self, *, ok: bool, seconds: float) -> None:
-        """Count a run that was booked."""
-        self.run_seconds += seconds
-        self.last_run_seconds = seconds
-        self.last_run = self.clock()
-        if ok:
-            self.runs_acknowledged += 1
-            self.last_success = self.last_run
-        else:
-            self.runs_failed += 1
+"""Returns why a decision must not be carried out any more; empty if it may."""
 
 
 class Execution:
@@ -141,14 +124,13 @@ class Execution:
         *,
         fover: float,
         counts: Counts,
-        emit: Callable[[str], None],
         outdated: Outdated,
     ) -> None:
-        """`fover`, in seconds, is recorded with each run, for a successor to wait out.
+        """`wall` returns the date and time, RFC 3339.
 
-        A third of it is what the store gets to record a run's end while shutting down. `emit` hears
-        of each start, as `callback_invoked`. `outdated` is asked once a start is recorded, which
-        may take as long as etcd does.
+        `fover`, in seconds, is recorded with each run, for a successor to wait out. While shutting
+        down, the store has a third of it to record a run's end. `outdated` is asked once a start is
+        recorded, which may take as long as etcd does.
         """
         self._term = term
         self._ledger = ledger
@@ -156,7 +138,6 @@ class Execution:
         self._wall = wall
         self._fover = fover
         self._counts = counts
-        self._emit = emit
         self._outdated = outdated
 
     async def run(self, decision: Decision) -> bool:
@@ -203,38 +184,35 @@ class Execution:
                 len(snapshot.pods),
                 snapshot.changes,
             )
-            self._counts.started()
-            self._counts.following = running.follows
-            self._emit("callback_invoked")
+            self._counts.started(following=running.follows)
             if asked is not None:
                 asked.started(running.run)
 
         outcome, stopped = await self._call(request, started)
         if not stopped:
-            await self._book(snapshot, outcome)
+            await self._record(snapshot, outcome)
             return True
-        # Shutting down: book it if the store answers, and leave the rest to the successor.
+        # Shutting down: record it if the store answers; if not, the next leader does.
         limit = asyncio.timeout(self._fover / 3)
         try:
             async with limit:
-                await self._book(snapshot, outcome)
+                await self._record(snapshot, outcome)
         except (StoreError, TimeoutError, asyncio.CancelledError) as error:
-            # In a task that was cancelled, a time-out is told as that before Python 3.11.3.
+            # Before Python 3.11.3 a timeout in a cancelled task raises CancelledError.
             if isinstance(error, StoreError) or limit.expired():
                 why = str(error) or "no answer in time"
                 log.warning(
-                    "run %d could not be booked: %s; the next leader will", running.run, why
+                    "run %d was not recorded: %s; the next leader will record it", running.run, why
                 )
         raise asyncio.CancelledError
 
     async def _call(
         self, request: RunRequest, started: Callable[[], None]
     ) -> tuple[RunOutcome, bool]:
-        """Run the callback; returns its outcome, and whether we were told to stop meanwhile.
+        """Run the callback; returns its outcome, and whether this was cancelled meanwhile.
 
-        What is to be done at the start is done after it: the callback need not wait for that.
-
-        If the term is over, nothing is returned: its processes are killed, and that is all.
+        `started` is called after the start, so the callback does not wait for it. If the term is
+        over, the processes are killed, and CancelledError is raised.
         """
         run = asyncio.create_task(self._runner.run(request, self._term.deadline))
         forget = self._term.on_proof(self._runner.extend)
@@ -248,7 +226,7 @@ class Execution:
                 run.cancel()
                 await asyncio.wait([run])
                 log.warning(
-                    "run %d was killed with the term; the next leader books it", request.run
+                    "run %d was killed with the term; the next leader will record it", request.run
                 )
                 raise
             await self._runner.stop()
@@ -257,7 +235,7 @@ class Execution:
             self._counts.running_since = None
             forget()
 
-    async def _book(self, snapshot: Snapshot, outcome: RunOutcome) -> None:
+    async def _record(self, snapshot: Snapshot, outcome: RunOutcome) -> None:
         assert self._ledger.running is not None, "no run was started"  # noqa: S101
         number = self._ledger.running.run
         ending = Ending(

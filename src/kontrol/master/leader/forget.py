@@ -15,14 +15,13 @@ from dataclasses import dataclass, replace
 
 from kontrol.ensemble.ensemble import Changes
 from kontrol.master.leader.ledger import Ledger
+from kontrol.master.leader.parts import Tier
 from kontrol.master.leader.requests import Answers, Pending
-from kontrol.master.mirror import Mirror
 from kontrol.master.records.masters import OperatorAnswer
 from kontrol.master.records.pods import Registration
-from kontrol.master.records.records import Records
 from kontrol.master.records.runs import Ending, Running, encode_entry
 from kontrol.master.term import Term
-from kontrol.store.protocol import Compare, Delete, KeyValue, LeaseGone, Op, Put, Range, Store
+from kontrol.store.protocol import Compare, Delete, KeyValue, LeaseGone, Op, Put, Range
 
 _ROUNDS = 8  # of reading anew, while the pod goes on reporting
 _NAMED = 5  # keys in a message
@@ -45,20 +44,17 @@ class Forgetting:
 
     def __init__(
         self,
-        store: Store,
-        records: Records,
-        mirror: Mirror,
-        *,
         term: Term,
+        tier: Tier,
         ledger: Ledger,
         answers: Answers,
         wall: Callable[[], str],
     ) -> None:
-        """`wall` tells the date and time, RFC 3339."""
-        self._store = store
-        self._records = records
-        self._keys = records.keys
-        self._mirror = mirror
+        """`wall` returns the date and time, RFC 3339."""
+        self._store = tier.store
+        self._records = tier.records
+        self._keys = tier.records.keys
+        self._mirror = tier.mirror
         self._term = term
         self._ledger = ledger
         self._answers = answers

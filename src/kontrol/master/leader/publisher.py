@@ -40,7 +40,7 @@ class PlanPublisher:
         self._peers: Sequence[str] = ()
         self._moved = asyncio.Event()
 
-    def tell(
+    def update(
         self,
         plan: Plan,
         lost: Sequence[Member] = (),

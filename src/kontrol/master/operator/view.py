@@ -14,7 +14,7 @@ from typing import NamedTuple
 from kontrol import __version__
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.ensemble import digest_of
-from kontrol.master.leader.execution import Counts
+from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master
 from kontrol.master.operator.notices import read_notice

@@ -1,0 +1,165 @@
+"""What a leader knows before it decides: the pods, what became of missing ones, what holds a run.
+
+An `Observer` looks through the mirror, which may be behind the store. Before a term's first
+decision it makes sure that the mirror shows at least what the store held when the term was won, so
+that no leader acts on an older list than its predecessor did.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from kontrol.ensemble.ensemble import Member, difference, missing
+from kontrol.ensemble.holds import Brake
+from kontrol.master.leader import policy
+from kontrol.master.leader.execution import CurrentCallback, Decision, Snapshot
+from kontrol.master.leader.ledger import Ledger
+from kontrol.master.leader.parts import LeaderConfig, News, Tier
+from kontrol.master.term import Term
+from kontrol.store.protocol import Ambiguous, Range, RangeResult, Unavailable
+
+log = logging.getLogger(__name__)
+
+_MOST_NAMED = 200  # missing pods that are looked up, to publish whether they left or are lost
+
+
+class Observer:
+    """Looks at the ensemble for one term, and keeps what may hold a run: brake, gap, rollout.
+
+    `retry_at` is the loop time at which a run that failed is due again.
+    """
+
+    def __init__(
+        self,
+        term: Term,
+        tier: Tier,
+        ledger: Ledger,
+        *,
+        config: LeaderConfig,
+        callback: CurrentCallback,
+        news: News,
+    ) -> None:
+        """`news` is set when a look that could not be finished is worth another try."""
+        self.brake = Brake(config.brake, 2 * config.ttl)
+        self.retry_at = 0.0
+        self._term = term
+        self._tier = tier
+        self._mirror = tier.mirror
+        self._ledger = ledger
+        self._ttl = config.ttl
+        self._callback = callback
+        self._news = news
+        self._rollout = policy.Rollout()
+
+    @property
+    def waiting_since(self) -> float | None:
+        """The loop time of the oldest change that no acknowledged run was for, None without any."""
+        mirror, applied = self._mirror, self._ledger.applied
+        if mirror.ensemble.digest == applied.digest:
+            return None
+        revision = applied.revision if applied.run else 0
+        return None if revision is None else mirror.history.after(revision, applied.digest)
+
+    async def catch_up(self) -> None:
+        """Wait until the mirror shows at least what the store holds now."""
+        await self._mirror.cache.complete.wait()
+        read = await self._read_keys()
+        while True:
+            self._news.clear()
+            if self._mirror.cache.reached(read):
+                return
+            await self._news.wait()
+
+    async def _read_keys(self) -> RangeResult:
+        """Read the keys of all pods, again until the store answers."""
+        request = Range(self._tier.records.keys.pods, prefix=True, keys_only=True)
+        while True:
+            try:
+                return await self._tier.store.range(request)
+            except Unavailable as error:
+                await self._news.retry("catch up with it", error)
+
+    async def look(self) -> Snapshot | None:
+        """Take a snapshot, with what became of missing pods; None if the mirror lags behind."""
+        mirror, ledger = self._mirror, self._ledger
+        version, pods = mirror.version, tuple(mirror.ensemble)
+        revision = mirror.history.revision
+        digest = mirror.ensemble.digest
+        left: set[int] | None = None
+        try:
+            left = await ledger.fates(pods)
+        except (Unavailable, Ambiguous) as error:
+            await self._news.retry("tell left from lost", error)
+        if left is None:
+            return None
+        changes = difference(ledger.applied.members, pods, left)
+        return Snapshot(version, revision, pods, digest, changes)
+
+    async def lost(self) -> tuple[Sequence[Member], int]:
+        """Return the pods lost since the acknowledged run, and how many it was for; to publish.
+
+        Raises `Unavailable` and `Ambiguous`.
+        """
+        applied, pods = self._ledger.applied.members, tuple(self._mirror.ensemble)
+        gone = missing(applied, pods)[:_MOST_NAMED]
+        left = await self._ledger.fates(pods, _MOST_NAMED) if gone else set()
+        lost = () if left is None else [member for member in gone if member.seq not in left]
+        return lost, len(applied) if lost else 0
+
+    def situation(self, snapshot: Snapshot, *, asked: bool) -> policy.Situation:
+        """Return what to decide on now; `asked` says that an operator asked for a run."""
+        now = asyncio.get_running_loop().time()
+        applied, failed = self._ledger.applied, self._ledger.failed
+        fingerprint = self._callback.fingerprint
+        lost = len(snapshot.changes.lost)
+        return policy.Situation(
+            digest=snapshot.digest,
+            fingerprint=fingerprint,
+            applied_digest=applied.digest,
+            applied_fingerprint=applied.fingerprint,
+            failed=None if failed is None else (failed.digest, failed.fingerprint, self.retry_at),
+            rollout=self._rollout.until(
+                now,
+                differs=applied.fingerprint not in (None, fingerprint),
+                peers=bool(self.peers()),
+            ),
+            ripe=self._mirror.damper.ripe,
+            gap=self._gap(snapshot),
+            brake=self.brake.consider(now, lost, len(applied.members)),
+            asked=asked,
+        )
+
+    def _gap(self, snapshot: Snapshot) -> float | None:
+        """Return the loop time until which missing pods may have been unable to report.
+
+        Pods that were given a longer TTL report less often.
+        """
+        if not snapshot.changes.lost:
+            return None
+        ttl = max(self._ttl, self._ledger.applied.ttl or 0.0)
+        return self._mirror.cache.recovered + ttl
+
+    def peers(self) -> Sequence[str]:
+        """Return the ids of other masters that still have the acknowledged callback."""
+        applied = self._ledger.applied.fingerprint
+        if applied in (None, self._callback.fingerprint):
+            return ()
+        others = self._tier.election.others(self._term)
+        return tuple(each.id for each in others if each.fingerprint == applied)
+
+    async def outdated(self, decision: Decision) -> str:
+        """Return why a run that was decided must not start any more; empty if it may."""
+        now = asyncio.get_running_loop().time()
+        gap = self._gap(decision.snapshot)
+        if gap is not None and gap > now:
+            return "etcd did not answer, and the pods that seem lost may only have been cut off"
+        if now - decision.at <= self._ttl / 20:
+            return ""
+        await self.catch_up()  # the answer to the write may have overtaken the watch
+        newest = await self.look()
+        if newest is None:
+            return "the pods changed meanwhile"
+        lost = {member.seq for member in decision.snapshot.changes.lost}
+        if not lost <= {member.seq for member in newest.changes.lost}:
+            return "pods that seemed lost are back, or deregistered"
+        return policy.outdated(now, self.situation(newest, asked=decision.asked is not None))
