@@ -122,7 +122,7 @@ async def test_a_night(token: Path, callback: str) -> None:
         assert "there was no run 999: the last one is run " in done.err
         done = await shell.kontrol("forget", "nobody")
         assert (done.status, done.out) == (5, "")
-        assert "no pod and no seat has the key, id or number 'nobody'" in done.err
+        assert "no pod and no registration has the key, id or number 'nobody'" in done.err
         done = await shell.kontrol("run-now", KONTROL_TOKEN_FILE="")
         assert done.status == 5
         assert "requires a token for this, and none is set here. Set KONTROL_TOKEN_FILE" in done.err

@@ -1,7 +1,8 @@
-"""Forgetting a pod: a seat is cleared once, fenced, and the ledger says who asked."""
+"""Forgetting a pod: a registration is cleared once, fenced, and the ledger says who asked."""
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,10 +15,13 @@ from tests.support.simloop import virtual
 
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import MAX_COUNTER, key_of
+from kontrol.master.leader.requests import Pending
 from kontrol.master.master import Master
 from kontrol.master.operator.view import View
+from kontrol.master.records.masters import OperatorRequest
+from kontrol.master.records.pods import Registration
 from kontrol.rpc.errors import Refused
-from kontrol.store.protocol import Ambiguous, Put, Range, Unavailable
+from kontrol.store.protocol import Ambiguous, KeyValue, Put, Range, Unavailable
 
 KEY = key_of("10.0.0.1")
 _Answer = TypeVar("_Answer")
@@ -33,7 +37,7 @@ async def forget(master: Master, pod: str) -> dict[str, JSON]:
 
 
 @virtual
-async def test_a_pod_that_is_locked_out_is_taken_at_once() -> None:
+async def test_a_pod_that_is_locked_out_is_accepted_immediately() -> None:
     cluster = MemoryCluster()
     async with running(cluster, Stub()) as master, alive(master, 2):
         seq = (await master.ping(record(1)))["seq"]
@@ -112,7 +116,7 @@ async def test_what_cannot_be_read_is_deleted(prefix: str, key: str) -> None:
 
 @virtual
 @pytest.mark.parametrize("name", ["p9", "#9", "#", "../x", "#" + "9" * 400, "é", "a b", "x" * 200])
-async def test_a_name_that_nobody_has_is_refused(name: str) -> None:
+async def test_a_name_that_no_pod_has_is_refused(name: str) -> None:
     async with running(MemoryCluster()) as master, alive(master, 1):
         answer = await forget(master, name)
         assert answer["refused"] is True
@@ -143,7 +147,7 @@ def answers(request: Request) -> bool:
 @virtual
 @pytest.mark.parametrize("fault", ["before", "after"])
 async def test_it_is_done_once_though_an_answer_is_lost(fault: str) -> None:
-    """Whether the lost write was done or not: one entry, and its number is nobody else's."""
+    """Whether the lost write was done or not: one entry, and its number is not used again."""
     cluster, network, callback = MemoryCluster(), Trouble(), Stub()
     faults = 1
 
@@ -171,7 +175,7 @@ async def test_it_is_done_once_though_an_answer_is_lost(fault: str) -> None:
 
 
 @virtual
-async def test_any_master_takes_it_and_a_pod_that_reports_meanwhile_does_not_prevent_it() -> None:
+async def test_any_master_accepts_it_and_a_pod_that_reports_meanwhile_does_not_prevent_it() -> None:
     cluster = MemoryCluster()
 
     class Busy(Trouble):
@@ -199,3 +203,104 @@ async def test_any_master_takes_it_and_a_pod_that_reports_meanwhile_does_not_pre
         assert "try again" in str(answer["message"])
         assert json.loads(json.dumps(answer))["refused"] is True
         assert one.leader_id == "m1"
+
+
+@virtual
+@pytest.mark.parametrize("there", [True, False], ids=["answered", "expired"])
+async def test_a_request_that_is_over_is_not_carried_out(
+    there: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The watch may show a request for a while after it was answered or has expired."""
+    caplog.set_level(logging.INFO)
+    cluster = MemoryCluster()
+    store = MemoryStore(cluster)
+    async with running(cluster, Stub()) as master, alive(master, 1):
+        await asyncio.sleep(3)
+        leadership = master.leader._leadership
+        assert leadership is not None
+        lease = (await store.grant(60)).id
+        key = f"{KEYS.requests}x"
+        if there:
+            await store.txn([], [Put(key, b"not as it was", lease)])
+        run = leadership._ledger.next_run
+        before = (await store.range(Range(KEYS.registration(KEY)))).kvs
+        request = OperatorRequest("x", "forget", "ann", pod="p1")
+        seen = Pending(request, KeyValue(key, b"{}", 1, 1, lease=lease))
+        await leadership._actions._forgetting.forget(seen)
+        assert (await store.range(Range(KEYS.registration(KEY)))).kvs == before
+        assert [each["reason"] for each in await ledger(master, cluster)] == ["ensemble"]
+        assert leadership._ledger.next_run == run + 1, "it is not tried again"
+    assert "request of ann (forget): it expired, or was done before" in caplog.messages
+
+
+@virtual
+async def test_what_was_forgotten_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with running(MemoryCluster(), Stub()) as master:
+        await master.ping(record(1))
+        answer = await forget(master, "p1")
+        await asyncio.sleep(1)
+    assert f"request of ann (forget): {answer['message']}" in caplog.messages
+
+
+@virtual
+async def test_a_live_pod_is_found_by_its_number_although_its_registration_is_damaged() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster) as master:
+        await master.ping(record(1))
+        await MemoryStore(cluster).txn([], [Put(KEYS.registration(KEY), b"garbage")])
+        answer = await forget(master, "#0")
+        assert (answer["refused"], "pod p1" in str(answer["message"])) == (False, True)
+        registration = await stored(cluster, KEYS.registration(KEY))
+        assert (registration["id"], registration["seq"], registration["left"]) == ("p1", 0, True)
+
+
+@virtual
+@pytest.mark.parametrize("name", ["p1", "#0"])
+async def test_a_damaged_registration_does_not_hide_others(name: str) -> None:
+    cluster = MemoryCluster()
+    async with running(cluster) as master:
+        await MemoryStore(cluster).txn([], [Put(KEYS.registration("k0"), b"garbage")])
+        await master.ping(record(1))
+        await asyncio.sleep(2 * CONFIG.ttl)
+        assert (await forget(master, name))["refused"] is False
+
+
+@virtual
+async def test_nothing_is_read_at_no_key() -> None:
+    network = Trouble()
+    async with running(MemoryCluster(), network=network) as master:
+        assert (await forget(master, "#9"))["refused"] is True
+        assert not [each for each in network.requests if isinstance(each, Txn) and not each.then]
+
+
+@virtual
+@pytest.mark.parametrize(
+    ("pods", "keys"),
+    [(2, "k1, k2"), (5, "k1, k2, k3, k4, k5"), (6, "k1, k2, k3, k4, k5, ...")],
+)
+async def test_a_name_of_several_pods_is_refused_with_some_of_their_keys(
+    pods: int, keys: str
+) -> None:
+    cluster = MemoryCluster()
+    for number in range(1, pods + 1):
+        registration = Registration(f"p{number // 100}", nonce("a"), 0, number, left=True)
+        put = Put(KEYS.registration(f"k{number}"), registration.encode())
+        await MemoryStore(cluster).txn([], [put])
+    async with running(cluster) as master:
+        answer = await forget(master, "p0")
+        assert answer["refused"] is True
+        assert str(answer["message"]).endswith(f"give a key instead, one of {keys}")
+
+
+@virtual
+@pytest.mark.parametrize("runs", [0, 1])
+async def test_the_entry_names_the_acknowledged_callback(runs: int) -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    async with running(cluster, callback, damper=runs or 60, damper_max=60) as master:
+        await master.ping(record(1))
+        await asyncio.sleep(3)
+        assert len(callback.runs) == runs
+        answer = await forget(master, "p1")
+        entry = await stored(cluster, KEYS.run(int(str(answer["run"]))))
+        assert entry["fingerprint"] == runs * "f1"

@@ -173,6 +173,22 @@ async def test_only_a_leader_has_a_plan() -> None:
 
 
 @virtual
+async def test_a_change_that_is_undone_does_not_wait_for_a_run() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    async with running(cluster, callback, damper=5, damper_max=30) as master:
+        await master.ping(record(1))
+        await asyncio.sleep(6)
+        assert master.leader.waiting_since is None
+        changed = asyncio.get_running_loop().time()
+        await master.ping(record(1, n=1, payload="other"))
+        await asyncio.sleep(1)
+        assert master.leader.waiting_since == pytest.approx(changed, abs=0.1)
+        await master.ping(record(1, n=2))
+        await asyncio.sleep(1)
+        assert master.leader.waiting_since is None
+
+
+@virtual
 async def test_a_rollback_without_a_number_is_refused() -> None:
     cluster, callback = MemoryCluster(), Stub()
     async with running(cluster, callback) as master, alive(master, 1):

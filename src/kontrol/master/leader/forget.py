@@ -1,42 +1,41 @@
-"""Forgetting a pod: an operator clears a seat, whatever was reported for it.
+"""Forgetting a pod: an operator clears its registration, whatever was reported for it.
 
-The pod's record is deleted, and its seat becomes the tombstone of a pod that left, with its number
-and without a nonce: so whoever reports the pod next is taken under the same number, whatever the
-nonces, and the callback is told that it left. A seat that cannot be read is deleted.
+The pod's record is deleted, and its registration becomes the tombstone of a pod that left, with its
+number and without a nonce: so the next report of the pod is accepted under the same number,
+whatever its nonce, and the callback is told that the pod left. A registration that cannot be read
+is deleted.
 
-It is an entry of the ledger, with a number of its own, though nothing ran. All of it is one
-transaction, which compares the request, the record and the seat and moves the request: it is done
-once, or not at all.
+The ledger has an entry for it, with a number of its own, though nothing ran. All of it is one
+transaction, which compares the request, the record and the registration and moves the request: it
+is done once, or not at all.
 """
 
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from kontrol.ensemble.ensemble import Changes
 from kontrol.master.leader.ledger import Ledger
 from kontrol.master.leader.parts import Tier
 from kontrol.master.leader.requests import Answers, Pending
 from kontrol.master.records.masters import OperatorAnswer
 from kontrol.master.records.pods import Registration
-from kontrol.master.records.runs import Ending, Running, encode_entry
 from kontrol.master.term import Term
 from kontrol.store.protocol import Compare, Delete, KeyValue, LeaseGone, Op, Put, Range
 
-_ROUNDS = 8  # of reading anew, while the pod goes on reporting
+_ROUNDS = 8  # of reading again, while the pod goes on reporting
 _NAMED = 5  # keys in a message
 _SHOWN = 64  # characters of a name in a message
-_KEY = re.compile(r"[0-9A-Za-z_-]{1,64}(\.[0-9]{1,19})?\Z")  # of a seat, or of an earlier one's
+_KEY = re.compile(r"[0-9A-Za-z_-]{1,64}(\.[0-9]{1,19})?\Z")  # of a registration, archived or not
 _NUMBER = re.compile(r"#[0-9]{1,18}\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What the store has at a pod's key: its record, its seat, or one of them."""
+    """What the store has at a pod's key: its record, its registration, or one of them."""
 
     key: str
     pod: KeyValue | None
-    seat: KeyValue | None
+    registration: KeyValue | None
 
 
 class Forgetting:
@@ -68,19 +67,20 @@ class Forgetting:
                 await self._answers.answer(pending, _which(pending.request.pod, places))
                 return
             run = self._ledger.next_run
-            self._ledger.next_run += 1  # at once: nobody knows what becomes of the write
+            self._ledger.next_run += 1  # before the write, whose outcome may stay unknown
             ops, what = self._clear(places[0])
             answer = OperatorAnswer(f"{what}; it is run {run} of the ledger", run=run)
             unmoved, put = self._answers.part(pending, answer)
             compares = [unmoved, *self._as_read(places[0])]
-            entry = self._entry(run, pending.request.by, what)
+            entry = self._ledger.entry(
+                run, "forget", by=pending.request.by, started=self._wall(), why=what
+            )
             try:
                 wrote = await self._term.write(
                     compares,
                     [
                         *ops,
-                        Put(self._keys.last_run, b"%d" % run),
-                        Put(self._keys.run(run), entry),
+                        *entry,
                         put,
                     ],
                 )
@@ -89,7 +89,7 @@ class Forgetting:
             if wrote.succeeded:
                 self._answers.answered(pending, answer)
                 return
-            if not await self._stands(pending):
+            if not await self._unmoved(pending):
                 break
         else:
             why = "the pod reported each time that it was to be forgotten: try again"
@@ -111,13 +111,13 @@ class Forgetting:
         places = await self._read(keys)
         if places:
             return places
-        seats = (await self._store.range(Range(self._keys.registrations, prefix=True))).kvs
-        found = ((kv, self._records.registration(kv)) for kv in seats)
+        kvs = (await self._store.range(Range(self._keys.registrations, prefix=True))).kvs
+        found = ((kv, self._records.registration(kv)) for kv in kvs)
         return await self._read(
             {
                 kv.key.removeprefix(self._keys.registrations)
-                for kv, seat in found
-                if seat is not None and (seat.id == name if number is None else seat.seq == number)
+                for kv, one in found
+                if one is not None and (one.id == name if number is None else one.seq == number)
             }
         )
 
@@ -133,9 +133,9 @@ class Forgetting:
         found = [answer.range(i).kvs for i in range(len(ops))]
         pairs = zip(some, found[::2], found[1::2], strict=True)
         return [
-            Place(key, pods[0] if pods else None, seats[0] if seats else None)
-            for key, pods, seats in pairs
-            if pods or seats
+            Place(key, pods[0] if pods else None, registrations[0] if registrations else None)
+            for key, pods, registrations in pairs
+            if pods or registrations
         ]
 
     def _as_read(self, place: Place) -> list[Compare]:
@@ -143,55 +143,43 @@ class Forgetting:
             Compare(key, "mod", "=", 0 if kv is None else kv.mod_revision)
             for key, kv in (
                 (self._keys.pod(place.key), place.pod),
-                (self._keys.registration(place.key), place.seat),
+                (self._keys.registration(place.key), place.registration),
             )
         ]
 
     def _clear(self, place: Place) -> tuple[list[Op], str]:
-        """Return what clears a place, and what that is in words."""
-        live = self._records.pod(place.pod) if place.pod is not None else None
-        seat = self._records.registration(place.seat) if place.seat is not None else None
-        ops: list[Op] = [] if place.pod is None else [Delete(self._keys.pod(place.key))]
+        """Return what clears a place, and a sentence that says so."""
+        pod, old = place.pod, place.registration
+        ops: list[Op] = [] if pod is None else [Delete(pod.key)]
+        live = None if pod is None else self._records.pod(pod)
+        known = None if old is None else self._records.registration(old)
         if live is not None:
-            seat = Registration.of(live.pod, seat)
-        if seat is None:
-            if place.seat is not None:
-                ops.append(Delete(place.seat.key))
+            known = Registration.of(live.pod, known)
+        if known is None:
+            ops += [] if old is None else [Delete(old.key)]
             return ops, f"what cannot be read at key {place.key} is deleted"
-        cleared = replace(seat, nonce="", n=None, left=True, sender=None)
+        cleared = replace(known, nonce="", n=None, left=True, sender=None)
         ops.append(Put(self._keys.registration(place.key), cleared.encode()))
-        nonce = f"{seat.nonce}/{seat.n}"[:_SHOWN] if seat.nonce else "none"
-        what = f"pod {seat.id[:_SHOWN]} (key {place.key}, #{seat.seq}, nonce {nonce}) is forgotten"
+        nonce = f"{known.nonce}/{known.n}"[:_SHOWN] if known.nonce else "none"
+        pod_is = f"pod {known.id[:_SHOWN]} (key {place.key}, #{known.seq}, nonce {nonce})"
         then = "the next report of it with this key is accepted, under the same number"
         if "." in place.key:  # see `Keys.archived_registration`
             then = "another pod took its key, so it gets a new number if it reports again"
-        return ops, f"{what}: {then}"
+        return ops, f"{pod_is} is forgotten: {then}"
 
-    def _entry(self, run: int, by: str, what: str) -> bytes:
-        applied = self._ledger.applied
-        entry = Running(
-            run=run,
-            term=self._term.number,
-            digest=applied.digest,
-            fingerprint=applied.fingerprint or "",
-            started=self._wall(),
-            reason="forget",
-            by=by,
-        )
-        return encode_entry(entry, len(applied.members), Changes(), Ending(ok=True, why=what))
-
-    async def _stands(self, pending: Pending) -> bool:
-        """Tell whether the request still waits as it was read."""
+    async def _unmoved(self, pending: Pending) -> bool:
+        """Return whether the request is still as it was read."""
         found = (await self._store.range(Range(pending.kv.key))).kvs
-        return bool(found) and found[0].mod_revision == pending.kv.mod_revision
+        return [kv.mod_revision for kv in found] == [pending.kv.mod_revision]
 
 
 def _which(name: str, places: list[Place]) -> OperatorAnswer:
     if not places:
-        what = f"no pod and no seat has the key, id or number {name[:_SHOWN]!r}"
+        what = f"no pod and no registration has the key, id or number {name[:_SHOWN]!r}"
         return OperatorAnswer(f"{what}; `kontrol pods` lists the pods", refused=True)
     keys = ", ".join(place.key for place in places[:_NAMED])
     more = ", ..." if len(places) > _NAMED else ""
     return OperatorAnswer(
-        f"{name[:_SHOWN]!r} names several: give the key: {keys}{more}", refused=True
+        f"{name[:_SHOWN]!r} is the name of several pods: give a key instead, one of {keys}{more}",
+        refused=True,
     )

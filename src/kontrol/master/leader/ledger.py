@@ -240,32 +240,37 @@ class Ledger:
         what must hold for it, is written with the rollback or not at all: so a request is carried
         out once, whoever leads next. None if that does not hold, and nothing was done.
         """
-        entry = Running(
-            run=self.next_run,
-            term=self._term.number,
-            attempt=1,
-            digest=self.applied.digest,
-            fingerprint=self.applied.fingerprint or "",
-            started=started,
-            reason="rollback",
-            by=by,
-        )
-        ending = Ending(ok=True, why=f"the state of run {number} was put back")
+        run = self.next_run
+        why = f"the state of run {number} was restored"
         ops: list[Put | Delete] = [
-            Put(self._keys.last_run, b"%d" % entry.run),
+            *self.entry(run, "rollback", by=by, started=started, why=why),
             Put(self._keys.state, state),
-            Put(self._keys.state_of(entry.run), state),
-            Put(
-                self._keys.run(entry.run),
-                encode_entry(entry, len(self.applied.members), Changes(), ending),
-            ),
+            Put(self._keys.state_of(run), state),
         ]
-        condition, put = answer(entry.run)
+        condition, put = answer(run)
         self.next_run += 1
         if not await self._move([*ops, put], [condition]):
             return None
         self.state = state
-        return entry.run
+        return run
+
+    def entry(self, run: int, reason: str, *, by: str, started: str, why: str) -> list[Put]:
+        """Return what records, under the number `run`, that something was done and nothing ran."""
+        applied = self.applied
+        entry = Running(
+            run=run,
+            term=self._term.number,
+            digest=applied.digest,
+            fingerprint=applied.fingerprint or "",
+            started=started,
+            reason=reason,
+            by=by,
+        )
+        ending = Ending(ok=True, why=why)
+        return [
+            Put(self._keys.last_run, b"%d" % run),
+            Put(self._keys.run(run), encode_entry(entry, len(applied.members), Changes(), ending)),
+        ]
 
     async def trim(self) -> None:
         """Drop what is beyond the last 20 states, 200 entries, and the last run's pods."""
