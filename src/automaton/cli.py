@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from automaton.manifest import Manifest, ManifestError
+from kontrol_common.text import escaped
 
 DONE = 0
 FAILED = 1
@@ -178,10 +179,13 @@ def _load(path: Path) -> Manifest:
 
 
 def _print(text: str) -> None:
+    """Print as it came; on a terminal, so that nothing in it can steer that."""
+    if sys.stdout.isatty():
+        text = escaped(text, keep="\t\n")
     sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
     sys.stdout.flush()
 
 
 def _say(text: str) -> None:
-    sys.stderr.buffer.write(text.encode("utf-8", "backslashreplace") + b"\n")
+    sys.stderr.buffer.write(escaped(text, keep="\t\n").encode("utf-8") + b"\n")
     sys.stderr.flush()

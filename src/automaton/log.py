@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from kontrol_common.text import escaped
+
 MAX_BYTES = 8 * 1024 * 1024
 KEPT = 3
 _PIPE_BUF = 4096  # what a pipe that polls as writable takes without blocking, pipe(7)
@@ -21,6 +23,10 @@ class _Format(logging.Formatter):
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's lines; nothing else in it ends a line or steers a terminal."""
+        return escaped(super().format(record), keep="\t\n")
 
 
 def _bytes(handler: logging.Handler, record: logging.LogRecord) -> bytes:

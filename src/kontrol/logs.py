@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, TextIO
 
+from kontrol_common.text import escaped
+
 PERIOD = 60.0  # seconds
 _MOST_KEYS = 1024  # different lines that are remembered at once
 _LONGEST = 16_384  # characters of one event
@@ -133,7 +135,7 @@ def event_of(record: logging.LogRecord) -> Event:
 def as_text(event: Event, more: int = 0) -> str:
     """Return `time LEVEL logger: message`; `more` is how many like it were held back."""
     text = f"{event.text}{f' (and {more} more like it)' if more else ''}"
-    return _escape(f"{_time(event.created)} {event.level:<7} {event.logger}: {text}")
+    return escaped(f"{_time(event.created)} {event.level:<7} {event.logger}: {text}")
 
 
 def as_json(event: Event, more: int = 0) -> str:
@@ -181,12 +183,3 @@ def _time(created: float) -> str:
     """RFC 3339 in UTC with milliseconds."""
     moment = datetime.fromtimestamp(created, UTC).replace(tzinfo=None)
     return f"{moment.isoformat(timespec='milliseconds')}Z"
-
-
-def _escape(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
-        for char in text
-    )

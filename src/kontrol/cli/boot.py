@@ -1,7 +1,6 @@
 """The command that finds what the pod is, and becomes what it runs."""
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -13,6 +12,7 @@ from kontrol.boot.places import ACCOUNT, PODINFO
 from kontrol.cli.command import DONE, Command, refuse, say, seconds
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import Resolved, resolve
+from kontrol_common.text import escaped, escaped_json
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs
     from kontrol.boot.cluster import Sources
@@ -132,9 +132,9 @@ def _metrics(resolved: Resolved) -> "Metrics | None":
 
 
 def _as_table(found: "Findings") -> str:
-    from kontrol.cli.table import Console, plain
+    from kontrol.cli.table import Console
 
-    rows = [(name, fact.source, plain(fact.text)) for name, fact in found.facts.items()]
+    rows = [(name, fact.source, escaped(fact.text)) for name, fact in found.facts.items()]
     return "\n".join(
         Console.of(sys.stdout, os.environ).table(("VARIABLE", "SOURCE", "VALUE"), rows)
     )
@@ -149,7 +149,7 @@ def _as_json(found: "Findings") -> str:
         ],
         "problem": problem and {"status": problem.status, "message": str(problem)},
     }
-    return json.dumps(document, indent=2, ensure_ascii=False)
+    return escaped_json(document, indent=2)
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:

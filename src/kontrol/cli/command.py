@@ -15,6 +15,7 @@ from typing import NoReturn
 from kontrol.ensemble.numbers import decimal, whole
 from kontrol.settings import Mistake, SettingsError
 from kontrol.settings.resolve import Resolved
+from kontrol_common.text import escaped
 
 DONE, INTERNAL, USAGE, NOTHING, UNANSWERED, REFUSED = range(6)
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -121,6 +122,5 @@ def refuse(mistakes: Sequence[Mistake]) -> int:
 
 
 def say(text: str) -> None:
-    """Tell a person, on standard error; what may hold words of strangers steers no terminal."""
-    tame = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
-    print(f"kontrol: {''.join(tame)}", file=sys.stderr)
+    """Print a message for a person on standard error, safe for a terminal."""
+    print("kontrol:", escaped(text, keep="\n"), file=sys.stderr)

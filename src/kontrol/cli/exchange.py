@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from kontrol.cli.address import Endpoint
-from kontrol.cli.table import plain
 from kontrol.settings import variables as v
+from kontrol_common.text import escaped
 
 LIMIT = 64 * 1024 * 1024  # bytes of an answer: 10,000 pods with 6 KiB each
 CONNECT = 2.0  # seconds for a look-up, and to connect to one address
@@ -197,12 +197,12 @@ def _why(error: OSError | http.client.HTTPException, endpoint: Endpoint) -> str:
     match error:
         case ssl.SSLCertVerificationError() if "expired" in error.verify_message:
             text = (
-                f"its certificate is not accepted: {plain(error.verify_message)}. Renew the "
+                f"its certificate is not accepted: {escaped(error.verify_message)}. Renew the "
                 f"file of {v.TLS_CERT.name}, which the masters read again by themselves"
             )
         case ssl.SSLCertVerificationError():
             text = (
-                f"its certificate is not accepted: {plain(error.verify_message)}. --ca names the "
+                f"its certificate is not accepted: {escaped(error.verify_message)}. --ca names the "
                 "authority that signed it; the host must be one that the certificate names"
             )
         case ssl.SSLError() if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
@@ -217,7 +217,7 @@ def _why(error: OSError | http.client.HTTPException, endpoint: Endpoint) -> str:
         case http.client.IncompleteRead():
             text = f"the answer was cut off after {len(error.partial)} bytes"
         case http.client.HTTPException() if not isinstance(error, _OtherTongue):
-            text = f"no proper HTTP came back: {type(error).__name__} {plain(str(error)[:60])}"
+            text = f"no proper HTTP came back: {type(error).__name__} {escaped(str(error)[:60])}"
         case OSError():
             text = _reason(error)
         case _:
@@ -226,4 +226,4 @@ def _why(error: OSError | http.client.HTTPException, endpoint: Endpoint) -> str:
 
 
 def _reason(error: OSError) -> str:
-    return plain(error.strerror or str(error) or type(error).__name__).lower()
+    return escaped(error.strerror or str(error) or type(error).__name__).lower()

@@ -27,11 +27,11 @@ from kontrol.cli.exchange import (
     exchange,
     look_up,
 )
-from kontrol.cli.table import plain
 from kontrol.ensemble.canonical import JSON, NotJSON
 from kontrol.ensemble.canonical import parse as parse_json
 from kontrol.settings import Mistake, SettingsError
 from kontrol.settings import variables as v
+from kontrol_common.text import escaped
 
 _DEPTH = 200  # twice what a state may have
 _TOKEN = 4096  # characters of a token
@@ -224,7 +224,7 @@ def _judge(
     """Judge a response. Raises `RestError`, or `Silent` if another master may do better."""
     status = response.status
     if 300 <= status < 400:
-        to = plain(response.location[:_LONGEST])
+        to = escaped(response.location[:_LONGEST])
         raise RestError(f"{asked}: redirected to {to!r}, which is not followed: name it yourself")
     if len(response.body) > LIMIT:
         raise RestError(f"{asked}: the answer is over {LIMIT} bytes, the most that is read")
@@ -232,9 +232,9 @@ def _judge(
     try:
         document = parse_json(response.body, depth=_DEPTH)
     except NotJSON as error:
-        document, what = None, f"no JSON: {plain(str(error)[:80])}"
+        document, what = None, f"no JSON: {escaped(str(error)[:80])}"
     if not isinstance(document, dict):
-        kind = plain(response.kind[:80]) or "no content type"
+        kind = escaped(response.kind[:80]) or "no content type"
         raise RestError(
             f"{asked}: status {status} and {kind}, {what}. That is no Kontrol master: {PORTS}, "
             "unless a proxy stands before it"
@@ -264,5 +264,5 @@ def _told(document: Mapping[str, JSON]) -> tuple[str, str]:
     error = document.get("error")
     if not isinstance(error, dict):
         return "", "it does not say why"
-    text = plain(str(error.get("message", ""))[:_LONGEST])
+    text = escaped(str(error.get("message", ""))[:_LONGEST])
     return str(error.get("name")), text or "it does not say why"

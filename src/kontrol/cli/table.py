@@ -5,9 +5,7 @@ error. `tame` makes a whole document harmless before any of it is laid out, so t
 of code has to remember to. Widths are columns of the terminal, not characters.
 """
 
-import json
 import os
-import re
 import textwrap
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,13 +14,12 @@ from functools import lru_cache
 from typing import NamedTuple, TextIO
 
 from kontrol.ensemble.canonical import JSON
+from kontrol_common.text import escaped
 
 _LINES = frozenset({"stderr"})  # what is shown line by line
 _LEAST = 10  # columns to which a column of text may shrink
 _NAME = 24  # columns that the name of a field may take: a pod's may be of any length
 _COLOURS = {"good": "32", "bad": "1;31", "warn": "33", "head": "1", "dim": "2"}
-# Control characters beyond those that JSON escapes anyway, and those that turn the direction.
-_STEERS = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 class Cell(NamedTuple):
@@ -103,30 +100,17 @@ class Console:
         return shown
 
 
-def plain(text: str) -> str:
-    """Escape what is not printable: control characters, ends of lines, changes of direction."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
 def tame(value: JSON, name: str = "") -> JSON:
-    """Make every string of a document `plain`; one that is shown by lines comes as their list."""
+    """Return a document with every string `escaped`; one shown by lines becomes their list."""
     if isinstance(value, str):
         if name in _LINES:
-            return [plain(line.expandtabs()) for line in value.splitlines()]
-        return plain(value)
+            return [escaped(line.expandtabs()) for line in value.splitlines()]
+        return escaped(value)
     if isinstance(value, list):
         return [tame(item, name) for item in value]
     if isinstance(value, dict):
-        return {plain(key): tame(item, key) for key, item in value.items()}
+        return {escaped(key): tame(item, key) for key, item in value.items()}
     return value
-
-
-def pretty(value: JSON, *, indent: int | None = 2) -> str:
-    """Return JSON that is fit for a terminal too: what could steer one is escaped."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
-    return _STEERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def width(text: str) -> int:

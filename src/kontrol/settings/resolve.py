@@ -6,7 +6,6 @@ is a mistake; nothing is raised here, so that `kontrol config` can show everythi
 """
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from kontrol.ensemble.tiers import Tier
 from kontrol.settings import values
 from kontrol.settings import variables as v
 from kontrol.settings.variables import Variable, text_of
+from kontrol_common.text import escaped, escaped_json
 
 MASTER = "kontrol.unity3d.com/master"  # the annotation that lists the tiers to report to
 MASK = "***"
@@ -159,7 +159,7 @@ def rows(resolved: Resolved) -> list[tuple[str, str, str]]:
 
 def as_table(resolved: Resolved) -> str:
     """Return the rows as aligned columns under a head."""
-    lines = [_HEAD, *((name, _one_line(text), source) for name, text, source in rows(resolved))]
+    lines = [_HEAD, *((name, escaped(text), source) for name, text, source in rows(resolved))]
     wide = [max(len(line[column]) for line in lines) for column in range(2)]
     wide[1] = min(wide[1], 60)
     return "\n".join(
@@ -180,7 +180,7 @@ def as_json(resolved: Resolved) -> str:
         ],
         "notes": [text for _, text in resolved.notes],
     }
-    return json.dumps(document, indent=2, ensure_ascii=False)
+    return escaped_json(document, indent=2)
 
 
 def _shown(variable: Variable[object], text: str) -> str:
@@ -223,8 +223,3 @@ def _warn_unknown(given: Mapping[str, str], result: Resolved) -> None:
         if name.startswith("KONTROL_") and name not in known:
             near = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
             result.notes.append((WARNING, f"{name} is unknown: did you mean {near}?"))
-
-
-def _one_line(text: str) -> str:
-    """Escape what would break the columns or control a terminal."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -4,25 +4,24 @@ Writing is done in a thread. A reader that stops reading (a pager) must hold up 
 output it does not take, by their pipes, and not this process's event loop: without its heartbeats,
 the pods would end every command.
 
-On a terminal, control characters in what pods write are shown as escapes: a pod cannot steer the
-terminal of who looks at it. Elsewhere the bytes are passed on as they came.
+On a terminal, what pods write is escaped (`kontrol_common.text`): a pod cannot steer the terminal
+of the operator. Elsewhere the bytes are passed on as they came.
 """
 
 import asyncio
 import contextlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from typing import BinaryIO
 
 from kontrol.cli.invoke.fanout import Result, Target
+from kontrol_common.text import escaped
 
 LONGEST = 64 * 1024  # bytes of a line that are kept until its end comes
 
 _CLEAR = b"\r\x1b[K"
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Lines:
@@ -51,14 +50,14 @@ class Lines:
         if not lines:
             return b""
         if self._escape:
-            lines = escaped(lines)
+            lines = escaped_lines(lines)
         return self._prefix + lines[:-1].replace(b"\n", b"\n" + self._prefix) + b"\n"
 
 
-def escaped(lines: bytes) -> bytes:
-    """Return text for a terminal: UTF-8, with control characters but tab and newline as escapes."""
+def escaped_lines(lines: bytes) -> bytes:
+    """Return text for a terminal: UTF-8, `escaped` but for tabs and line ends."""
     text = lines.replace(b"\r\n", b"\n").decode("utf-8", "backslashreplace")
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text).encode("utf-8")
+    return escaped(text, keep="\t\n").encode("utf-8")
 
 
 class Printer:
@@ -148,7 +147,7 @@ class TextReport:
 
     def _make(self, target: Target, *, err: bool) -> Lines:
         tty = self._printer.tty_err if err else self._printer.tty_out
-        name = escaped(target.name.encode("utf-8", "backslashreplace")).replace(b"\n", b" ")
+        name = escaped(target.name).encode("utf-8")
         if tty:
             name = name.ljust(self._width)
         if tty and (colour := self._colours[target]):
@@ -199,9 +198,7 @@ def summary(failed: Sequence[Result], total: int) -> str:
     width = max(len(name) for name, _ in rows)
     head = f"kontrol: {len(failed)} of {total} pod{'s' if total != 1 else ''} failed:"
     lines = [head, *(f"  {name:<{width}}  {why}" for name, why in rows)]
-    return "".join(
-        f"{escaped(line.encode('utf-8', 'backslashreplace')).decode()}\n" for line in lines
-    )
+    return "".join(f"{escaped(line)}\n" for line in lines)
 
 
 def is_terminal(stream: BinaryIO) -> bool:

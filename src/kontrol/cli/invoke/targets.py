@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 from kontrol.agent.addresses import Resolver
 from kontrol.cli.address import own_address
-from kontrol.cli.table import plain
 from kontrol.ensemble.canonical import JSON, NotJSON, canonical, parse
 from kontrol.ensemble.numbers import whole
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
@@ -27,6 +26,7 @@ from kontrol.rpc.security.keys import Keyring, KeysError, Kind
 from kontrol.settings import Mistake, SettingsError
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import MASTER, NOTHING, Booted, Resolved, resolve
+from kontrol_common.text import escaped
 
 Record = Mapping[str, JSON]
 
@@ -186,7 +186,7 @@ class Place:
                 async with self.asker.master(host, self.tier.port) as client:
                     return _records(await client.call("pods", *fields, timeout=_PATIENCE), host)
             except RemoteError as error:
-                failures.append(f"{host}: {plain(str(error))}")
+                failures.append(f"{host}: {escaped(str(error))}")
             except RpcError as error:
                 failures.append(str(error))
         raise NoMaster(

@@ -37,10 +37,10 @@ _STATUSES = "  4  etcd does not answer\n"
 
 
 def _export(options: argparse.Namespace, _others: list[str]) -> int:
-    from kontrol.cli.table import pretty
     from kontrol.master.operator.archive import export
+    from kontrol_common.text import escaped_json
 
-    text = pretty(_with_store(_settings(), export)) + "\n"
+    text = escaped_json(_with_store(_settings(), export), indent=2) + "\n"
     if options.file is None:
         warn_of_readers("the state", "`kontrol export FILE` makes one for its owner alone")
         sys.stdout.write(text)

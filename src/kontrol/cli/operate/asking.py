@@ -108,6 +108,6 @@ def show(lines: Iterable[str]) -> None:
 
 def show_json(value: "JSON") -> None:
     """Print a document."""
-    from kontrol.cli.table import pretty
+    from kontrol_common.text import escaped_json
 
-    print(pretty(value))
+    print(escaped_json(value, indent=2))

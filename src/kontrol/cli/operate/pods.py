@@ -3,8 +3,9 @@
 from collections.abc import Collection, Sequence
 
 from kontrol.cli.operate.document import UntrustedJson
-from kontrol.cli.table import Cell, Console, pretty
+from kontrol.cli.table import Cell, Console
 from kontrol.ensemble.canonical import JSON
+from kontrol_common.text import escaped_json
 
 _RARE = ("node", "zone", "payload")
 _FIRST = ("seq", "id", "role", "ip", "key", *_RARE)
@@ -28,9 +29,9 @@ def one(pod: UntrustedJson, paper: Console) -> list[str]:
         value = pod.fields[name]
         if isinstance(value, dict | list) and value:
             lines += [paper.paint(name, "dim")]
-            lines += [f"  {line}" for line in pretty(value).splitlines()]
+            lines += [f"  {line}" for line in escaped_json(value, indent=2).splitlines()]
         else:
-            pairs.append((name, pod.text(name) or pretty(value, indent=None)))
+            pairs.append((name, pod.text(name) or escaped_json(value)))
     return [*paper.fields(pairs), *lines]
 
 
@@ -55,4 +56,4 @@ def _shown(pod: UntrustedJson, name: str) -> str:
     value = pod.fields.get(name, "")
     if name == "seq":
         return f"#{pod.text('seq', '?')}"
-    return value if isinstance(value, str) else pretty(value, indent=None)
+    return value if isinstance(value, str) else escaped_json(value)

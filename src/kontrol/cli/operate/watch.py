@@ -18,8 +18,9 @@ from kontrol.cli.command import say
 from kontrol.cli.operate.document import UntrustedJson, counted
 from kontrol.cli.operate.pods import matching, table
 from kontrol.cli.rest import Rest, RestError
-from kontrol.cli.table import Console, plain, pretty
+from kontrol.cli.table import Console
 from kontrol.ensemble.canonical import JSON
+from kontrol_common.text import escaped, escaped_json
 
 _EVERY = 1.0  # seconds
 
@@ -70,7 +71,7 @@ def _look(rest: Rest, roles: Collection[str], last: Sight | None) -> Sight:
 
 
 def _lines(sight: Sight, paper: Console) -> list[str]:
-    head = f"{counted(len(sight.pods), 'pod')}, digest {plain(sight.digest)}"
+    head = f"{counted(len(sight.pods), 'pod')}, digest {escaped(sight.digest)}"
     lines = [paper.paint(line, "head") for line in paper.wrap(head)]
     for line in sight.trouble.splitlines():
         lines += [paper.paint(part, "bad") for part in paper.wrap(line, "  ")]
@@ -82,7 +83,7 @@ def _print(sight: Sight, *, as_json: bool) -> None:
         say(sight.trouble)
     elif as_json:
         pods = list(sight.pods)
-        print(pretty({"pods": pods, "digest": sight.digest}, indent=None), flush=True)
+        print(escaped_json({"pods": pods, "digest": sight.digest}), flush=True)
     else:
         print("\n".join([*_lines(sight, Console()), ""]), flush=True)
 
