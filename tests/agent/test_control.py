@@ -92,7 +92,9 @@ async def test_a_pod_that_is_not_meant_stays(path: Path, other: Who) -> None:
 async def test_leave_says_which_tier_does_not_know_and_why(path: Path) -> None:
     leaver = Leaver({"a:8000": None, "b:8000": "no answer in time"})
     async with serving(path, leaver):
-        with pytest.raises(ControlError, match="tier b:8000 does not know: no answer in time"):
+        with pytest.raises(
+            ControlError, match="tier b:8000 did not acknowledge: no answer in time"
+        ):
             await ask(path)
         leaver.told = {"a:8000": None, "b:8000": None}
         assert await ask(path)

@@ -298,7 +298,7 @@ def test_leave_says_which_tier_does_not_know(
     path = tmp_path / "socket"
     with Agent(path, WHO, {"m:8000": "it is silent"}).serving():
         assert run("leave", "--socket", str(path)) == 4
-    assert "tier m:8000 does not know: it is silent" in capsys.readouterr().err
+    assert "tier m:8000 did not acknowledge: it is silent" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,10 @@ def test_a_master_that_cannot_is_left_for_another(master: Master) -> None:
         assert Rest(both).post("/v1/release", {}, patience=1).endpoint == at(master.port)
         with pytest.raises(RestError) as caught:
             Rest(both[:1]).get("/v1/status")
+        assert str(caught.value).startswith("no master can do this now:\n  http://")
         assert str(caught.value).endswith("/v1/status: status 503: etcd does not answer")
+        with pytest.raises(RestError, match=r"^no master answered:\n"):
+            Rest([both[0], at(unused_port())]).get("/v1/status")
 
 
 @pytest.mark.parametrize("raw", [b"", OK + b"Content-Length: 99\r\n\r\n{}"])

@@ -145,6 +145,10 @@ async def test_on_a_full_etcd_pods_live_the_status_tells_and_the_change_is_run_a
             for asked in masters:
                 found = (await status(asked))["problems"][0]
                 assert found["what"].startswith("etcd is full (alarm NOSPACE). Pods that report")
+                refused = await asked.ask("POST", "/v1/runs", token=WRITER)
+                assert refused.status == 503
+                assert "etcd is full: " in json.loads(refused.body)["error"]["message"]
+                assert "`etcdctl alarm disarm`" in json.loads(refused.body)["error"]["message"]
             for i, daemon in enumerate(tier.masters):
                 assert not daemon.find("term .* ended"), i
             # As the status has it, but that what fills this etcd goes first.

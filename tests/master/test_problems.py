@@ -11,6 +11,7 @@ from kontrol.master.operator.problems import problems
 from kontrol.master.operator.story import Facts
 from kontrol.master.operator.view import View
 from kontrol.master.records.masters import Candidate
+from kontrol.store.protocol import NoSpace
 
 M1 = Candidate("m1", fingerprint="f", term=5, version="1.0.0", ttl=6.0, fover=15.0, damper=10.0)
 
@@ -50,6 +51,13 @@ def test_a_full_etcd_comes_first_with_the_commands_that_end_it() -> None:
         "--quota-backend-bytes",
     ):
         assert part in full
+
+
+def test_on_a_full_etcd_no_leader_is_promised() -> None:
+    facts = Facts("", ("NOSPACE",), 4711, None, (), {}, None, 1)
+    [_, none] = problems(facts)
+    assert (none.what, none.kind) == ("no master leads", "no-leader")
+    assert none.fix == "etcd must have space again first: none can be elected before"
 
 
 def test_any_other_alarm_is_named() -> None:
@@ -97,3 +105,15 @@ async def test_every_master_s_status_says_that_etcd_is_full_and_that_settings_di
             assert told[0].startswith("etcd is full")
             assert f"`etcdctl compact {cluster.core.revision}`" in shown["problems"][0]["fix"]
             assert any("m1 has 6 s, m2 has 24 s; the leader's rules" in each for each in told)
+
+
+@virtual
+async def test_what_a_full_etcd_cannot_take_is_refused_with_the_commands_that_end_it() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster, Stub()) as master:
+        view = View(master, MemoryStore(cluster), wall=lambda: "2026-01-01T00:00:00Z")
+        cluster.core.full = True
+        with pytest.raises(NoSpace) as caught:
+            await view.ask("run", "ann")
+        assert f"`etcdctl compact {cluster.core.revision}`" in str(caught.value)
+        assert "`etcdctl alarm disarm`" in str(caught.value)

@@ -325,7 +325,17 @@ async def test_a_store_that_is_away_is_503() -> None:
     async with serving(web(view)) as port:
         answer = await get(port, "/v1/runs")
         assert answer.error == (503, "Unavailable")
-        assert "etcd is asleep" in answer.json["error"]["message"]
+        assert answer.json["error"]["message"] == "etcd does not answer this master: etcd is asleep"
+
+
+async def test_a_store_that_is_full_is_503_and_said_to_be_full() -> None:
+    view = FakeView()
+    view.wrong = Outage("free its history")
+    full = Web(names={"localhost"}, view=view, outages=(Outage,), full=(Outage,))
+    async with serving(full) as port:
+        answer = await get(port, "/v1/runs")
+        assert answer.error == (503, "Unavailable")
+        assert answer.json["error"]["message"] == "etcd is full: free its history"
 
 
 async def test_a_store_that_is_silent_is_told_before_clients_give_up(

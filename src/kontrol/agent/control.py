@@ -132,7 +132,9 @@ def leave(path: Path, who: Who, timeout: float = 10.0) -> bool:
     refused = {tier: reason for tier, reason in answers.items() if reason is not None}
     if refused:
         raise ControlError(
-            "; ".join(f"tier {tier} does not know: {reason}" for tier, reason in refused.items())
+            "; ".join(
+                f"tier {tier} did not acknowledge: {reason}" for tier, reason in refused.items()
+            )
         )
     return told.get("already") is not True
 

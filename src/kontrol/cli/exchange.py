@@ -46,6 +46,10 @@ class Late(Silent):
     """Something took the request, and did not answer in time."""
 
 
+class Unable(Silent):
+    """A master answered that it cannot do it now; another one may."""
+
+
 class _OtherTongue(http.client.HTTPException):
     """What came back is of another protocol, which is known."""
 

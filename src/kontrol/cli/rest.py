@@ -24,6 +24,7 @@ from kontrol.cli.exchange import (
     Request,
     Response,
     Silent,
+    Unable,
     exchange,
     look_up,
 )
@@ -150,7 +151,9 @@ class Rest:
             mend = _LATE
         elif any(error.mended for error in failures):
             mend = ""
-        raise RestError("\n  ".join(["no master answered:", *map(str, failures)]) + mend)
+        unable = failures and all(isinstance(error, Unable) for error in failures)
+        head = "no master can do this now:" if unable else "no master answered:"
+        raise RestError("\n  ".join([head, *map(str, failures)]) + mend)
 
     def _ask_all(
         self, endpoint: Endpoint, request: Request, seconds: float, failures: list[Silent]
@@ -243,7 +246,7 @@ def _judge(
         return ApiAnswer(status, document, endpoint)
     name, told = _told(document)
     if status >= 500:
-        raise Silent(f"status {status}: {told}", sent=status != 503, mended=True)
+        raise Unable(f"status {status}: {told}", sent=status != 503, mended=True)
     if denied := _DENIED.get(name):
         held = "that was sent" if token_file is None else f"in {token_file} ({v.TOKEN_FILE.name})"
         raise RestError(denied.format(endpoint=endpoint, held=held), REFUSED)

@@ -30,15 +30,16 @@ def make_web(
     metrics: list[Callable[[], str]] = [lambda: render(PROCESS, process)]
     ready = []
     outages: tuple[type[Exception], ...] = ()
+    full: tuple[type[Exception], ...] = ()
     if agent is not None:
         metrics.append(lambda: render(health.METRICS, agent.status))
         ready.append(lambda: health.checks(agent.status))
     if master is not None:
         from kontrol.master.operator.metrics import METRICS
-        from kontrol.store.protocol import StoreError
+        from kontrol.store.protocol import NoSpace, StoreError
 
         metrics.append(lambda: render(METRICS, master))
-        outages = (StoreError,)
+        outages, full = (StoreError,), (NoSpace,)
     cert, key = settings[v.TLS_CERT], settings[v.TLS_KEY]
     tls = None if cert is None or key is None else (cert, key)
     try:
@@ -50,6 +51,7 @@ def make_web(
             token_file=settings[v.TOKEN_FILE],
             tls=tls,
             outages=outages,
+            full=full,
         )
     except WebError as error:
         raise StartupError(str(error)) from None

@@ -40,10 +40,11 @@ class App:
         gate: Gate,
         limits: Limits,
         outages: Outages = (),
+        full: Outages = (),
     ) -> None:
         """`names` are those under which this process may be asked, in lower case.
 
-        `outages` are errors of the view that mean: etcd does not answer.
+        `outages` are errors of the view that mean: etcd does not answer; `full`, that it is full.
         """
         self.answers: Counter[int] = Counter()
         self.failures = 0
@@ -52,6 +53,7 @@ class App:
         self._gate = gate
         self._limits = limits
         self._outages: Outages = (TimeoutError, *outages)
+        self._full = full
         self._router = Router()
         self._rate = Rate(limits.rate, limits.burst)
         self._wrong = 0  # tokens since the last line about them
@@ -81,7 +83,9 @@ class App:
             return error.answer
         if isinstance(error, self._outages):
             why = str(error) or "no answer in time"
-            return HttpError(503, "Unavailable", f"etcd does not answer this master: {why}").answer
+            full = isinstance(error, self._full)
+            what = "etcd is full" if full else "etcd does not answer this master"
+            return HttpError(503, "Unavailable", f"{what}: {why}").answer
         self.failures += 1
         log.error("%s %s failed", request.method, request.target[:200], exc_info=error)
         return HttpError(

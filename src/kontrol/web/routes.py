@@ -26,7 +26,7 @@ _CHANGE = {
     403: "The token may only read, or the masters have no token file.",
     404: "The process is an agent only.",
     409: "The leader refused; the message says why.",
-    503: "etcd does not answer.",
+    503: "etcd does not answer, or is full; the message says how to fix that.",
 }
 _NO_BODY = {400: "There is a body, other than `{}`."}
 

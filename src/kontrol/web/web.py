@@ -22,8 +22,9 @@ class Web:
 
     `names` are those under which this process may be asked (`hosts.names_of`); `ready` and
     `metrics` are asked in turn for checks and for text; `view` is the master, None on a mere agent;
-    `outages` are its errors that mean: etcd does not answer. `tls` is the certificate's file and
-    its key's. Raises `WebError` for files that will not do.
+    `outages` are its errors that mean: etcd does not answer, and `full` those of them that mean: it
+    is full. `tls` is the certificate's file and its key's. Raises `WebError` for files that will
+    not do.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Web:
         tls: tuple[Path, Path] | None = None,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         outages: Outages = (),
+        full: Outages = (),
     ) -> None:
         try:
             self._gate = gate = Gate(token_file)
@@ -52,7 +54,14 @@ class Web:
                 raise WebError(f"KONTROL_TLS_CERT: {error}") from None
         checks = ready if view is None else (*ready, view.ready)
         desk = Handlers(view=view, ready=checks, metrics=(*metrics, lambda: render(WEB, self)))
-        self.app = App(desk, names=frozenset(names), gate=gate, limits=limits, outages=outages)
+        self.app = App(
+            desk,
+            names=frozenset(names),
+            gate=gate,
+            limits=limits,
+            outages=outages,
+            full=full,
+        )
         self.listener = Listener(self.app.respond, limits=limits, tls=certificate)
 
     async def bind(self, host: str, port: int) -> int:

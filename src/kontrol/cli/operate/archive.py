@@ -94,7 +94,7 @@ def _with_store(
     from kontrol.daemon.wire_master import open_store
     from kontrol.master.records.keys import Keys
     from kontrol.master.records.records import Records
-    from kontrol.store.protocol import StoreError
+    from kontrol.store.protocol import NoSpace, StoreError
 
     async def run() -> _T:
         async with AsyncExitStack() as stack:
@@ -109,7 +109,13 @@ def _with_store(
         raise SystemExit(USAGE) from None
     except StoreError as error:
         where = ", ".join(settings.etcd.addresses) or "embedded"
-        say(f"etcd at {where}: {error}; {v.ETCD.name} says where it is")
+        fix = f"{v.ETCD.name} says where it is"
+        if isinstance(error, NoSpace):
+            fix = (
+                "free its space (`etcdctl compact REVISION`, `etcdctl defrag --cluster`, `etcdctl "
+                "alarm disarm`), or raise its --quota-backend-bytes"
+            )
+        say(f"etcd at {where}: {error}; {fix}")
         raise SystemExit(UNANSWERED) from None
 
 

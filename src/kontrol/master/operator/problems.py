@@ -35,7 +35,9 @@ def problems(facts: Facts) -> list[Problem]:
         found.append(
             Problem(
                 "no master leads",
-                "a new leader takes up to KONTROL_FOVER; if none comes, see the masters' logs",
+                "a new leader takes up to KONTROL_FOVER; if none comes, see the masters' logs"
+                if "NOSPACE" not in facts.alarms
+                else "etcd must have space again first: none can be elected before",
                 kind="no-leader",
             )
         )
@@ -96,14 +98,19 @@ def _of_the_alarms(facts: Facts) -> list[Problem]:
                 "etcd is full (alarm NOSPACE). Pods that report stay alive, and the leader leads; "
                 "what pods change, new pods, deregistrations, new masters and runs wait"
             )
-            fix = (
-                f"free its history, then end the alarm: `etcdctl compact {facts.revision}`, "
-                "`etcdctl defrag --cluster`, `etcdctl alarm disarm`; if `etcdctl endpoint status "
-                "--cluster --write-out=table` then shows its size still near the quota, start etcd "
-                "with a larger --quota-backend-bytes"
-            )
+            fix = free_space(facts.revision)
         found.append(Problem(what, fix, kind="etcd-alarm"))
     return found
+
+
+def free_space(revision: int) -> str:
+    """Return the commands that free the space of an etcd whose revision is now this."""
+    return (
+        f"free its history, then end the alarm: `etcdctl compact {revision}`, "
+        "`etcdctl defrag --cluster`, `etcdctl alarm disarm`; if `etcdctl endpoint status "
+        "--cluster --write-out=table` then shows its size still near the quota, start etcd "
+        "with a larger --quota-backend-bytes"
+    )
 
 
 def _of_the_settings(candidates: Sequence[Candidate]) -> list[Problem]:

@@ -18,7 +18,7 @@ from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master
 from kontrol.master.operator.notices import read_notice
-from kontrol.master.operator.problems import problems
+from kontrol.master.operator.problems import free_space, problems
 from kontrol.master.operator.story import (
     Facts,
     Problem,
@@ -31,7 +31,7 @@ from kontrol.master.operator.story import (
 from kontrol.master.records.fields import HIGHEST_RUN
 from kontrol.master.records.masters import OperatorAnswer
 from kontrol.master.records.runs import Head, Running
-from kontrol.store.protocol import KeyValue, Range, Store, StoreError, Unavailable
+from kontrol.store.protocol import KeyValue, NoSpace, Range, Store, StoreError, Unavailable
 
 _SHOWN = 5  # runs in the status
 _RUNS = 20  # that tell how long one takes
@@ -119,15 +119,22 @@ class View:
     async def ask(
         self, kind: Kind, by: str, *, run: int | None = None, pod: str = "", timeout: float = 10.0
     ) -> dict[str, JSON]:
-        """Ask the leader; see `Requests.ask`. Raises `Unavailable` soon if the store is silent."""
+        """Ask the leader; see `Requests.ask`.
+
+        Raises `Unavailable` soon if the store does not answer, and `NoSpace` with the fix.
+        """
         if run is not None and run > HIGHEST_RUN:  # no request can hold it
             refusal = OperatorAnswer(
                 f"there was no run {run}: no number is that high", refused=True
             )
             return {"request": "", "done": True, **refusal.public()}
         async with self._patience():
-            await self._first(Range(self._keys.plan, keys_only=True))
-        return await self._master.requests.ask(kind, by, run=run, pod=pod, timeout=timeout)
+            found = await self._store.range(Range(self._keys.plan, keys_only=True))
+        try:
+            return await self._master.requests.ask(kind, by, run=run, pod=pod, timeout=timeout)
+        except NoSpace:
+            fix = free_space(found.header.revision)
+            raise NoSpace(f"it does not store the request. To fix that, {fix}") from None
 
     def ready(self) -> list[dict[str, JSON]]:
         """Whether this master can take keepalives: checks of `name`, `ok` and `detail`."""
