@@ -69,6 +69,32 @@ def test_a_port_that_is_not_that_of_rest_is_told() -> None:
         assert find({}, option, tls=False).note == ""
 
 
+@pytest.mark.parametrize(
+    ("environ", "note"),
+    [
+        ({MASTER: "m:9001"}, "KONTROL_MASTER=m:9001: port 9001 is taken as that of ZeroRPC, and "),
+        ({MASTER: "m:9001"}, "REST is asked on port 8001 (KONTROL_HTTP_PORT)."),
+        ({MASTER: "m:9001"}, "write a URL, as http://m:9001"),
+        ({MASTER: "a|[fd00::1]:9001"}, "write a URL, as http://a:9001"),
+        ({MASTER: "m:9001", "KONTROL_HTTP_PORT": "81"}, "REST is asked on port 81 "),
+        ({MASTER: "m:8000", "KONTROL_PORT": "9000"}, "port 8000 is taken as that of ZeroRPC"),
+        ({MASTER: "m:8000"}, ""),
+        ({MASTER: "m:9000", "KONTROL_PORT": "9000"}, ""),
+        ({MASTER: "m:8001"}, ""),
+        ({MASTER: "m"}, ""),
+        ({MASTER: "fd00::1"}, ""),
+        ({MASTER: "http://m:9001"}, ""),
+        (annotation("m:9001"), ""),
+    ],
+)
+def test_a_port_in_the_environment_that_is_not_used_is_told(
+    environ: dict[str, str], note: str
+) -> None:
+    said = find(environ, None, tls=False).note
+    assert note in said
+    assert bool(note) is bool(said)
+
+
 def test_this_process_s_master_is_known_by_its_certificate() -> None:
     environ = {"KONTROL_MODE": "master", "KONTROL_TLS_CERT": "/c", "KONTROL_TLS_KEY": "/k"}
     own, other = find(environ | annotation("m"), None, tls=False).endpoints

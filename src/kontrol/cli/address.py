@@ -69,7 +69,9 @@ def find(
         return Target(endpoints, _OPTION, token_file, note)
     if given := _get(resolved, v.MASTER):
         source = v.MASTER.name
-        return Target(_parse(given, source, scheme, resolved), source, token_file)
+        endpoints = _parse(given, source, scheme, resolved)
+        note = _other_port(given, endpoints[0], resolved)
+        return Target(endpoints, source, token_file, note)
     endpoints = ()
     # This process's master is asked by an address that its certificate hardly names.
     own = Endpoint(scheme, own_address(resolved), _http_port(resolved), resolved.get(v.TLS_CERT))
@@ -103,6 +105,23 @@ def _option(text: str, scheme: str, resolved: Resolved) -> tuple[tuple[Endpoint,
         note = f"{text}: port {rpc} is that of ZeroRPC ({v.PORT.name}); REST is asked, on {port}"
         return endpoints, f"{note} ({v.HTTP_PORT.name})"
     return _parse(text, _OPTION, scheme, resolved), ""
+
+
+def _other_port(text: str, endpoint: Endpoint, resolved: Resolved) -> str:
+    """Say of `KONTROL_MASTER` that its port is not the one that is used, unless that is plain.
+
+    `kontrol invoke` uses it, by ZeroRPC. One that is not `KONTROL_PORT` may be meant for REST.
+    """
+    if "://" in text:
+        return ""
+    [tier] = parse_tiers(text, 0)
+    if tier.port in (0, endpoint.port, _get(resolved, v.PORT)):
+        return ""
+    return (
+        f"{v.MASTER.name}={text}: port {tier.port} is taken as that of ZeroRPC, and REST is asked "
+        f"on port {endpoint.port} ({v.HTTP_PORT.name}). If it is that of REST, write a URL, as "
+        f"{endpoint._replace(port=tier.port)}"
+    )
 
 
 def _parse(text: str, source: str, scheme: str, resolved: Resolved) -> tuple[Endpoint, ...]:
