@@ -12,6 +12,7 @@ from tests.simulation.history import (
     STORE,
     Acknowledged,
     Asked,
+    Commit,
     Elected,
     Fault,
     Leased,
@@ -267,6 +268,29 @@ def test_a_silent_pod_under_the_ttl_of_another_master_than_the_leader(said: Reco
     script.at += 2 * TTL
     script.commit((KEYS.pod(A.key), None))
     assert says(script, "7", f"{A.key} is there") is bool(said)
+
+
+@pytest.mark.parametrize("restored", [True, False])
+def test_a_silent_pod_whose_lease_a_restore_brought_back(*, restored: bool) -> None:
+    """It has the TTL that was in effect when the backup was made."""
+    script = Script(Settings(ttl=2 * TTL))
+    script.lead(5)
+    script.leases[KEYS.pod(A.key)] = 77
+    script.join(A)
+    commits = [entry for entry in script.entries if isinstance(entry, Commit)]
+    made = [event.kv for commit in commits for event in commit.changes]
+    script.add(Process(script.at, "m1", up=False))
+    script.add(Process(script.at, "m1", up=True, settings=Settings(ttl=TTL)))
+    script.lead(6)
+    script.at += 100
+    if restored:
+        script.restore(made)
+    else:
+        script.add(Leased(script.at, 77, 20))
+    script.add(Process(script.at, A.id, up=False))
+    script.at += 2 * TTL
+    script.commit((KEYS.pod(A.key), None))
+    assert says(script, "7", f"{A.key} is there") is not restored
 
 
 def test_an_election_of_the_store_gives_a_silent_pod_its_time_again() -> None:

@@ -307,14 +307,16 @@ def silent_pods_go(history: History) -> Iterator[str]:
     health = Health()
     refreshed: dict[int, float] = {}  # lease to its last refresh
     led: list[tuple[float, float]] = []  # when there was a leader with which TTL
-    full = elected = float("-inf")
+    full = elected = restored = float("-inf")
     said: set[int] = set()  # leases
     for entry in history:
         health.apply(entry)
         match entry:
             case Leased(at, lease):
                 refreshed[lease] = at
-            case Elected(at) | Restore(at):
+            case Restore(at):
+                elected = restored = at
+            case Elected(at):
                 elected = at
             case Fault(at, "full"):
                 full = at
@@ -322,7 +324,7 @@ def silent_pods_go(history: History) -> Iterator[str]:
                 for key in book.pods:
                     lease = book.raw[KEYS.pods + key].lease
                     heard = max(refreshed.get(lease, elected), elected)
-                    limit = _ruled(led, heard, health) + 2
+                    limit = _ruled(led, heard, health, restored) + 2
                     room = heard - full > 2 * limit  # to change the lease for another
                     if lease and at - heard > limit and room and lease not in said:
                         said.add(lease)
@@ -338,12 +340,15 @@ def silent_pods_go(history: History) -> Iterator[str]:
                 led.append((entry.at, ttl))
 
 
-def _ruled(led: list[tuple[float, float]], at: float, health: Health) -> float:
-    """Return the highest TTL that ruled at a time, or shortly before."""
+def _ruled(led: list[tuple[float, float]], at: float, health: Health, restored: float) -> float:
+    """Return the highest TTL that ruled at a time, or shortly before.
+
+    A restore brings back leases, and candidacies, of some time before it.
+    """
     highest = max((settings.ttl for settings in health.settings.values()), default=math.inf)
     since = min(at, health.trouble(at)) - 2 * highest - TIMEOUT
     before = [ttl for begin, ttl in led if begin <= since][-1:]
-    lately = [ttl for begin, ttl in led if since < begin <= at]
+    lately = [ttl for begin, ttl in led if begin <= at and since < max(begin, restored)]
     return max((*before, *lately), default=highest) + 1  # leases are of whole seconds
 
 
