@@ -6,7 +6,7 @@ from tests.boot.cluster import Cluster, account, running
 
 from kontrol.boot.cluster import Sources
 from kontrol.boot.kubernetes import ServiceAccount
-from kontrol.boot.waiting import Patience
+from kontrol.boot.retry import Retry
 
 
 @pytest.fixture
@@ -16,12 +16,12 @@ async def cluster() -> AsyncIterator[Cluster]:
 
 
 @pytest.fixture
-def around(cluster: Cluster, tmp_path: Path) -> Sources:
+def sources(cluster: Cluster, tmp_path: Path) -> Sources:
     return Sources(
         environ=cluster.environ(),
         system={"KONTROL_ID": "redis-0", "KONTROL_IP": "192.0.2.7"},
         machine={"sys_vendor": "QEMU"},
-        patience=Patience(20, first=0.01, most=0.05),
+        retry=Retry(20, first=0.01, most=0.05),
         account=ServiceAccount(account(tmp_path / "account")),
         podinfo=tmp_path / "podinfo",
         providers={},

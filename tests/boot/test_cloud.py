@@ -15,14 +15,14 @@ from tests.boot.metadata import (
 from tests.boot.server import Answer, Drip, Handler, Hang, Reply, Request, serve
 
 from kontrol.boot.cloud import _UNSURE as UNSURE
-from kontrol.boot.cloud import PROVIDERS, detect, firmware
+from kontrol.boot.cloud import PROVIDERS, check_name, detect, firmware
 from kontrol.boot.cloud.aws import Aws
 from kontrol.boot.cloud.azure import Azure
 from kontrol.boot.cloud.google import Google
-from kontrol.boot.cloud.provider import BadMetadata, Make, Provider
+from kontrol.boot.cloud.provider import BadMetadata, MakeProvider, Provider
 from kontrol.boot.facts import Machine
 from kontrol.boot.http import HTTPError
-from kontrol.settings.values import CLOUDS
+from kontrol.settings.resolve import resolve
 
 AWS = {"sys_vendor": "Amazon EC2", "bios_version": "1.0"}
 XEN = {"sys_vendor": "Xen", "bios_version": "4.11.amazon"}
@@ -41,7 +41,7 @@ OF_AWS = Machine(
 )
 
 
-def providers(url: str) -> dict[str, Make]:
+def providers(url: str) -> dict[str, MakeProvider]:
     """The table, with every service at `url`, as they all are at the link-local address."""
     return {
         "aws": partial(Aws, url),
@@ -59,14 +59,28 @@ async def find(
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def retry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a busy machine be slow where time is not the matter."""
     monkeypatch.setattr("kontrol.boot.cloud._SURE", 20.0)
     monkeypatch.setattr("kontrol.boot.cloud._UNSURE", 20.0)
 
 
-def test_every_cloud_that_can_be_named_is_in_the_table() -> None:
-    assert {"auto", "none", *PROVIDERS} == set(CLOUDS)
+def test_a_row_of_the_table_is_all_that_naming_a_cloud_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """KONTROL_CLOUD takes it, and nothing that is not in the table."""
+    monkeypatch.setitem(PROVIDERS, "oracle", Google)
+    for name in ("auto", "none", *PROVIDERS):
+        resolved = resolve({"KONTROL_CLOUD": name}, {})
+        check_name(resolved)
+        assert resolved.mistakes == []
+    resolved = resolve({"KONTROL_CLOUD": "asure"}, {})
+    check_name(resolved)
+    [mistake] = resolved.mistakes
+    assert str(mistake) == (
+        "KONTROL_CLOUD='asure': expected one of auto, none, aws, aws-v1, google, azure, oracle "
+        "(did you mean azure?)"
+    )
 
 
 @pytest.mark.parametrize("machine", [AWS, XEN, {}])
@@ -193,7 +207,7 @@ async def test_a_service_that_is_not_one_is_no_machine(
 
 
 @pytest.mark.parametrize("handler", [hang, drip, half, wrong_json, other_json, failing, captive])
-async def test_trouble_is_one_line_and_soon_over(
+async def test_a_fault_is_one_line_and_soon_over(
     handler: Handler, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kontrol.boot.cloud._UNSURE", UNSURE)

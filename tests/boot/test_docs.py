@@ -5,7 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from kontrol.boot import errors
+from kontrol import boot
+from kontrol.boot.cloud import PROVIDERS
 from kontrol.boot.downward import VARIABLES
 from kontrol.boot.kubernetes import grant, node_path, pod_path
 from kontrol.settings import FACTS
@@ -22,12 +23,16 @@ def test_every_variable_and_where_it_is_from() -> None:
     assert all(f"``{name}``" in PAGE for name in VARIABLES.values())
 
 
+def test_every_cloud() -> None:
+    assert all(f"``{name}``" in PAGE for name in PROVIDERS)
+
+
 def test_every_status() -> None:
     listed = re.findall(r"^   \* - ([\d, ]+)$", PAGE, re.MULTILINE)
     kinds = [
         kind
-        for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, errors.BootError)
+        for kind in vars(boot).values()
+        if isinstance(kind, type) and issubclass(kind, boot.BootError)
     ]
     assert {str(kind.status) for kind in kinds} - {"1"} <= set(listed)
 

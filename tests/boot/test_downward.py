@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.boot.cluster import podinfo
 
+from kontrol.boot import Misconfigured
 from kontrol.boot.downward import parse, read
-from kontrol.boot.errors import Misconfigured
 from kontrol.boot.facts import Fact
 
 SHORT = {

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.boot import cluster
 
 from kontrol.boot import objects
-from kontrol.boot.facts import Fact, encode, fit, lay, layer, table
+from kontrol.boot.facts import Fact, encode, fit, layer, overlay, table
 from kontrol.boot.objects import BadObject
 from kontrol.ensemble.canonical import JSON
 from kontrol.settings import FACTS
@@ -18,7 +18,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 def test_the_first_layer_wins_and_blank_is_nothing() -> None:
     above = layer("environment", {"KONTROL_ID": " ", "KONTROL_IP": "10.0.0.1", "KONTROL_EIP": None})
     below = layer("api", {"KONTROL_ID": "redis-0", "KONTROL_IP": "10.0.0.2"})
-    assert lay(above, below) == {
+    assert overlay(above, below) == {
         "KONTROL_ID": Fact("redis-0", "api"),
         "KONTROL_IP": Fact("10.0.0.1", "environment"),
     }
@@ -26,7 +26,7 @@ def test_the_first_layer_wins_and_blank_is_nothing() -> None:
 
 def test_facts_come_in_the_order_in_which_they_are_shown() -> None:
     facts = layer("x", dict.fromkeys(reversed(FACTS), "y"))
-    assert tuple(lay(facts)) == FACTS
+    assert tuple(overlay(facts)) == FACTS
 
 
 @given(st.dictionaries(TEXTS, TEXTS))

@@ -94,7 +94,7 @@ async def test_it_holds_while_that_process_runs_and_the_next_boot_removes_it(
     assert other != left
 
 
-async def test_the_environment_goes_first_and_the_daemon_is_not_told(booting: Booting) -> None:
+async def test_the_environment_goes_first_and_the_daemon_ignores_the_file(booting: Booting) -> None:
     with running(booting.environ, {"KONTROL_ID": ("left", "api"), "KONTROL_ZONE": ("z", "node")}):
         config = await later(booting, "config", "--json", KONTROL_ID="mine")
         daemon = await later(booting, KONTROL_MODE="agent")

@@ -212,23 +212,23 @@ async def test_the_log_can_be_json(booting: Booting) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "status", "words"),
+    ("fault", "status", "words"),
     [
         ("401", 5, "does not accept the token"),
         ("403", 5, "create rolebinding kontrol-boot:games:robot"),
-        ("404", 5, "tell it in POD_NAME"),
+        ("404", 5, "set them in POD_NAME"),
         ("500", 4, "status 500; gave up after 2 s"),
         ("half", 4, "the answer broke off"),
-        ("wrong", 4, "no JSON"),
+        ("wrong", 4, "not JSON"),
         ("no address", 6, "has no address yet (status.podIP)"),
         ("no token", 2, "automountServiceAccountToken"),
     ],
 )
-async def test_trouble_is_a_line_and_a_status(
-    booting: Booting, cluster: Cluster, trouble: str, status: int, words: str
+async def test_a_fault_is_a_line_and_a_status(
+    booting: Booting, cluster: Cluster, fault: str, status: int, words: str
 ) -> None:
     half = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"
-    match trouble:
+    match fault:
         case "401":
             cluster.tokens = set()
         case "403":
@@ -241,7 +241,7 @@ async def test_trouble_is_a_line_and_a_status(
             (booting.folder / "account" / "token").unlink()
         case _:
             replies: dict[str, Answer] = {"500": Reply(500), "wrong": Reply(200, "<p>")}
-            cluster.script[POD_PATH] = [replies.get(trouble, half)] * 100
+            cluster.script[POD_PATH] = [replies.get(fault, half)] * 100
     ended = await booting.run("--timeout", "2", "--", "echo", "started")
     assert ended.status == status, ended.err
     assert ended.out == ""

@@ -194,15 +194,15 @@ def test_nothing_known_and_no_folder_is_fine(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_place_that_cannot_be_written_is_a_line_with_the_mend(
+def test_a_place_that_cannot_be_written_is_a_line_with_the_fix(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "absent" / "telegraf.conf"
     configure_telegraf(path, facts({ANNOTATION: "tsdb"}), OURS)
     [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert record.getMessage() == (
-        f"telegraf's configuration {path} cannot be written: no such file or directory; name "
-        "another place in KONTROL_TELEGRAF_CONF"
+        f"telegraf's configuration {path} cannot be written: no such file or directory; set "
+        "another path in KONTROL_TELEGRAF_CONF"
     )
     path = tmp_path / "folder"
     (path / "inner").mkdir(parents=True)

@@ -15,14 +15,14 @@ from kontrol.boot import http
 from kontrol.boot.cluster import Sources
 from kontrol.boot.facts import Machine
 from kontrol.boot.kubernetes import ServiceAccount
+from kontrol.boot.retry import Retry
 from kontrol.boot.run import discover
-from kontrol.boot.waiting import Patience
 
 
 class Silent:
     """A cloud that is there, and takes its time."""
 
-    def made(self, machine: Mapping[str, str]) -> bool:
+    def matches(self, machine: Mapping[str, str]) -> bool:
         return bool(machine)
 
     async def describe(self, timeout: float) -> Machine:
@@ -31,12 +31,12 @@ class Silent:
 
 
 @pytest.fixture
-def around(tmp_path: Path) -> Sources:
+def sources(tmp_path: Path) -> Sources:
     return Sources(
         environ={"KUBERNETES_SERVICE_HOST": "192.0.2.1"},
         system={"KONTROL_ID": "redis-0", "KONTROL_IP": "192.0.2.7"},
         machine={"sys_vendor": "Slow"},
-        patience=Patience(1),
+        retry=Retry(1),
         account=ServiceAccount(account(tmp_path / "account")),
         podinfo=tmp_path / "podinfo",
         providers={"slow": Silent},
@@ -47,7 +47,7 @@ def around(tmp_path: Path) -> Sources:
 @pytest.mark.parametrize("answers_after", [0.0, 0.7, 100.0])
 @virtual
 async def test_it_bounds_the_whole(
-    around: Sources, monkeypatch: pytest.MonkeyPatch, total: float, answers_after: float
+    sources: Sources, monkeypatch: pytest.MonkeyPatch, total: float, answers_after: float
 ) -> None:
     """A pod that is late or never known, a node and a cloud that are never."""
 
@@ -64,7 +64,7 @@ async def test_it_bounds_the_whole(
     monkeypatch.setattr("kontrol.boot.kubernetes.request", request)
     loop = asyncio.get_running_loop()
     start = loop.time()
-    found = await discover(replace(around, patience=Patience(total)))
+    found = await discover(replace(sources, retry=Retry(total)))
     assert loop.time() - start <= total + 1e-6
     if answers_after < 1:
         assert found.problem is None
@@ -76,7 +76,7 @@ async def test_it_bounds_the_whole(
 
 @virtual
 async def test_the_reason_is_not_that_of_an_attempt_cut_short(
-    around: Sources, monkeypatch: pytest.MonkeyPatch
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The API answers badly, and then not at all for the little that is left."""
 
@@ -89,5 +89,5 @@ async def test_the_reason_is_not_that_of_an_attempt_cut_short(
 
     asked: list[str] = []
     monkeypatch.setattr("kontrol.boot.kubernetes.request", request)
-    found = await discover(replace(around, patience=Patience(4)))
+    found = await discover(replace(sources, retry=Retry(4)))
     assert "status 503; gave up after 4 s" in str(found.problem)

@@ -154,6 +154,14 @@ def test_config_shows_values_and_sources(run: Run, capsys: pytest.CaptureFixture
     assert err == "kontrol: warning: KONTROL_TTX is unknown: did you mean KONTROL_TTL?\n"
 
 
+@pytest.mark.parametrize("words", [["config"], []])
+def test_a_cloud_that_boot_does_not_know_is_a_mistake(
+    run: Run, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert run(*words, **DEBUG, KONTROL_CLOUD="heaven") == 2
+    assert "KONTROL_CLOUD='heaven': expected one of auto, none, aws" in capsys.readouterr().err
+
+
 def test_config_shows_mistakes_beside_the_rest(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,20 +1,19 @@
-"""The downward API: what Kubernetes tells a pod without being asked, in variables and in files.
+"""The downward API: facts that Kubernetes gives a pod in variables and in files.
 
-Which names the variables have is for the pod's author to say; these are the customary ones. The
-files are those of a downwardAPI volume: `name`, `namespace`, and `labels` and `annotations` with
-one `key="value"` per line, the value quoted as Go's `%q` does.
+The pod's author chooses the names of the variables; these are the customary ones. The files are
+those of a downwardAPI volume: `name`, `namespace`, and `labels` and `annotations` with one
+`key="value"` per line, the value quoted as Go's `%q` does.
 """
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from kontrol.boot.errors import Misconfigured
+from kontrol.boot import PODINFO, Misconfigured
 from kontrol.boot.facts import Fact, encode, layer
-from kontrol.boot.places import PODINFO
 from kontrol.settings import variables as v
 
-# variable of ours: the field, and the customary variable that carries it
+# our variable: the customary one for the same
 VARIABLES = {
     v.NAMESPACE.name: "POD_NAMESPACE",
     v.ID.name: "POD_NAME",
@@ -32,9 +31,9 @@ _SHORT |= {"\\": "\\", '"': '"', "'": "'"}
 
 
 def read(environ: Mapping[str, str], folder: Path = PODINFO) -> dict[str, Fact]:
-    """Return the facts that the variables and the files tell; none without them.
+    """Return the facts in the variables and the files; none without them.
 
-    Raises `Misconfigured` if a file is there and is not of that form.
+    Raises `Misconfigured` if a file exists and does not have that form.
     """
     texts: dict[str, str | None] = {ours: environ.get(theirs) for ours, theirs in VARIABLES.items()}
     for ours, name in _TEXTS.items():
@@ -58,7 +57,7 @@ def parse(text: str, path: Path) -> dict[str, str]:
         match = _LINE.match(line)
         if match is None:
             raise Misconfigured(
-                f'{path}:{number}: expected key="value" as a downwardAPI volume has it, not '
+                f'{path}:{number}: expected key="value" as in a downwardAPI volume, not '
                 f"{line[:80]!r}"
             )
         entries[match[1]] = _ESCAPE.sub(_unescape, match[2])
@@ -70,7 +69,7 @@ def _unescape(match: re.Match[str]) -> str:
     if char is not None:
         return _SHORT.get(char, char)
     code = int(byte or short or long, 16)
-    if byte and code > 0x7F:  # an octet of what was no UTF-8
+    if byte and code > 0x7F:  # an octet that is not UTF-8
         return "\N{REPLACEMENT CHARACTER}"
     return "\N{REPLACEMENT CHARACTER}" if code > 0x10FFFF or 0xD800 <= code < 0xE000 else chr(code)
 

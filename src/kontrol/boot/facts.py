@@ -1,7 +1,7 @@
 """Facts: the texts of the variables that boot exports, each with where it was found.
 
-Pure. Layers of facts are laid over each other; the first that has a variable wins, so that what
-the environment says is never overruled.
+Pure. Layers of facts are overlaid; the first that has a variable wins, so that the environment is
+never overruled.
 """
 
 import json
@@ -15,7 +15,7 @@ from kontrol.settings import variables as v
 _TABLES = {
     variable.name for variable in (v.LABELS, v.ANNOTATIONS, v.NODE_LABELS, v.NODE_ANNOTATIONS)
 }
-_LONGEST = 100_000  # octets; Linux takes 131,072 in one variable, its name and all
+_LONGEST = 100_000  # octets; Linux takes 131,072 in one variable with its name
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -51,12 +51,12 @@ Facts: TypeAlias = Mapping[str, Fact]
 
 
 def layer(source: str, texts: Mapping[str, str | None]) -> dict[str, Fact]:
-    """Return facts of one source; blank texts are none."""
+    """Return the facts of one source, without blank texts."""
     return {name: Fact(text, source) for name, text in texts.items() if text and text.strip()}
 
 
-def lay(*layers: Facts) -> dict[str, Fact]:
-    """Lay layers over each other, the first on top; in the order of `FACTS`."""
+def overlay(*layers: Facts) -> dict[str, Fact]:
+    """Overlay layers, the first on top; in the order of `FACTS`."""
     return {
         name: next(each[name] for each in layers if name in each)
         for name in v.FACTS
@@ -75,10 +75,10 @@ def encode(entries: Mapping[str, str]) -> str:
 
 
 def fit(facts: Facts) -> tuple[dict[str, Fact], list[str]]:
-    """Return facts of which each fits in one variable, and what was left out for that.
+    """Return facts that each fit in one variable, and what was left out for that.
 
-    Of labels and annotations, the longest entries go: what is that long (`kubectl`'s
-    `last-applied-configuration`) is there for tools.
+    Of labels and annotations, the longest entries are dropped: what is that long (`kubectl`'s
+    `last-applied-configuration`) is for tools.
     """
     fitting, left_out = dict(facts), []
     for name in _TABLES & fitting.keys():

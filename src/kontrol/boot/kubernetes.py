@@ -1,7 +1,7 @@
-"""The Kubernetes API, as a pod's service account may ask it.
+"""The Kubernetes API, as a pod's service account may use it.
 
-The token and the authorities are read anew for every request: kubelet replaces the token in its
-file long before it expires. The certificate is verified always, against the service account's
+The token and the authorities are read again for every request: kubelet replaces the token in its
+file long before it expires. The certificate is always verified, against the service account's
 authorities and no others.
 """
 
@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from kontrol.boot.errors import Misconfigured, Refused
+from kontrol.boot import ACCOUNT, Misconfigured, Refused
 from kontrol.boot.http import MIB, HTTPAnswer, Untrusted, request
-from kontrol.boot.places import ACCOUNT
 from kontrol.ensemble.canonical import JSON, NotJSON, parse
 from kontrol.ensemble.numbers import whole
 
@@ -22,15 +21,15 @@ _MOST = 8 * MIB  # octets of an object: etcd takes 1.5 MiB, JSON makes it longer
 _DEPTH = 100  # levels: managedFields are deep
 _TOKEN = re.compile(r"[!-~]+\Z")
 _SUBJECT = re.compile(r"system:serviceaccount:([0-9a-z.-]+):([0-9a-z.-]+)")
-_LONGEST = 300  # characters of the server's own words
+_LONGEST = 300  # characters of the server's own message
 
 
 class Unavailable(Exception):
-    """The API has no answer to use now, and may have one later; the message says why."""
+    """The API has no usable answer now, and may have one later; the message says why."""
 
 
 class Absent(Refused):
-    """The API knows no such object."""
+    """The API has no such object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +39,11 @@ class ServiceAccount:
     folder: Path = ACCOUNT
 
     def present(self) -> bool:
-        """Tell whether there is a token at all."""
+        """Return whether there is a token at all."""
         return (self.folder / "token").exists()
 
     def token(self) -> str:
-        """Return the token as it is now. Raises `Misconfigured`."""
+        """Return the current token. Raises `Misconfigured`."""
         path = self.folder / "token"
         token = _read(path).strip()
         if not _TOKEN.match(token):
@@ -52,18 +51,18 @@ class ServiceAccount:
         return token
 
     def namespace(self) -> str | None:
-        """Return the pod's namespace, None if it is not told."""
+        """Return the pod's namespace, None if the folder does not have it."""
         path = self.folder / "namespace"
         return _read(path).strip() or None if path.exists() else None
 
     def context(self) -> ssl.SSLContext:
-        """Return what verifies the server. Raises `Misconfigured`."""
+        """Return a context that verifies the server. Raises `Misconfigured`."""
         path = self.folder / "ca.crt"
         try:
             context = ssl.create_default_context(cadata=_read(path))
         except (ssl.SSLError, ValueError) as error:
             raise Misconfigured(f"{path}: {error}; expected PEM certificates") from None
-        # Python 3.13 asks for extensions that the CAs of many clusters lack (Authority Key
+        # Python 3.13 requires extensions that the CAs of many clusters lack (Authority Key
         # Identifier, Key Usage). Chain, name and dates are verified all the same.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         return context
@@ -79,8 +78,8 @@ class Api:
     async def get(self, path: str, timeout: float) -> JSON:
         """Return an object.
 
-        Raises `Unavailable` if asking again may help; `HTTPError` of `kontrol.boot.http` if there
-        was no whole answer; `Absent`, `Refused` and `Misconfigured` if it will not help.
+        Raises `Unavailable` if a retry may help; `HTTPError` of `kontrol.boot.http` if there was no
+        complete answer; `Absent`, `Refused` and `Misconfigured` if a retry will not help.
         """
         token = self.account.token()
         context = self.account.context()
@@ -105,13 +104,13 @@ class Api:
             try:
                 return parse(answer.body, depth=_DEPTH)
             except NotJSON as error:
-                raise Unavailable(f"{self.base}{path}: no JSON: {error}") from None
+                raise Unavailable(f"{self.base}{path}: not JSON: {error}") from None
         self._refuse(path, answer, token)
         words = _words(answer, token)
         raise Unavailable(f"{self.base}{path}: status {answer.status}{words}")
 
     def _refuse(self, path: str, answer: HTTPAnswer, token: str) -> None:
-        """Raise if the status is a final no."""
+        """Raise if the status is a final refusal."""
         words = _words(answer, token)
         if answer.status == 401:
             if self.account.token() != token:
@@ -121,8 +120,8 @@ class Api:
                 f" (401{words}): has it expired (is the clock right?), is it of another cluster?"
             )
         if answer.status == 403:
-            mend = f"To allow it: {grant(path, words)}"
-            raise Refused(f"the Kubernetes API forbids it (403{words}). {mend}")
+            fix = f"To allow it: {grant(path, words)}"
+            raise Refused(f"the Kubernetes API forbids it (403{words}). {fix}")
         if answer.status == 404:
             raise Absent(f"the Kubernetes API has no {path} (404{words})")
 
@@ -130,8 +129,8 @@ class Api:
 def grant(path: str, words: str) -> str:
     """Return the commands that allow to get the object at `path`.
 
-    `words` are the API's: they name the service account. So do the names of what is created, so
-    that the commands work for a second account, too.
+    `words` are the API's and name the service account. The names of what is created contain it too,
+    so that the commands also work for a second account.
     """
     parts = path.split("/")
     match = _SUBJECT.search(words)
@@ -164,7 +163,7 @@ def node_path(name: str) -> str:
 
 
 def base(environ: Mapping[str, str]) -> str | None:
-    """Return where the API is, as Kubernetes tells every pod; None outside Kubernetes."""
+    """Return the API's URL, which Kubernetes gives every pod; None outside Kubernetes."""
     host = environ.get("KUBERNETES_SERVICE_HOST", "").strip()
     port = environ.get("KUBERNETES_SERVICE_PORT", "").strip() or "443"
     if not host:
@@ -177,7 +176,7 @@ def base(environ: Mapping[str, str]) -> str | None:
 
 
 def _words(answer: HTTPAnswer, token: str) -> str:
-    """Return the message of the Status that comes with a refusal, as `: message`."""
+    """Return the message of the Status object in a refusal, as `: message`."""
     try:
         document = parse(answer.body, depth=_DEPTH)
     except NotJSON:

@@ -1,4 +1,4 @@
-"""What a pod and a node object of the Kubernetes API (core v1) say of themselves. Pure."""
+"""Pod and node objects of the Kubernetes API (core v1), as far as boot uses them. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from kontrol.boot.facts import Machine
 from kontrol.ensemble.canonical import JSON
 
-# The label as it is today, and as nodes of before Kubernetes 1.17 have it.
+# The current label, and the one of nodes before Kubernetes 1.17.
 _ZONE = ("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone")
 _REGION = ("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region")
 _TYPE = ("node.kubernetes.io/instance-type", "beta.kubernetes.io/instance-type")
@@ -14,7 +14,7 @@ _HOSTNAME = ("kubernetes.io/hostname",)
 
 
 class BadObject(ValueError):
-    """A document that is no such object; the message names the field."""
+    """The document is not such an object; the message names the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node: what is told of the machine, and its labels and annotations."""
+    """A node: what it says of the machine, and its labels and annotations."""
 
     machine: Machine
     labels: Mapping[str, str]
@@ -40,7 +40,7 @@ class Node:
 
 
 def pod(document: JSON) -> Pod:
-    """Return what a pod object says. Raises `BadObject`."""
+    """Parse a pod object. Raises `BadObject`."""
     top = _object(document, "the document")
     metadata = _object(top.get("metadata"), "metadata")
     spec = _object(top.get("spec") or {}, "spec")
@@ -60,14 +60,14 @@ def pod(document: JSON) -> Pod:
 
 
 def node(document: JSON) -> Node:
-    """Return what a node object says. Raises `BadObject`."""
+    """Parse a node object. Raises `BadObject`."""
     top = _object(document, "the document")
     metadata = _object(top.get("metadata"), "metadata")
     status = _object(top.get("status") or {}, "status")
     labels = _table(metadata, "labels")
     addresses = status.get("addresses") or []
     if not isinstance(addresses, list):
-        raise BadObject("status.addresses is no list")
+        raise BadObject("status.addresses is not a list")
     by_kind: dict[str, str] = {}
     for item in addresses:
         address = _object(item, "an item of status.addresses")
@@ -95,7 +95,7 @@ def _first(labels: Mapping[str, str], keys: tuple[str, ...]) -> str | None:
 
 def _object(value: JSON, what: str) -> dict[str, JSON]:
     if not isinstance(value, dict):
-        raise BadObject(f"{what} is no object")
+        raise BadObject(f"{what} is not an object")
     return value
 
 
@@ -105,7 +105,7 @@ def _text(parent: Mapping[str, JSON], key: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise BadObject(f"{key} is no string")
+        raise BadObject(f"{key} is not a string")
     return value
 
 
@@ -114,6 +114,6 @@ def _table(parent: Mapping[str, JSON], key: str) -> dict[str, str]:
     table: dict[str, str] = {}
     for name, value in entries.items():
         if not isinstance(value, str):
-            raise BadObject(f"{key}: the value of {name!r} is no string")
+            raise BadObject(f"{key}: the value of {name!r} is not a string")
         table[name] = value
     return table

@@ -1,16 +1,15 @@
-"""The end of a boot: telegraf's configuration is written, and the process becomes another one.
+"""A boot, from start to end: find the facts, write telegraf's configuration, execute the command.
 
-As the first process of a container it is sent signals that the kernel drops unless they are
-handled. There is nothing to clean up before the other program runs, so a signal ends it there and
-then, whatever it waits for.
+All sources are queried at the same time, and their facts overlaid. The environment comes first,
+then the pod object, the downward API, the node object, the cloud, this host: what a person set
+before what was found, the newer before the older.
 
-Finding the facts: every source is asked at once, and laid over the others in a fixed order.
+Invariant: only the pod's own facts can fail a boot; a node, a cloud or a name that is not found is
+a line in the log.
 
-From the top: the environment, the pod object, the downward API, the node object, the cloud, the
-system. What stands higher is nearer to what a person said, or newer.
-
-Invariant: only the pod's own facts can fail a boot; a node, a cloud or a name that cannot be found
-is a line in the log.
+As the first process of a container it gets signals that the kernel drops unless they are handled.
+There is nothing to clean up before the command is executed, so a signal ends it immediately,
+whatever it waits for.
 """
 
 import asyncio
@@ -27,26 +26,25 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from kontrol.boot import cluster, telegraf
+from kontrol.boot import BootError, cluster, telegraf
 from kontrol.boot.cloud import detect
 from kontrol.boot.cluster import Sources
-from kontrol.boot.errors import BootError
-from kontrol.boot.facts import Fact, Facts, fit, lay, layer, table
+from kontrol.boot.facts import Fact, Facts, fit, layer, overlay, table
 from kontrol.settings import host_facts, values
 from kontrol.settings import variables as v
 from kontrol_common.processes import STRAY_SIGNALS, handled_signals
 
 log = logging.getLogger(__name__)
 
-_NOT_EXECUTED, _NOT_FOUND = 126, 127  # as shells have it
+_NOT_EXECUTED, _NOT_FOUND = 126, 127  # as in shells
 
-# Python ignores these for itself; what is executed would inherit that.
+# Python ignores these; the command would inherit that.
 _IGNORED = tuple(getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name))
 
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM, SIGINT, SIGHUP and SIGQUIT end the process at once, with 128 and their number.
+    """Let SIGTERM, SIGINT, SIGHUP and SIGQUIT end the process immediately, with 128 + the number.
 
     SIGUSR1, SIGUSR2 and SIGALRM are ignored with a line.
     """
@@ -68,9 +66,9 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 
 def configure_telegraf(path: Path, facts: Facts, metrics: telegraf.Metrics | None) -> None:
-    """Write telegraf's configuration, or remove an old one; what goes wrong is a line in the log.
+    """Write telegraf's configuration, or remove an old one; a failure is a line in the log.
 
-    `metrics` is where Kontrol's own metrics are, None if they are nowhere.
+    `metrics` is where Kontrol's own metrics are served, None if they are not.
     """
     text = None
     annotation = table(facts, v.ANNOTATIONS.name).get(telegraf.ANNOTATION, "").strip()
@@ -93,9 +91,9 @@ def configure_telegraf(path: Path, facts: Facts, metrics: telegraf.Metrics | Non
         telegraf.write(path, text)
     except OSError as error:
         if text is None and error.errno == errno.ENOTDIR:
-            return  # nothing is there to be removed
+            return  # there is nothing to remove
         log.warning(
-            "telegraf's configuration %s cannot be %s: %s; name another place in %s",
+            "telegraf's configuration %s cannot be %s: %s; set another path in %s",
             path,
             "removed" if text is None else "written",
             (error.strerror or str(error)).lower(),
@@ -104,7 +102,7 @@ def configure_telegraf(path: Path, facts: Facts, metrics: telegraf.Metrics | Non
 
 
 class NotStarted(Exception):
-    """The command could not be executed; `status` is what shells end with then."""
+    """The command could not be executed; `status` is the exit status that shells have for it."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -112,7 +110,7 @@ class NotStarted(Exception):
 
 
 def become(command: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
-    """Execute `command` in place of this process. Raises `NotStarted`."""
+    """Replace this process by `command`. Raises `NotStarted`."""
     sys.stdout.flush()
     sys.stderr.flush()
     for number in _IGNORED:
@@ -137,33 +135,35 @@ class Findings:
     problem: BootError | None = None
 
 
-async def discover(around: Sources) -> Findings:
-    """Look everywhere; never raises for what it finds, or does not find."""
-    given = layer("environment", {name: around.environ.get(name) for name in v.FACTS})
-    if _debug(around.environ):
-        log.info("KONTROL_MODE has debug: neither Kubernetes nor a cloud is asked")
+async def discover(sources: Sources) -> Findings:
+    """Query all sources. What cannot be found is a line in the log, or the result's problem."""
+    given = layer("environment", {name: sources.environ.get(name) for name in v.FACTS})
+    if _debug(sources.environ):
+        log.info("KONTROL_MODE has debug: neither Kubernetes nor a cloud is queried")
         return Findings(given)
-    around = replace(around, patience=around.patience.start())
-    limit = around.patience.total
+    sources = replace(sources, retry=sources.retry.start())
+    timeout = sources.retry.timeout
     async with asyncio.TaskGroup() as group:
-        asking = group.create_task(detect(around.cloud, around.machine, around.providers, limit))
-        looking = group.create_task(cluster.look(around, given))
-    told, problem = looking.result()
-    answer = asking.result()
-    cloud = {} if answer is None else layer(answer[0], answer[1].texts())
-    facts, left_out = fit(lay(given, told, cloud, layer("system", around.system)))
+        detecting = group.create_task(
+            detect(sources.cloud, sources.machine, sources.providers, timeout)
+        )
+        querying = group.create_task(cluster.query(sources, given))
+    kubernetes, problem = querying.result()
+    detected = detecting.result()
+    cloud = {} if detected is None else layer(detected[0], detected[1].texts())
+    facts, left_out = fit(overlay(given, kubernetes, cloud, layer("system", sources.system)))
     for what in left_out:
         log.warning("%s is not exported: it is longer than an environment variable may be", what)
     if problem is None and not cluster.has_labels(facts):
         log.warning(
-            "labels are %s: kontrol itself needs app and role, and will not start without",
+            "labels are %s: kontrol requires app and role, and does not start without them",
             dict(table(facts, v.LABELS.name)) or "unknown",
         )
     return Findings(facts, problem)
 
 
 def system(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what this host tells of itself. Outside Kubernetes it is the node as well."""
+    """Return the facts of this host. Outside Kubernetes it is the node as well."""
     facts = host_facts(environ)
     if not environ.get("KUBERNETES_SERVICE_HOST", "").strip():
         facts[v.HOSTNAME.name] = socket.gethostname()

@@ -1,7 +1,7 @@
 """Telegraf's configuration, from labels and an annotation: rendered here, written at boot.
 
 Labels `app`, `role`, `*unity3d.com*` and `*/hostname` of node and pod become global tags without
-their qualifier (what stands before the slash); the pod's go before the node's. Metrics go to the
+their prefix (up to the slash); the pod's take precedence over the node's. Metrics go to the
 OpenTSDB that the pod's annotation names; without it there is no configuration.
 """
 
@@ -21,8 +21,8 @@ _SCHEMES = ("tcp", "http", "https")  # those that telegraf knows; tcp is OpenTSD
 _ACCEPTED = ("app", "role", "*unity3d.com*", "*/hostname")
 _MODE = 0o644
 
-# Telegraf puts variables in place of `$...` and secrets in place of `@{...}` before it reads TOML,
-# and some versions take out comments so: these characters are written as escapes in strings.
+# Telegraf replaces `$...` by variables and `@{...}` by secrets before it reads TOML, and some
+# versions remove comments that way: these characters are written as escapes in strings.
 _ESCAPED = '"\\$@#'
 
 _AGENT = """\
@@ -39,7 +39,7 @@ quiet = true
 
 
 class BadAnnotation(ValueError):
-    """The annotation names no OpenTSDB; the message shows it and says what is expected."""
+    """The annotation does not name an OpenTSDB; the message has it and what is expected."""
 
 
 class OpenTSDB(NamedTuple):
@@ -50,7 +50,7 @@ class OpenTSDB(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Where Kontrol's own metrics are: on this pod."""
+    """Where Kontrol's own metrics are served, on this pod."""
 
     address: str
     port: int
@@ -58,7 +58,7 @@ class Metrics(NamedTuple):
 
 
 def opentsdb(text: str) -> OpenTSDB:
-    """Return what the annotation says: host, host:port, either after a scheme.
+    """Parse the annotation: host or host:port, with an optional scheme before it.
 
     Raises `BadAnnotation`.
     """
@@ -99,13 +99,13 @@ def render(target: OpenTSDB, global_tags: Mapping[str, str], metrics: Metrics | 
         scheme = "https" if metrics.tls else "http"
         url = f"{scheme}://{host}:{metrics.port}/metrics"
         lines += ["", "[[inputs.prometheus]]", f"urls = [{quote(url)}]", "metric_version = 2"]
-        if metrics.tls:  # our own certificate, which need not name this address
+        if metrics.tls:  # Kontrol's own certificate may not name this address
             lines += ["insecure_skip_verify = true"]
     return "\n".join([*lines, ""])
 
 
 def quote(text: str) -> str:
-    """Return `text` as a basic string of TOML, whatever is in it."""
+    """Return any `text` as a basic string of TOML."""
     return f'"{"".join(_escape(char) for char in text)}"'
 
 
@@ -113,13 +113,13 @@ def _escape(char: str) -> str:
     code = ord(char)
     if char.isprintable() and char not in _ESCAPED:
         return char
-    if 0xD800 <= code < 0xE000:  # a lone surrogate is no character in TOML
+    if 0xD800 <= code < 0xE000:  # a lone surrogate is not allowed in TOML
         return "\N{REPLACEMENT CHARACTER}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def write(path: Path, text: str | None) -> None:
-    """Put the configuration in place, whole or not at all; None removes what is there.
+    """Write the configuration atomically; None removes it.
 
     Raises `OSError`.
     """

@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _daemon(options: argparse.Namespace) -> int:
     resolved = examine(os.environ)
+    boot.check_cloud(resolved)
     if resolved.mistakes:
         status = complain(resolved)
         if v.MODE.name not in os.environ:

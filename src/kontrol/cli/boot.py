@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kontrol.boot.places import ACCOUNT, PODINFO
+from kontrol.boot import ACCOUNT, PODINFO
 from kontrol.cli.command import DONE, Command, refuse, say, seconds
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import Resolved, resolve
@@ -35,12 +35,21 @@ def _boot(options: argparse.Namespace, _others: list[str]) -> int:
     from kontrol.boot.run import ended_by_signals
 
     resolved = resolve(os.environ, {})
+    check_cloud(resolved)
     # Of all settings only what boot reads or hands on: the daemon judges the rest itself.
     used = {v.MODE.name, v.HTTP_PORT.name, v.BIND.name, v.LOG.name, v.CLOUD.name, *v.FACTS}
     if status := refuse([mistake for mistake in resolved.mistakes if mistake.name in used]):
         return status
     with ended_by_signals():
         return _run(options, resolved)
+
+
+def check_cloud(resolved: Resolved) -> None:
+    """Add a mistake if KONTROL_CLOUD is set and names no cloud that boot knows."""
+    if resolved.get(v.CLOUD) not in (None, "auto", "none"):
+        from kontrol.boot.cloud import check_name
+
+        check_name(resolved)
 
 
 def _run(options: argparse.Namespace, resolved: Resolved) -> int:
@@ -54,7 +63,7 @@ def _run(options: argparse.Namespace, resolved: Resolved) -> int:
     environ = dict(os.environ)
     # Standard output belongs to the command that this becomes, or to the table.
     with log_to(sys.stderr, resolved.require(v.LOG), debug=debug):
-        found = asyncio.run(discover(_surroundings(options, resolved)))
+        found = asyncio.run(discover(_sources(options, resolved)))
         environ |= {name: fact.text for name, fact in found.facts.items()}
         environ[v.TELEGRAF_CONF.name] = str(conf)
         if options.json or options.print:
@@ -102,18 +111,18 @@ def _command(words: Sequence[str]) -> Sequence[str]:
     return (words[1:] if words[:1] == ["--"] else words) or _COMMAND
 
 
-def _surroundings(options: argparse.Namespace, resolved: Resolved) -> "Sources":
+def _sources(options: argparse.Namespace, resolved: Resolved) -> "Sources":
     from kontrol.boot.cloud import firmware
     from kontrol.boot.cluster import Sources
     from kontrol.boot.kubernetes import ServiceAccount
+    from kontrol.boot.retry import Retry
     from kontrol.boot.run import system
-    from kontrol.boot.waiting import Patience
 
     return Sources(
         environ=dict(os.environ),
         system=system(os.environ),
         machine=firmware(),
-        patience=Patience(options.timeout),
+        retry=Retry(options.timeout),
         account=ServiceAccount(options.service_account),
         podinfo=options.podinfo,
         cloud=resolved.require(v.CLOUD),

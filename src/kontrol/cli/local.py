@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kontrol.cli.boot import check_cloud
 from kontrol.cli.command import (
     DONE,
     REFUSED,
@@ -32,6 +33,7 @@ def _config(options: argparse.Namespace, _others: list[str]) -> int:
     from kontrol.settings.resolve import as_json, as_table
 
     resolved = examine(os.environ, booted=booted.read(os.environ))
+    check_cloud(resolved)
     print((as_json if options.json else as_table)(resolved), flush=True)
     return complain(resolved)
 

@@ -608,8 +608,7 @@ CLOUD = Variable[str](
     _BOOT,
     values.cloud,
     "The cloud whose metadata service is queried for facts of the node: `auto` detects it, `none` "
-    "queries none; `aws`, `google` and `azure` query that one; `aws-v1` queries AWS by version 1 "
-    "of its protocol, without a session token.",
+    "queries none, and a name (`aws`, ...; the page of `kontrol boot` has them all) that one.",
     example="none",
     default="auto",
     used_by="boot",

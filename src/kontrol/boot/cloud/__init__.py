@@ -1,15 +1,16 @@
-"""Clouds: which one this machine is of, and what its metadata service tells of the machine.
+"""Clouds: which one this machine is part of, and what its metadata service says of the machine.
 
-A provider is one file with a class that has the two methods of `Provider`, and one row in
-`PROVIDERS`. Asking never fails the boot: a cloud that does not answer is a line in the log.
+A new cloud is a file here with a class that has the two methods of `Provider`, a row in
+`PROVIDERS`, and a paragraph in docs/boot.rst. Querying never fails the boot: a cloud that does not
+answer is a line in the log.
 
-Detection is quick. Where the firmware's tables can be read they name the cloud, and only that one
-is asked; a machine of another maker is of no cloud, and nothing is asked. Only where there are no
-such tables (a sandbox, some containers) are all asked at once, for a moment: on a cloud the
-service is a hop away.
+Detection is quick. Where the firmware's tables can be read, they name the cloud, and only that one
+is queried; on any other machine, none is. Only without such tables (a sandbox, some containers) are
+all queried at the same time, briefly: on a cloud the service is one hop away.
 """
 
 import asyncio
+import difflib
 import logging
 import math
 from collections.abc import Mapping
@@ -19,31 +20,42 @@ from pathlib import Path
 from kontrol.boot.cloud.aws import Aws
 from kontrol.boot.cloud.azure import Azure
 from kontrol.boot.cloud.google import Google
-from kontrol.boot.cloud.provider import BadMetadata, Make, Provider
+from kontrol.boot.cloud.provider import BadMetadata, MakeProvider, Provider
 from kontrol.boot.facts import Machine
 from kontrol.boot.http import HTTPError
-from kontrol.boot.places import DMI
+from kontrol.settings import variables as v
+from kontrol.settings.resolve import Resolved
 
-__all__ = ["PROVIDERS", "Machine", "Make", "Provider", "detect", "firmware"]
+__all__ = ["PROVIDERS", "Machine", "MakeProvider", "Provider", "check_name", "detect", "firmware"]
 
 log = logging.getLogger(__name__)
 
-_FIELDS = ("sys_vendor", "product_name", "bios_version", "chassis_asset_tag")
-
-PROVIDERS: Mapping[str, Make] = {
+PROVIDERS: Mapping[str, MakeProvider] = {
     "aws": Aws,
     "aws-v1": partial(Aws, token=False),
     "google": Google,
     "azure": Azure,
 }
-"""The clouds by the name that KONTROL_CLOUD has for each."""
+"""The table of clouds: what KONTROL_CLOUD calls each, and how to make its provider."""
 
-_BY_NAME_ONLY = {"aws-v1"}
+_NOT_DETECTED = {"aws-v1"}
+_DMI = Path("/sys/class/dmi/id")  # what the firmware says of the machine, a file for each field
+_FIELDS = ("sys_vendor", "product_name", "bios_version", "chassis_asset_tag")
 _SURE = 3.0  # seconds for a cloud that is known to be there
 _UNSURE = 0.7  # seconds for all of them, where there may be none
 
 
-def firmware(folder: Path = DMI) -> dict[str, str]:
+def check_name(resolved: Resolved) -> None:
+    """Add a mistake if KONTROL_CLOUD is the name of no cloud. Settings do not know which exist."""
+    name = resolved.get(v.CLOUD)
+    known = ("auto", "none", *PROVIDERS)
+    if name is not None and name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        resolved.refuse(v.CLOUD, f"one of {', '.join(known)}{hint}")
+
+
+def firmware(folder: Path = _DMI) -> dict[str, str]:
     """Return what the firmware says of the machine's maker; empty if it cannot be read."""
     found: dict[str, str] = {}
     for name in _FIELDS:
@@ -59,34 +71,34 @@ def firmware(folder: Path = DMI) -> dict[str, str]:
 async def detect(
     choice: str,
     machine: Mapping[str, str],
-    providers: Mapping[str, Make] = PROVIDERS,
-    limit: float = math.inf,
+    providers: Mapping[str, MakeProvider] = PROVIDERS,
+    timeout: float = math.inf,
 ) -> tuple[str, Machine] | None:
-    """Return the cloud's name and what it tells, None without one.
+    """Return the cloud's name and what it says of the machine, None without a cloud.
 
-    `choice` is the value of KONTROL_CLOUD; `machine` is what the firmware says; it takes no longer
-    than `limit` seconds.
+    `choice` is the value of KONTROL_CLOUD; `machine` is what the firmware says; it takes at most
+    `timeout` seconds.
     """
     if choice == "none":
         return None
-    sure, unsure = min(_SURE, limit), min(_UNSURE, limit)
+    sure, unsure = min(_SURE, timeout), min(_UNSURE, timeout)
     if choice != "auto":
-        return await _ask({choice: providers[choice]()}, sure, sure=True)
-    all_of_them = {name: make() for name, make in providers.items() if name not in _BY_NAME_ONLY}
-    made = {name: each for name, each in all_of_them.items() if each.made(machine)}
-    if made:
-        return await _ask(made, sure, sure=True)
+        return await _query({choice: providers[choice]()}, sure, sure=True)
+    candidates = {name: make() for name, make in providers.items() if name not in _NOT_DETECTED}
+    matching = {name: each for name, each in candidates.items() if each.matches(machine)}
+    if matching:
+        return await _query(matching, sure, sure=True)
     if machine:
         maker = ", ".join(dict.fromkeys(machine.values()))
         log.debug("no cloud: the firmware says %s", maker)
         return None
-    return await _ask(all_of_them, unsure, sure=False)
+    return await _query(candidates, unsure, sure=False)
 
 
-async def _ask(
+async def _query(
     providers: Mapping[str, Provider], timeout: float, *, sure: bool
 ) -> tuple[str, Machine] | None:
-    """Ask all at once; return the first in the table that answered."""
+    """Query all at the same time; return the first in the table that answered."""
     answers = await asyncio.gather(*(_describe(each, timeout) for each in providers.values()))
     reasons: dict[str, list[str]] = {}
     for name, answer in zip(providers, answers, strict=True):
@@ -95,18 +107,18 @@ async def _ask(
         reasons.setdefault(answer, []).append(name)
     text = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
     if sure:
-        log.warning("the cloud told nothing of the node: %s", text)
+        log.warning("no facts of the node from the cloud: %s", text)
     else:
         log.info("no cloud found: %s", text)
     return None
 
 
 async def _describe(provider: Provider, timeout: float) -> Machine | str:
-    """Return what a provider tells, or why it tells nothing."""
+    """Return what a provider says of the machine, or why it says nothing."""
     try:
         async with asyncio.timeout(timeout):
             return await provider.describe(timeout)
     except TimeoutError:
-        return f"no whole answer within {timeout:g} s"
+        return f"no complete answer within {timeout:g} s"
     except (HTTPError, BadMetadata) as error:
         return str(error)

@@ -1,9 +1,9 @@
-"""AWS: the instance metadata service, version 2: a token first, by PUT, then all else with it.
+"""AWS: the instance metadata service, version 2: a token by PUT, then everything else with it.
 
-The packets that carry the token have a hop limit, 1 unless the instance says otherwise: through a
-container's network they are lost on the way, and the PUT has a connection but never an answer.
-That is the usual trouble, and said so. Version 1, without a token, is asked only on demand: any
-process that can be talked into a GET could ask it.
+The packets that carry the token have a hop limit, 1 by default: through a container's network they
+are lost on the way, and the PUT has a connection but never an answer.
+That is the usual problem, so the message names it. Version 1, without a token, is used only on
+request: any process that can be made to send a GET could use it.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from kontrol.boot.cloud.provider import (
 from kontrol.boot.facts import Machine
 from kontrol.boot.http import HTTPError, Silent
 
-_TTL = "60"  # seconds that the token lives: all is asked at once
+_TTL = "60"  # seconds that the token is valid: it is used immediately
 _TOKEN = re.compile(rb"[!-~]{1,1024}\Z")
 
 
@@ -32,15 +32,15 @@ class Aws:
         self._base = base
         self._with_token = token
 
-    def made(self, machine: Mapping[str, str]) -> bool:
-        """Nitro says so as the maker, Xen in the BIOS's version."""
+    def matches(self, machine: Mapping[str, str]) -> bool:
+        """Nitro names it as the vendor, Xen in the BIOS version."""
         return (
             machine.get("sys_vendor") == "Amazon EC2"
             or "amazon" in machine.get("bios_version", "").lower()
         )
 
     async def describe(self, timeout: float) -> Machine:
-        """Return what the instance's identity document tells, its public address and its name."""
+        """Return the instance's identity document, its public address and its name."""
         headers = await self._session(timeout / 2) if self._with_token else {}
         url = f"{self._base}/latest/dynamic/instance-identity/document"
         answer = await fetch(url, headers, timeout / 2)
@@ -60,7 +60,7 @@ class Aws:
         )
 
     async def _session(self, timeout: float) -> dict[str, str]:
-        """Return the header that opens everything else."""
+        """Return the header with the token."""
         try:
             answer = await fetch(
                 f"{self._base}/latest/api/token",
@@ -70,8 +70,8 @@ class Aws:
             )
         except Silent as error:
             raise BadMetadata(
-                f"{error}: the token was lost on the way, most likely as the instance's hop limit "
-                "is 1. Raise it: aws ec2 modify-instance-metadata-options --instance-id ID "
+                f"{error}: the token was lost on the way, most likely because the instance's hop "
+                "limit is 1. Raise it: aws ec2 modify-instance-metadata-options --instance-id ID "
                 "--http-put-response-hop-limit 2 (or KONTROL_CLOUD=aws-v1, or none)"
             ) from None
         if answer.status == 403:

@@ -1,7 +1,7 @@
-"""Azure: the instance metadata service, which answers only who says `Metadata: true`.
+"""Azure: the instance metadata service, which requires the header `Metadata: true`.
 
-A node behind a load balancer of the standard kind has no public address here: Azure does not tell
-the machine.
+A node behind a standard load balancer has no public address here: Azure does not report it to the
+machine.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ from kontrol.boot.cloud.provider import (
 from kontrol.boot.facts import Machine
 from kontrol.ensemble.canonical import JSON
 
-_VERSION = "2021-02-01"  # of the API: in every region, with all that is asked here
-_ASSET_TAG = "7783-7084-3265-9085-8269-3286-77"  # the chassis of all of Azure, none of Hyper-V
+_VERSION = "2021-02-01"  # of the API: in every region, with all fields used here
+_ASSET_TAG = "7783-7084-3265-9085-8269-3286-77"  # all of Azure has it, Hyper-V elsewhere does not
 
 
 class Azure:
@@ -27,12 +27,12 @@ class Azure:
     def __init__(self, base: str = LINK_LOCAL) -> None:
         self._base = base
 
-    def made(self, machine: Mapping[str, str]) -> bool:
+    def matches(self, machine: Mapping[str, str]) -> bool:
         """Azure's chassis has a tag of its own."""
         return machine.get("chassis_asset_tag") == _ASSET_TAG
 
     async def describe(self, timeout: float) -> Machine:
-        """Return what the instance document tells."""
+        """Return the facts of the instance document."""
         url = f"{self._base}/metadata/instance?api-version={_VERSION}"
         answer = await fetch(url, {"Metadata": "true"}, timeout)
         instance = document(answer, "the instance document")
@@ -44,7 +44,7 @@ class Azure:
         first = _at(_at(_at(_at(_at(instance, "network"), "interface"), 0), "ipv4"), "ipAddress")
         return Machine(
             eip=address(_at(_at(first, 0), "publicIpAddress")),
-            # as Azure's Kubernetes labels its nodes: a zone's number says nothing by itself
+            # as Azure's Kubernetes labels its nodes: a zone's number is not unique by itself
             zone=f"{region}-{zone}" if zone else None,
             region=region,
             instance_type=word(_at(compute, "vmSize")),
@@ -53,7 +53,7 @@ class Azure:
 
 
 def _at(value: JSON, key: str | int) -> JSON:
-    """Return what is at a key or index, None if there is no such thing."""
+    """Return the value at a key or index, None if there is none."""
     if isinstance(value, dict) and isinstance(key, str):
         return value.get(key)
     if isinstance(value, list) and isinstance(key, int):

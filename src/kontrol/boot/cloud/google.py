@@ -1,7 +1,8 @@
-"""Google Cloud: a metadata server that answers only who says `Metadata-Flavor: Google`.
+"""Google Cloud: a metadata server that requires the header `Metadata-Flavor: Google`.
 
-It says the same in each answer. On GKE with workload identity, a server of the cluster stands in
-for it and keeps part of it to itself: hence one request for each fact, and only the zone is needed.
+Each of its answers has that header, too. On GKE with workload identity, a server of the cluster
+takes its place and does not have all facts: so there is one request for each, and only the zone is
+required.
 """
 
 import asyncio
@@ -22,12 +23,12 @@ class Google:
     def __init__(self, base: str = LINK_LOCAL) -> None:
         self._base = base
 
-    def made(self, machine: Mapping[str, str]) -> bool:
-        """Compute Engine says so as the product."""
+    def matches(self, machine: Mapping[str, str]) -> bool:
+        """Compute Engine names itself as the product."""
         return machine.get("product_name") == "Google Compute Engine"
 
     async def describe(self, timeout: float) -> Machine:
-        """Return what the server tells of the instance."""
+        """Return the facts of the instance."""
         timeout /= 2  # for each of two rounds
         zone = _last(await self._get("zone", timeout))
         if zone is None:

@@ -1,4 +1,4 @@
-"""What a cloud's metadata service is to us: the interface, and what all of them share."""
+"""The interface of a cloud's metadata service, and the functions that all of them share."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -15,30 +15,30 @@ _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,252}\Z")
 
 
 class BadMetadata(Exception):
-    """The service is not this cloud's, or tells nothing of use; the message says why."""
+    """The service is not this cloud's, or says nothing useful; the message says why."""
 
 
 class Provider(Protocol):
     """One cloud's metadata service."""
 
-    def made(self, machine: Mapping[str, str]) -> bool:
-        """Tell whether the firmware's fields are those of this cloud's machines."""
+    def matches(self, machine: Mapping[str, str]) -> bool:
+        """Return whether the firmware's fields are those of this cloud's machines."""
 
     async def describe(self, timeout: float) -> Machine:
-        """Return what the service tells, within `timeout` seconds.
+        """Return what the service says of the machine, within `timeout` seconds.
 
-        Raises `BadMetadata`, and `HTTPError` of `kontrol.boot.http`. It must not take the answers
-        of another service for its own: a captive portal answers anything with a page.
+        Raises `BadMetadata`, and `HTTPError` of `kontrol.boot.http`. It must not accept the answers
+        of another service: a captive portal answers every request with a page.
         """
 
 
-Make = Callable[[], Provider]
+MakeProvider = Callable[[], Provider]
 
 
 async def fetch(
     url: str, headers: Mapping[str, str], timeout: float, *, method: str = "GET"
 ) -> HTTPAnswer:
-    """Ask a metadata service. Raises `HTTPError`."""
+    """Send a request to a metadata service. Raises `HTTPError`."""
     return await request(url, method=method, headers=headers, timeout=timeout, limit=_MOST)
 
 
@@ -49,14 +49,14 @@ def document(answer: HTTPAnswer, what: str) -> dict[str, JSON]:
     try:
         value = parse(answer.body, depth=32)
     except NotJSON as error:
-        raise BadMetadata(f"{what}: no JSON: {error}") from None
+        raise BadMetadata(f"{what}: not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise BadMetadata(f"{what}: no JSON object")
+        raise BadMetadata(f"{what}: not a JSON object")
     return value
 
 
 def word(value: object) -> str | None:
-    """Return a name as clouds have them, None if it is none."""
+    """Return a name of the form that clouds use, None if it is not one."""
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
     if not isinstance(text, str):
         return None
@@ -65,7 +65,7 @@ def word(value: object) -> str | None:
 
 
 def address(value: object) -> str | None:
-    """Return an address, None if it is none."""
+    """Return an address, None if it is not one."""
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
     if not isinstance(text, str):
         return None
