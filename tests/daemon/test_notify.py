@@ -25,7 +25,7 @@ class Recorder(Notifier):
         super().__init__(SOCKET, watchdog)
         self.said: list[tuple[float, str]] = []
 
-    def say(self, *assignments: str) -> None:
+    def send(self, *assignments: str) -> None:
         now = asyncio.get_running_loop().time()
         self.said += [(now, one) for one in assignments]
 
@@ -104,7 +104,7 @@ def test_what_systemd_says_is_read_and_kept_from_children(
 
 
 def test_a_socket_that_is_gone_is_no_error(tmp_path: Path) -> None:
-    Notifier(str(tmp_path / "none")).say("READY=1")
+    Notifier(str(tmp_path / "none")).send("READY=1")
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def test_an_address_of_another_host_is_no_second_daemon(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["agent", "master"])
-def test_a_second_daemon_on_a_host_is_told_what_to_set(mode: str) -> None:
+def test_a_second_daemon_on_a_host_learns_what_to_set(mode: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as first:
         port = str(first.getsockname()[1])
         ports = {"KONTROL_PORT": port, "KONTROL_HTTP_PORT": "0"}
@@ -77,5 +77,5 @@ def test_a_second_daemon_on_a_host_is_told_what_to_set(mode: str) -> None:
     assert "cannot listen on" in told
     for name in ("PORT", "HTTP_PORT", "CONTROL", "ID", "IP", "POD_KEY"):
         assert f"KONTROL_{name}" in told
-    assert "a second daemon on this host needs values of its own for" in told
+    assert "a second daemon on this host requires its own values of" in told
     assert ("there is no file /no/such/program" in told) is (mode == "master")

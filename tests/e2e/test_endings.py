@@ -75,7 +75,7 @@ async def stopping_twice(lab: Lab, etcd: EtcdCluster) -> None:
     later = time.monotonic() + 2 * SAME_SIGNAL  # sooner, it would count as the first
     await until(lambda: run.beat > later)
     master.signal(signal.SIGTERM)
-    await master.logged("ended at once, as asked by a second signal")
+    await master.logged("ended immediately by a second signal")
     assert await master.ended() == 0
     await tier.hub.until(
         lambda: all(p.gone.is_set() for p in (run, *tier.hub.descendants)), "end of the callback"

@@ -167,7 +167,7 @@ def test_embedded_etcd_needs_a_folder() -> None:
     assert parse({**environ, "KONTROL_DATA": "/data"})[v.DATA] == Path("/data")
 
 
-def test_a_mere_agent_needs_no_etcd_and_a_mere_master_no_tier() -> None:
+def test_an_agent_alone_needs_no_etcd_and_a_master_alone_no_tier() -> None:
     assert parse(AGENT)[v.ETCD] is None
     master = {**BOTH, "KONTROL_MODE": "master", "KONTROL_ANNOTATIONS": ""}
     assert parse(master).tiers == ()
@@ -241,7 +241,7 @@ def test_invoke(extra: dict[str, str], invoke: str) -> None:
     assert parse({**AGENT, **extra}).invoke == invoke
 
 
-def test_commands_from_anybody_are_a_warning() -> None:
+def test_commands_from_every_client_are_a_warning() -> None:
     assert "every client that reaches" in texts(parse({**AGENT, "KONTROL_INVOKE": "insecure"}))[0]
     assert texts(parse({**AGENT, "KONTROL_INVOKE": "off"})) == []
 

@@ -9,7 +9,7 @@ import pytest
 from kontrol.settings import private
 
 
-def test_it_is_read_by_whoever_asks_that_endpoint(tmp_path: Path) -> None:
+def test_it_is_read_for_the_endpoint_that_it_is_for(tmp_path: Path) -> None:
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
     path, token = private.make_token(environ, "*", 8001)
     assert stat.S_IMODE(path.lstat().st_mode) == 0o600

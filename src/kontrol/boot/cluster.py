@@ -80,7 +80,7 @@ async def query(sources: Sources, given: Facts) -> Result:
             pod = await _pod(api, sources, given, projected)
         except BootError as error:
             problem = _required(error, known)
-            if problem is not None or isinstance(error, Unanswered):  # nor would the node be found
+            if problem is not None or isinstance(error, Unanswered):  # the node would not be found
                 return Result(projected, problem)
     named = overlay(pod, projected, given)
     node: Facts = {}

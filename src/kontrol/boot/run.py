@@ -139,7 +139,7 @@ async def discover(sources: Sources) -> Findings:
     """Query all sources. What cannot be found is a line in the log, or the result's problem."""
     given = layer("environment", {name: sources.environ.get(name) for name in v.FACTS})
     if _debug(sources.environ):
-        log.info("KONTROL_MODE has debug: neither Kubernetes nor a cloud is queried")
+        log.info("KONTROL_MODE has debug: Kubernetes and clouds are not queried")
         return Findings(given)
     sources = replace(sources, retry=sources.retry.start())
     timeout = sources.retry.timeout

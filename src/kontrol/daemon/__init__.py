@@ -1,6 +1,6 @@
-"""The daemon: what the settings ask for, wired together, run, and ended in order.
+"""The daemon: the parts that the settings require, wired together, run, and stopped in order.
 
-`run` is all that others need; the modules each wire one part.
+`run` is the only public name; each module wires one part.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ __all__ = ["run"]
 log = logging.getLogger(__name__)
 
 _SECOND = (
-    "a second daemon on this host needs values of its own for KONTROL_PORT, KONTROL_HTTP_PORT (0 "
+    "a second daemon on this host requires its own values of KONTROL_PORT, KONTROL_HTTP_PORT (0 "
     "turns REST off), KONTROL_CONTROL, KONTROL_ID, and KONTROL_IP or KONTROL_POD_KEY"
 )
 
 
 def run(settings: Settings, environ: Mapping[str, str] | None = None) -> int:
-    """Run until a signal; returns the exit status: 0, or 2 if the configuration cannot be had."""
+    """Run until a signal; returns the exit status: 0, or 2 for a bad configuration."""
     notifier = Notifier.take(os.environ)
     daemon = Daemon(settings, os.environ if environ is None else environ, notifier)
     for level, text in settings.notes:

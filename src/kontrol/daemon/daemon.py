@@ -1,9 +1,10 @@
-"""One process's life: what it is made of, and how it ends.
+"""The lifecycle of one process: its parts, and how it ends.
 
 One `TaskGroup` owns every task. On the first SIGTERM, SIGINT, SIGHUP or SIGQUIT the agent
-deregisters while the masters still listen, then the master ends its callback, books it and resigns,
-then the endpoints close, and with them the commands that others had run here. A second signal does
-not wait: everything is cancelled at once, and what is left of a command is killed by its guard.
+deregisters while the masters still listen, then the master ends its callback, records the run and
+resigns, then the endpoints close, and with them the commands that were run here for others. On a
+second signal everything is cancelled immediately, and what is left of a command is killed by its
+guard.
 """
 
 import asyncio
@@ -64,7 +65,7 @@ class Daemon:
         except asyncio.CancelledError:
             if not self._stop.is_set():
                 raise
-            log.warning("ended at once, as asked by a second signal")
+            log.warning("ended immediately by a second signal")
         log.info("ended")
 
     def _signal(self, number: signal.Signals) -> None:
@@ -77,7 +78,7 @@ class Daemon:
             self._signalled = now
             self._notifier.ending()
             self._stop.set()
-        # SIGHUP comes with other signals as a session ends, and asks for no haste.
+        # SIGHUP comes with other signals when a session ends: it is not a request to hurry.
         elif number != signal.SIGHUP and now - self._signalled >= SAME_SIGNAL and self._task:
             self._task.cancel()
 
@@ -105,7 +106,7 @@ class Daemon:
             waits = {"etcd": master.mirror.cache.complete} if master is not None else {}
             waits |= agent.acknowledged if agent is not None else {}
             serve(self._notifier.run(waits))
-            # First to end, so last to be started.
+            # Stopped first, so started last.
             listening = asyncio.Event()
             if server is not None:
                 serve(self._listen(server, master, listening))
@@ -135,7 +136,7 @@ class Daemon:
     async def _server(
         self, stack: AsyncExitStack, keys: Keyring | None, master: "Master | None"
     ) -> Server | None:
-        """Return the ZeroRPC endpoint, bound; None if there is nothing to call here."""
+        """Return the ZeroRPC endpoint, not yet bound; None if there is nothing to call here."""
         settings = self._settings
         methods: dict[str, Method] = {}
         if master is not None:
@@ -150,16 +151,16 @@ class Daemon:
             server = Server(methods, keys=keys, own="master" if settings.master else "agent")
         except KeysError as error:
             raise StartupError(f"KONTROL_KEYS: {error}") from None
-        check_port(settings[v.BIND], settings[v.PORT])  # before anything is begun that others see
+        check_port(settings[v.BIND], settings[v.PORT])  # before anything starts that others see
         return server
 
     async def _listen(
         self, server: Server, master: "Master | None", listening: asyncio.Event
     ) -> None:
-        """Serve the endpoint until cancelled: a master's once it can answer, or in 2 s at most.
+        """Serve the endpoint until cancelled: a master's once it can answer, or after 2 s.
 
-        Until it listens, an agent asks another master at once. If etcd does not answer in time, it
-        had better be told so. Raises `BindError`.
+        Until it listens, agents go to another master immediately. If etcd does not answer in time,
+        it listens nevertheless, to tell them. Raises `BindError`.
         """
         settings = self._settings
         try:
@@ -169,7 +170,7 @@ class Daemon:
                         await master.mirror.cache.complete.wait()
             port = await server.bind(settings[v.BIND], settings[v.PORT])
             if master is None:
-                log.info("commands are taken on port %d", port)
+                log.info("accepting commands on port %d", port)
             else:
                 log.info(
                     "kontrol %s: master on port %d, of %s/%s, with etcd at %s",
@@ -213,7 +214,7 @@ class Daemon:
         serve(web.serve())
 
     def _statsd(self, serve: Serve) -> Callable[[str], None]:
-        """Return what counts events, for statsd if it is asked for."""
+        """Return a function that counts an event by name: for statsd, if that is configured."""
         where = self._settings[v.STATSD]
         if where is None:
             return lambda _name: None
@@ -226,9 +227,9 @@ class Daemon:
     async def _report(
         self, group: asyncio.TaskGroup, agent: Agent, listening: asyncio.Event
     ) -> None:
-        """Report until the end is asked for, and the farewells are said.
+        """Report until the process is to end, and the pod is deregistered.
 
-        Not before this process is `listening`: a master in it may be the agent's own.
+        Reports begin when this process is `listening`: the agent's master may be in it.
         """
         log.info(
             "kontrol %s: pod %s (key %s) reports to %s",
@@ -252,9 +253,9 @@ class Daemon:
         if stopping.done():
             for tier, reason in (await agent.leave()).items():
                 if reason is not None:
-                    log.warning("%s was not told that we left: %s", tier, reason)
+                    log.warning("not deregistered from %s: %s", tier, reason)
         await reporting
-        # A process that said farewell sends nothing more, but stays until it is stopped: its
-        # supervisor would start it again, and undo the farewell.
+        # A process that has deregistered sends nothing more, but runs until it is stopped:
+        # otherwise its supervisor would start it again, and it would register again.
         await self._stop.wait()
         controlled.cancel()

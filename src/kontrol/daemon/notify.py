@@ -1,13 +1,13 @@
-"""Tells systemd how the daemon is, as sd_notify(3) has it; without systemd, nothing.
+"""Reports the daemon's state to systemd, by sd_notify(3); does nothing without systemd.
 
-*Ready* is when the daemon does what it is there for: every tier has acknowledged the agent, the
-master's mirror of etcd is complete. An outage elsewhere must not hold up the boot of a host, or
-have a good process killed and started again: so it is said after `LATEST` at the latest, and
-the status line says what is missing. The *watchdog* is fed by the event loop: one that is stuck is
-killed by systemd, and started anew.
+The daemon is *ready* when it does its work: every tier has acknowledged the agent, the master's
+mirror of etcd is complete. An outage elsewhere must not delay the boot of a host, or get a healthy
+process killed and restarted: so it is reported after `LATEST` seconds at the latest, and the status
+line says what is missing. The *watchdog* is fed by the event loop: systemd kills and restarts a
+process whose loop is stuck.
 
-By hand, since it is one datagram to a socket that the environment names; the library for it on
-PyPI had its last release in 2017 (docs/decisions/0107).
+There is no library for it, since it is one datagram to a socket that the environment names; the one
+on PyPI had its last release in 2017 (docs/decisions/0107).
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class Notifier:
 
     @classmethod
     def take(cls, environ: MutableMapping[str, str]) -> Self:
-        """Read what systemd says, and take it out of `environ`: it is not for our children."""
+        """Read systemd's variables, and remove them from `environ`: children must not use them."""
         path, microseconds, pid = (environ.pop(name, "") for name in (_SOCKET, _MICROSECONDS, _PID))
         if not path.startswith(("/", "@")):  # another kind of socket, which only systemd 255 has
             return cls(None)
@@ -47,8 +47,8 @@ class Notifier:
                 watchdog = whole(microseconds, 1, 2**53) / 1e6
         return cls(path, watchdog)
 
-    def say(self, *assignments: str) -> None:
-        """Send assignments, as `READY=1`. What cannot be sent is lost, with a debug line."""
+    def send(self, *assignments: str) -> None:
+        """Send assignments, as `READY=1`. What cannot be sent is dropped, with a debug line."""
         if self._path is None:
             return
         address = f"\0{self._path[1:]}" if self._path.startswith("@") else self._path
@@ -57,30 +57,30 @@ class Notifier:
             try:
                 sock.sendto("\n".join(assignments).encode("utf-8"), address)
             except OSError as error:
-                log.debug("systemd was not told %s: %s", assignments[0], error)
+                log.debug("not sent to systemd: %s: %s", assignments[0], error)
 
     async def run(self, waits: Mapping[str, asyncio.Event]) -> None:
-        """Say that the daemon is ready once all of `waits`, by name, are set; feed the watchdog.
+        """Report that the daemon is ready once all of `waits` (by name) are set; feed the watchdog.
 
-        Returns when there is nothing more to say.
+        Returns when there is nothing more to report.
         """
         if self._path is None:
             return
         async with asyncio.TaskGroup() as group:
             if self._watchdog is not None:
                 group.create_task(self._feed(self._watchdog))
-            self.say(f"STATUS=waiting for {_missing(waits)}")
+            self.send(f"STATUS=waiting for {_missing(waits)}")
             try:
                 async with asyncio.timeout(LATEST):
                     await self._await_all(waits)
             except TimeoutError:
                 missing = _missing(waits)
                 log.warning("started, but not ready after %g s: waiting for %s", LATEST, missing)
-                self.say("READY=1", f"STATUS=started, waiting for {missing}")
+                self.send("READY=1", f"STATUS=started, waiting for {missing}")
                 await self._await_all(waits)
-                self.say("STATUS=ready")
+                self.send("STATUS=ready")
             else:
-                self.say("READY=1", "STATUS=ready")
+                self.send("READY=1", "STATUS=ready")
 
     async def _await_all(self, waits: Mapping[str, asyncio.Event]) -> None:
         for event in waits.values():
@@ -88,12 +88,12 @@ class Notifier:
 
     async def _feed(self, watchdog: float) -> Never:
         while True:
-            self.say("WATCHDOG=1")
+            self.send("WATCHDOG=1")
             await asyncio.sleep(watchdog / 3)
 
     def ending(self) -> None:
-        """Say that the daemon ends."""
-        self.say("STOPPING=1", "STATUS=ending")
+        """Report that the daemon is ending."""
+        self.send("STOPPING=1", "STATUS=ending")
 
 
 def _missing(waits: Mapping[str, asyncio.Event]) -> str:

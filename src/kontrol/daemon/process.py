@@ -1,7 +1,4 @@
-"""This process as the system sees it: its limits, and the children that its parts await.
-
-The one error that ends the daemon for its configuration.
-"""
+"""What all parts of the daemon share: the error that ends it, its children, its system limits."""
 
 import errno
 import resource
@@ -11,33 +8,37 @@ from collections.abc import Callable, Collection
 from kontrol.rpc.errors import BindError
 
 
+class StartupError(Exception):
+    """The daemon cannot do what it was configured to; the message says what to change."""
+
+
 class Children:
-    """The ids of all children that somebody here awaits: others that fall to us are orphans."""
+    """The process ids of all children that a part awaits: other children are adopted orphans."""
 
     def __init__(self) -> None:
         self.pids: set[int] = set()
         self._sources: list[Callable[[], Collection[int]]] = []
 
     def of(self, source: Callable[[], Collection[int]]) -> None:
-        """Count what `source` returns, whenever it is asked, among them."""
+        """Include the process ids that `source` returns, whenever `known` is called."""
         self._sources.append(source)
 
     def known(self) -> set[int]:
-        """Return them all."""
+        """Return all of them."""
         return self.pids.union(*(source() for source in self._sources))
 
 
 def raise_limits() -> None:
-    """Take as many file descriptors as the system lets us: a pod is a connection."""
+    """Raise the limit of file descriptors as far as allowed: each pod is a connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 20), hard))
 
 
 def check_port(host: str, port: int) -> None:
-    """See that nobody listens at an address, and that it is ours. Raises `BindError`.
+    """Check that an address is this host's and not in use. Raises `BindError`.
 
-    So that a process that cannot listen ends before it has begun, though it listens later.
+    A process that cannot listen thus ends before it starts any work, although it listens later.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -46,10 +47,6 @@ def check_port(host: str, port: int) -> None:
             probe.bind(("" if host == "*" else host, port))
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
-                return  # what it is, the endpoint itself tells
+                return  # the endpoint reports it when it binds
             where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             raise BindError.of(f"tcp://{where}", error.errno) from None
-
-
-class StartupError(Exception):
-    """The daemon cannot do what it was configured to; the message says what to change."""

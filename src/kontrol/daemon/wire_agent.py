@@ -1,4 +1,4 @@
-"""The agent's side: what it reports, and the commands that it runs for others."""
+"""The agent's side of the daemon: what it reports, and the commands that it runs for others."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -18,7 +18,7 @@ from kontrol.settings import variables as v
 
 
 def takes_commands(settings: Settings) -> bool:
-    """Tell whether this pod runs commands for others."""
+    """Return whether this pod runs commands for others."""
     return settings.agent and settings.invoke != "off"
 
 
@@ -40,7 +40,7 @@ def make_agent(settings: Settings, keys: Keyring | None, emit: Callable[[str], N
 
 
 def agent_settings(settings: Settings) -> AgentSettings:
-    """Return what the agent is told: the pod's identity, and facts of its node where known."""
+    """Return the agent's settings: the pod's identity, and facts of its node where known."""
     serves = settings.master or takes_commands(settings)
     facts = {
         "port": settings[v.PORT] if serves else None,
@@ -76,7 +76,7 @@ async def command_methods(
 
     if not takes_commands(settings):
         return refusing()
-    become_subreaper()  # so that what a dying guard leaves falls to us, and is killed
+    become_subreaper()  # adopts, and kills, what a dying guard leaves
     bounds = Bounds()
     guards = await stack.enter_async_context(Guards(most=bounds.commands, known=children.known))
     children.of(lambda: guards.pids)

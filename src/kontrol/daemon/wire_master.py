@@ -1,4 +1,4 @@
-"""The master's side: its store, its callback, and what it answers over ZeroRPC."""
+"""The master's side of the daemon: its store, its callback, and its ZeroRPC methods."""
 
 import asyncio
 import logging
@@ -80,11 +80,11 @@ async def make_master(
     Raises `StartupError`.
     """
     store = await open_store(settings, stack, children)
-    become_subreaper()  # so that what a dying guard leaves falls to us, and is killed
+    become_subreaper()  # adopts, and kills, what a dying guard leaves
     callback = None
     command = settings[v.CALLBACK]
     if command is None:
-        log.warning("KONTROL_CALLBACK is not set: the ensemble is kept, and nothing is run")
+        log.warning("KONTROL_CALLBACK is not set: nothing runs when the ensemble changes")
     else:
         guard = Guard(known=children.known)
         children.of(lambda: () if guard.pid is None else (guard.pid,))
@@ -125,11 +125,11 @@ async def make_master(
 
 
 def master_methods(master: Master) -> dict[str, Method]:
-    """Return what the ZeroRPC endpoint of a master answers."""
+    """Return the methods of a master's ZeroRPC endpoint."""
     rate = Rate(_OFTEN, _AT_ONCE)
 
     async def ping(call: Call, raw: object) -> object:
-        """Take a keepalive, a JSON text; returns seq, ttl and leader once etcd has it."""
+        """Accept a keepalive, a JSON text; returns seq, ttl and leader once etcd has it."""
         if not isinstance(raw, str | bytes):
             raise Refused("InvalidRecord", f"record is {type(raw).__name__}; expected JSON text")
         address, _, connection = call.peer.rpartition("#")
@@ -162,7 +162,7 @@ def master_methods(master: Master) -> dict[str, Method]:
         return master.leader_record
 
     async def state(_call: Call) -> object:
-        """Return the state that the callback returned last: to holders of keys only."""
+        """Return the callback's last state; requires a master's or an operator's key."""
         return await master.state()
 
     return {

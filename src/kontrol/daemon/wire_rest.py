@@ -60,7 +60,7 @@ def make_web(
 def _names(settings: Settings) -> frozenset[str]:
     """Return the names of this process: its own, KONTROL_NAMES, and those of its tiers.
 
-    A mere master's annotation, if any, has its tier's.
+    Without an agent, a master's annotation, if it has one, names its tier.
     """
     tiers = settings.tiers
     if not tiers:
@@ -76,5 +76,5 @@ def _names(settings: Settings) -> frozenset[str]:
 
 
 def make_statsd(where: Tier) -> Statsd:
-    """Return what sends the counters to the server of KONTROL_STATSD."""
+    """Return a sender of the counters to the server of KONTROL_STATSD."""
     return Statsd(where.hosts[0], where.port, resolve=Resolver())

@@ -334,7 +334,7 @@ def _endpoint(item: str) -> tuple[str, str]:
     scheme, separator, rest = item.rpartition("://")
     if separator:
         if scheme.lower() not in ("http", "https"):
-            raise BadValue(f"{_ENDPOINTS}; the scheme {scheme!r} is neither http nor https")
+            raise BadValue(f"{_ENDPOINTS}; the scheme {scheme!r} is not http or https")
         parts = urlsplit(f"//{rest}")
         if parts.path not in ("", "/") or parts.query or parts.fragment:
             raise BadValue(f"{_ENDPOINTS}; a URL ends after the port")

@@ -484,7 +484,7 @@ CALLBACK = Variable[str | None](
     values.command,
     "Command line to run when the ensemble changes, split into words as a shell would.",
     example="/usr/local/bin/on-change --verbose",
-    fallback="none: a warning, and the ensemble is kept without running anything",
+    fallback="none: nothing runs, and a warning says so",
     used_by="master",
 )
 SHELL_CALLBACK = Variable[bool](
