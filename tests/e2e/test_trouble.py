@@ -65,7 +65,9 @@ async def test_etcd_absent_then_restored_then_empty() -> None:
         await etcd.restore(snapshot)
         restored = await tier.hub.settled("abc")
         leader = await tier.leader(before.term)
-        await tier.masters[leader].logged("the store was restored; standing again", marks[leader])
+        await tier.masters[leader].logged(
+            "the store was restored; campaigning again", marks[leader]
+        )
         assert early.seqs.items() <= restored.seqs.items()
         first = await tier.hub.started()
         assert first.state == {"run": early.number}

@@ -1,4 +1,4 @@
-"""The ledger of a term that goes on writing after the store went back beneath it."""
+"""The ledger of a term that goes on writing after the store was restored."""
 
 import asyncio
 from collections.abc import Callable
@@ -81,7 +81,7 @@ async def test_a_store_that_went_back_is_not_written_to() -> None:
     cluster.restore(early, cluster=2)
     await ledger.trim()
     assert await book.contents() == before
-    with pytest.raises(Deposed, match="the store went back"):
+    with pytest.raises(Deposed, match="the store was restored"):
         await ledger.start(running(3))
     assert await book.contents() == before
 
@@ -94,7 +94,7 @@ async def test_a_run_that_the_store_forgot_is_not_acknowledged() -> None:
     early = cluster.snapshot()
     await ledger.start(running(1))
     cluster.restore(early, cluster=2)
-    with pytest.raises(Deposed, match="the store went back"):
+    with pytest.raises(Deposed, match="the store was restored"):
         await ledger.commit(PODS, Changes(), GOOD, b'{"run":1}')
     assert KEYS.state not in await book.contents()
     assert KEYS.applied not in await book.contents()

@@ -213,7 +213,7 @@ async def meddled(step: Step, *strangers: list[Op], done: bool = False) -> tuple
     if step is roll_back:
         await book.ask()
     book.network.before = lose
-    with pytest.raises(Deposed, match="the store went back"):
+    with pytest.raises(Deposed, match="the store was restored"):
         await (book.roll_back() if step is roll_back else step(book))
     return book, moved
 

@@ -39,7 +39,7 @@ async def test_each_hold_that_people_should_know_of_is_told_once(
     caplog.set_level(logging.INFO)
     told = await publisher(MemoryStore(MemoryCluster()))
     expected: dict[Hold, str] = {
-        "gap": "3 of 4 pods are missing (#1 p1, #2 p2, #3 p3) after a time without masters",
+        "gap": "3 of 4 pods are missing (#1 p1, #2 p2, #3 p3) after an outage of masters",
         "brake": "BRAKE: 3 of 4 pods are lost (#1 p1, #2 p2, #3 p3); the callback is held for 30 s",
         "damper": "change seen; waiting 30 s for quiet (KONTROL_DAMPER)",
         "rollout": "the callback changed: waiting up to 30 s for m2, m3 to have the new one",

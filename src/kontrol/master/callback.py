@@ -1,17 +1,17 @@
-"""The callback: the user's command, run by a guard; what it is given, and how it is judged.
+"""The callback: the user's command, run by a guard; its input, and what its output means.
 
-Input goes three ways, so that anything can be a callback: environment variables for shell scripts,
-files for what outgrows those, one JSON document on stdin for programs. Linux takes 128 KiB in one
-environment string, a few thousand pods; a value over that is left out of the environment, never
-cut. Output is the state: JSON or nothing, so that what a failing tool prints is never mistaken.
+Input comes in three ways, so that anything can be a callback: environment variables for shell
+scripts, files for what outgrows those, one JSON document on stdin for programs. Linux accepts
+128 KiB in one environment string, a few thousand pods; a larger value is left out of the
+environment, never cut.
+
+Output is the state: strict JSON (RFC 8259) of bounded size, or nothing, so that what a failing tool
+prints is never mistaken for it. The state is kept as printed, byte for byte, and read by programs
+in any language. So what these read differently (NaN, a number that becomes infinite, a member that
+is there twice) is refused.
 
 Building the input and judging the outcome are pure functions; `Callback` adds a folder for the
 files and the guard.
-
-What a callback may print: the state, as strict JSON (RFC 8259), in bounds.
-
-It is kept as printed, byte for byte, and read by programs in any language: so what they read
-differently (NaN, a number that becomes infinite, a member that is there twice) is refused.
 """
 
 import asyncio
@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 STRING_LIMIT = 128 * 1024  # NAME=value and its NUL: MAX_ARG_STRLEN, include/uapi/linux/binfmts.h
 
 _LOOK = 1.0  # seconds between looks at files whose changes leave no events
-_SETTLE = 0.5  # seconds for which a new callback stays as it is before it is taken
-_SETTLE_MAX = 10.0  # seconds after which it is taken even so
+_SETTLE = 0.5  # seconds for which a new callback stays as it is before it counts
+_SETTLE_MAX = 10.0  # seconds after which it counts even if it still changes
 
 _VARIABLES = ("HASH", "MD5", "PODS", "STATE", "CHANGES", "TIER", "TERM_ID", "RUN")
 _FILES = {"PODS": "PODS_FILE", "STATE": "STATE_FILE", "CHANGES": "CHANGES_FILE"}
@@ -46,10 +46,11 @@ _FILES = {"PODS": "PODS_FILE", "STATE": "STATE_FILE", "CHANGES": "CHANGES_FILE"}
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """What one run is for.
+    """The input of one run.
 
     `term` and `run` are the fencing numbers, `attempt` counts the runs for one change, `digest` is
-    the ensemble's; `pods` is a JSON array, `changes` a JSON object, `state` any JSON or None.
+    the ensemble's; `pods` is a JSON array, `changes` a JSON object, `state` any JSON, None without
+    one.
     """
 
     run: int
@@ -63,10 +64,10 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """What came of a run.
+    """The result of a run.
 
-    `state` is the new state, JSON; None keeps the old. `why` is one line for people; `status` or
-    `signal` tell how the process ended, if it was started. `fenced`: the deadline passed.
+    `state` is the new state, JSON; None keeps the old one. `why` is one line for people. `status`
+    or `signal` is how the process ended, if it was started. `fenced`: the deadline passed.
     """
 
     ok: bool
@@ -80,7 +81,7 @@ class RunOutcome:
 
 
 class Callback:
-    """Runs the callback. `run` does all before the guard has the command without a break."""
+    """Runs the callback. `run` does not yield to the loop before the guard has the command."""
 
     def __init__(
         self,
@@ -95,10 +96,11 @@ class Callback:
         on_stderr: Callable[[str], None],
         tier: str = "",
     ) -> None:
-        """`argv` is what to execute for `command`: its words, or if `shell` one that reads it.
+        """`argv` is what to execute for `command`: its words, or if `shell` a shell that reads it.
 
-        `timeout` is seconds; `secrets` names the variables of `environ` that it must not see.
-        `tier` is "namespace/app": with the term, agents fence by it what the callback has run.
+        `timeout` is in seconds; `secrets` names variables of `environ` to keep from the callback.
+        `tier` is "namespace/app": by it and the term, agents fence the commands that the callback
+        has them run. `on_stderr` is called with each line of standard error.
         """
         self._argv = argv
         self._timeout = timeout
@@ -110,27 +112,27 @@ class Callback:
         self._on_stderr = on_stderr
         path = self._environ.get("PATH", os.defpath)
         self._fingerprint = Fingerprint(command, path, shell=shell)
-        self._told: str | None = None  # the fingerprint that was returned last
+        self._last: str | None = None  # the fingerprint that was returned last
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the command line and of each file that a word of it names."""
-        self._told = self._fingerprint.read()
-        return self._told
+        self._last = self._fingerprint.read()
+        return self._last
 
     async def changed(self) -> None:
         """Return when the fingerprint is another than `fingerprint` returned last.
 
-        A change is awaited until it has settled, so that a half-written script is not taken. No
-        change is missed between two calls: the fingerprints are compared, not only events awaited.
+        A change counts once it has settled, so that a half-written script is not run. No change is
+        missed between two calls: the fingerprints are compared, not only events awaited.
         """
         loop = asyncio.get_running_loop()
-        last = self._told or self.fingerprint()
+        last = self._last or self.fingerprint()
         latest = None
         with Watch("the callback's files", interval=_LOOK) as watch:
             while True:
                 watch.arm(self._fingerprint.paths())  # before reading, so that no change is missed
                 now = self._fingerprint.read()
-                if now == self._told:
+                if now == self._last:
                     latest = None
                     await watch.changed()
                 elif now == last or (latest is not None and loop.time() >= latest):
@@ -141,7 +143,7 @@ class Callback:
                 await asyncio.sleep(_SETTLE)
 
     async def run(self, request: RunRequest, deadline: float) -> RunOutcome:
-        """Run it once, until `deadline` (seconds of `boottime`) at the latest, and judge it."""
+        """Run it once, until `deadline` (seconds of `boottime`) at the latest."""
         try:
             folder = Path(tempfile.mkdtemp(prefix="kontrol-"))  # mode 0700
         except OSError as error:
@@ -204,8 +206,8 @@ def build_environment(
 ) -> dict[str, str]:
     """Return the variables of one run.
 
-    Those for pods, state and changes are left out if one is over what a string may be, and then
-    the largest first until all fit into `room` bytes (as `size_of` counts).
+    Those for pods, state and changes are left out if they are larger than a string may be; then
+    the largest first, until all fit into `room` bytes (as `size_of` counts).
     """
     fixed = {
         "HASH": request.digest,
@@ -253,14 +255,14 @@ def argument_room() -> int:
     if sys.platform != "linux":
         return os.sysconf("SC_ARG_MAX")
     # execve(2): a quarter of the stack's limit, at most 6 MiB, at least 128 KiB. sysconf(3) of
-    # musl always tells the last.
+    # musl always returns the last.
     stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
     most = 6 * 1024 * 1024
     return most if stack == resource.RLIM_INFINITY else max(STRING_LIMIT, min(most, stack // 4))
 
 
 def judge(outcome: Outcome) -> RunOutcome:
-    """Judge a run: it is good if it exited with status 0 and printed JSON or nothing."""
+    """Judge a run: it succeeded if it exited with status 0 and printed JSON or nothing."""
     ok, state, why = False, None, outcome.detail
     if outcome.reason == "exited" and outcome.status == 0:
         try:
@@ -295,26 +297,26 @@ def _not_started(why: str) -> RunOutcome:
 
 
 STATE_LIMIT = 512 * 1024  # bytes of JSON
-STATE_DEPTH = 100  # arrays and objects within each other: parsers of any language take that
+STATE_DEPTH = 100  # arrays and objects within each other: parsers of any language accept that
 
 
 class StateError(ValueError):
-    """What the callback printed is no state. The text says what it printed."""
+    """What the callback printed is not a state. The text says what it printed."""
 
 
 def parse_state(stdout: bytes) -> bytes | None:
-    """Return the JSON that was printed, as it was, without white space around; None if none was.
+    """Return the JSON that was printed, without white space around it; None if nothing was.
 
-    Raises StateError if it is no strict JSON (RFC 8259) within `STATE_LIMIT` and `STATE_DEPTH`.
+    Raises StateError if it is not strict JSON (RFC 8259) within `STATE_LIMIT` and `STATE_DEPTH`.
     """
     state = stdout.strip(b" \t\r\n")
     if not state:
         return None
-    mend = "standard output is the state: write anything else to standard error"
+    fix = "standard output is the state: write anything else to standard error"
     if len(state) > STATE_LIMIT:
-        raise StateError(f"printed {len(state)} bytes, over {STATE_LIMIT}: {mend}")
+        raise StateError(f"printed {len(state)} bytes, over {STATE_LIMIT}: {fix}")
     try:
         parse(stdout, depth=STATE_DEPTH)
     except NotJSON as error:
-        raise StateError(f"printed invalid JSON: {error}: {mend}") from None
+        raise StateError(f"printed invalid JSON: {error}: {fix}") from None
     return state

@@ -1,8 +1,9 @@
-"""Election: candidates stand, the oldest leads, and keeps proving that it does.
+"""Election: candidates campaign, the oldest leads, and keeps proving that it does.
 
-As in etcd's concurrency package: a candidate is a key under a lease, the oldest key leads, and its
-creation revision is the *term*. A candidate acts when its predecessor's key is gone, and gives up
-when its own is, when its lease expires, or when the store turns out to have gone back.
+As in etcd's concurrency package, a candidate is a key under a lease, the oldest key leads, and its
+creation revision is the *term*. A candidate leads when its predecessor's key is gone. It gives up
+when its own key is gone, when its lease expires, or when the store was restored to an earlier
+revision.
 """
 
 import asyncio
@@ -32,25 +33,26 @@ from kontrol.store.protocol import (
 
 log = logging.getLogger(__name__)
 
-# Of the fail-over time: that leaves two proofs to be lost before the deadline at two thirds.
+# Of the fail-over time: two proofs may be lost before the deadline at two thirds.
 _PROOF_EVERY = 1 / 5
 
-# Seconds at most between two refreshes of the lease. Anybody can ask etcd for what is left of it,
-# and so tells a leader that has just gone; a refresh costs no write.
-_HEARD_EVERY = 0.5
+# Seconds at most between two refreshes of the lease. Any client can ask etcd for what is left of
+# it, and so find that a leader has just gone. A refresh costs no write.
+_REFRESH_EVERY = 0.5
 
-# Revisions that a store may have had beyond the last that followers saw: they follow pods and
+# Revisions that a store may have had beyond the last that this master saw. It watches pods and
 # candidates, and a run that is tried again and again writes neither. Years of that are fewer.
 _UNSEEN = 1_000_000
 
-# Times the fail-over time. A candidate that is remembered for too long keeps others waiting.
+# Times the fail-over time: how often the candidates are read again, since others wait for one that
+# is gone and still remembered.
 _VERIFY = 5
 
 Lead = Callable[[Term], Awaitable[None]]
 
 
 class Candidacy:
-    """A key that stands for this master, and describes it to all others."""
+    """The key that makes this master a candidate, and describes it to all others."""
 
     def __init__(self, key: OwnedKey, candidate: Callable[[], Candidate]) -> None:
         self._key = key
@@ -59,12 +61,12 @@ class Candidacy:
         self._writing = asyncio.Lock()
 
     async def announce(self, number: int) -> None:
-        """Tell that it leads, in the term of this number. Raises as `OwnedKey.put`."""
+        """Announce that it leads, in the term of this number. Raises as `OwnedKey.put`."""
         self._number = number
         await self.update()
 
     async def update(self) -> None:
-        """Write it anew if the description changed. Raises as `OwnedKey.put`."""
+        """Write it again if the description changed. Raises as `OwnedKey.put`."""
         async with self._writing:
             value = replace(self._candidate(), term=self._number).encode()
             if value != self._key.value:
@@ -72,7 +74,7 @@ class Candidacy:
 
 
 class Election:
-    """Campaigns for leadership, and leads with what it is given while it is leader."""
+    """Campaigns for leadership, and runs what it is given while this master leads."""
 
     def __init__(
         self,
@@ -107,16 +109,16 @@ class Election:
 
     @property
     def candidates(self) -> list[KeyValue]:
-        """The candidates that live, the leader first.
+        """The live candidates, the leader first.
 
-        A key without a lease is none: nothing would ever end it.
+        A key without a lease is not a candidate: it would never expire.
         """
         living = (kv for kv in self._candidates.entries.values() if kv.lease)
         return sorted(living, key=lambda kv: kv.create_revision)
 
     @property
     def margin(self) -> float | None:
-        """Seconds for which the last proof still lets us act; None while we do not lead."""
+        """Seconds for which the last proof still holds; None while this master does not lead."""
         return None if self.term is None else self.term.deadline - self._clock()
 
     def on_change(self, listener: Callable[[], None]) -> None:
@@ -124,22 +126,22 @@ class Election:
         self._candidates.listen(lambda _: listener())
 
     def restart(self, revision: int) -> None:
-        """Give up what we are, and campaign anew: the store went back from `revision`."""
+        """Give up, and campaign again: the store was restored, and had `revision` before."""
         self._highwater.saw_term(self._floor + revision + _UNSEEN)
         self._again.set()
 
     def described(self) -> None:
-        """Tell that this master's description changed: its candidacy is rewritten."""
+        """Note that this master's description changed: its candidacy is rewritten."""
         self._described.set()
 
     async def announce(self, term: Term) -> None:
-        """Tell everybody, in the candidacy, that it leads and under which number."""
+        """Announce in the candidacy that this master leads, in the term of which number."""
         assert self._candidacy is not None, "not a candidate"  # noqa: S101
         self._saw_floor(term.number - term.revision)
         await self._candidacy.announce(term.number)
 
     def others(self, term: Term) -> list[Candidate]:
-        """Return the other candidates that live, the oldest first."""
+        """Return the other live candidates, the oldest first."""
         return [self._records.candidate(kv) for kv in self.candidates if kv.key != term.key]
 
     async def follow(self) -> None:
@@ -147,9 +149,9 @@ class Election:
         await self._candidates.run()
 
     async def run(self, lead: Lead) -> None:
-        """Campaign and lead, again and again, until cancelled; resign then.
+        """Campaign and lead, again and again, until cancelled; then resign.
 
-        `lead` is cancelled when the term ends. It may finish what it must in its clean-up: the
+        `lead` is cancelled when the term ends, and may finish in its clean-up what it must: the
         term says whether it is `deposed`, and is still being proved if it is not.
         """
         delay = 0.0
@@ -159,13 +161,13 @@ class Election:
                 delay = 0.0
             except* Deposed as group:
                 for error in leaves(group):
-                    log.warning("%s; standing again", error)
+                    log.warning("%s; campaigning again", error)
             except* StoreError as group:
                 for error in leaves(group):
-                    log.warning("cannot stand for leader while etcd fails: %s", error)
+                    log.warning("cannot campaign while etcd fails: %s", error)
             except* Outdated as group:
                 for error in leaves(group):
-                    log.error("does not stand for leader: %s", error)
+                    log.error("does not campaign: %s", error)
                 await asyncio.sleep(self._fover)
             # A group of errors hides that we were cancelled meanwhile (Python before 3.13).
             task = asyncio.current_task()
@@ -182,7 +184,7 @@ class Election:
         self._moved.set()
 
     def _saw_floor(self, floor: int) -> None:
-        # A leader may raise it after we read it, and a restore may lower what can be read.
+        # A leader may raise it after it was read here, and a restore may lower it in the store.
         self._floor = max(self._floor, floor)
 
     async def _campaign(self, lead: Lead) -> None:
@@ -195,7 +197,7 @@ class Election:
                 self._again.clear()
                 keeping = group.create_task(self._keep(lease))
                 watching = group.create_task(self._leave_on_restore())
-                term, self._candidacy = await self._stand(lease)
+                term, self._candidacy = await self._enter(lease)
                 describing = group.create_task(self._describe(self._candidacy))
                 await self._wait(term)
                 await term.prove()
@@ -211,8 +213,8 @@ class Election:
         finally:
             await self._resign(lease)
 
-    async def _stand(self, lease: int) -> tuple[Term, Candidacy]:
-        """Put the candidacy down; the revision of its creation is the term, should it win."""
+    async def _enter(self, lease: int) -> tuple[Term, Candidacy]:
+        """Create the candidacy; the revision of its creation is the term, should it win."""
         key = self._keys.candidate(lease)
         absent = Compare(key, "create", "=", 0)
         value = self._candidate().encode()
@@ -223,7 +225,7 @@ class Election:
                 raise
             except Ambiguous:
                 await asyncio.sleep(self._fover / 30)
-                continue  # a second put finds the first one's key, and asks for it
+                continue  # if the first put took effect, the second reads its key
             if answer.succeeded:
                 revision = answer.header.revision
             else:
@@ -233,14 +235,14 @@ class Election:
             return term, Candidacy(owned, self._candidate)
 
     async def _describe(self, candidacy: Candidacy) -> None:
-        """Keep the candidacy true, until cancelled."""
+        """Keep the candidacy's description up to date, until cancelled."""
         while True:
             await candidacy.update()
             await self._described.wait()
             self._described.clear()
 
     async def _wait(self, term: Term) -> None:
-        """Wait until every older candidate is gone. Raises `Deposed` if we go first."""
+        """Wait until every older candidate is gone. Raises `Deposed` if this one goes first."""
         waiting_for = ""
         while True:
             self._moved.clear()
@@ -257,9 +259,9 @@ class Election:
             await self._moved.wait()
 
     async def _keep(self, lease: int) -> None:
-        """Keep the lease. Raises `Deposed` once it is gone; an unreachable store is not that."""
+        """Refresh the lease. Raises `Deposed` once it is gone, but not if the store is away."""
         while True:
-            await asyncio.sleep(min(self._fover / 5, _HEARD_EVERY))
+            await asyncio.sleep(min(self._fover / 5, _REFRESH_EVERY))
             try:
                 if await self._store.refresh(lease) <= 0:
                     raise self._deposed("its lease expired")
@@ -298,7 +300,7 @@ class Election:
         return self.term.depose(why)
 
     async def _resign(self, lease: int) -> None:
-        """Give the candidacy up, so that a successor need not wait for the lease to expire."""
+        """End the candidacy, so that a successor need not wait for the lease to expire."""
         try:
             async with asyncio.timeout(min(2.0, self._fover / 3)):
                 await self._store.revoke(lease)

@@ -1,12 +1,13 @@
-"""What tells one version of the callback from another: its command line and its files' contents.
+"""The fingerprint of the callback: a hash of its command line and of the contents of its files.
 
-A word of the command line counts as given, from the daemon's folder; the first, if it has no slash,
-as the program that the PATH leads to. A folder, a device or what cannot be read counts as no file.
+A word of the command line is a path as given, relative to the daemon's folder. The first word, if
+it has no slash, is the program that the PATH leads to. A folder, a device or a file that cannot be
+read counts as no file.
 
 A command line may also name files that the callback writes itself, such as a log. Each run would
-then make a new callback, which is due, and so on for ever. So a file that changed during each of
-the last two runs counts with the content that it had, until a run leaves it alone. One run is not
-enough to tell: that may have been an update.
+then make a new callback, which is due, and so on without end. So a file that changed during each of
+the last two runs counts with the content that it had before, until a run leaves it unchanged. One
+run is not enough, since the change may have been an update.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ _TICK = 0.1
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A content's digest, and the file's identity, which was first seen at `since`."""
+    """A content's digest, and the file's identity, which was first seen at the time `since`."""
 
     identity: tuple[int, ...]
     since: float
@@ -37,26 +38,26 @@ class _Known:
 class Fingerprint:
     """The fingerprint of a command line: SHA-256 over it and over each file that a word names.
 
-    Asking often is cheap: a content is read again only when the file's inode, size or times change.
+    Reading it often is cheap: a file is read again only when its inode, size or times change.
     """
 
     def __init__(
         self, command: str, path: str, *, shell: bool, clock: Callable[[], float] = boottime
     ) -> None:
-        """`path` is the PATH that the command is run with; `clock` tells seconds."""
+        """`path` is the PATH that the command is run with; `clock` returns seconds."""
         self._command = command
         lexer = shlex.shlex(command, posix=True, punctuation_chars=shell)  # the shell's ; | & etc.
         lexer.whitespace_split, lexer.commenters = True, ""
         try:
             self._words = list(lexer)
-        except ValueError:  # the shell may read it otherwise than we do
+        except ValueError:  # the shell may split it where this does not
             self._words = command.split()
         self._folders = path.split(":")
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._before: list[bytes | None] = []
         self._written: set[int] = set()  # the words whose files changed during the last run
-        self._kept: dict[int, bytes | None] = {}  # what words count for whose files the runs write
+        self._kept: dict[int, bytes | None] = {}  # the digests of words whose files the runs write
 
     def read(self) -> str:
         """Return the fingerprint as of now, in hex."""
@@ -77,11 +78,11 @@ class Fingerprint:
         ]
 
     def run_begins(self) -> None:
-        """Tell that the callback is about to be run."""
+        """Note that the callback is about to be run."""
         self._before = list(self._contents())
 
     def run_ended(self) -> list[str]:
-        """Tell that it has ended; returns the words whose files count no more, for now."""
+        """Note that it has ended; returns the words whose changes no longer count, for now."""
         ours = []
         written = set()
         for index, (before, now) in enumerate(zip(self._before, self._contents(), strict=True)):
@@ -102,7 +103,7 @@ class Fingerprint:
             yield self._content(path)
 
     def _candidates(self, index: int) -> Iterator[str]:
-        """Yield the paths where a word's file is looked for, up to the first that is one."""
+        """Yield the paths where a word's file may be, up to the first where there is one."""
         word = self._words[index]
         if index > 0 or "/" in word:
             yield word
@@ -114,7 +115,7 @@ class Fingerprint:
                 return
 
     def _content(self, path: str) -> bytes | None:
-        """Return the digest of a regular file's content; None if it is none."""
+        """Return the digest of a regular file's content; None if it is not a regular file."""
         with contextlib.suppress(OSError, ValueError):  # ValueError: a NUL in it
             if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a device may have effects
                 return None

@@ -1,7 +1,7 @@
 """The master: mirror, registry, election and leader over one store, as one thing to run.
 
-Every master takes keepalives; one of them leads. `ping` and the read-only questions may be asked
-while `run` is running.
+Every master accepts keepalives; one of them leads. Its methods may be called while `run` is
+running.
 """
 
 import asyncio
@@ -40,10 +40,10 @@ _DAY = 86400.0  # seconds, the longest setting
 
 @dataclass(frozen=True, slots=True)
 class MasterConfig:
-    """What a master needs to know of itself and its tier. Times in seconds, `brake` in percent.
+    """The configuration of a master and its tier. Times in seconds, `brake` in percent.
 
-    `port`, at `address`, is where it takes keepalives, None if nobody needs to know. `sweep_every`
-    and `sweep_age` are as in `LeaderConfig`; `bounds` are what the tier may store.
+    `port`, at `address`, is where it accepts keepalives; None leaves it out of its candidacy.
+    `sweep_every` and `sweep_age` are as in `LeaderConfig`; `bounds` are what the tier may store.
     """
 
     namespace: str
@@ -77,9 +77,9 @@ class Master:
     ) -> None:
         """Without a `runner` the ensemble is kept and nothing is run.
 
-        `boot_clock` tells seconds that go on while the machine sleeps, `wall` the date and time
-        as RFC 3339; `rng` is for jitter. `emit` hears of what the original counted:
-        `lock_obtained`, `md5_changed`, `callback_invoked`.
+        `boot_clock` returns seconds that go on while the machine sleeps, `wall` the date and time
+        as RFC 3339; `rng` is for jitter. `emit` is called with the name of each of the original's
+        counters that moves: `lock_obtained`, `md5_changed`, `callback_invoked`.
         """
         self.config = config
         self.counts = Counts(lambda: datetime.fromisoformat(wall()).timestamp(), emit)
@@ -137,7 +137,7 @@ class Master:
         self._highwater.cache.on_restore(self.election.restart)
 
     async def run(self) -> None:
-        """Be a master until cancelled; then end the callback, book it, and resign."""
+        """Be a master until cancelled; then stop the callback, record its run, and resign."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.mirror.cache.run())
             group.create_task(self.election.follow())
@@ -149,7 +149,7 @@ class Master:
             await self.election.run(self.leader.lead)
 
     def _seen(self) -> list[Problem]:
-        """Return what this master sees of those who report to it."""
+        """Return the problems that this master sees with what reports to it."""
         registry = self.registry
         limited = registry.quota.limited(asyncio.get_running_loop().time())
         return of_the_senders(registry.senders.conflicts(), registry.senders.flips(), limited)
@@ -166,7 +166,7 @@ class Master:
 
     @property
     def candidates(self) -> list[Candidate]:
-        """Those who stand for leader, the leader first."""
+        """The candidates, the leader first."""
         return [self.records.candidate(kv) for kv in self.election.candidates]
 
     @property
@@ -186,13 +186,13 @@ class Master:
         return None if state is None else json.loads(state)
 
     def _follow_leader(self) -> None:
-        """Notice who leads, and its TTL, which is the tier's."""
+        """Notice which master leads, and its TTL, which is the tier's."""
         candidates = self.election.candidates
         leader = self._leader = self.records.candidate(candidates[0]) if candidates else None
         if leader is None:
             return
-        told = leader.ttl  # None by masters of an earlier version
-        ttl = told if told is not None and 2 <= told <= _DAY else self.config.ttl
+        theirs = leader.ttl  # None from masters of an earlier version
+        ttl = theirs if theirs is not None and 2 <= theirs <= _DAY else self.config.ttl
         if ttl != self._ttl:
             log.info(
                 "the TTL is now %g s, as the leader %s has it, after %g", ttl, leader.id, self._ttl

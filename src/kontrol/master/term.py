@@ -1,18 +1,13 @@
-"""A term: one leadership, its fence in the store, and how long it is proved outside of it.
+"""A term: one leadership, its fence in the store, and until when it may act outside of the store.
 
 Every write of a leader compares the creation revision of its candidacy, so a deposed leader writes
 nothing. What it does outside the store is bounded by *proofs*: linearizable transactions that find
-the key in place. Two thirds of the fail-over time after the last proof was sent, the leader is
-none, whatever it believes. (A lease keepalive proves nothing: etcd's leader answers it alone, and
-may be none itself.)
+its key in place. Two thirds of the fail-over time after the last proof was sent, it no longer
+leads, whatever it believes. (A lease keepalive proves nothing: etcd's leader answers it alone, and
+may itself be deposed.)
 
-Invariant: between the sending of a proof and its deadline, nobody who waits one fail-over time
-after winning has acted.
-
-A key that one term alone writes, again and again: only its last value can stay.
-
-Each write compares the revision of the one before. So a copy of an earlier write that arrives late
-(etcd may still commit what it never answered) changes nothing.
+Invariant: between the sending of a proof and its deadline, no other leader acts that waits one
+fail-over time after it won.
 """
 
 import asyncio
@@ -40,11 +35,12 @@ class Deposed(Exception):
 
 
 class Term:
-    """One leadership: its number, its fence, and how long it is still proved.
+    """One leadership: its number, its fence, and until when it may act.
 
-    `revision` is the candidacy's creation revision, which fences; `number` is what the outside is
-    told, the same plus a floor that the ledger keeps, so that it rises even if the store goes back.
-    `deadline` is in seconds of the boot clock, which goes on while the machine sleeps.
+    `revision` is the candidacy's creation revision, which fences. `number` is the term's for
+    everything outside the store: the revision plus a floor that the ledger keeps, so that it rises
+    even if the store is restored to an earlier revision. `deadline` is in seconds of the boot
+    clock, which goes on while the machine sleeps.
     """
 
     def __init__(
@@ -71,7 +67,7 @@ class Term:
 
     @property
     def deadline(self) -> float:
-        """The time, on the boot clock, until which the last proof lets the leader act."""
+        """The time, on the boot clock, until which the leader may act by its last proof."""
         return self._proved + self._span
 
     @property
@@ -80,7 +76,7 @@ class Term:
         return not self.deposed and self._clock() < self.deadline
 
     def on_proof(self, listener: Callable[[float], None]) -> Callable[[], None]:
-        """Call `listener` with each new deadline; returns how to stop that."""
+        """Call `listener` with each new deadline; returns a function that ends this."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
@@ -93,8 +89,8 @@ class Term:
         """Write under the fence. Raises `Deposed` if the term is over, and `StoreError`.
 
         `succeeded` is False if another comparison failed. A write that is tried again, or whose
-        answer was lost, must move a key that it compares: else a late copy of it would be done
-        after later writes of the same term, which the fence lets pass.
+        answer was lost, must move a key that it compares. Otherwise a late copy of it would take
+        effect after later writes of the same term, which pass the fence.
         """
         answer = await self._store.txn([self.fence, *compares], then, [Range(self.key)])
         if not answer.succeeded:
@@ -111,9 +107,9 @@ class Term:
     async def insist(self, ops: Sequence[Op], compares: Sequence[Compare] = ()) -> None:
         """Write under the fence, again until the store has answered.
 
-        For writes that may come late and twice: deletions of what nobody writes again, keys that
-        are written once, and whatever moves one of `compares`. If one of these fails nothing is
-        written. Raises as `write`, but for outages.
+        For writes that may arrive late and twice: deletions of keys that are not written again,
+        keys that are written once, and what moves one of `compares`. If one of these does not hold,
+        nothing is written. Raises as `write`, except for outages.
         """
         delay = 0.0
         while True:
@@ -126,14 +122,14 @@ class Term:
             await asyncio.sleep(delay)
 
     def expect(self, expected: Callable[[], Sequence[Compare]]) -> None:
-        """Let each proof compare too what the term wrote: `expected` returns what must hold now.
+        """Have each proof compare what the term wrote as well: `expected` returns what must hold.
 
-        A restore of the store can undo that and leave the candidacy, which it had by then.
+        A restore can undo what the term wrote and keep its candidacy, if the snapshot has it.
         """
         self._expected = expected
 
     async def prove(self) -> None:
-        """Ask the store whether this term stands. Raises `Deposed` and `StoreError`."""
+        """Ask the store whether this term still holds. Raises `Deposed` and `StoreError`."""
         sent, expected = self._clock(), self._expected()
         answer = await self.write(expected, [Range(self.key, keys_only=True)])
         if not answer.succeeded and self._expected() == expected:  # nothing was written meanwhile
@@ -144,9 +140,11 @@ class Term:
 
 
 class OwnedKey:
-    """One key, written by one task at a time. `value` is what was written last, None before that.
+    """A key that one term writes again and again, by one task at a time: the last value stays.
 
-    A key that is found changed by anybody else is written over.
+    Each write compares the revision of the one before. So a copy of an earlier write that arrives
+    late (etcd may still commit what it never answered) changes nothing. If anything else changed
+    the key, that is overwritten. `value` is what was written last, None before that.
     """
 
     def __init__(

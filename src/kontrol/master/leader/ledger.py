@@ -5,9 +5,10 @@ either it is acknowledged (`state`, `applied`, its entry, and `running` removed)
 entry, and `running` marked as ended, which keeps it due). A rollback moves `state`.
 
 Invariant: every write is fenced by the term, compares the revisions of all three heads (`running`,
-`applied`, `state`) and moves at least one of them. So none is done twice, however late a copy of it
-arrives. Whoever finds the heads moved to what he wrote knows that a write whose answer was lost was
-done; whoever finds anything else knows that the store went back, and writes nothing more.
+`applied`, `state`) and moves at least one of them. So no write takes effect twice, however late a
+copy of it arrives. A write whose answer was lost took effect if the heads are now what it wrote. If
+they are neither that nor what they were before, the store was restored, and the term writes nothing
+more.
 """
 
 import asyncio
@@ -49,16 +50,17 @@ log = logging.getLogger(__name__)
 _STATES = 20
 _RUNS = 200
 _NEWEST = 20  # entries, of which some may be damaged
-_ASK = 40  # members whose fate one transaction asks for: three ranges each, of 128 operations
+_ASK = 40  # members that one transaction looks up: three ranges each, of 128 operations
+_RESTORED = "the ledger is not as it was left: the store was restored"
 
 
 class Ledger:
-    """The leader's book. Opened once per term; nobody else writes while the term stands."""
+    """The ledger, opened once per term. Nothing else writes it while the term lasts."""
 
     def __init__(
         self, store: Store, records: Records, term: Term, *, ttl: float | None = None
     ) -> None:
-        """`ttl`, in seconds, is what pods are told; it is recorded with each acknowledged run."""
+        """`ttl`, in seconds, is the tier's; it is recorded with each acknowledged run."""
         self.applied = Applied()
         self.running: Running | None = None
         self.state: bytes | None = None
@@ -68,7 +70,7 @@ class Ledger:
         self._keys = records.keys
         self._term = term
         self._ttl = ttl
-        self._before: Running | None = None  # what the run under way took the place of
+        self._before: Running | None = None  # what the run under way replaced
         keys = records.keys
         self._heads = {keys.running: 0, keys.applied: 0, keys.state: 0}  # revisions; 0: absent
         self._moving = False
@@ -96,8 +98,8 @@ class Ledger:
         metas, applied, running, state, newest, chunks, candidates, last_run = found
         meta = records.meta(metas[0]) if metas else None
         if meta is None:
-            told = records.highest_term(running, newest, candidates)
-            floor = max(0, told + 1 - self._term.revision)
+            highest = records.highest_term(running, newest, candidates)
+            floor = max(0, highest + 1 - self._term.revision)
         else:
             floor = meta.floor
         step = max(0, highwater.term + 1 - (floor + self._term.revision))
@@ -119,10 +121,10 @@ class Ledger:
         if unended is not None and not unended.run:  # its number cannot be read
             known += 1
             unended = replace(unended, run=known)
-        # Where the store went back there may have been runs that nobody who lives has seen, fewer
-        # than revisions: each takes two or more.
+        # If the store was restored, there may have been runs that no living master has seen, fewer
+        # than revisions: each run takes two or more.
         self.next_run = 1 + known + step
-        if known + step > stored:  # whoever leads next may not know
+        if known + step > stored:  # the next leader may not know
             await self._put(keys.last_run, last_run, b"%d" % (known + step))
         self.running = None if unended is None or unended.withdrawn else unended
         self._term.expect(lambda: () if self._moving else self._unmoved())
@@ -134,7 +136,7 @@ class Ledger:
 
     @property
     def failed(self) -> Running | None:
-        """The run that failed and was not made good, apart from one that is under way."""
+        """The run that failed and has not been repeated with success, unless it is under way."""
         under_way = self.running is not None and not self.running.ended
         return self._before if under_way else self.running
 
@@ -152,7 +154,7 @@ class Ledger:
     async def commit(
         self, pods: Sequence[Pod], changes: Changes, ending: Ending, state: bytes | None
     ) -> None:
-        """Acknowledge the run under way: it was for `pods`; `state` None keeps the state."""
+        """Acknowledge the run under way: it was for `pods`. With `state` None the state stays."""
         running = self._under_way()
         members = tuple(Member.of(pod) for pod in pods)
         chunks = list(encode_members(members))
@@ -187,18 +189,19 @@ class Ledger:
         self.running = ended
 
     async def withdraw(self, pods: int, changes: Changes, why: str) -> None:
-        """Take the start of the run under way back: its process was not started.
+        """Withdraw the run under way: its process was not started.
 
-        What stood before stands again. The run keeps its number, and has an entry that says `why`.
-        `running` is rewritten and not deleted: an absent key would compare as before the start, and
-        a late copy of that would be done.
+        `running` is again what it was before. The run keeps its number, and has an entry that says
+        `why`. If there was nothing before, `running` is still rewritten and not deleted: an absent
+        key would compare as it did before the start, so a late copy of that write would take
+        effect.
         """
         running, before = self._under_way(), self._before
-        stands = before or replace(running, ended=True, withdrawn=True)
+        now = before or replace(running, ended=True, withdrawn=True)
         ending = Ending(ok=False, why=f"not started: {why}")
         await self._move(
             [
-                Put(self._keys.running, stands.encode()),
+                Put(self._keys.running, now.encode()),
                 Put(self._keys.run(running.run), encode_entry(running, pods, changes, ending)),
             ]
         )
@@ -210,7 +213,7 @@ class Ledger:
         return self._records.state(kvs[0]) if kvs else None
 
     async def why_not_kept(self, number: int) -> str:
-        """Say why there is no state of run `number`, and of which runs there are states."""
+        """Return why there is no state of run `number`, and the runs whose states are kept."""
         keys = self._keys
         answer = await self._store.txn(
             [],
@@ -233,12 +236,13 @@ class Ledger:
         by: str,
         answer: Callable[[int], tuple[Compare, Put]],
     ) -> int | None:
-        """Make `state`, which run `number` left, the state again; returns the run that this is.
+        """Restore `state`, which run `number` left; returns the number of the rollback.
 
-        It is a run of its own in the ledger, though nothing ran: the state moves only with a number
-        that is never used again. `answer` is given that number; what it returns, a key to write and
-        what must hold for it, is written with the rollback or not at all: so a request is carried
-        out once, whoever leads next. None if that does not hold, and nothing was done.
+        A rollback is an entry of the ledger with a number of its own, though nothing ran: the state
+        moves only with a number that is never used again. `answer` is called with that number, and
+        returns a key to write and a condition for it. Both belong to the rollback's transaction, so
+        a request is carried out once, whichever master leads next. Returns None if the condition
+        does not hold, and nothing was written.
         """
         run = self.next_run
         why = f"the state of run {number} was restored"
@@ -291,10 +295,10 @@ class Ledger:
             await self._term.insist([Delete(key) for key in old[i : i + 100]], self._unmoved())
 
     async def fates(self, pods: Iterable[Pod], most: int | None = None) -> set[int] | None:
-        """Tell which pods of the acknowledged list left, by `seq`; the other missing are lost.
+        """Return which pods of the acknowledged list left, by `seq`; others not in `pods` are lost.
 
-        Only the first `most` of the missing are looked at, if that is given. None if one of the
-        missing lives again in the store: `pods` is out of date, and what is awaited will come.
+        With `most`, only that many of the missing pods are looked up. Returns None if a missing pod
+        is alive in the store: `pods` is out of date, and a change is about to arrive.
         """
         left: set[int] = set()
         gone = missing(self.applied.members, pods)[:most]
@@ -316,9 +320,9 @@ class Ledger:
                 live = [self._records.pod(kv) for kv in answer.range(3 * i).kvs]
                 if any(there and there.pod.seq == member.seq for there in live):
                     return None
-                seats = answer.range(3 * i + 1).kvs + answer.range(3 * i + 2).kvs
-                tombstones = (self._records.registration(kv) for kv in seats)
-                if any(seat and seat.seq == member.seq and seat.left for seat in tombstones):
+                kvs = answer.range(3 * i + 1).kvs + answer.range(3 * i + 2).kvs
+                found = (self._records.registration(kv) for kv in kvs)
+                if any(one and one.seq == member.seq and one.left for one in found):
                     left.add(member.seq)
         return left
 
@@ -329,17 +333,16 @@ class Ledger:
     def _unmoved(self) -> list[Compare]:
         """Compare the heads with what they were when they were last read or written here.
 
-        The fence alone does not tell that the store went back: the candidacy that it compares may
-        be in the snapshot.
+        The fence alone does not show that the store was restored: the candidacy that it compares
+        may be in the snapshot.
         """
         return [Compare(key, "mod", "=", revision) for key, revision in self._heads.items()]
 
     async def _move(self, ops: Sequence[Put | Delete], conditions: Sequence[Compare] = ()) -> bool:
-        """Write what moves a head, once, whatever becomes of the answers.
+        """Write what moves a head, once, even if answers are lost.
 
-        Returns False if one of `conditions` does not hold, or the lease of one of `ops` is gone,
-        and nothing was written. Raises `Deposed` if the heads are not as they were left, and
-        `StoreError`.
+        Returns False, and nothing was written, if one of `conditions` does not hold or the lease of
+        one of `ops` is gone. Raises `Deposed` if something else moved the heads, and `StoreError`.
         """
         self._moving = True
         moved = False
@@ -368,7 +371,7 @@ class Ledger:
             await asyncio.sleep(delay)
 
     async def _settle(self, ops: Sequence[Put | Delete]) -> bool:
-        """Tell whether an earlier try wrote `ops`. Raises `Deposed` if something else was written.
+        """Return whether an earlier try wrote `ops`. Raises `Deposed` if something else moved.
 
         One transaction is one revision: all that it put has that revision, and our values.
         """
@@ -392,8 +395,8 @@ class Ledger:
             else:
                 ours = heads[key] == self._heads[key]
             if not ours:
-                raise self._term.depose("the ledger is not as it was left: the store went back")
+                raise self._term.depose(_RESTORED)
         if len(revisions) != 1:
-            raise self._term.depose("the ledger is not as it was left: the store went back")
+            raise self._term.depose(_RESTORED)
         self._heads = heads
         return True

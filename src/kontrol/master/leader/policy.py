@@ -1,17 +1,13 @@
 """Whether to run the callback, and when: a pure decision on what the leader knows.
 
-Why it may be due: the ensemble or the callback differ from what was last acknowledged, or a run
-was started and not acknowledged. What may hold it, each until a time of its own: the damper, the
-back-off after a failure, a rollout (other masters still have the acknowledged callback), the gap
-(time without masters or etcd is nobody's silence), the brake. An operator who asks for a run gets
-it at once, due or not, unless the gap or the brake hold it.
+A run is due if the ensemble or the callback differs from what was last acknowledged, or if a run
+was started and not acknowledged. What may hold it, each until a time of its own: the damper; the
+backoff after a failure; a rollout, while other masters still have the acknowledged callback; the
+gap, since pods that could not report to any master are not lost; the brake. A run that an operator
+asks for starts immediately, due or not, unless the gap or the brake holds it.
 
-Runs in a row that each led to the next: a callback that changes what it watches. Pure.
-
-Nobody can know why a pod changed. What can be seen is that all changes that a run is due for came
-during the run before, or soon after it, and were of pods that one of the last few runs was due for
-as well: callbacks take turns with pods, too. Once may be chance; ten times in a row is a callback
-that feeds itself, or pods that never rest.
+`Chain` counts runs in a row that each seem to have led to the next, as with a callback that changes
+what it watches.
 """
 
 from collections import deque
@@ -29,11 +25,11 @@ _ROLLOUT = 60.0  # seconds for which a new callback waits for masters that have 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What the leader knows. Times are seconds of the loop's clock; None: not held by that.
+    """What the leader knows. Times are in seconds of the loop's clock.
 
     `failed` is (digest, fingerprint, the time to retry at) of the run that is not acknowledged.
-    `rollout` is until when a new callback waits for masters that have the acknowledged one;
-    `asked` says that an operator wants a run.
+    `rollout`, `ripe` (the damper), `gap` and `brake` are the times until which each holds a run,
+    None if it does not. `asked` says that an operator asked for a run.
     """
 
     digest: str
@@ -71,7 +67,7 @@ class Run:
 
 
 def decide(now: float, s: Situation) -> Idle | Wait | Run:
-    """Judge the situation at the time `now`."""
+    """Decide what to do at the time `now`."""
     reason: Reason | None = "asked" if s.asked else _due(s)
     if reason is None:
         return Idle()
@@ -99,10 +95,10 @@ def decide(now: float, s: Situation) -> Idle | Wait | Run:
 
 
 def outdated(now: float, s: Situation) -> str:
-    """Say why a run that was decided must not start now; empty if it may.
+    """Return why a run that was decided must not start now; empty if it may.
 
-    For a decision whose first write had to wait: the damper and the back-off were waited out then,
-    what holds against acting on a wrong list is judged again.
+    For a decision whose first write had to wait. The damper and the backoff had passed by then, so
+    only what keeps from acting on a wrong list is decided again.
     """
     if not s.asked and _due(s) is None:
         return "nothing is due any more"
@@ -111,15 +107,16 @@ def outdated(now: float, s: Situation) -> str:
 
 
 class Rollout:
-    """Since when the leader's callback differs from the acknowledged one. One per term."""
+    """Notes since when the leader's callback differs from the acknowledged one; one per term."""
 
     def __init__(self) -> None:
         self._since: float | None = None
 
     def until(self, now: float, *, differs: bool, peers: bool) -> float | None:
-        """Return the time until which the new callback waits; None if it does not.
+        """Return the time until which a new callback waits; None if it does not.
 
-        `differs`: from the acknowledged callback, which a live candidate still has if `peers`.
+        `differs`: the callback is not the acknowledged one. `peers`: a live candidate still has the
+        acknowledged one.
         """
         if not differs:
             self._since = None
@@ -148,11 +145,18 @@ def _due(s: Situation) -> Reason | None:
 
 
 SOON = 10.0  # seconds after a run in which its consequences are expected
-FOLLOWING = 10  # runs in a row, each caused by the run before, of which people are warned
+FOLLOWING = 10  # runs in a row, each caused by the run before, that make a warning
 
 
 class Chain:
-    """Counts them, for one term. Times are seconds of one clock, given by the caller."""
+    """Counts runs in a row, each caused by the run before; one per term.
+
+    Why a pod changed cannot be known. What can be seen is that all changes that a run is due for
+    came during the run before or soon after it, and were of pods that one of the last few runs was
+    due for as well (a callback may cycle through pods). Once may be chance; ten times in a row is a
+    callback that feeds itself, or pods that never rest. Times are in seconds of one clock, given by
+    the caller.
+    """
 
     def __init__(self) -> None:
         self._ended: float | None = None
@@ -160,9 +164,9 @@ class Chain:
         self.length = 0
 
     def follows(self, newest: float, ids: AbstractSet[str]) -> int:
-        """Return how many runs in a row, before one that is about to start, led to it.
+        """Return how many runs in a row led to one that is about to start.
 
-        `newest` is when the last change came that it is for; `ids` are the pods that changed, none
+        `newest` is when the last change came that it is for. `ids` are the pods that changed, none
         if it is due for another reason.
         """
         caused = self._ended is not None and newest <= self._ended + SOON

@@ -1,8 +1,8 @@
 """What the leader is about to do, for people: in its log, and in the store for every master.
 
-The record in the store is under the leader's lease, so it goes with the leader. Only plans that
-last are written: most are carried out in less time than writing them takes. With each goes which
-pods are lost and not acted on yet, whatever the plan is.
+The record in the store is under the leader's lease, so it is gone when the leader is. Only plans
+that last are written: most are carried out in less time than it takes to write them. The record
+also names the pods that are lost and not acted on yet, whatever the plan is.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 Plan = policy.Idle | policy.Wait | policy.Run
 
 Lost = Callable[[], Awaitable[tuple[Sequence[Member], int]]]
-"""Finds out which pods are lost, of how many. Raises `Unavailable` and `Ambiguous`."""
+"""Returns which pods are lost, and of how many. Raises `Unavailable` and `Ambiguous`."""
 
 _LASTING = 0.5  # seconds
 _NAMED = 20  # pods and masters
@@ -30,7 +30,7 @@ class PlanPublisher:
     """The plan of one term, and its publication."""
 
     def __init__(self, key: OwnedKey, wall: Callable[[], str], find_lost: Lost) -> None:
-        """`key` is where it is published; `wall` tells the date and time, RFC 3339."""
+        """`key` is where to publish; `wall` returns the date and time, RFC 3339."""
         self.plan: Plan = policy.Idle()
         self._key = key
         self._wall = wall
@@ -47,18 +47,18 @@ class PlanPublisher:
         of: int = 0,
         peers: Sequence[str] = (),
     ) -> None:
-        """Take note of the plan.
+        """Set the plan, log it if it is a new wait, and have it published if it lasts.
 
-        `lost` are the pods lost of the `of` in the acknowledged list; `peers` are the masters that
-        still have the acknowledged callback.
+        `lost` are the pods that are lost of the `of` in the acknowledged list. `peers` are the ids
+        of masters that still have the acknowledged callback.
         """
         before = self.plan
         if (plan, peers) == (before, self._peers):
             return
         self.plan, self._lost, self._of, self._peers = plan, lost, of, peers
         self._moved.set()
-        told = ("damper", "gap", "brake", "rollout")
-        if not isinstance(plan, policy.Wait) or plan.hold not in told:
+        logged = ("damper", "gap", "brake", "rollout")
+        if not isinstance(plan, policy.Wait) or plan.hold not in logged:
             return
         if isinstance(before, policy.Wait) and before.hold == plan.hold:
             return
@@ -83,7 +83,7 @@ class PlanPublisher:
             )
         else:
             log.warning(
-                "%d of %d pods are missing (%s) after a time without masters or store: waiting "
+                "%d of %d pods are missing (%s) after an outage of masters or store: waiting "
                 "%.0f s for them",
                 len(lost),
                 of,
@@ -92,7 +92,7 @@ class PlanPublisher:
             )
 
     def changed(self) -> None:
-        """Tell that pods changed, and so perhaps which are lost."""
+        """Note that pods changed, and so perhaps which are lost."""
         self._moved.set()
 
     async def publish(self) -> None:
@@ -111,7 +111,7 @@ class PlanPublisher:
             self._moved.clear()
 
     async def _losses(self) -> tuple[Sequence[Member], int]:
-        """Return which pods are lost; none while that cannot be found out."""
+        """Return which pods are lost; none while the store does not answer."""
         try:
             lost, of = await self._find_lost()
         except (Unavailable, Ambiguous) as error:
@@ -121,17 +121,17 @@ class PlanPublisher:
 
 
 def _public(plan: Plan, lost: Sequence[Member], of: int, peers: Sequence[str]) -> dict[str, JSON]:
-    told: dict[str, JSON] = {"what": "idle", "reason": None, "hold": None, "seconds": None}
+    public: dict[str, JSON] = {"what": "idle", "reason": None, "hold": None, "seconds": None}
     match plan:
         case policy.Run(reason, _):
-            told |= {"what": "run", "reason": reason}
+            public |= {"what": "run", "reason": reason}
         case policy.Wait(reason, until, hold):
             left = round(until - asyncio.get_running_loop().time(), 1)
-            told |= {"what": "wait", "reason": reason, "hold": hold, "seconds": left}
+            public |= {"what": "wait", "reason": reason, "hold": hold, "seconds": left}
         case policy.Idle():
             pass
     return {
-        **told,
+        **public,
         "lost": [names([member]) for member in lost[:_NAMED]],
         "missing": len(lost),
         "of": of,

@@ -1,10 +1,10 @@
-"""What operators ask of the leader, by way of the store: any master takes it, the leader answers.
+"""Requests of operators to the leader, through the store: any master accepts, the leader answers.
 
-A request is a key under a lease of its own, so it can be put down at whichever master one reaches,
-outlives a change of leader, and goes by itself if nobody answers. The leader writes its answer
-into the same key, under its fence. A rollback and its answer are one transaction, so it is done
-once, as is forgetting a pod. A leader that dies between starting a run and answering leaves a
-request that its successor carries out again: a run that is asked for happens at least once.
+A request is a key under a lease of its own, so any master can write it, it outlives a change of
+leader, and it expires if no leader answers. The leader writes its answer into the same key, under
+its fence. A rollback and its answer are one transaction, so it is done once; so is forgetting a
+pod. A leader that dies between starting a run and answering leaves a request that its successor
+carries out again: a run that was asked for happens at least once.
 """
 
 import asyncio
@@ -35,13 +35,13 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["run", "release", "rollback", "forget"]
 
-_LEASE = 60  # seconds for which an unanswered request stands
-_PATIENCE = 3.0  # seconds for the store to take a request
+_LEASE = 60  # seconds until an unanswered request expires
+_TIMEOUT = 3.0  # seconds for the store to grant a request its lease
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A request that waits to be answered, and its key as the store has it."""
+    """A request that is not answered yet, and its key as the store has it."""
 
     request: OperatorRequest
     kv: KeyValue
@@ -53,7 +53,7 @@ class Requests:
     def __init__(
         self, store: Store, records: Records, *, silence: float, wall: Callable[[], str]
     ) -> None:
-        """`silence` as for a `WatchCache`; `wall` tells the date and time, RFC 3339."""
+        """`silence` as for a `WatchCache`; `wall` returns the date and time, RFC 3339."""
         self._store = store
         self._records = records
         self._keys = keys = records.keys
@@ -67,11 +67,11 @@ class Requests:
         await self._follower.run()
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener` when a request came, was answered, or went."""
+        """Call `listener` when a request came, was answered, or expired."""
         self._follower.listen(lambda _: listener())
 
     def pending(self, *kinds: Kind) -> list[Pending]:
-        """Return the requests of these kinds that nobody answered, the oldest first."""
+        """Return the requests of these kinds that are not answered yet, the oldest first."""
         entries = sorted(self._follower.entries.values(), key=lambda kv: kv.create_revision)
         found = ((self._records.request(kv), kv) for kv in entries)
         return [
@@ -86,10 +86,10 @@ class Requests:
         """Ask the leader, about `run` or `pod`, and wait at most `timeout` seconds for its answer.
 
         Returns `request` (its id), `done` (whether the leader answered), `message`, `refused`, and
-        the `run` that it concerns. Raises `StoreError`.
+        `run`, the number that it is about. Raises `StoreError`.
         """
         try:
-            async with asyncio.timeout(min(_PATIENCE, timeout)):
+            async with asyncio.timeout(min(_TIMEOUT, timeout)):
                 lease = (await self._store.grant(_LEASE)).id
         except TimeoutError:
             raise Unavailable("it did not answer in time; nothing was asked for") from None
@@ -99,7 +99,7 @@ class Requests:
         waiting = self._waiting[key] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout):
-                await self._put_down(key, value, lease)
+                await self._write(key, value, lease)
                 answer = await waiting
         except TimeoutError:
             late = "the leader has not answered yet, and may still do it within a minute"
@@ -108,7 +108,7 @@ class Requests:
             del self._waiting[key]
         return {"request": name, "done": True, **answer.public()}
 
-    async def _put_down(self, key: str, value: bytes, lease: int) -> None:
+    async def _write(self, key: str, value: bytes, lease: int) -> None:
         absent = Compare(key, "create", "=", 0)
         while True:
             try:
@@ -117,7 +117,7 @@ class Requests:
             except NoSpace:
                 raise
             except Ambiguous:
-                continue  # a second put finds the first, or is it
+                continue  # if the first put took effect, the second writes nothing
 
     def _take(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -140,25 +140,25 @@ class Answers:
     def __init__(self, requests: Requests, term: Term) -> None:
         self._requests = requests
         self._term = term
-        self._answered: set[str] = set()  # the store may not have told yet
+        self._answered: set[str] = set()  # the watch may not show it yet
 
     def pending(self, *kinds: Kind) -> list[Pending]:
         """Return the requests of these kinds that this term has not answered, the oldest first."""
         return [p for p in self._requests.pending(*kinds) if p.kv.key not in self._answered]
 
     def part(self, pending: Pending, answer: OperatorAnswer) -> tuple[Compare, Put]:
-        """Return what answers a request within another transaction."""
+        """Return what to compare and what to put to answer a request in another transaction."""
         kv, value = pending.kv, replace(pending.request, answer=answer).encode()
         return Compare(kv.key, "mod", "=", kv.mod_revision), Put(kv.key, value, kv.lease)
 
     def answered(self, pending: Pending, answer: OperatorAnswer) -> None:
-        """Note that a request is answered, or that nobody waits for its answer any more."""
+        """Note that a request is answered, or is gone."""
         self._answered.add(pending.kv.key)
         request = pending.request
         log.info("request of %s (%s): %s", request.by, request.kind, answer.message)
 
     async def answer(self, pending: Pending, answer: OperatorAnswer) -> None:
-        """Answer. Raises `Deposed` and `StoreError`."""
+        """Answer a request, unless it is gone. Raises `Deposed` and `StoreError`."""
         self.answered(pending, answer)
         unmoved, put = self.part(pending, answer)
         with contextlib.suppress(LeaseGone):

@@ -1,14 +1,14 @@
-"""The sweep: seats that nobody used for a day are forgotten, and their numbers with them.
+"""The sweep deletes registrations that were not used for a day, and with them their numbers.
 
-A seat outlives its pod so that a pod which comes back finds its number. The first sweep that finds
-it without a pod stamps it; it is deleted once that stamp is old. Age is time that leaders have
-watched pass (`records/pods.py`): the leader adds what its own term has watched, and no wall clock
-decides. All writes are fenced and compare that nothing moved: a pod that comes back keeps its seat,
-and a write that is done late or twice changes nothing.
+A registration outlives its pod, so that a pod which returns has its number again. The first sweep
+that finds it without a pod stamps it; a later one deletes it once that stamp is old. Age is time
+that leaders have watched pass (`records/pods.py`): the leader adds what its own term has watched,
+and no wall clock decides. All writes are fenced and compare that nothing moved: a pod that returns
+keeps its registration, and a write that arrives late or twice changes nothing.
 
-Seats are bounded too, or a stranger who reports ever new pods would fill the store within that day:
-of more than twice the pods that a tier may have, those unused for the longest time are forgotten at
-once, and the sweep comes early when many pods are new.
+Their number is bounded too, so that a client that reports ever new pods cannot fill the store
+within that day. Beyond twice the pods that a tier may have, those unused for the longest time are
+deleted immediately, and a sweep comes early when many pods are new.
 """
 
 import asyncio
@@ -37,20 +37,20 @@ from kontrol.store.protocol import (
 
 log = logging.getLogger(__name__)
 
-_SEATS = 2  # per pod that the tier may have
-_BATCH = 50  # seats in a transaction: of etcd's 128 operations and as many comparisons
+_REGISTRATIONS = 2  # per pod that the tier may have
+_BATCH = 50  # registrations in a transaction: of etcd's 128 operations and as many comparisons
 
 
 class Numbers(Protocol):
-    """Which sequence numbers pods have."""
+    """The sequence numbers that pods were given."""
 
     @property
     def highest(self) -> int:
-        """The highest that was seen."""
+        """The highest number seen."""
         ...
 
     async def numbered(self, number: int) -> None:
-        """Wait until one was seen that is as high."""
+        """Wait until a number of at least `number` was seen."""
         ...
 
 
@@ -70,10 +70,10 @@ class Sweep:
         max_pods: int = 50_000,
         numbers: Numbers | None = None,
     ) -> None:
-        """`every` and `age` are in seconds, as is `clock`, which nobody may set.
+        """`every` and `age` are in seconds, as is `clock`, a clock that cannot be set.
 
-        `max_pods` is what the tier may have, and `numbers` tells which were given. `wall` tells the
-        date and time, RFC 3339, for those who read a stamp.
+        `max_pods` is what the tier may have; `numbers` are those that its pods were given. `wall`
+        returns the date and time, RFC 3339, which a stamp has for people to read.
         """
         self._store = store
         self._records = records
@@ -92,20 +92,20 @@ class Sweep:
             try:
                 await self.sweep()
             except (Unavailable, Ambiguous) as error:
-                log.debug("the seats are swept later: %s", error)
+                log.debug("old registrations are swept later: %s", error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._every):
                     await self._many()
 
     async def _many(self) -> None:
-        """Wait until as many pods were numbered since now as the tier may have."""
+        """Wait until as many new pods got numbers as the tier may have."""
         if self._numbers is None:
             await asyncio.Event().wait()
         else:
             await self._numbers.numbered(self._numbers.highest + self._max_pods)
 
     async def sweep(self) -> int:
-        """Stamp and delete unused seats; returns how many were deleted.
+        """Stamp and delete unused registrations; returns how many were deleted.
 
         Raises `Deposed` and `StoreError`.
         """
@@ -119,34 +119,34 @@ class Sweep:
             ],
         )
         now = self._clock()  # after the read: what it saw is older
-        if not self._term.held:  # the machine may have slept, and nobody watched
+        if not self._term.held:  # the machine may have slept, without watching
             return 0
-        pods, seats, found = (answer.range(i).kvs for i in range(3))
+        pods, registrations, found = (answer.range(i).kvs for i in range(3))
         ages = await self._watch(found[0] if found else None, now, answer.header)
         old = ages.old(self._age)
         live = {kv.key.removeprefix(keys.pods) for kv in pods}
         unused: list[KeyValue] = []
         work: list[tuple[KeyValue, Op]] = []
-        for kv in seats:
-            seat = records.registration(kv)
-            if seat is None or kv.key.removeprefix(keys.registrations) in live:
+        for kv in registrations:
+            registration = records.registration(kv)
+            if registration is None or kv.key.removeprefix(keys.registrations) in live:
                 continue
             unused.append(kv)
-            if seat.idle is None:
-                op: Op = Put(kv.key, replace(seat, idle=self._today()).encode())
+            if registration.idle is None:
+                op: Op = Put(kv.key, replace(registration, idle=self._today()).encode())
             elif kv.mod_revision <= old:
                 op = Delete(kv.key)
             else:
                 continue
             work.append((kv, op))
-        crowd = max(0, len(seats) - _SEATS * self._max_pods)
-        surplus = sorted(unused, key=lambda kv: kv.mod_revision)[:crowd]
+        excess = max(0, len(registrations) - _REGISTRATIONS * self._max_pods)
+        surplus = sorted(unused, key=lambda kv: kv.mod_revision)[:excess]
         if surplus:
             log.warning(
-                "etcd keeps the numbers of %d pods, over %d times KONTROL_MAX_PODS: those of %d "
-                "that have been away the longest are forgotten",
-                len(seats),
-                _SEATS,
+                "etcd has registrations of %d pods, over %d times KONTROL_MAX_PODS: deleting those "
+                "of the %d that have been away the longest, and their numbers",
+                len(registrations),
+                _REGISTRATIONS,
                 len(surplus),
             )
             keys_of = {kv.key for kv in surplus}
@@ -154,11 +154,11 @@ class Sweep:
             work += [(kv, Delete(kv.key)) for kv in surplus]
         deleted = await self._write_all(work)
         if deleted > len(surplus):
-            log.info("%d numbers of pods that were away for long are forgotten", deleted)
+            log.info("deleted %d registrations of pods that were away for long", deleted)
         return deleted
 
     async def _write_all(self, work: Sequence[tuple[KeyValue, Op]]) -> int:
-        """Do the work on seats that did not move; returns how many were deleted."""
+        """Do the work on registrations that did not move; returns how many were deleted."""
         deleted = 0
         for start in range(0, len(work), _BATCH):
             some = work[start : start + _BATCH]
@@ -172,18 +172,18 @@ class Sweep:
         return deleted
 
     async def _write(self, work: Sequence[tuple[KeyValue, Op]]) -> bool:
-        """Write, if none of these seats moved."""
+        """Write, if none of these registrations moved."""
         unmoved = [Compare(kv.key, "mod", "=", kv.mod_revision) for kv, _ in work]
         return (await self._term.write(unmoved, [op for _, op in work])).succeeded
 
     async def _watch(self, kv: KeyValue | None, now: float, header: Header) -> Ages:
-        """Add what this term has watched; returns the ages, as the store then has them."""
+        """Add the time that this term has watched; returns the ages as the store then has them."""
         known = Ages() if kv is None else self._records.ages(kv) or Ages()
         known = known.within(header.cluster, header.revision)
         if self._began is None:
             self._began = now, known.watched
         began, before = self._began
-        # From the start of the term: an answer that was lost adds nothing twice.
+        # Counted from the start of the term, so that a lost answer adds nothing twice.
         watched = max(known.watched, before + now - began)
         ages = known.after(watched, header.revision, age=self._age)
         key = self._records.keys.ages
