@@ -360,7 +360,7 @@ def test_two_writes_within_one_tick_are_told_apart(
     hook, now = tmp_path / "hook", 0.0
     hook.write_text("one", encoding="utf-8")
     found = hook.stat()
-    monkeypatch.setattr(os, "fstat", lambda _: found)  # the same size and times for ever
+    monkeypatch.setattr(os, "fstat", lambda _: found)  # the same size and times always
     subject = Fingerprint(str(hook), "", shell=False, clock=lambda: now)
     before = subject.read()
     hook.write_text("two", encoding="utf-8")

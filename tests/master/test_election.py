@@ -79,7 +79,7 @@ async def test_a_comparison_that_fails_is_no_end_of_the_term() -> None:
 
 
 @virtual
-async def test_a_key_that_is_gone_or_was_made_anew_ends_the_term() -> None:
+async def test_a_key_that_is_gone_or_was_made_again_ends_the_term() -> None:
     for again in (False, True):
         store = MemoryStore(MemoryCluster())
         term = await term_of(store)
@@ -196,7 +196,9 @@ async def test_the_margin_is_what_is_left_of_the_last_proof() -> None:
 
 
 @virtual
-async def test_a_candidate_says_once_whom_it_waits_for(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_candidate_says_once_which_master_it_waits_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO)
     cluster = MemoryCluster()
     async with running(cluster), running(cluster, id="m2"):
@@ -223,7 +225,7 @@ class Deaf(Trouble):
 
 
 @virtual
-async def test_a_candidate_whose_lease_is_gone_stands_again_although_no_watch_says_so() -> None:
+async def test_a_candidate_whose_lease_is_gone_campaigns_again_although_no_watch_says_so() -> None:
     cluster, deaf = MemoryCluster(), Deaf()
     async with running(cluster), running(cluster, Stub(), id="m2", network=deaf) as two:
         await asyncio.sleep(1)

@@ -40,7 +40,7 @@ async def test_a_successor_goes_on_with_the_back_off() -> None:
         await asyncio.sleep(40)
         attempts = len(callback.runs)
         assert attempts >= 5
-        one.election.restart(0)  # it gives up, and stands again behind the other
+        one.election.restart(0)  # it gives up, and campaigns again behind the other
         await asyncio.sleep(2)
         assert two.leader_id == "m2"
         await asyncio.sleep(2.0**attempts)
@@ -63,7 +63,7 @@ async def test_what_became_of_pods_is_asked_again_when_the_store_does_not_say() 
 
 
 @virtual
-async def test_a_run_whose_start_came_late_is_withdrawn_if_nobody_knows_who_is_there() -> None:
+async def test_a_run_whose_start_came_late_is_withdrawn_if_the_pods_are_not_known() -> None:
     cluster, callback = MemoryCluster(), Stub()
     network = Outage(starts_after(1), 2.0)
     async with running(cluster, callback, network=network) as master, alive(master, 1):
@@ -241,7 +241,7 @@ async def test_a_damaged_request_is_nobodys() -> None:
 
 @virtual
 async def test_an_answer_is_told_although_its_request_is_gone_by_then() -> None:
-    """A watch may hand over both at once."""
+    """A watch may deliver both at the same time."""
     cluster, callback, deaf = MemoryCluster(), Stub(), Deaf()
     async with (
         running(cluster, callback) as one,

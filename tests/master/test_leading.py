@@ -88,7 +88,7 @@ async def test_a_failed_run_is_tried_again_after_a_growing_time_and_told_in_the_
 
 
 @virtual
-async def test_a_new_change_does_not_wait_for_the_backoff_and_counts_anew() -> None:
+async def test_a_new_change_does_not_wait_for_the_backoff_and_counts_from_one() -> None:
     cluster, callback = MemoryCluster(), Stub()
     callback.outcome = lambda _: BAD
     async with running(cluster, callback) as master, alive(master, 1):
@@ -139,7 +139,7 @@ async def test_a_leader_told_to_stop_ends_its_callback_books_it_and_resigns_at_o
     assert [entry["why"] for entry in await ledger(cluster)] == ["stopped"]
     async with running(cluster, quick, id="m2") as two, alive(two, 1):
         await asyncio.sleep(3)
-    # No waiting for the fail-over: the run was booked as ended, and is tried again.
+    # No waiting for the fail-over: the run was recorded as ended, and is tried again.
     assert [run.request.attempt for run in quick.runs] == [2]
 
 
@@ -197,7 +197,7 @@ async def test_a_leader_whose_key_is_deleted_kills_its_callback_and_stands_again
 
 @virtual
 async def test_a_master_told_to_stop_ends_although_its_term_ends_as_well() -> None:
-    """A group of errors hid the cancellation: the master campaigned again, for ever."""
+    """A group of errors hid the cancellation: the master campaigned again, without end."""
     cluster, callback = MemoryCluster(), Stub(seconds=60)
     loop = asyncio.get_running_loop()
     async with running(cluster, callback) as master:
@@ -255,7 +255,7 @@ async def test_the_brake_lets_go_after_twice_the_ttl_or_by_hand() -> None:
 
 
 @virtual
-async def test_farewells_of_most_do_not_brake() -> None:
+async def test_that_most_pods_deregister_does_not_brake() -> None:
     cluster, callback = MemoryCluster(), Stub()
     async with running(cluster, callback) as master, alive(master, 1, 2):
         async with alive(master, 3, 4, 5):

@@ -1,4 +1,4 @@
-"""Each write of the ledger whose answer is lost is settled by reading; a stranger's is told apart.
+"""A ledger write whose answer is lost is settled by reading; other writes are told from it.
 
 And what a leader reads when it opens the ledger, and asks of the fate of pods.
 """
@@ -194,7 +194,7 @@ async def test_a_move_is_tried_again_after_growing_pauses() -> None:
     assert failing.pauses == pytest.approx(PAUSES)
 
 
-async def meddled(step: Step, *strangers: list[Op], done: bool = False) -> tuple[Book, list[Op]]:
+async def meddled(step: Step, *others: list[Op], done: bool = False) -> tuple[Book, list[Op]]:
     """Take a step whose answer is lost; before it is settled others write, one after the other."""
     book = await Book.open()
     moved: list[Op] = []
@@ -206,7 +206,7 @@ async def meddled(step: Step, *strangers: list[Op], done: bool = False) -> tuple
         moved.extend(request.then)
         if done:
             book.store._core.txn(request)
-        for ops in strangers:
+        for ops in others:
             book.store._core.txn(Txn((), tuple(ops), ()))
         return Ambiguous("lost")
 
@@ -304,7 +304,7 @@ async def test_a_start_that_is_withdrawn_leaves_the_failed_run_that_stood_before
 
 
 @virtual
-async def test_a_run_that_was_withdrawn_stands_for_nobody() -> None:
+async def test_a_run_that_was_withdrawn_is_not_due() -> None:
     book = await Book.open()
     await start(book)
     await withdraw(book)
@@ -358,7 +358,7 @@ async def test_what_a_new_leader_knows_of_the_last_run_is_stored_if_it_was_not()
         assert (kv.value, kv.version) == (value, version)
 
 
-def seat(seq: int, *, left: bool) -> bytes:
+def registration(seq: int, *, left: bool) -> bytes:
     return Registration("p1", "a", 0, seq, left).encode()
 
 
@@ -369,15 +369,15 @@ def seat(seq: int, *, left: bool) -> bytes:
         ([Put(KEYS.pod("k1"), PODS[0].encode())], None),
         ([Put(KEYS.pod("k1"), replace(PODS[0], seq=9).encode())], set()),
         ([Put(KEYS.pod("k1"), b"junk")], set()),
-        ([Put(KEYS.registration("k1"), seat(1, left=True))], {1}),
-        ([Put(KEYS.registration("k1"), seat(1, left=False))], set()),
-        ([Put(KEYS.registration("k1"), seat(9, left=True))], set()),
+        ([Put(KEYS.registration("k1"), registration(1, left=True))], {1}),
+        ([Put(KEYS.registration("k1"), registration(1, left=False))], set()),
+        ([Put(KEYS.registration("k1"), registration(9, left=True))], set()),
         ([Put(KEYS.registration("k1"), b"junk")], set()),
-        ([Put(KEYS.archived_registration("k1", 1), seat(1, left=True))], {1}),
+        ([Put(KEYS.archived_registration("k1", 1), registration(1, left=True))], {1}),
         (
             [
                 Put(KEYS.registration("k1"), b"junk"),
-                Put(KEYS.archived_registration("k1", 1), seat(1, left=True)),
+                Put(KEYS.archived_registration("k1", 1), registration(1, left=True)),
             ],
             {1},
         ),

@@ -53,7 +53,7 @@ async def test_each_hold_that_people_should_know_of_is_told_once(
     caplog.clear()
     told.update(waiting("brake"), LOST, 4)  # another than before
     told.update(Idle())
-    told.update(waiting("brake"), LOST, 4)  # anew
+    told.update(waiting("brake"), LOST, 4)  # a new wait
     assert len(caplog.messages) == 2
 
 
@@ -82,7 +82,7 @@ async def test_a_plan_is_written_when_it_changes_and_has_lasted() -> None:
         await asyncio.sleep(1)
         assert json.loads((await published(store)).value)["what"] == "idle"
         told.update(Run("ensemble", again=False))
-        told.update(Idle())  # before anybody could read of the run
+        told.update(Idle())  # before the run was published
         await asyncio.sleep(1)
         assert (await published(store)).version == 1
         plan = waiting("brake", 30.4)

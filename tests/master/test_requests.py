@@ -123,7 +123,7 @@ async def test_a_request_during_a_run_is_done_after_it() -> None:
 
 
 @virtual
-async def test_a_request_that_nobody_answers_goes_away() -> None:
+async def test_a_request_that_is_not_answered_expires() -> None:
     cluster, callback = MemoryCluster(), Stub(seconds=200)
     async with running(cluster, callback) as master, alive(master, 1):
         await asyncio.sleep(5)
@@ -300,7 +300,7 @@ async def test_the_status_without_a_store_says_so() -> None:
 
 
 @virtual
-async def test_whoever_asks_without_a_store_is_soon_told() -> None:
+async def test_a_request_without_a_store_soon_fails() -> None:
     cluster, callback = MemoryCluster(), Stub()
     loop = asyncio.get_running_loop()
     async with running(cluster, callback) as master, alive(master, 1):

@@ -1,4 +1,4 @@
-"""Unused seats age by the time that leaders have watched, whatever wall clocks say."""
+"""Unused registrations age by the time that leaders have watched, whatever wall clocks say."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ _Answer = TypeVar("_Answer")
 
 HOUR, DAY = 3600.0, 24 * 3600.0
 EVERY, AGE = 60.0, 24 * 60.0  # a day in minutes, for masters that prove their term all the time
-SEAT = KEYS.registration(key_of("10.0.0.2"))
+REGISTRATION = KEYS.registration(key_of("10.0.0.2"))
 
 
 def off(skew: timedelta) -> Callable[[], str]:
@@ -49,7 +49,7 @@ def sweeping(
     return running(cluster, id=id_, wall=wall or off(timedelta()), sweep_every=EVERY, sweep_age=AGE)
 
 
-async def present(cluster: MemoryCluster, key: str = SEAT) -> bool:
+async def present(cluster: MemoryCluster, key: str = REGISTRATION) -> bool:
     return bool((await MemoryStore(cluster).range(Range(key))).kvs)
 
 
@@ -72,14 +72,14 @@ async def test_a_leader_whose_wall_clock_is_wrong_sweeps_nothing_young(skew: tim
 
 
 @virtual
-async def test_a_seat_is_deleted_after_a_watched_day_over_leader_changes() -> None:
+async def test_a_registration_is_deleted_after_a_watched_day_over_leader_changes() -> None:
     cluster = MemoryCluster()
     async with sweeping(cluster, "m1") as master, alive(master, 1):
         await master.ping(record(2))
         await master.ping(record(2, n=1, down=True))
         await asyncio.sleep(AGE / 3)
         assert await present(cluster)
-    await asyncio.sleep(10 * AGE)  # nobody watches
+    await asyncio.sleep(10 * AGE)  # no leader watches
     for id_ in ("m2", "m3"):
         async with (
             sweeping(cluster, id_) as master,
@@ -108,7 +108,7 @@ class Clock:
 
 
 class Swept:
-    """A store with the seat of a pod that is gone, and terms that sweep it."""
+    """A store with the registration of a pod that is gone, and terms that sweep it."""
 
     def __init__(self) -> None:
         self.cluster = MemoryCluster()
@@ -152,7 +152,7 @@ class Swept:
 
 
 @virtual
-async def test_a_seat_is_stamped_once_and_deleted_a_day_later() -> None:
+async def test_a_registration_is_stamped_once_and_deleted_a_day_later() -> None:
     swept = Swept()
     await swept.prepare()
     sweep = await swept.term()
@@ -196,19 +196,19 @@ async def test_an_answer_that_is_lost_adds_no_time_twice() -> None:
 
 
 @virtual
-async def test_a_pod_that_comes_back_while_its_seat_is_swept_keeps_it() -> None:
+async def test_a_pod_that_comes_back_while_its_registration_is_swept_keeps_it() -> None:
     swept = Swept()
     await swept.prepare()
     sweep = await swept.term()
     for _ in range(25):
         await swept.after(sweep, HOUR)
-    before = await MemoryStore(swept.cluster).range(Range(SEAT))
+    before = await MemoryStore(swept.cluster).range(Range(REGISTRATION))
 
     def returns(request: Request) -> Exception | None:
         if writes(request):  # the first after the reading: of the ages
             swept.network.before = lambda _: None
             core = swept.cluster.core
-            core.txn(Txn((), (Put(SEAT, before.kvs[0].value),), ()))
+            core.txn(Txn((), (Put(REGISTRATION, before.kvs[0].value),), ()))
         return None
 
     swept.network.before = returns
@@ -292,8 +292,8 @@ def test_what_was_watched_for_long_enough_becomes_old() -> None:
 
 
 @virtual
-async def test_the_seats_of_ghosts_are_bounded_and_the_oldest_go_first() -> None:
-    """A stranger reports ever new pods, each once: their seats would stand for a day."""
+async def test_the_registrations_of_ghosts_are_bounded_and_the_oldest_go_first() -> None:
+    """A client reports ever new pods, each once; their registrations would stay for a day."""
     cluster = MemoryCluster()
     store = MemoryStore(cluster)
     bounds = Bounds(pods=30)
@@ -308,15 +308,15 @@ async def test_the_seats_of_ghosts_are_bounded_and_the_oldest_go_first() -> None
             worst = max(worst, count)
         assert worst <= 3 * bounds.pods + 2, "twice, and as many until it is noticed"
         assert {pod["id"] for pod in master.pods()} >= {"p1", "p2", "p249"}
-        seats = (await store.range(Range(KEYS.registrations, prefix=True))).kvs
-        numbers = sorted(json.loads(kv.value)["seq"] for kv in seats)
+        registrations = (await store.range(Range(KEYS.registrations, prefix=True))).kvs
+        numbers = sorted(json.loads(kv.value)["seq"] for kv in registrations)
         assert numbers[:2] == [0, 1], "those who live keep theirs"
         assert numbers[-1] == 248
         assert numbers[2] > 100, "the oldest went"
 
 
 @virtual
-async def test_a_seat_that_moves_while_it_is_swept_is_left_and_the_others_go() -> None:
+async def test_a_registration_that_moves_while_it_is_swept_is_left_and_the_others_go() -> None:
     cluster = MemoryCluster()
     async with running(cluster) as other:
         for number in range(1, 9):

@@ -1,4 +1,4 @@
-"""What belongs to one term stays in it, whoever leads before and after."""
+"""What belongs to one term stays in it, whichever master leads before and after."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ async def leads(master: Master) -> None:
 
 @virtual
 async def test_the_brake_of_a_former_term_is_forgotten() -> None:
-    """A leader that held, was deposed, and leads again later holds a new loss anew."""
+    """A leader that held, was deposed, and leads again later holds a new loss again."""
     cluster, callback = MemoryCluster(), Stub()
     async with running(cluster, callback, damper=3.0) as one, alive(one, 1):
         async with alive(one, 2, 3, 4, 5, 6):
@@ -334,7 +334,7 @@ async def test_runs_are_not_told_twice_over_a_restore_with_a_raised_revision() -
 
 
 @virtual
-async def test_numbers_that_nobody_can_have_are_not_gone_on_from() -> None:
+async def test_impossible_run_numbers_are_not_gone_on_from() -> None:
     """An operator or a bug wrote them; the last ones of twelve digits would end all numbering."""
     cluster, callback = MemoryCluster(), Stub()
     orphan = {"run": 99_999_999_999, "term": 1, "ended": False}
@@ -352,7 +352,7 @@ async def test_numbers_that_nobody_can_have_are_not_gone_on_from() -> None:
 
 
 @virtual
-async def test_a_fail_over_time_that_nobody_can_have_is_waited_for_a_day_at_most() -> None:
+async def test_an_impossible_fail_over_time_is_waited_for_a_day_at_most() -> None:
     cluster = MemoryCluster()
     orphan = {"run": 7, "term": 1, "ended": False, "fover": 1e11}
     await MemoryStore(cluster).txn([], [Put(KEYS.running, json.dumps(orphan).encode())])
@@ -388,7 +388,7 @@ async def test_a_restore_that_nothing_but_an_undone_write_tells_is_noticed() -> 
 
 
 @virtual
-async def test_a_term_that_nobody_can_have_is_not_gone_on_from() -> None:
+async def test_an_impossible_term_is_not_gone_on_from() -> None:
     cluster, callback = MemoryCluster(), Stub(seconds=0.01)
     async with running(cluster, callback) as master, alive(master, 1):
         await asyncio.sleep(3)
@@ -407,7 +407,7 @@ async def test_a_term_that_nobody_can_have_is_not_gone_on_from() -> None:
 
 @virtual
 async def test_numbers_above_a_restore_outlive_the_master_that_knew_them() -> None:
-    """It led after the restore, ran nothing, and was restarted: nobody remembers but the store."""
+    """It led after the restore, ran nothing, and was restarted: only the store remembers."""
     cluster, callback = MemoryCluster(), Stub(seconds=0.01)
     async with running(cluster, callback) as master, alive(master, 1):
         await asyncio.sleep(3)
