@@ -79,7 +79,7 @@ SAMPLES: dict[str, object] = {
         "time": "2026-01-05T03:13:01.002+00:00",
         "etcd": {"ok": True, "error": "", "seconds": 0.4, "alarms": []},
         "ttl": 25.0,
-        "leader": {**_LEADER, "silent": 1.0},
+        "leader": {**_LEADER, "last_seen_seconds": 1.0},
         "candidates": [_LEADER],
         "ensemble": {"pods": 3, "roles": {"cache": 3}, "digest": _DIGEST},
         "plan": {
@@ -93,8 +93,8 @@ SAMPLES: dict[str, object] = {
             "of": 3,
         },
         "running": None,
-        "waiting": 6.9,
-        "usual": 0.2,
+        "changes_waiting_seconds": 6.9,
+        "usual_run_seconds": 0.2,
         "applied": {
             "run": 7,
             "digest": _DIGEST,

@@ -226,7 +226,7 @@ async def test_export_and_import(token: Path, tmp_path: Path) -> None:
 
         done = await shell.kontrol("import", str(path))
         assert (done.status, done.out) == (5, "")
-        assert "masters are at work (m0): stop them all, then import" in done.err
+        assert "masters are running (m0): stop them all, then import" in done.err
 
         elsewhere = {"KONTROL_ETCD": ",".join(other.endpoints)}
         done = await shell.kontrol("import", str(path), **elsewhere)
@@ -239,7 +239,7 @@ async def test_export_and_import(token: Path, tmp_path: Path) -> None:
         assert "is in use" in (await shell.kontrol("import", str(path), **elsewhere)).err
 
         path.write_text("{}", "utf-8")
-        assert "this is no export" in (await shell.kontrol("import", str(path))).err
+        assert "this is not an export" in (await shell.kontrol("import", str(path))).err
         path.write_text("{", "utf-8")
         assert (await shell.kontrol("import", str(path))).status == 2
         assert (await shell.kontrol("import", str(tmp_path / "none"))).status == 2

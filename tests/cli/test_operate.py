@@ -147,8 +147,17 @@ def test_status_tells_programs_whether_all_is_well(
         ),
         (status(running={"run": 43}), "run 43 is under way"),
         (status(running={"run": 43}, leader={"id": "m", "silent": 4.0}), "run 43 was cut off: "),
+        (status(running={"run": 43}, leader={"last_seen_seconds": 4}), "run 43 was cut off: "),
         (status(running={"run": 43}, leader=None, plan={}), "run 43 was cut off: its leader "),
         (
+            status(
+                running={"run": 43, "age": 44.2},
+                usual_run_seconds=0.2,
+                changes_waiting_seconds=40.0,
+            ),
+            "run 43 is under way for 44 s; one usually takes 200 ms; changes have waited 40 s",
+        ),
+        (  # a master of the version before
             status(running={"run": 43, "age": 44.2}, usual=0.2, waiting=40.0),
             "run 43 is under way for 44 s; one usually takes 200 ms; changes have waited 40 s",
         ),

@@ -68,7 +68,7 @@ async def test_a_tier_that_is_used_is_not_replaced() -> None:
     fresh = MemoryCluster()
     async with running(fresh, callback):
         await asyncio.sleep(1)
-        with pytest.raises(ArchiveError, match=r"masters are at work \(m1\): stop"):
+        with pytest.raises(ArchiveError, match=r"masters are running \(m1\): stop"):
             await restore(MemoryStore(fresh), Records(KEYS), document)
 
 
@@ -123,7 +123,7 @@ async def test_what_masters_could_not_read_is_not_put_there(part: dict[str, JSON
     """They would end, and end again: a record of the store is trusted to be one."""
     store = MemoryStore(MemoryCluster())
     whole: dict[str, JSON] = {"kontrol": 1, "term": 1, "seq": 3, "seats": {"k": SEAT}, "runs": {}}
-    with pytest.raises(ArchiveError, match=r"^the document is damaged: \S.*: take another$"):
+    with pytest.raises(ArchiveError, match=r"^the document is damaged: \S.*; use another one$"):
         await restore(store, Records(KEYS), {**whole, **part})
     await restore(store, Records(KEYS), {**whole, "applied": APPLIED})
 

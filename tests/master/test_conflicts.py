@@ -62,7 +62,7 @@ async def problems(master: Master, cluster: MemoryCluster) -> list[str]:
     found = (await view.status())["problems"]
     assert isinstance(found, list)
     texts = [str(each["what"]) for each in found if isinstance(each, dict)]
-    told = ("seat", "to and fro", "TooMany")
+    told = ("registration", "back and forth", "TooMany")
     return [text for text in texts if any(part in text for part in told)]
 
 
@@ -114,10 +114,10 @@ async def test_every_master_names_them_whichever_hears_them() -> None:
             await asyncio.sleep(3 * CONFIG.ttl)
             for master in (one, two, three):
                 texts = await problems(master, cluster)
-                [contest] = [text for text in texts if "compete" in text]
-                assert "10.0.0.1" in contest
-                assert nonce("zzz") in contest
-                assert contest.startswith("m2 says: ") == (master is not two)
+                [conflict] = [text for text in texts if "for one registration" in text]
+                assert "10.0.0.1" in conflict
+                assert nonce("zzz") in conflict
+                assert conflict.startswith("m2 says: ") == (master is not two)
                 assert any("TooManyJoins" in text for text in texts), "a bound that m3 met"
         await asyncio.sleep(100)
         for master in (one, two, three):
@@ -242,7 +242,7 @@ async def test_two_that_report_under_an_equal_nonce_and_counter_are_named() -> N
     ):
         await asyncio.sleep(CONFIG.ttl)
         [text] = await problems(master, cluster)
-        assert "to and fro" in text
+        assert "back and forth" in text
         assert "10.0.0.1" in text
         assert "10.66.6.6 (agent key k3yk3yk3)" in text
 

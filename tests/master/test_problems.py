@@ -57,7 +57,7 @@ def test_on_a_full_etcd_no_leader_is_promised() -> None:
     facts = Facts("", ("NOSPACE",), 4711, None, (), {}, None, 1)
     [_, none] = problems(facts)
     assert (none.what, none.kind) == ("no master leads", "no-leader")
-    assert none.fix == "etcd must have space again first: none can be elected before"
+    assert none.fix == "first free etcd's space: no leader can be elected before"
 
 
 def test_any_other_alarm_is_named() -> None:

@@ -16,7 +16,7 @@ _ENTRY = (
 )
 _STATUS = (
     *("version", "namespace", "app", "master", "time", "leader", "candidates", "ensemble", "plan"),
-    *("running", "applied", "current", "waiting", "usual", "problems"),
+    *("running", "applied", "current", "changes_waiting_seconds", "usual_run_seconds", "problems"),
 )
 
 

@@ -30,9 +30,12 @@ class UntrustedJson:
             return otherwise
         return str(value) or otherwise
 
-    def number(self, name: str) -> float | None:
-        """Return a number, None if it is none, or beyond what can be meant."""
-        value = self.fields.get(name)
+    def number(self, name: str, earlier: str = "") -> float | None:
+        """Return a number, None if it is none or out of any range.
+
+        `earlier` is the name that a master of the version before gives it.
+        """
+        value = self.fields.get(name, self.fields.get(earlier))
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
         return value if abs(value) < 1e15 else None

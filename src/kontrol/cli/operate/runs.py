@@ -126,11 +126,11 @@ def explain(entry: UntrustedJson, paper: Console) -> list[str]:
 def now(status: UntrustedJson) -> str:
     """Say what the leader is doing about the callback, or why it does nothing."""
     running, plan = status.doc("running"), status.doc("plan")
-    waiting = status.number("waiting")
+    waiting = status.number("changes_waiting_seconds", "waiting")
     if under_way(status):
         attempt = running.count("attempt")
         again = f" (attempt {attempt})" if attempt > 1 else ""
-        usual = status.number("usual")
+        usual = status.number("usual_run_seconds", "usual")
         told = f"run {running.text('run')} is under way{again}{lasted(running, status)}"
         told += "" if usual is None else f"; one usually takes {lasting(usual)}"
         return told + ("" if waiting is None else f"; changes have waited {lasting(waiting)}")
@@ -155,7 +155,7 @@ def under_way(status: UntrustedJson) -> bool:
     """Tell whether a run is under way, on a leader that reports."""
     running, leader = status.doc("running"), status.doc("leader")
     cut_off = status.doc("plan").text("hold") == "predecessor"
-    reports = bool(leader) and (leader.number("silent") or 0) < SILENT
+    reports = bool(leader) and (leader.number("last_seen_seconds", "silent") or 0) < SILENT
     return bool(running) and not running.true("ended") and not cut_off and reports
 
 

@@ -94,8 +94,8 @@ def _leader(status: UntrustedJson) -> str | Cell:
         return Cell("none", "bad")
     at = f" at {leader.text('address')}" if "address" in leader else ""
     told = f"{leader.text('id', '?')}{at}, term {leader.text('term', '?')}"
-    if (silent := leader.number("silent") or 0) >= runs.SILENT:
-        return Cell(f"{told}, last heard {lasting(silent)} ago", "bad")
+    if (silent := leader.number("last_seen_seconds", "silent") or 0) >= runs.SILENT:
+        return Cell(f"{told}, last seen {lasting(silent)} ago", "bad")
     if not status.doc("etcd").true("ok"):
         return Cell(f"{told}, when etcd last answered", "warn")
     return told

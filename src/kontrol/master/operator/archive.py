@@ -1,8 +1,9 @@
-"""What a tier must not lose with its etcd, as one JSON document: state, numbers and ledger.
+"""`kontrol export` and `kontrol import`: state, numbers and ledger of a tier as one JSON document.
 
-A document is put into a tier that nobody uses yet. It raises the counter and the floor of terms
-first, so that whatever happens meanwhile, no number of a pod, a run or a term is told twice. All of
-it is judged before anything is written, by what reads the records of the store.
+A document is restored only into a tier that is not in use. The counter and the floor of terms are
+raised first, so that no number of a pod, a run or a term is given twice, whatever happens during
+the import. All of the document is validated before anything is written, by the code that reads the
+records of the store.
 """
 
 import json
@@ -28,18 +29,19 @@ from kontrol.store.protocol import Compare, Op, Put, Range, Store
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+_SEATS = "seats"  # the name of the registrations in a document
 _BATCH = 16  # operations of up to 4 KiB
-_SEAT = re.compile(
+_KEY = re.compile(
     r"[0-9A-Za-z_-]{1,64}(\.[0-9]{1,20})?\Z"
 )  # `Keys.registration` and `Keys.archived_registration`
 
 
 class ArchiveError(Exception):
-    """A document that cannot be read, or a tier that it must not be put into."""
+    """A document that cannot be read, or a tier into which it must not be restored."""
 
 
 async def export(store: Store, records: Records) -> dict[str, JSON]:
-    """Return the document, without what is damaged, of which the log warns. Raises `StoreError`."""
+    """Return the document. Damaged records are left out, with a warning. Raises `StoreError`."""
     keys = records.keys
     singles = (keys.meta, keys.counter, keys.applied, keys.state, keys.running)
     prefixes = (keys.registrations, keys.runs, f"{keys.applied}/", keys.candidates)
@@ -47,28 +49,28 @@ async def export(store: Store, records: Records) -> dict[str, JSON]:
         [], [*(Range(key) for key in singles), *(Range(key, prefix=True) for key in prefixes)]
     )
     found = [answer.range(i).kvs for i in range(len(singles) + len(prefixes))]
-    meta, counter, applied, state, running, seats, runs, chunks, candidates = found
+    meta, counter, applied, state, running, registrations, runs, chunks, candidates = found
     layout = records.meta(meta[0]) if meta else None
     number = records.counter(counter[0]) if counter else None
     head = records.head(applied[0]) if applied else None
     if number is None:
         pods = (await store.range(Range(keys.pods, prefix=True))).kvs
-        number = records.free_number(pods, seats, chunks)
+        number = records.free_number(pods, registrations, chunks)
     document: dict[str, JSON] = {
         "kontrol": FORMAT,
         "tier": keys.root,
-        # none higher was told
+        # no higher one was given
         "term": max(
             answer.header.revision + (layout.floor if layout else 0),
             records.highest_term(running, runs, candidates),
         ),
         "seq": number,
         "applied": None,
-        "seats": {
-            kv.key.removeprefix(keys.registrations): seat.public()
-            for kv in seats
-            if (seat := records.registration(kv))
-            and _SEAT.match(kv.key.removeprefix(keys.registrations))
+        _SEATS: {
+            kv.key.removeprefix(keys.registrations): registration.public()
+            for kv in registrations
+            if (registration := records.registration(kv))
+            and _KEY.match(kv.key.removeprefix(keys.registrations))
         },
         "runs": {str(entry["run"]): entry for kv in runs if (entry := records.entry(kv))},
         "states": await _states(store, records),
@@ -86,7 +88,7 @@ async def export(store: Store, records: Records) -> dict[str, JSON]:
 
 
 async def restore(store: Store, records: Records, document: JSON) -> str:
-    """Put a document into an unused tier; returns a line on what was put there.
+    """Restore a document into an unused tier; returns a line that says what was restored.
 
     Raises `ArchiveError` and `StoreError`.
     """
@@ -95,19 +97,19 @@ async def restore(store: Store, records: Records, document: JSON) -> str:
     try:
         puts, last = _writes(records, found)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ArchiveError(f"the document is damaged: {_reason(error)}: take another") from None
+        raise ArchiveError(f"the document is damaged: {_reason(error)}; use another one") from None
     await _claim(store, records, found)
     for batch in _batches(puts):
         await store.txn([], batch)
     free = Compare(keys.applied, "create", "=", 0)
     if not (await store.txn([free], last)).succeeded:
         raise ArchiveError(
-            "a master ran the callback meanwhile: stop all masters, delete the tier's keys "
+            "a master ran the callback during the import: stop all masters, delete the tier's keys "
             f"(`etcdctl del --prefix {keys.root}`), and import again"
         )
     return (
-        f"{keys.root}: {len(found['seats'])} numbers of pods, {len(found['runs'])} entries of the "
-        f"ledger and {len(found['states'])} states; the next pod is #{found['seq']}"
+        f"restored {len(found[_SEATS])} registrations, {len(found['runs'])} entries of the ledger "
+        f"and {len(found['states'])} states to {keys.root}; the next pod is #{found['seq']}"
     )
 
 
@@ -129,7 +131,7 @@ def _reason(error: Exception) -> str:
 
 
 def _writes(records: Records, found: dict[str, Any]) -> tuple[list[Put], list[Op]]:
-    """Return what may be written one after the other, and what is to be written last, at once.
+    """Return what may be written in any order, and what must be written last, in one transaction.
 
     Raises `ValueError`, `TypeError`, `KeyError` or `AttributeError` for a damaged document.
     """
@@ -138,9 +140,9 @@ def _writes(records: Records, found: dict[str, Any]) -> tuple[list[Put], list[Op
     numbers.number("term")
     numbers.number("seq")
     puts: list[Put] = []
-    for key, value in found["seats"].items():
-        if not _SEAT.match(key):
-            raise Damaged("a seat's key", key, "a pod's key, or one with a number")
+    for key, value in found[_SEATS].items():
+        if not _KEY.match(key):
+            raise Damaged("a registration's key", key, "a pod's key, or one with a number")
         puts.append(Put(keys.registrations + key, Registration.decode(canonical(value)).encode()))
     for text, value in found["runs"].items():
         entry = canonical(value)
@@ -164,7 +166,7 @@ def _writes(records: Records, found: dict[str, Any]) -> tuple[list[Put], list[Op
 
 
 def _run(text: str) -> int:
-    """Return a run's number, in the one spelling that it has. Raises `Damaged`."""
+    """Parse a run's number, without leading zeros. Raises `Damaged`."""
     number = int(text)
     if str(number) != text or not 0 <= number <= HIGHEST_RUN:
         raise Damaged("a run", text, f"a number from 0 to {HIGHEST_RUN}")
@@ -172,12 +174,12 @@ def _run(text: str) -> int:
 
 
 async def _claim(store: Store, records: Records, found: dict[str, Any]) -> None:
-    """Raise the counter and the floor, in a tier that has none."""
+    """Raise the counter and the floor, in a tier that has neither. Raises `ArchiveError`."""
     keys = records.keys
     standing = (await store.range(Range(keys.candidates, prefix=True))).kvs
     if standing:
         names = ", ".join(sorted(records.candidate(kv).id for kv in standing))
-        raise ArchiveError(f"masters are at work ({names}): stop them all, then import")
+        raise ArchiveError(f"masters are running ({names}): stop them all, then import")
     answer = await store.range(Range(keys.root, prefix=True, limit=1, keys_only=True))
     floor = max(0, found["term"] + 1 - answer.header.revision)
     claimed = not answer.kvs and await store.txn(
@@ -194,17 +196,17 @@ async def _claim(store: Store, records: Records, found: dict[str, Any]) -> None:
 def _read(document: JSON) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("kontrol") != FORMAT:
         raise ArchiveError(
-            f'this is no export of Kontrol: expected an object with "kontrol": {FORMAT}'
+            f'this is not an export of Kontrol: expected an object with "kontrol": {FORMAT}'
         )
     found: dict[str, Any] = dict(document)
-    for name, kind in (("term", int), ("seq", int), ("seats", dict), ("runs", dict)):
+    for name, kind in (("term", int), ("seq", int), (_SEATS, dict), ("runs", dict)):
         if not isinstance(found.get(name), kind):
-            raise ArchiveError(f"the document is damaged: {name} is no {kind.__name__}")
+            raise ArchiveError(f"the document is damaged: {name} is not of type {kind.__name__}")
     return {"states": {}, "applied": None, **found}
 
 
 def _batches(puts: Sequence[Put]) -> Iterable[list[Op]]:
-    """Group what is to be written, within what one request may hold."""
+    """Group the writes into batches that one request can hold."""
     batch: list[Op] = []
     size = 0
     for put in puts:

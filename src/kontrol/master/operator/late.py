@@ -1,7 +1,4 @@
-"""What is wrong with the callback and its runs: held, failed, late, lost pods, runs without end.
-
-Pure.
-"""
+"""The problems of the callback and its runs: held, failed, late, cut off, feeding itself. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,24 +6,27 @@ from kontrol.ensemble.canonical import JSON
 from kontrol.master.leader.policy import FOLLOWING, SOON
 from kontrol.master.operator.story import Facts, Problem, passed
 
-# A run is told as long that takes over `_LONG` times as long as usual, and over `_LONG_LEAST`
-# seconds; where none is known that ended well, over `_LONG_FIRST` seconds.
+# A run counts as long if it takes over `_LONG` times as long as usual, and over `_LONG_LEAST`
+# seconds; as long as no run has been acknowledged, over `_LONG_FIRST` seconds.
 _LONG, _LONG_LEAST, _LONG_FIRST = 3.0, 5.0, 10.0
 
-_LATE = 10.0  # seconds beyond the damper's most, after which a run should have begun
+_LATE = 10.0  # seconds beyond KONTROL_DAMPER_MAX, after which a run should have begun
 _NAMED = 20  # lost pods that a leader of an earlier version names at most, without their number
-_HELD = ("gap", "brake", "retry", "rollout", "predecessor")  # told by themselves
+_HELD = ("gap", "brake", "retry", "rollout", "predecessor")  # problems of their own
 
 
 def of_the_callback(facts: Facts) -> list[Problem]:
-    """Return what is wrong with it."""
+    """Return its problems."""
     plan, running = facts.plan, facts.running
     found = []
     if plan.get("hold") in ("brake", "gap"):
         what = _losses(plan)
-        fix = "wait for them; they have one TTL to come back"
+        fix = "wait: they have one KONTROL_TTL to report again"
         if plan.get("hold") == "brake":
-            fix = "if they are gone for good: `kontrol release`; else see to their network or node"
+            fix = (
+                "bring the pods back (check their network and nodes), or, if they are gone for "
+                "good, run the callback with `kontrol release`"
+            )
         found.append(
             Problem(
                 f"{what}, and the callback is held by the {plan.get('hold')}",
@@ -39,7 +39,7 @@ def of_the_callback(facts: Facts) -> list[Problem]:
             Problem(
                 f"run {running.get('run')} failed (attempt {running.get('attempt')}): "
                 f"{running.get('why')}",
-                f"`kontrol explain {running.get('run')}` shows what it wrote; it is tried again",
+                f"see its output with `kontrol explain {running.get('run')}`; it is retried",
                 kind="run-failed",
             )
         )
@@ -48,7 +48,7 @@ def of_the_callback(facts: Facts) -> list[Problem]:
     if facts.candidates and not facts.candidates[0].fingerprint:
         found.append(
             Problem(
-                "the leader has no callback: the ensemble is kept, and nothing is run",
+                "the leader has no callback: it keeps the ensemble, and runs nothing",
                 "set KONTROL_CALLBACK on every master",
                 kind="no-callback",
             )
@@ -61,14 +61,14 @@ def of_the_callback(facts: Facts) -> list[Problem]:
 def _of_the_run_before(
     running: Mapping[str, JSON], runs: Sequence[Mapping[str, JSON]]
 ) -> list[Problem]:
-    """Tell of the run that failed last for as long as the next has not ended well."""
+    """Report the run that failed last until the next one is acknowledged."""
     last: Mapping[str, JSON] = runs[0] if runs else {}
     if last.get("ok") is not False or last.get("run") == running.get("run"):
         return []
     return [
         Problem(
             f"run {last.get('run')} failed (attempt {last.get('attempt')}): {last.get('why')}",
-            f"`kontrol explain {last.get('run')}` shows what it wrote; run {running.get('run')} "
+            f"see its output with `kontrol explain {last.get('run')}`; run {running.get('run')} "
             "is under way in its place",
             kind="run-failed",
         )
@@ -76,7 +76,7 @@ def _of_the_run_before(
 
 
 def _of_the_run(facts: Facts) -> list[Problem]:
-    """Tell of changes that wait for longer than they should, and of a run that takes too long."""
+    """Report changes that wait for longer than they should, and a run that takes too long."""
     running, plan, waiting = facts.running or {}, facts.plan, facts.waiting
     age = running.get("age")
     if isinstance(age, int | float):
@@ -84,7 +84,7 @@ def _of_the_run(facts: Facts) -> list[Problem]:
         if age <= most:
             return []
         run = f"run {running.get('run')}"
-        normal = "no run ended well yet that would tell how long one takes"
+        normal = "and no run has been acknowledged yet to compare it with"
         if facts.usual is not None:
             normal = f"which usually takes {_lasting(facts.usual)}"
         what = f"{run} has been under way for {_lasting(age)}, {normal}"
@@ -92,8 +92,8 @@ def _of_the_run(facts: Facts) -> list[Problem]:
             what = f"changes have waited {_lasting(waiting)} behind {run}, {normal}"
             what += f"; it has been under way for {_lasting(age)}"
         fix = (
-            "see in the leader's log what it does, and end what it waits for; "
-            "KONTROL_CALLBACK_TIMEOUT on the masters ends a run that takes too long"
+            "see in the leader's log what the callback does, and end what it waits for; set "
+            "KONTROL_CALLBACK_TIMEOUT on the masters to end runs that take too long"
         )
         return [Problem(what, fix, kind="run-long")]
     if plan.get("hold") == "predecessor":
@@ -102,39 +102,39 @@ def _of_the_run(facts: Facts) -> list[Problem]:
         within = "" if left is None else f" (at most {_lasting(_number(left))})"
         fix = f"wait: the callback runs again once the processes of that run are killed{within}"
         return [Problem(what, fix, kind="run-cut-off")]
-    held = plan.get("hold") in _HELD or running.get("ended")  # a failure is told by itself
+    held = plan.get("hold") in _HELD or running.get("ended")  # a failure is a problem of its own
     if waiting is None or held or waiting <= facts.damper_max + _LATE or not facts.leader:
         return []
-    what = f"changes have waited {_lasting(waiting)}, longer than the damper may wait"
+    what = f"changes have waited {_lasting(waiting)}, longer than KONTROL_DAMPER_MAX"
     what += f" ({facts.damper_max:g} s), and no run has begun"
-    fix = "see the leader's log; `kontrol run-now` runs the callback"
+    fix = "see the leader's log; to run the callback now, use `kontrol run-now`"
     return [Problem(what, fix, kind="changes-wait")]
 
 
 def _of_losses(facts: Facts) -> list[Problem]:
-    """Tell of pods that were lost, until a run was acknowledged that was told of them."""
+    """Report pods that were lost until a run that was given their loss is acknowledged."""
     plan, running = facts.plan, facts.running or {}
     if not plan.get("lost") or plan.get("hold") in ("gap", "brake"):
         return []
     if plan.get("hold") == "predecessor":
-        then = "the next run is told of them"
+        then = "the next run is given their loss"
     elif not running.get("ended") and "run" in running:
-        then = f"run {running.get('run')}, which is under way, is told of them or the next one is"
+        then = f"run {running.get('run')}, which is under way, or the next one is given their loss"
     elif plan.get("hold") == "damper":
-        then = f"the callback is run in {_lasting(_number(plan.get('seconds')))}"
+        then = f"the callback runs in {_lasting(_number(plan.get('seconds')))}"
     else:
-        then = "the callback is about to be run"
+        then = "the callback runs soon"
     return [
         Problem(
-            f"{_losses(plan)}, and no run was acknowledged for that yet",
-            f"{then}; if this is unexpected, see to the pods or their nodes",
+            f"{_losses(plan)}, and no run for that has been acknowledged yet",
+            f"{then}; if you did not expect it, check the pods and their nodes",
             kind="pods-lost",
         )
     ]
 
 
 def _of_a_chain(facts: Facts) -> list[Problem]:
-    """Tell of runs that each cause the next, as long as they go on."""
+    """Report runs that each cause the next, as long as they go on."""
     running = facts.running
     last: Mapping[str, JSON] = facts.runs[0] if facts.runs else {}
     if running is not None and not running.get("ended"):
@@ -148,18 +148,18 @@ def _of_a_chain(facts: Facts) -> list[Problem]:
         return []
     return [
         Problem(
-            f"{length} runs in a row were each caused by the run before, it seems: the callback "
-            "feeds itself",
-            "a callback must not change what it watches (a payload, or whether a pod runs) unless "
-            "it has to: compare first; if it does not, a pod changes all the time by itself, and "
-            f"`kontrol explain {last.get('run')}` names it",
+            f"{length} runs in a row each seem to be caused by the run before: the callback feeds "
+            "itself",
+            "let the callback change what it watches (payloads, or which pods run) only if it "
+            "differs from what it should be; if the callback changes nothing, find the pod that "
+            f"keeps changing with `kontrol explain {last.get('run')}`",
             kind="feeds-itself",
         )
     ]
 
 
 def _losses(plan: Mapping[str, JSON]) -> str:
-    """Count the pods that are lost, and name the first."""
+    """Count the lost pods, and name the first of them."""
     lost = plan.get("lost")
     names = [str(name) for name in lost] if isinstance(lost, list) else []
     many = plan.get("missing")

@@ -1,4 +1,4 @@
-"""The metrics of a master, read from its parts when somebody asks."""
+"""The metrics of a master, read from its parts on request."""
 
 import asyncio
 from collections import Counter
@@ -12,15 +12,15 @@ from kontrol.metrics import Metric, Values
 
 _Rows: TypeAlias = "Iterable[tuple[Values, float]]"
 
-_ROLES = 100  # told one by one; agents name them, and could name many
-_OTHERS = "(others)"  # told once, though an agent may call its role that
+_ROLES = 100  # with a row each; agents name them, and could name many
+_OTHERS = "(others)"  # one row, even if an agent names its role so
 
 
 def _pods(master: Master) -> _Rows:
     roles = Counter(pod.role for pod in master.mirror.ensemble)
-    told = {role: count for role, count in roles.most_common(_ROLES) if role != _OTHERS}
-    rest = roles.total() - sum(told.values())
-    return [((role,), count) for role, count in [*told.items(), *[(_OTHERS, rest)] * bool(rest)]]
+    shown = {role: count for role, count in roles.most_common(_ROLES) if role != _OTHERS}
+    rest = roles.total() - sum(shown.values())
+    return [((role,), count) for role, count in [*shown.items(), *[(_OTHERS, rest)] * bool(rest)]]
 
 
 def _age(master: Master) -> float | None:
@@ -35,7 +35,7 @@ def _term(master: Master) -> float | None:
 
 
 def _plan(master: Master) -> policy.Idle | policy.Wait | policy.Run:
-    """What this master is about to do, as leader."""
+    """Return what this master is about to do, as leader."""
     return master.leader.plan
 
 
@@ -92,7 +92,7 @@ METRICS: tuple[Metric[Master], ...] = (
     Metric(
         "kontrol_master_bound_refusals_total",
         "counter",
-        "Keepalives that were refused here because of `KONTROL_MAX_PODS` (`TooManyPods`), "
+        "Keepalives refused by this master because of `KONTROL_MAX_PODS` (`TooManyPods`), "
         "`KONTROL_MAX_BYTES` or `KONTROL_MAX_JOINS`.",
         lambda m: [((name,), count) for name, count in sorted(m.registry.quota.refused.items())],
         ("outcome",),
@@ -100,7 +100,7 @@ METRICS: tuple[Metric[Master], ...] = (
     Metric(
         "kontrol_master_keepalives_total",
         "counter",
-        "Keepalives taken here: `refreshed` said nothing new, `written` changed something; any "
+        "Keepalives handled by this master: `refreshed` was unchanged, `written` was a change; any "
         "other outcome is the name of a refusal.",
         lambda m: [((name,), count) for name, count in sorted(m.registry.outcomes.items())],
         ("outcome",),
@@ -108,7 +108,7 @@ METRICS: tuple[Metric[Master], ...] = (
     Metric(
         "kontrol_master_keepalives_waiting",
         "gauge",
-        "Keepalives that wait to be written.",
+        "Keepalives waiting to be written.",
         lambda m: len(m.registry.queue),
     ),
     Metric(
@@ -126,31 +126,31 @@ METRICS: tuple[Metric[Master], ...] = (
     Metric(
         "kontrol_master_mirror_age_seconds",
         "gauge",
-        "Seconds since etcd confirmed that the mirror misses nothing; absent before it ever did.",
+        "Seconds since etcd confirmed that the mirror is complete; absent before the first time.",
         _age,
     ),
     Metric(
         "kontrol_master_mirror_current",
         "gauge",
-        "1 if that was within a third of the TTL: keepalives are then decided on the mirror.",
+        "1 if it was confirmed within a third of the TTL: keepalives are then decided on it.",
         lambda m: int(m.mirror.cache.current),
     ),
     Metric(
         "kontrol_master_mirror_revision",
         "gauge",
-        "etcd's revision of the last change that the mirror shows.",
+        "etcd's revision of the last change in the mirror.",
         lambda m: m.mirror.cache.revision,
     ),
     Metric(
         "kontrol_master_store_restores_total",
         "counter",
-        "How often etcd was found to have gone back, to another cluster or a lower revision.",
+        "How often etcd was found restored: to an earlier revision, or as another cluster.",
         lambda m: m.mirror.cache.restores,
     ),
     Metric(
         "kontrol_master_candidates",
         "gauge",
-        "Masters that stand for leader, the leader among them.",
+        "Masters that campaign for leader, including the leader.",
         lambda m: len(m.election.candidates),
     ),
     Metric(
@@ -162,13 +162,13 @@ METRICS: tuple[Metric[Master], ...] = (
     Metric(
         "kontrol_master_term",
         "gauge",
-        "The leader's term, whoever leads; absent while nobody does.",
+        "The current leader's term; absent while no master leads.",
         _term,
     ),
     Metric(
         "kontrol_master_elections_won_total",
         "counter",
-        "Terms that this master has led.",
+        "Elections that this master has won.",
         lambda m: m.counts.terms,
     ),
     Metric(
@@ -180,8 +180,8 @@ METRICS: tuple[Metric[Master], ...] = (
     Metric(
         "kontrol_leader_proof_margin_seconds",
         "gauge",
-        "Seconds for which the last such proof still lets this master act; absent if it does not "
-        "lead.",
+        "Seconds until the last such confirmation expires and this master stops acting as leader; "
+        "absent if it does not lead.",
         lambda m: m.election.margin,
     ),
     Metric(
@@ -203,13 +203,13 @@ METRICS: tuple[Metric[Master], ...] = (
     Metric(
         "kontrol_leader_run_seconds",
         "summary",
-        "How long runs took.",
+        "Duration of runs.",
         lambda m: (m.counts.runs_acknowledged + m.counts.runs_failed, m.counts.run_seconds),
     ),
     Metric(
         "kontrol_leader_last_run_seconds",
         "gauge",
-        "How long the last run took; absent before the first.",
+        "Duration of the last run, in seconds; absent before the first.",
         lambda m: m.counts.last_run_seconds if m.counts.last_run else None,
     ),
     Metric(
@@ -221,15 +221,15 @@ METRICS: tuple[Metric[Master], ...] = (
     Metric(
         "kontrol_leader_oldest_change_seconds",
         "gauge",
-        "Seconds for which the oldest change has waited that no acknowledged run was for; absent "
-        "if none waits, and if this master does not lead.",
+        "Seconds since the oldest change that no acknowledged run has covered; absent if there is "
+        "none, and if this master does not lead.",
         _since(lambda m: m.leader.waiting_since),
     ),
     Metric(
         "kontrol_leader_runs_in_a_row",
         "gauge",
-        "How many runs in a row seem to have caused the last run, each the next; 10 are a callback "
-        "that changes what it watches.",
+        "Runs in a row that each seem to be caused by the run before; from 10 on, the callback "
+        "probably changes what it watches.",
         lambda m: m.counts.following,
     ),
     Metric(
@@ -247,14 +247,14 @@ METRICS: tuple[Metric[Master], ...] = (
     Metric(
         "kontrol_leader_digest_changes_total",
         "counter",
-        "Changes of the ensemble's digest that this master saw as leader.",
+        "Changes of the ensemble's digest while this master led.",
         lambda m: m.counts.digests,
     ),
     Metric(
         "kontrol_leader_due",
         "gauge",
-        "1 for why a run is due on this master: the ensemble or the callback changed, a run was "
-        "not acknowledged, or an operator asked for it.",
+        "1 for the reason why a run is due on this master: the ensemble or the callback changed, a "
+        "run was not acknowledged, or an operator requested it.",
         _due,
         ("reason",),
     ),
@@ -262,15 +262,15 @@ METRICS: tuple[Metric[Master], ...] = (
         "kontrol_leader_held",
         "gauge",
         "1 for what holds a run that is due: the damper, the back-off after a failure (`retry`), "
-        "masters that still have the former callback (`rollout`), a run that a former leader left "
-        "(`predecessor`), the gap, the brake.",
+        "masters that still have the previous callback (`rollout`), an unfinished run of an "
+        "earlier leader (`predecessor`), pods missing after an outage (`gap`), or the brake.",
         _held,
         ("hold",),
     ),
     Metric(
         "kontrol_leader_held_remaining_seconds",
         "gauge",
-        "Seconds for which it will be held, unless things change; absent if nothing holds it.",
+        "Seconds for which a run that is due is held, unless something changes; absent if none is.",
         _held_for,
     ),
 )

@@ -1,8 +1,8 @@
-"""What one master alone sees of senders, told to the others, so that whichever is asked knows it.
+"""Problems that only one master sees, published by way of etcd, so that every status has them.
 
-A pod that is refused goes on at the master that it has a connection to: no other one hears of it.
-So a master that refuses a sender again and again writes what it sees to the store, under a lease of
-its own, at most every five seconds; it goes by itself when nothing more is written.
+A pod that is refused keeps its connection to one master, and the others do not see it. So a master
+that refuses a sender repeatedly writes what it sees to the store, under a lease of its own, at most
+every five seconds; the record expires with the lease when nothing more is written.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _FIX = "mend"  # the name of `Problem.fix` in etcd, which masters of earlier ver
 
 
 class Notices:
-    """Writes what `seen` returns whenever `news` is set, while `run` runs."""
+    """Publishes what `seen` returns whenever `news` is set, while `run` runs."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Notices:
         news: asyncio.Event,
         seen: Callable[[], Sequence[Problem]],
     ) -> None:
-        """`master` is this one's id."""
+        """`master` is the id of this master."""
         self.key = ""
         self._store = store
         self._keys = keys
@@ -56,23 +56,23 @@ class Notices:
                 try:
                     await self._write(seen)
                 except StoreError as error:
-                    log.debug("other masters are not told of senders: %s", error)
+                    log.debug("problems of senders are not published: %s", error)
             await asyncio.sleep(_EVERY)
 
     async def _write(self, seen: Sequence[Problem]) -> None:
         if not self._lease or not await self._store.refresh(self._lease):
             self._lease = (await self._store.grant(_LEASE)).id
             self.key = self._keys.notice(self._lease)
-        told: list[JSON] = [
+        problems: list[JSON] = [
             {"kind": each.kind, "what": each.what[:_TEXT], _FIX: each.fix[:_TEXT]}
             for each in seen[:_MOST]
         ]
-        value = canonical({"master": self._master, "problems": told})
+        value = canonical({"master": self._master, "problems": problems})
         await self._store.txn([], [Put(self.key, value, self._lease)])
 
 
 def read_notice(kv: KeyValue) -> list[Problem]:
-    """Read what a master wrote; nothing if it is damaged: it goes within seconds."""
+    """Read what a master published; nothing if it is damaged: it expires within seconds."""
     try:
         return decode_notice(kv.value)
     except Damaged as error:
@@ -81,14 +81,14 @@ def read_notice(kv: KeyValue) -> list[Problem]:
 
 
 def decode_notice(raw: bytes) -> list[Problem]:
-    """Read what a master wrote; each problem names it. Raises `Damaged`."""
+    """Read what a master published; each problem names it. Raises `Damaged`."""
     found = Fields.of(raw)
     master = found.text("master", "?", most=_TEXT)
-    told = found.more.get("problems") or []
-    if not isinstance(told, list):
-        raise Damaged("problems", told, "a list of problems")
+    published = found.more.get("problems") or []
+    if not isinstance(published, list):
+        raise Damaged("problems", published, "a list of problems")
     problems = []
-    for each in told[:_MOST]:
+    for each in published[:_MOST]:
         one = Fields(each)
         what = one.text("what", most=_TEXT)
         fix, kind = one.text(_FIX, "", most=_TEXT), one.text("kind", "other", most=_TEXT)

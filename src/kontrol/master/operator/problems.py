@@ -1,9 +1,9 @@
-"""What is wrong with a tier, in words, each with its fix: a pure judgement on its status.
+"""The problems of a tier, in words, each with its fix. Pure.
 
-Nothing is well that waits, is late or is lost. So what is normal for some seconds (a leader that
-was just killed, lost pods that the callback was not told of yet) is a problem for as long.
-
-What one master sees of those who report to it: pure judgements, in words.
+What waits, is late or is lost counts as a problem. So a state that is normal for some seconds (a
+leader that was just killed, lost pods that no run has been given yet) is a problem for as long.
+Problems of senders (two that report for one registration, keepalives over a limit) are what this
+master sees of them; `notices.py` has what other masters see.
 """
 
 from collections.abc import Sequence
@@ -14,20 +14,22 @@ from kontrol.master.records.masters import Candidate
 from kontrol.master.registry.conflicts import Conflict, Flip
 from kontrol.master.registry.quota import Limited
 
-_RECORDS = 5  # that are told one by one
+_RECORDS = 5  # of those left out, named one by one
+_CONFLICTS = 5  # of each kind, described one by one
+_ADDRESSES = 3  # of each limit, named one by one
 
 
 def problems(facts: Facts) -> list[Problem]:
-    """Return what is wrong, the worst first."""
+    """Return the problems, the worst first."""
     found = _of_the_alarms(facts)
     ids = [each.id for each in facts.candidates]
     if facts.etcd:
         found.append(
             Problem(
-                f"this master has no answer from etcd: {facts.etcd}",
-                "see that etcd is up, has a quorum (`etcdctl endpoint status --cluster`) and room "
-                "on its disk, and that this master reaches it; nothing runs meanwhile, and no pod "
-                "is dropped",
+                f"etcd does not answer this master: {facts.etcd}",
+                "check that etcd is up, has a quorum (`etcdctl endpoint status --cluster`) and "
+                "disk space, and that this master can reach it; until then nothing runs, and no "
+                "pod is dropped",
                 kind="etcd-silent",
             )
         )
@@ -35,43 +37,46 @@ def problems(facts: Facts) -> list[Problem]:
         found.append(
             Problem(
                 "no master leads",
-                "a new leader takes up to KONTROL_FOVER; if none comes, see the masters' logs"
+                "electing a leader takes up to KONTROL_FOVER; if no master leads after that, see "
+                "the masters' logs"
                 if "NOSPACE" not in facts.alarms
-                else "etcd must have space again first: none can be elected before",
+                else "first free etcd's space: no leader can be elected before",
                 kind="no-leader",
             )
         )
     elif ids[:1] and ids[0] in ids[1:]:
         found.append(
             Problem(
-                f"{ids[0]} leads no more and stands again; nobody leads until its "
-                "earlier lease has expired",
-                "it takes up to KONTROL_FOVER; if no leader comes, see the masters' logs",
+                f"{ids[0]} restarted or lost its term, and campaigns again; no master leads until "
+                "its earlier lease expires",
+                "this takes up to KONTROL_FOVER; if no master leads after that, see the masters' "
+                "logs",
                 kind="no-leader",
             )
         )
     elif "term" not in facts.leader:
         found.append(
             Problem(
-                f"{facts.leader.get('id')} was elected and is not ready yet",
+                f"{facts.leader.get('id')} was elected leader and is not ready yet",
                 "it is ready within seconds; if not, see its log",
                 kind="no-leader",
             )
         )
     elif not reports(facts.candidates[:1], silent=facts.silent, refuses=facts.refuses):
-        found.append(_of_a_silent_leader(facts))
+        found.append(_of_an_unresponsive_leader(facts))
     found += of_the_callback(facts)
     if len({each.fingerprint for each in facts.candidates}) > 1:
         found.append(
             Problem(
                 "the masters have different callbacks",
-                "as during a deployment: the new one runs once no master has the former one, or "
-                "60 s after the leader has it; if that lasts, deploy the same one to every master",
+                "this is normal during a deployment: the new callback runs once no master has the "
+                "previous one, or 60 s after the leader has the new one; if it lasts, deploy the "
+                "same callback to every master",
                 kind="callbacks-differ",
             )
         )
     found += _of_a_full_tier(facts)
-    found += of_the_senders(facts.contests, facts.flips, facts.limited)
+    found += of_the_senders(facts.conflicts, facts.flips, facts.limited)
     found += facts.notices
     found += _of_the_records(facts)
     found += _of_the_settings(facts.candidates)
@@ -79,8 +84,8 @@ def problems(facts: Facts) -> list[Problem]:
         found.append(
             Problem(
                 "no pod reports",
-                "see an agent's log, and that its annotation kontrol.unity3d.com/master names "
-                "these masters",
+                "see an agent's log, and check that its annotation kontrol.unity3d.com/master "
+                "names these masters",
                 kind="no-pods",
             )
         )
@@ -92,11 +97,11 @@ def _of_the_alarms(facts: Facts) -> list[Problem]:
     for alarm in facts.alarms:
         if alarm != "NOSPACE":
             what = f"etcd has raised the alarm {alarm}"
-            fix = "`etcdctl alarm list` names the member; see etcd's documentation on that alarm"
+            fix = "find the member with `etcdctl alarm list`, and see etcd's documentation"
         else:
             what = (
                 "etcd is full (alarm NOSPACE). Pods that report stay alive, and the leader leads; "
-                "what pods change, new pods, deregistrations, new masters and runs wait"
+                "changes of pods, new pods, deregistrations, new masters and runs wait"
             )
             fix = free_space(facts.revision)
         found.append(Problem(what, fix, kind="etcd-alarm"))
@@ -104,9 +109,9 @@ def _of_the_alarms(facts: Facts) -> list[Problem]:
 
 
 def free_space(revision: int) -> str:
-    """Return the commands that free the space of an etcd whose revision is now this."""
+    """Return how to free the space of a full etcd whose revision is now `revision`."""
     return (
-        f"free its history, then end the alarm: `etcdctl compact {revision}`, "
+        f"delete its history, then end the alarm: `etcdctl compact {revision}`, "
         "`etcdctl defrag --cluster`, `etcdctl alarm disarm`; if `etcdctl endpoint status "
         "--cluster --write-out=table` then shows its size still near the quota, start etcd "
         "with a larger --quota-backend-bytes"
@@ -114,10 +119,10 @@ def free_space(revision: int) -> str:
 
 
 def _of_the_settings(candidates: Sequence[Candidate]) -> list[Problem]:
-    """Name the settings in which masters differ; earlier versions may not tell theirs."""
+    """Name the settings in which masters differ, as far as their versions publish them."""
     found = []
-    same = "as it is during a rolling restart; after that, give every master the same value"
-    for name, told, rule in (
+    same = "this is normal during a rolling restart; after that, give every master the same value"
+    for name, published, rule in (
         ("KONTROL_TTL", [(c.id, c.ttl) for c in candidates], "the leader's rules"),
         ("KONTROL_DAMPER", [(c.id, c.damper) for c in candidates], "the leader's rules"),
         (
@@ -126,7 +131,7 @@ def _of_the_settings(candidates: Sequence[Candidate]) -> list[Problem]:
             "a leader is replaced after its own",
         ),
     ):
-        known = {master: value for master, value in told if value is not None}
+        known = {master: value for master, value in published if value is not None}
         if len(set(known.values())) > 1:
             values = ", ".join(f"{master} has {value:g} s" for master, value in known.items())
             found.append(
@@ -142,7 +147,7 @@ def _of_the_settings(candidates: Sequence[Candidate]) -> list[Problem]:
         found.append(
             Problem(
                 f"the masters are of different versions: {values}",
-                "as it is during an upgrade, by one minor version; finish it",
+                "this is normal during an upgrade, by one minor version; finish the upgrade",
                 kind="versions-differ",
             )
         )
@@ -150,7 +155,7 @@ def _of_the_settings(candidates: Sequence[Candidate]) -> list[Problem]:
 
 
 def _of_a_full_tier(facts: Facts) -> list[Problem]:
-    """Say that no new pod can join, though none may have asked this master."""
+    """Say that no new pod can join, even if none has tried it on this master."""
     if facts.max_pods is None or facts.pods < facts.max_pods:
         return []
     if any(each.name == "TooManyPods" for each in facts.limited):
@@ -159,97 +164,93 @@ def _of_a_full_tier(facts: Facts) -> list[Problem]:
         Problem(
             f"the tier has {facts.pods} pods, and KONTROL_MAX_PODS allows {facts.max_pods}: "
             "new ones are refused as TooManyPods",
-            "remove pods that do not belong here, or raise KONTROL_MAX_PODS on every master",
+            "remove pods that do not belong to this tier, or raise KONTROL_MAX_PODS on each master",
             kind="bound-reached",
         )
     ]
 
 
 def _of_the_records(facts: Facts) -> list[Problem]:
-    """Name records that are left out of the ensemble."""
+    """Name the records that are left out of the ensemble."""
     if not facts.left_out:
         return []
     keys = ", ".join(f"{key!r:.70}" for key in sorted(facts.left_out)[:_RECORDS])
     more = "..." if len(facts.left_out) > _RECORDS else ""
     return [
         Problem(
-            f"{len(facts.left_out)} records of pods in etcd cannot be read, or have names that a "
-            f"callback must not see, and are left out of the ensemble. Keys: {keys}{more}",
-            "this master's log says for each what is wrong; give the pod a name of letters, digits "
-            "and . _ : / - (KONTROL_ID and its labels); a record that nobody reports expires with "
+            f"{len(facts.left_out)} records of pods in etcd cannot be read, or have names that no "
+            f"callback may get, and are left out of the ensemble. Keys: {keys}{more}",
+            "see the reason for each in this master's log; give the pod a name of letters, digits "
+            "and . _ : / - (KONTROL_ID and its labels); a record that no pod reports expires with "
             "its lease",
             kind="records-left-out",
         )
     ]
 
 
-def _of_a_silent_leader(facts: Facts) -> Problem:
+def _of_an_unresponsive_leader(facts: Facts) -> Problem:
     leader, silent = facts.candidates[0], facts.silent or 0.0
-    what = f"the leader {leader.id} was not heard for {silent:g} s: it ended, or hangs"
+    what = f"the leader {leader.id} has not reported for {silent:g} s: it ended, or hangs"
     if facts.refuses:
-        what = f"the leader {leader.id} takes no connections at {leader.address}: it ended"
+        what = f"the leader {leader.id} refuses connections at {leader.address}: it ended"
     within = "its KONTROL_FOVER" if leader.fover is None else f"{leader.fover:g} s"
     return Problem(
         what,
-        f"another master leads once it has been silent for {within}, and nothing runs until then; "
-        "see its log, and whether its host is up",
+        f"another master leads once it has not reported for {within}, and nothing runs until "
+        "then; see its log, and check that its host is up",
         kind="leader-silent",
     )
 
 
-_RIVALS = 5  # of each kind, that are told one by one
-_ADDRESSES = 3  # likewise
-
-
 def of_the_senders(
-    contests: Sequence[Conflict], flips: Sequence[Flip], limited: Sequence[Limited]
+    conflicts: Sequence[Conflict], flips: Sequence[Flip], limited: Sequence[Limited]
 ) -> list[Problem]:
-    """Name the senders that compete for a seat, and those that met a bound."""
-    return _of_the_bounds(limited) + _of_the_rivals(contests, flips)
+    """Name the senders that report for one registration, and those that met a limit."""
+    return _of_the_limits(limited) + _of_the_conflicts(conflicts, flips)
 
 
-def _of_the_rivals(contests: Sequence[Conflict], flips: Sequence[Flip]) -> list[Problem]:
-    """Name both senders of each seat that two compete for."""
+def _of_the_conflicts(conflicts: Sequence[Conflict], flips: Sequence[Flip]) -> list[Problem]:
+    """Name both senders of each registration that two report for."""
     found = [
         Problem(
-            f"two senders compete for one seat. Refused as {each.name}, {each.times} times: "
-            f"{each.refused}. It has the seat, and was heard {each.holder.seen:.0f} s before: "
+            f"two senders report for one registration. Refused as {each.name}, {each.times} times: "
+            f"{each.refused}. Registered, and last seen {each.holder.seen:.0f} s before: "
             f"{each.holder}",
-            "stop the one that should not report (with keys, take the key that it uses from the "
-            "masters' folder); the other one is then taken within KONTROL_TTL, or at once after "
-            f"`kontrol forget {each.holder.key}`",
+            "stop the one that should not report (with keys, remove the key that it uses from the "
+            "masters' folder); the other one is then accepted within KONTROL_TTL, or immediately "
+            f"after `kontrol forget {each.holder.key}`",
             kind="two-senders",
         )
-        for each in contests[:_RIVALS]
+        for each in conflicts[:_CONFLICTS]
     ]
     found += [
         Problem(
-            f"the record of pod {each.last.id} changed to and fro {each.times} times, and the "
+            f"the record of pod {each.last.id} changed back and forth {each.times} times, and the "
             f"ensemble with it: {each.last}; {each.before}",
             "two processes report under one id, or one reports to this tier under two names: stop "
             "one, or name the tier once",
             kind="two-senders",
         )
-        for each in flips[:_RIVALS]
+        for each in flips[:_CONFLICTS]
     ]
-    more = len(contests) + len(flips) - len(found)
+    more = len(conflicts) + len(flips) - len(found)
     if more:
-        what = f"{more} more seats have two senders"
+        what = f"{more} more registrations have two senders"
         found.append(Problem(what, "see the masters' logs", kind="two-senders"))
     return found
 
 
-def _of_the_bounds(limited: Sequence[Limited]) -> list[Problem]:
-    """Name the bounds that pods are refused for."""
+def _of_the_limits(limited: Sequence[Limited]) -> list[Problem]:
+    """Name the limits for which pods are refused."""
     found = []
     for each in limited:
-        by = ", ".join(f"{who or '?'} ({n})" for who, n in each.by.most_common(_ADDRESSES))
+        by = ", ".join(f"{address or '?'} ({n})" for address, n in each.by.most_common(_ADDRESSES))
         found.append(
             Problem(
                 f"pods are refused as {each.name}, {each.times} times so far, from {by}. The last: "
                 f"{each.why}",
-                "if these pods are yours, raise the setting; if not, keep that address out, and "
-                "give the tier keys (`kontrol keys`), so that strangers can report nothing",
+                "if these pods are yours, raise the setting; if not, block that address, and "
+                "give the tier keys (`kontrol keys`), so that unknown clients cannot report",
                 kind="bound-reached",
             )
         )

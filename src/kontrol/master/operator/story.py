@@ -1,10 +1,9 @@
-"""What a status is judged by, and what a judgement is.
+"""What the status consists of, and how its parts are made to agree with each other. Pure.
 
-What the parts of a status mean together: one snapshot, one story. Pure.
-
-The leader publishes its plan when it has lasted for half a second, so it may lag behind the records
-that are read with it. What the records show is what counts; the plan adds what they cannot show:
-what holds a run that is due, until when, and which pods are lost.
+`Facts` is what problems are found in, and `Problem` is what is found. The leader publishes its plan
+only when it has lasted for half a second, so the plan may lag behind the records that are read with
+it. Then the records count; the plan adds what they cannot show: what holds a run that is due, until
+when, and which pods are lost.
 """
 
 import statistics
@@ -21,17 +20,19 @@ from kontrol.master.registry.quota import Limited
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the judgement stands on; the fields are as in the status document.
+    """What problems are found in: the status as read at one moment.
 
-    `etcd` is what is wrong with it, empty if nothing is; `alarms` are those that stand there, and
-    `revision` is its own now. `candidates` are the masters that stand, the leader first. Durations
-    are in seconds, None if there is none or it is not known: `silent` since the leader was heard
-    (which `refuses` says of is not even listening),
-    `waiting` since the oldest change for which no run began, `usual` of a run that ends well;
-    `damper_max` is the most that the damper waits. `runs` are entries of the ledger, the newest
-    first. `contests` and `flips` are the senders that compete for a seat, as this master sees them.
-    `left_out` are the keys of pods' records that are none. `limited` are the bounds that keepalives
-    met just now. `notices` are what other masters say of those who report to them.
+    etcd: the error that it gives to this master, empty if none; `alarms` are those it has raised,
+    `revision` is its current one.
+    Masters: `candidates` campaign, the leader first; `refuses`: the leader's host refuses
+    connections to its port.
+    Durations are in seconds, None if there is none or it is not known: `silent` since the leader
+    last reported, `waiting` since the oldest change for which no run has begun, `usual` of an
+    acknowledged run (the median), `damper_max` is KONTROL_DAMPER_MAX.
+    Runs: `runs` are entries of the ledger, the newest first.
+    Pods: `conflicts` and `flips` are senders that report for one registration, as this master sees
+    them; `limited` are the limits that keepalives met just now; `left_out` are the keys of records
+    that cannot be used; `notices` are the problems that other masters have published.
     """
 
     etcd: str
@@ -49,7 +50,7 @@ class Facts:
     damper_max: float = 60.0
     runs: Sequence[Mapping[str, JSON]] = ()
     now: datetime | None = None
-    contests: Sequence[Conflict] = ()
+    conflicts: Sequence[Conflict] = ()
     flips: Sequence[Flip] = ()
     left_out: Collection[str] = ()
     limited: Sequence[Limited] = ()
@@ -66,16 +67,16 @@ class Problem:
     kind: str = "other"
 
 
-# Seconds. A leader is seen twice a second, and what is known of it is rounded up by one second.
+# Seconds. A leader reports twice a second, and the age of its lease is rounded up by one second.
 _SILENT = 3.0
 
 _NOTHING: dict[str, JSON] = {"reason": None, "hold": None, "seconds": None, "until": None}
 
 
 def reports(candidates: Sequence[Candidate], *, silent: float | None, refuses: bool) -> bool:
-    """Tell whether the first candidate, the leader, is there; `silent` and `refuses`: see `Facts`.
+    """Return whether the first candidate, the leader, reports; the arguments: see `Facts`.
 
-    One that campaigns a second time has restarted: the process that led is gone.
+    One that campaigns a second time has restarted, or lost its term.
     """
     ids = [each.id for each in candidates]
     restarted = ids[:1] and ids[0] in ids[1:]
@@ -102,7 +103,7 @@ def due(
 
 
 def plan_now(
-    said: Mapping[str, JSON] | None,
+    published: Mapping[str, JSON] | None,
     running: Running | None,
     *,
     under_way: bool,
@@ -110,17 +111,17 @@ def plan_now(
     quiet: float | None,
     now: datetime,
 ) -> dict[str, JSON]:
-    """Return the leader's plan as it must be now.
+    """Return the leader's plan, corrected by what the records show now.
 
-    `said` is what it published, None if it did not; `under_way` says that `running` is that of a
+    `published` is what the leader published, None if nothing; `under_way`: `running` is that of a
     leader that reports, and was not left by a former one; `reason` is why a run is due, see `due`;
     `quiet` are the seconds for which the damper still waits, None if it does not.
     """
-    if said is None:
+    if published is None:
         if running is None or running.ended or under_way:
             return {"what": "unknown"}
-        said = {}
-    plan = {name: value for name, value in said.items() if name != "at"}
+        published = {}
+    plan = {name: value for name, value in published.items() if name != "at"}
     if running is not None and under_way:
         return {**plan, **_NOTHING, "what": "run", "reason": running.reason}
     if running is not None and not running.ended:
@@ -129,14 +130,14 @@ def plan_now(
             return {**plan, **_NOTHING, "what": "wait", "reason": reason, "hold": "predecessor"}
     if reason is None and plan.get("reason") != "asked":
         return {**plan, **_NOTHING, "what": "idle", "lost": [], "missing": 0, "of": 0}
-    over = running is None or running.ended  # what a predecessor left is booked by now
+    over = running is None or running.ended  # the leader has recorded the end of an earlier one
     stale = plan.get("hold") == "damper" or (over and plan.get("hold") == "predecessor")
     if plan.get("what") == "idle" or stale:
         plan |= {**_NOTHING, "what": "run", "reason": reason or plan.get("reason")}
         if quiet and (seconds := round(quiet, 1)):
             plan |= {"what": "wait", "hold": "damper", "seconds": seconds}
     else:
-        plan["seconds"] = _left(plan.get("seconds"), said.get("at"), now)
+        plan["seconds"] = _left(plan.get("seconds"), published.get("at"), now)
     left = plan["seconds"]
     plan["until"] = None
     if isinstance(left, int | float):
@@ -146,7 +147,7 @@ def plan_now(
 
 
 def usual(entries: Iterable[Mapping[str, JSON]]) -> float | None:
-    """Return how many seconds a run takes that ends well, by the ledger; None if none did."""
+    """Return the median duration of acknowledged runs, in seconds; None if there was none."""
     took = [
         seconds
         for entry in entries
@@ -157,7 +158,7 @@ def usual(entries: Iterable[Mapping[str, JSON]]) -> float | None:
 
 
 def passed(since: JSON, now: datetime) -> float | None:
-    """Return the seconds since a date and time, for people: clocks differ; None if it is none."""
+    """Return the seconds since a date and time, None if it is none. For people: clocks differ."""
     try:
         return max(0.0, (now - datetime.fromisoformat(str(since))).total_seconds())
     except (ValueError, TypeError, OverflowError):  # not a time, or one without a zone
@@ -165,9 +166,9 @@ def passed(since: JSON, now: datetime) -> float | None:
 
 
 def still(seconds: float, at: str, now: datetime) -> float:
-    """Return what is left now of the `seconds` that were left at the time `at`, for people.
+    """Return what is left now of the `seconds` that were left at the time `at`. For people.
 
-    The times are of two hosts, whose clocks may differ: so it is never more than was told.
+    The times are of two hosts, whose clocks may differ: so it is never more than `seconds`.
     """
     return round(max(0.0, seconds - (passed(at, now) or 0.0)), 1)
 

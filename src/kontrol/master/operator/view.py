@@ -1,7 +1,7 @@
-"""What a master shows to operators, and takes from them: the source of REST and the command line.
+"""What a master shows to operators, and their requests: what REST and the commands are built on.
 
-Everything is JSON-able. What must be known even without a store comes from the mirrors; the rest is
-read when it is asked for, so that nothing is kept for the sake of being looked at.
+All of it is JSON. What must be known without the store comes from the mirrors; the rest is read
+from the store on request, so that nothing is kept in memory only to be shown.
 """
 
 import asyncio
@@ -34,31 +34,31 @@ from kontrol.master.records.runs import Head, Running
 from kontrol.store.protocol import KeyValue, NoSpace, Range, Store, StoreError, Unavailable
 
 _SHOWN = 5  # runs in the status
-_RUNS = 20  # that tell how long one takes
-_REACH = 0.5  # seconds to connect to the leader
-_BEHIND = 0.25  # seconds for a mirror that is behind
-_NEWEST = 20  # states, of which some may not be under a run's number
-_PATIENCE = 1.5  # seconds for the store's answers: people wait, and may ask another master next
-_HOPE = 1.0  # the same while it is silent
+_RUNS = 20  # from which the usual duration is computed
+_CONNECT = 0.5  # seconds to connect to the leader
+_BEHIND = 0.25  # seconds for a mirror that is behind to catch up
+_NEWEST = 20  # keys of states, some of which may have no valid run number
+_TIMEOUT = 1.5  # seconds for the store's answers: people wait, and may try another master next
+_SHORT_TIMEOUT = 1.0  # the same while it is unresponsive
 _NONE = digest_of(())
 
 
 class _Read(NamedTuple):
-    """What the store holds at one revision: plan and ledger, the newest entries first."""
+    """What the store has at one revision; `entries` of the ledger, the newest first."""
 
     running: Running | None
     applied: Head | None
-    said: dict[str, JSON] | None
+    published: dict[str, JSON] | None
     entries: tuple[dict[str, JSON], ...]
     revision: int
     notices: tuple[Problem, ...] = ()
 
 
 class View:
-    """One master, for people. Methods that read the store raise `StoreError`."""
+    """One master as its operators see it. Methods that read the store raise `StoreError`."""
 
     def __init__(self, master: Master, store: Store, *, wall: Callable[[], str]) -> None:
-        """`wall` tells the date and time, RFC 3339."""
+        """`wall` returns the date and time, RFC 3339."""
         self._master = master
         self._store = store
         self._keys = master.keys
@@ -69,7 +69,7 @@ class View:
 
     @property
     def counts(self) -> Counts:
-        """What this master counted since it started."""
+        """What this master has counted since it started."""
         return self._master.counts
 
     def pods(self) -> list[dict[str, JSON]]:
@@ -86,11 +86,11 @@ class View:
         return self._master.leader_record
 
     async def state(self) -> dict[str, JSON]:
-        """The state, the run that left it (0 if none did), and the last that was acknowledged."""
+        """Return the state, the run that returned it (0 if none), and the last acknowledged run."""
         newest = Range(
             self._keys.states, prefix=True, descending=True, limit=_NEWEST, keys_only=True
         )
-        async with self._patience():
+        async with self._bounded():
             state, states, applied = await asyncio.gather(
                 self._master.state(),
                 self._store.range(newest),
@@ -102,13 +102,13 @@ class View:
         return {"run": run, "state": state, "acknowledged": head.run if head else 0}
 
     async def runs(self, limit: int) -> list[dict[str, JSON]]:
-        """The last entries of the ledger, the newest first."""
-        async with self._patience():
+        """Return the last entries of the ledger, the newest first."""
+        async with self._bounded():
             return await self._last(limit)
 
     async def run(self, number: int) -> dict[str, JSON] | None:
-        """One entry of the ledger; `state_kept` tells whether it can be rolled back to."""
-        async with self._patience():
+        """Return one entry of the ledger; `state_kept`: whether its state can be restored."""
+        async with self._bounded():
             entry, state = await asyncio.gather(
                 self._first(Range(self._keys.run(number))),
                 self._first(Range(self._keys.state_of(number), keys_only=True)),
@@ -119,16 +119,16 @@ class View:
     async def ask(
         self, kind: Kind, by: str, *, run: int | None = None, pod: str = "", timeout: float = 10.0
     ) -> dict[str, JSON]:
-        """Ask the leader; see `Requests.ask`.
+        """Have the leader do something; see `Requests.ask`.
 
         Raises `Unavailable` soon if the store does not answer, and `NoSpace` with the fix.
         """
         if run is not None and run > HIGHEST_RUN:  # no request can hold it
             refusal = OperatorAnswer(
-                f"there was no run {run}: no number is that high", refused=True
+                f"there was no run {run}: no run has so high a number", refused=True
             )
             return {"request": "", "done": True, **refusal.public()}
-        async with self._patience():
+        async with self._bounded():
             found = await self._store.range(Range(self._keys.plan, keys_only=True))
         try:
             return await self._master.requests.ask(kind, by, run=run, pod=pod, timeout=timeout)
@@ -137,9 +137,9 @@ class View:
             raise NoSpace(f"it does not store the request. To fix that, {fix}") from None
 
     def ready(self) -> list[dict[str, JSON]]:
-        """Whether this master can take keepalives: checks of `name`, `ok` and `detail`."""
+        """Return whether this master can accept keepalives: checks with `name`, `ok`, `detail`."""
         age = self._age()
-        told = "never" if age is None else f"{age:.1f} s ago"
+        confirmed = "never" if age is None else f"{age:.1f} s ago"
         return [
             {
                 "name": "mirror",
@@ -149,12 +149,12 @@ class View:
             {
                 "name": "etcd",
                 "ok": self._master.mirror.cache.current,
-                "detail": f"confirmed {told}",
+                "detail": f"confirmed {confirmed}",
             },
         ]
 
     async def status(self) -> dict[str, JSON]:
-        """The whole situation; without a store, what the mirrors knew last."""
+        """Return the state of the tier; without the store, what the mirrors had last."""
         master = self._master
         time = self._wall()
         now = datetime.fromisoformat(time)
@@ -164,14 +164,14 @@ class View:
         refuses = False
         read = _Read(None, None, None, (), 0)
         try:
-            async with self._patience():
+            async with self._bounded():
                 read, alarms, silent, refuses = await asyncio.gather(
                     self._read(), self._store.alarms(), self._silence(), self._leader_refuses()
                 )
                 await self._catch_up(read)
         except StoreError as failed:
             error = str(failed)
-        # From here on nothing is awaited: what is told of the pods is one moment's.
+        # From here on nothing is awaited, so that the status is of one moment.
         leader, candidates = self.leader(), master.candidates
         ensemble, applied, running = master.mirror.ensemble, read.applied, read.running
         damper, clock = master.mirror.damper, asyncio.get_running_loop().time()
@@ -183,7 +183,7 @@ class View:
             and reports(candidates, silent=silent, refuses=refuses)
         )
         plan = plan_now(
-            read.said,
+            read.published,
             running,
             under_way=under_way,
             reason=due(
@@ -200,7 +200,7 @@ class View:
         if shown is not None and running is not None and under_way:
             shown["age"] = self._run_age(running, now)
         facts = Facts(
-            etcd=error or ("" if master.mirror.cache.current else "its watch is silent"),
+            etcd=error or ("" if master.mirror.cache.current else "its watch does not report"),
             alarms=alarms,
             revision=read.revision,
             leader=leader,
@@ -211,7 +211,7 @@ class View:
             left_out=master.mirror.left_out,
             limited=master.registry.quota.limited(clock),
             max_pods=master.config.bounds.pods,
-            contests=master.registry.senders.conflicts(),
+            conflicts=master.registry.senders.conflicts(),
             flips=master.registry.senders.flips(),
             notices=read.notices,
             silent=silent,
@@ -235,7 +235,7 @@ class View:
                 "alarms": list(alarms),
             },
             "ttl": master.ttl,
-            "leader": None if leader is None else {**leader, "silent": silent},
+            "leader": None if leader is None else {**leader, "last_seen_seconds": silent},
             "candidates": [one.known() for one in candidates],
             "ensemble": {
                 "pods": len(ensemble),
@@ -244,8 +244,8 @@ class View:
             },
             "plan": plan,
             "running": shown,
-            "waiting": facts.waiting,
-            "usual": facts.usual,
+            "changes_waiting_seconds": facts.waiting,
+            "usual_run_seconds": facts.usual,
             "applied": None if applied is None else applied.known(),
             "current": applied is not None and applied.digest == ensemble.digest,
             "runs": list(read.entries[:_SHOWN]),
@@ -265,12 +265,12 @@ class View:
                 Range(keys.notices, prefix=True),
             ],
         )
-        running, applied, said, runs, notices = (answer.range(i).kvs for i in range(5))
+        running, applied, published, runs, notices = (answer.range(i).kvs for i in range(5))
         run = records.running(running[0]) if running else None
         return _Read(
             None if run is None or run.withdrawn else run,
             records.head(applied[0]) if applied else None,
-            records.plan(said[0]) if said else None,
+            records.plan(published[0]) if published else None,
             tuple(entry for kv in runs if (entry := records.entry(kv)) is not None),
             answer.header.revision,
             tuple(
@@ -284,7 +284,7 @@ class View:
     async def _silence(self) -> float | None:
         """Return for how many seconds the leader has not refreshed its lease, None if none leads.
 
-        To the whole second: so it was heard within that time, and up to one second less.
+        Rounded up to whole seconds.
         """
         term, candidates = self._master.election.term, self._master.election.candidates
         if not candidates:
@@ -295,10 +295,10 @@ class View:
         return float(max(0, granted - left)) if granted else self._master.config.fover
 
     async def _leader_refuses(self) -> bool:
-        """Tell whether the leader's host says that nobody listens there: its process has ended.
+        """Return whether the leader's host refuses connections to its port: its process has ended.
 
-        Its lease tells that too, but seconds later. Where this master cannot be reached at its own
-        address either, as where addresses are translated, it means nothing.
+        Its lease shows that too, but seconds later. If this master is not reached at its own
+        address either (addresses are translated), a refusal means nothing.
         """
         config, candidates = self._master.config, self._master.candidates
         if not candidates or self._master.election.term is not None or not config.port:
@@ -309,7 +309,7 @@ class View:
         return not await _refuses(config.address, config.port)
 
     async def _catch_up(self, read: _Read) -> None:
-        """Wait a little if the mirror is behind the pods of a run that was read."""
+        """Wait a little if the mirror is behind the pods of a run that was read from the store."""
         seen = max(
             (one.revision or 0 for one in (read.applied, read.running) if one is not None),
             default=0,
@@ -321,7 +321,7 @@ class View:
                     await self._moved.wait()
 
     def _waiting(self, read: _Read) -> float | None:
-        """Return for how many seconds changes have waited for a run; None if none do."""
+        """Return for how many seconds changes have waited for a run, None if there are none."""
         mirror, run = self._master.mirror, read.running
         last: Running | Head | None = run if run is not None and not run.ended else read.applied
         digest = last.digest if last else _NONE
@@ -332,21 +332,21 @@ class View:
         return None if since is None else asyncio.get_running_loop().time() - since
 
     def _run_age(self, running: Running, now: datetime) -> float | None:
-        """Return for how many seconds a run has been under way: the leader itself knows it well."""
+        """Return for how many seconds a run has been under way; exactly on the leader itself."""
         since, term = self._master.counts.running_since, self._master.election.term
         if since is not None and term is not None and term.number == running.term:
             return asyncio.get_running_loop().time() - since
         return passed(running.started, now)
 
     def _age(self) -> float | None:
-        """Seconds since the store last confirmed that nothing is missing; None if it never did."""
+        """Return the seconds since the store confirmed the mirror as complete, None if never."""
         age = self._master.mirror.cache.age
         return None if age == float("inf") else round(age, 1)
 
     @contextlib.asynccontextmanager
-    async def _patience(self) -> AsyncIterator[None]:
-        """Bound reads by the time that people have. Raises `Unavailable`."""
-        seconds = _PATIENCE if self._master.mirror.cache.current else _HOPE
+    async def _bounded(self) -> AsyncIterator[None]:
+        """Bound the time of reads, since people wait for them. Raises `Unavailable`."""
+        seconds = _TIMEOUT if self._master.mirror.cache.current else _SHORT_TIMEOUT
         try:
             async with asyncio.timeout(seconds):
                 yield
@@ -364,9 +364,9 @@ class View:
 
 
 async def _refuses(address: str, port: int) -> bool:
-    """Tell whether a host refuses connections to a port; silence is none."""
+    """Return whether a host refuses connections to a port; no answer does not count."""
     try:
-        async with asyncio.timeout(_REACH):
+        async with asyncio.timeout(_CONNECT):
             _, writer = await asyncio.open_connection(address, port)
     except ConnectionRefusedError:
         return True
