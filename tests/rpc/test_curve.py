@@ -31,7 +31,7 @@ from tests.rpc.support import (
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import BindError, LostRemote, RemoteError
 from kontrol.rpc.limits import Limits
-from kontrol.rpc.security.gate import _GONE, _UNFINISHED, LogLimiter
+from kontrol.rpc.security.gate import _GONE, _UNFINISHED
 from kontrol.rpc.security.keyfolder import NEEDS
 from kontrol.rpc.security.keys import KINDS, Keyring, KeysError, Kind
 from kontrol.rpc.server import Call, Method, Server, restricted
@@ -292,12 +292,6 @@ async def test_a_key_that_is_listed_no_more_ends_its_calls(keys: Path) -> None:
         (keys / "agents").write_text(text, encoding="utf-8")
         async with caller(port, keys, "agent") as again:
             assert await again.call("echo", "x", timeout=DEADLINE) == "x"
-
-
-def test_a_ration_tells_how_much_it_held_back() -> None:
-    ration = LogLimiter(2, 60.0)
-    assert [ration.admit(at) for at in (0, 1, 2, 59, 60, 61, 62)] == [0, 0, None, None, 2, 0, None]
-    assert ration.admit(500) == 1
 
 
 async def test_a_flood_of_connections_does_not_halt_the_process(keys: Path) -> None:

@@ -15,6 +15,7 @@ from kontrol.master.registry.conflicts import Sender
 from kontrol.master.registry.quota import Bounds
 from kontrol.process.clock import boottime
 from kontrol.process.guard import Guard
+from kontrol.ratelimit import RateLimiter
 from kontrol.rpc.errors import Refused
 from kontrol.rpc.methods import Call, Method, restricted
 from kontrol.rpc.security.keys import Kind
@@ -23,7 +24,6 @@ from kontrol.settings import variables as v
 from kontrol.store.embedded import EmbeddedError, embedded_etcd
 from kontrol.store.etcd import EtcdConfig, EtcdStore
 from kontrol.store.protocol import Store
-from kontrol.web.rate import Rate
 from kontrol_common.processes import become_subreaper
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ async def make_master(
 
 def master_methods(master: Master) -> dict[str, Method]:
     """Return the methods of a master's ZeroRPC endpoint."""
-    rate = Rate(_OFTEN, _AT_ONCE)
+    rate = RateLimiter(_OFTEN, _AT_ONCE)
 
     async def ping(call: Call, raw: object) -> object:
         """Accept a keepalive, a JSON text; returns seq, ttl and leader once etcd has it."""

@@ -10,17 +10,17 @@ import re
 from collections import Counter
 from urllib.parse import parse_qsl
 
+from kontrol.ratelimit import LogLimiter, RateLimiter
 from kontrol.web import hosts
 from kontrol.web.access import Access, Gate
 from kontrol.web.desk import ApiRequest, Handlers
 from kontrol.web.limits import Limits
 from kontrol.web.message import HttpError, Request, Response
-from kontrol.web.rate import Rate
 from kontrol.web.routes import Route, Router
 
 log = logging.getLogger(__name__)
 
-_SAY_EVERY = 60.0  # seconds between lines on tokens that are not ours
+_BAD_TOKENS_EVERY = 60.0  # seconds between log lines about tokens that are not ours
 # Not limited in rate: they cost no more than a refusal, and Kubernetes, which kills a pod that does
 # not answer them, may share its address (a node's that translates addresses) with a flood.
 _PROBES = ("/healthz", "/readyz")
@@ -55,9 +55,8 @@ class App:
         self._outages: Outages = (TimeoutError, *outages)
         self._full = full
         self._router = Router()
-        self._rate = Rate(limits.rate, limits.burst)
-        self._wrong = 0  # tokens since the last line about them
-        self._said = float("-inf")
+        self._rate = RateLimiter(limits.rate, limits.burst)
+        self._bad_tokens = LogLimiter(1, _BAD_TOKENS_EVERY)
 
     async def respond(self, request: Request) -> Response:
         """Answer a request; raises nothing but cancellation."""
@@ -116,24 +115,23 @@ class App:
             return Response(204, headers=(("Allow", allow),))
         if route.least > Access.STRANGER:
             if wrong is not None:
-                self._say(request, now)
+                self._log_bad_token(request, now)
                 raise wrong
             self._gate.require(access, route.least)
         return await route.handle(
             self._desk, ApiRequest(request, access, names, _query(query, route))
         )
 
-    def _say(self, request: Request, now: float) -> None:
-        """Log that tokens are wrong, now and then: they may come from anywhere, in any number."""
-        self._wrong += 1
-        if now - self._said >= _SAY_EVERY:
+    def _log_bad_token(self, request: Request, now: float) -> None:
+        """Log wrong tokens at a limited rate: they may come from anywhere, in any number."""
+        held = self._bad_tokens.admit(now)
+        if held is not None:
             log.warning(
                 "REST: %d requests came with a token that is not in the token file, the last "
                 "from %s",
-                self._wrong,
+                held + 1,
                 request.peer,
             )
-            self._wrong, self._said = 0, now
 
 
 def _parts(target: str) -> tuple[str, str]:

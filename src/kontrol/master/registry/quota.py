@@ -12,11 +12,12 @@ same time.
 
 import asyncio
 import ipaddress
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from kontrol.master.mirror import Mirror
 from kontrol.master.registry.admission import Decision, Join, Refuse, View, Write
+from kontrol.ratelimit import RateLimiter
 
 SMALL_RECORD = 4096  # bytes: a known pod may always have a record of that size
 NAMES = ("TooManyPods", "TooManyBytes", "TooManyJoins")
@@ -78,26 +79,6 @@ class Limited:
     at: float
 
 
-class Buckets:
-    """Lets each address do `most` things at the same time, and as many per minute."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what is left, when
-
-    def left(self, address: str, now: float) -> float:
-        """Return how many an address may do at the time `now`, in seconds."""
-        level, at = self._levels.get(address, (float(self._most), now))
-        return min(self._most, level + (now - at) * self._most / _MINUTE)
-
-    def take(self, address: str, times: int, now: float) -> None:
-        """Note that it did so many. The address that did nothing for longest is forgotten."""
-        self._levels[address] = self.left(address, now) - times, now
-        self._levels.move_to_end(address)
-        if len(self._levels) > _ADDRESSES:
-            self._levels.popitem(last=False)
-
-
 class Quota:
     """Judges what keepalives would add to the store.
 
@@ -110,7 +91,7 @@ class Quota:
         self.refused: Counter[str] = Counter(dict.fromkeys(NAMES, 0))
         self._mirror = mirror
         self._news = news
-        self._buckets = Buckets(bounds.joins)
+        self._joins = RateLimiter(bounds.joins / _MINUTE, bounds.joins, _ADDRESSES)
         self._written: deque[tuple[int, Planned]] = deque(maxlen=_WRITTEN)  # by revision
         self._limited: dict[str, Limited] = {}
         # After a restore of the store, the mirror may not see those revisions for a long time.
@@ -150,7 +131,7 @@ class Quota:
         """Note that what was planned was written at `revision`."""
         self._written.append((revision, planned))
         for origin, times in planned.joins.items():
-            self._buckets.take(origin, times, now)
+            self._joins.take(origin, now, times)
 
     def limited(self, now: float) -> list[Limited]:
         """Return the bounds that were met within a minute."""
@@ -191,7 +172,7 @@ class Quota:
     def _too_many_joins(
         self, addition: Addition, planned: Planned, origin: str, now: float
     ) -> Refuse | None:
-        if self._buckets.left(origin, now) - planned.joins[origin] >= 1:
+        if self._joins.left(origin, now) - planned.joins[origin] >= 1:
             return None
         return Refuse(
             "TooManyJoins",

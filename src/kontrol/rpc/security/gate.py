@@ -30,6 +30,7 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from kontrol.filewatch import Watch
+from kontrol.ratelimit import LogLimiter
 from kontrol.rpc.errors import BindError, Refused
 from kontrol.rpc.security.keys import Keyring, KeysError, Kind, ServerKind, fingerprint, list_file
 from kontrol.rpc.sockets import Context, monitor, plain_address
@@ -65,28 +66,6 @@ _GONE = "a peer that was gone at once"
 _UNFINISHED = "it ended before it had proved a key: it may have none, or just see whether we listen"
 
 
-class LogLimiter:
-    """Lets through `most` events in `period` seconds, and counts those that it holds back."""
-
-    def __init__(self, most: int, period: float) -> None:
-        self._most = most
-        self._period = period
-        self._since = float("-inf")
-        self._passed = 0
-        self._held = 0
-
-    def admit(self, now: float) -> int | None:
-        """Return how many were held back since the last that passed; None holds this one back."""
-        if now - self._since >= self._period:
-            self._since, self._passed = now, 0
-        if self._passed >= self._most:
-            self._held += 1
-            return None
-        self._passed += 1
-        held, self._held = self._held, 0
-        return held
-
-
 class Gate:
     """Guards a router that serves as `own`. `open`, `secure` the router, bind it, `start`.
 
@@ -106,8 +85,8 @@ class Gate:
         self._router: zmq.Socket[bytes] | None = None
         self._events: zmq.Socket[bytes] | None = None
         self._where = ""
-        self._ration = LogLimiter(10, 60.0)
-        self._probes = LogLimiter(1, 60.0)  # so that they do not use up the other
+        self._refusals = LogLimiter(10, 60.0)
+        self._probes = LogLimiter(1, 60.0)  # apart, so that they do not use up the other
         self._addresses: dict[int, str] = {}
         self._failure: str | None = None
         self._revoke: Callable[[], None] = lambda: None
@@ -206,8 +185,8 @@ class Gate:
     def refused(self, address: str, reason: str) -> None:
         """Log that a peer was refused, unless there are too many such lines."""
         probe = reason is _UNFINISHED
-        ration, level = (self._probes, _INFO) if probe else (self._ration, _WARNING)
-        held = ration.admit(asyncio.get_running_loop().time())
+        limiter, level = (self._probes, _INFO) if probe else (self._refusals, _WARNING)
+        held = limiter.admit(asyncio.get_running_loop().time())
         if held is not None:
             more = f" ({held} more refused before)" if held else ""
             _log.log(level, "refused %s: %s%s", address, reason, more)
