@@ -99,14 +99,14 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
                 "kontrol.daemon.wire_master:_OFTEN",
                 "Calls of `pods` per second from one address without a master's or operator's key.",
             ),
-            Limit("kontrol.daemon.wire_master:_AT_ONCE", "Such calls at once, after quiet."),
+            Limit("kontrol.daemon.wire_master:_AT_ONCE", "Such calls together, after a pause."),
         ),
     ),
     "Remote commands": (
         "",
         (
             Limit("kontrol.agent.executor:Bounds"),
-            Limit("kontrol.agent.request:MAX_SECONDS", "Seconds that may be asked for."),
+            Limit("kontrol.agent.request:MAX_SECONDS", "Seconds of a command's longest timeout."),
             Limit("kontrol.agent.allow:MAX_FILE", "Bytes of the allow-list."),
             Limit("kontrol.agent.allow:MAX_ARGUMENT"),
             Limit("kontrol.process.command:MATCH_LIMIT"),
@@ -148,7 +148,7 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
         (
             Limit(
                 "kontrol.agent.schedule:MAX_TTL",
-                "Seconds of a TTL that a master may tell; a longer one counts as this.",
+                "Seconds of a TTL that an agent accepts; a longer one counts as this.",
             ),
             Limit("kontrol.agent.agent:FAREWELL", "Seconds for the last keepalive to every tier."),
         ),

@@ -12,33 +12,33 @@ from kontrol.rpc.methods import Method, Signature
 
 ERRORS = {
     "InvalidRecord": "A keepalive that is no JSON, too large, too deep, or has a field that is "
-    "missing or odd. The message names it.",
+    "missing or invalid. The message names it.",
     "Conflict": "Another pod that is alive has this key. The message names both.",
-    "Stale": "An older record than the one that is known of this pod. The message names "
-    "both, in the form above.",
-    "Gone": "This process of the pod said farewell before.",
-    "NotWritten": "The pod is alive: its lease was refreshed. What it changed is not in etcd yet, "
-    "which is full or slow. Report again; any master will do.",
+    "Stale": "An older record than the known one of this pod. The message names both, in the "
+    "form above.",
+    "Gone": "This process of the pod has deregistered.",
+    "NotWritten": "The pod is alive: its lease was refreshed. Its change is not in etcd yet, "
+    "which is full or slow. Report again, to any master.",
     "TooManyPods": "The tier has as many pods as `KONTROL_MAX_PODS` allows, and this is a new one.",
     "TooManyBytes": "The records of the tier's pods take as many bytes as `KONTROL_MAX_BYTES` "
-    "allows. A pod that is alive stays so, and its change is not taken.",
+    "allows. A pod that is alive stays so, and its change is not written.",
     "TooManyJoins": "Its address reported more new pods than `KONTROL_MAX_JOINS` allows in a "
     "minute. Report again.",
-    "Unavailable": "This master has no answer from etcd, or more waits to be written than it "
-    "takes. Ask another, or again.",
-    "InvalidRequest": "The argument of `exec` is not what it should be. The message says why.",
+    "Unavailable": "This master has no answer from etcd, or its queue of writes is full. Try "
+    "another master, or try again.",
+    "InvalidRequest": "The argument of `exec` is invalid. The message says why.",
     "Forbidden": "Not for this caller: the kind of its key, `KONTROL_INVOKE`, or the list of "
     "allowed commands.",
     "Fenced": "A command of a term that is over.",
-    "Busy": "As many calls, or commands, as there may be are in progress.",
-    "TooLarge": "`invoke` would answer more than it may: `exec` streams any amount.",
+    "Busy": "The largest number of calls, or commands, is in progress.",
+    "TooLarge": "The answer of `invoke` is too large: `exec` streams any amount.",
     "Unsendable": "The answer is larger than a message may be.",
     "NotStarted": "The command could not be started.",
     "Ended": "The command was killed, because its agent ends.",
     "NameError": "There is no such method.",
     "TypeError": "The method takes another number of arguments.",
-    "ProtocolError": "What was sent is not the protocol.",
-    "InternalError": "A fault of Kontrol, which we ask you to report; its log has the traceback.",
+    "ProtocolError": "An event that does not follow the protocol.",
+    "InternalError": "A fault of Kontrol; its log has the traceback. Please report it.",
 }
 
 
@@ -50,11 +50,11 @@ def methods() -> Iterator[tuple[str, Method, str]]:
         who = "anyone"
         if rule is not None:
             who = f"holders of {_or(rule.kinds)} keys"
-            who += "; without keys, anyone" if rule.insecure else "; without keys, nobody"
+            who += "; without keys, anyone" if rule.insecure else "; without keys, no one"
         yield name, method, f"Masters. For {who}."
     executor = Executor(Guards(most=1), environ={}, secrets=())
     for name, method in executor.methods().items():
-        who = f"holders of {_or(sorted(CALLERS))} keys; without keys, nobody"
+        who = f"holders of {_or(sorted(CALLERS))} keys; without keys, no one"
         yield name, method, f"Agents. For {who}, unless `KONTROL_INVOKE` is `insecure`."
 
 
