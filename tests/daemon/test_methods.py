@@ -6,14 +6,16 @@ from typing import Any, cast
 import pytest
 
 from kontrol.daemon.wire_master import master_methods
+from kontrol.ensemble.canonical import JSON
 from kontrol.rpc.errors import Refused
 from kontrol.rpc.events import Result
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.methods import Call
 from kontrol.rpc.security.keys import Kind
 from kontrol.rpc.wire import Codec, Message
+from kontrol.web import redaction
 
-POD = {
+POD: dict[str, JSON] = {
     "app": "a",
     "id": "redis-1",
     "ip": "10.0.0.1",
@@ -22,6 +24,10 @@ POD = {
     "seq": 7,
     "nonce": "a" * 24,
     "port": 8000,
+    "eip": "192.0.2.1",
+    "node": "n1",
+    "zone": "z1",
+    "version": "1.0",
     "payload": "secret",
     "annotation": "secret",
 }
@@ -38,7 +44,17 @@ async def test_strangers_see_no_payload_however_they_ask(caller: Kind | None) ->
     for fields in ((), ("payload", "annotation", "id"), ({"x": 1}, 7, None, b"payload")):
         assert "secret" not in str(await pods(caller, *fields))
     assert await pods(caller, "id", "payload") == [{"id": "redis-1"}]
-    assert len((await pods(caller))[0]) == 8
+    assert (await pods(caller))[0] == redaction.pod(POD)
+
+
+@pytest.mark.parametrize("caller", [None, "agent"])
+async def test_rpc_and_rest_show_the_same_of_a_pod_to_a_client_without_a_token(
+    caller: Kind | None,
+) -> None:
+    [seen] = await pods(caller)
+    assert seen == redaction.pod(POD)
+    assert set(seen) == set(POD) - {"payload", "annotation"}
+    assert await pods(caller, *POD) == [seen]
 
 
 @pytest.mark.parametrize("caller", ["master", "operator"])

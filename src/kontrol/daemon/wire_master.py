@@ -24,6 +24,7 @@ from kontrol.settings import variables as v
 from kontrol.store.embedded import EmbeddedError, embedded_etcd
 from kontrol.store.etcd import EtcdConfig, EtcdStore
 from kontrol.store.protocol import Store
+from kontrol.web.redaction import POD_FIELDS
 from kontrol_common.processes import become_subreaper
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 _OFTEN, _AT_ONCE = 2.0, 20
 """How often, per second and address, and how often at once, strangers may ask for all pods."""
 
-_SHOWN = ("app", "id", "ip", "key", "role", "seq", "nonce", "port")
 _TRUSTED: tuple[Kind, ...] = ("master", "operator")
 
 
@@ -150,11 +150,11 @@ def master_methods(master: Master) -> dict[str, Method]:
                 " or with a master's or an operator's key",
             )
         named = dict.fromkeys(field for field in fields if isinstance(field, str))
-        shown = tuple(field for field in named if trusted or field in _SHOWN)
+        shown = tuple(field for field in named if trusted or field in POD_FIELDS)
         if not fields:
             if trusted:
                 return master.pods()
-            shown = _SHOWN
+            shown = POD_FIELDS
         return [{name: pod[name] for name in shown if name in pod} for pod in master.pods()]
 
     async def leader(_call: Call) -> object:

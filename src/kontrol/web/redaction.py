@@ -1,7 +1,8 @@
-"""What is left of a document for who holds no token: no payload, annotation, state or output.
+"""What a client without a token may see: no payload, annotation, state or output.
 
-Fields are named that may be seen, never those that may not: what a later version adds is kept back
-until somebody decides.
+The tables name the fields that may be seen, never those that may not, so that a field which a later
+version adds stays hidden until it is added here. They hold for REST, and `POD_FIELDS` for `pods()`
+of RPC too, where a client has no key of a master or an operator.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,22 @@ from collections.abc import Mapping
 from kontrol.ensemble.canonical import JSON
 from kontrol.web.view import Document
 
-_POD = ("app", "id", "ip", "key", "role", "seq", "nonce", "port", "eip", "node", "zone", "version")
+POD_FIELDS = (
+    "app",
+    "id",
+    "ip",
+    "key",
+    "role",
+    "seq",
+    "nonce",
+    "port",
+    "eip",
+    "node",
+    "zone",
+    "version",
+)
+"""The fields of a pod that Kontrol itself fills in."""
+
 _ENTRY = (
     *("run", "term", "attempt", "reason", "by", "digest", "fingerprint", "started", "seconds"),
     *("ok", "why", "status", "signal", "pods", "changes", "follows", "state_kept"),
@@ -22,7 +38,7 @@ _STATUS = (
 
 def pod(whole: Mapping[str, JSON]) -> Document:
     """Return a pod without its payload and whatever it reports beyond the known fields."""
-    return _only(whole, _POD)
+    return _only(whole, POD_FIELDS)
 
 
 def entry(whole: Mapping[str, JSON]) -> Document:
@@ -36,7 +52,7 @@ def check(whole: Mapping[str, JSON]) -> Document:
 
 
 def status(whole: Mapping[str, JSON]) -> Document:
-    """Return the situation without where etcd is, and with the entries reduced."""
+    """Return the status without the address of etcd, and with redacted entries."""
     told = _only(whole, _STATUS)
     etcd, runs = whole.get("etcd"), whole.get("runs")
     if isinstance(etcd, dict):
