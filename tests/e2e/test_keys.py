@@ -188,7 +188,7 @@ async def test_keys_are_replaced_under_load_and_no_pod_is_lost(tmp_path: Path) -
                     hand_out()
                     for master, mark in zip(masters, marks, strict=True):
                         if (kind, number) not in {("agent", 2), ("operator", 2)}:
-                            await master.logged("the keys in .* have changed", mark)
+                            await master.logged("KONTROL_KEYS: read again: own .*; accepted ", mark)
                     await each(counts, RATE)
             await each(counts, 6 * RATE)  # for longer than a silent pod would be kept
             assert tier.hub.runs[-1] is run, tier.hub.story()

@@ -176,7 +176,7 @@ def test_a_bad_change_leaves_the_keys_as_they_were(
     assert keys.refresh() is before
     assert keys.refresh() is before
     (record,) = caplog.records
-    assert "the keys stay as they were" in record.getMessage()
+    assert "stays in force" in record.getMessage()
     assert "masters, line 1" in record.getMessage()
 
 

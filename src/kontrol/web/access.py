@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from kontrol.web.files import ReloadingFile
+from kontrol.reloading import ReloadingFile
 from kontrol.web.message import HttpError, Request
 
 _TOKEN = re.compile(r"[0-9A-Za-z._~+/-]{16,512}=*\Z")  # RFC 6750's b64token, not short

@@ -6,7 +6,7 @@ OpenSSL is loaded here, so this module is imported only where a certificate is c
 import ssl
 from pathlib import Path
 
-from kontrol.web.files import ReloadingFile
+from kontrol.reloading import ReloadingFile
 
 
 class Certificate:

@@ -24,6 +24,7 @@ from typing import Literal, Self
 import zmq
 from zmq.utils import z85
 
+from kontrol.reloading import ReloadingFile
 from kontrol.rpc.errors import RpcError
 from kontrol.settings.private import exposed
 
@@ -40,7 +41,7 @@ _KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")  # Z85 of 32 byt
 _SHOWN = 8
 
 
-class KeysError(RpcError):
+class KeysError(RpcError, ValueError):
     """A key that is missing or none; the message names the file and what to do."""
 
 
@@ -140,9 +141,8 @@ def assemble(texts: Mapping[str, str], folder: Path) -> Keys:
 class Keyring:
     """The keys in a folder, as they are now. Make it with `load`."""
 
-    def __init__(self, folder: Path, seen: object, keys: Keys) -> None:
+    def __init__(self, folder: Path, keys: ReloadingFile[Keys]) -> None:
         self._folder = folder
-        self._seen = seen
         self._keys = keys
 
     @classmethod
@@ -153,11 +153,15 @@ class Keyring:
         """
         folder = Path(folder)
         if not zmq.has("curve"):
-            raise KeysError(f"{folder}: the ZeroMQ library here knows no CURVE: install pyzmq anew")
-        seen = _look(folder)
-        keys = assemble(read(folder), folder)
+            raise KeysError(f"{folder}: pyzmq is built without CURVE here: install another build")
+        keys = ReloadingFile(
+            "KONTROL_KEYS",
+            [folder / name for name in FILES],
+            lambda: assemble(read(folder), folder),
+            describe=_summary,
+        )
         _warn(folder)
-        return cls(folder, seen, keys)
+        return cls(folder, keys)
 
     def paths(self) -> list[Path]:
         """Return the paths of all files that there may be."""
@@ -168,23 +172,11 @@ class Keyring:
 
         What cannot be used is logged, once, and changes nothing.
         """
-        seen = _look(self._folder)
-        if seen == self._seen:
-            return self._keys
-        self._seen = seen
-        try:
-            keys = assemble(read(self._folder), self._folder)
-        except KeysError as error:
-            _log.error("the keys stay as they were: %s", error)
-            return self._keys
-        if keys != self._keys:
-            self._keys = keys
-            _log.info("the keys in %s have changed: %s", self._folder, self.summary())
-        return self._keys
+        return self._keys.value
 
     def own(self, kind: Kind) -> Pair:
         """Return one's own pair of that kind. Raises `KeysError`."""
-        pair = self._keys.own.get(kind)
+        pair = self._keys.last.own.get(kind)
         if pair is None:
             raise KeysError(
                 f"{self._folder / secret_file(kind)}: there is no such file, and this process needs"
@@ -195,7 +187,7 @@ class Keyring:
 
     def accepted(self, *kinds: Kind) -> tuple[str, ...]:
         """Return the public keys of these kinds, kind by kind. Raises `KeysError` if none."""
-        keys = self._keys.accepted
+        keys = self._keys.last.accepted
         found = tuple(key for kind in kinds for key in keys if keys[key] == kind)
         if not found:
             names = " or ".join(str(self._folder / list_file(kind)) for kind in kinds)
@@ -204,16 +196,20 @@ class Keyring:
 
     def kind(self, public: str) -> Kind | None:
         """Return the kind of an accepted public key."""
-        return self._keys.accepted.get(public)
+        return self._keys.last.accepted.get(public)
 
     def summary(self) -> str:
-        """Return for a log which public keys there are, and which are one's own."""
-        own = ", ".join(f"{kind} {fingerprint(one.public)}" for kind, one in self._keys.own.items())
-        lists: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
-        for key, kind in self._keys.accepted.items():
-            lists[kind].append(fingerprint(key))
-        accepted = (f"{list_file(kind)} {' '.join(keys) or '-'}" for kind, keys in lists.items())
-        return f"own {own or '-'}; accepted {', '.join(accepted)}"
+        """Return which public keys there are, and which are this process's own, for the log."""
+        return _summary(self._keys.last)
+
+
+def _summary(keys: Keys) -> str:
+    own = ", ".join(f"{kind} {fingerprint(one.public)}" for kind, one in keys.own.items())
+    lists: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
+    for key, kind in keys.accepted.items():
+        lists[kind].append(fingerprint(key))
+    accepted = (f"{list_file(kind)} {' '.join(names) or '-'}" for kind, names in lists.items())
+    return f"own {own or '-'}; accepted {', '.join(accepted)}"
 
 
 def _is_key(text: str) -> bool:
@@ -228,21 +224,6 @@ def _is_key(text: str) -> bool:
 
 def _a(kind: Kind) -> str:
     return f"an {kind}" if kind[0] in "ao" else f"a {kind}"
-
-
-def _look(folder: Path) -> object:
-    """Return what changes when a file does, be it written, replaced, or behind another link."""
-    found: list[tuple[int, ...] | None] = []
-    for name in FILES:
-        try:
-            stat = (folder / name).stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append(
-                (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-            )
-    return found
 
 
 def read(folder: Path) -> dict[str, str]:
