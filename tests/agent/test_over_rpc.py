@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from tests.agent.network import IDENTITY, named
 
-from kontrol.agent.addresses import Resolver
 from kontrol.agent.agent import Agent, AgentSettings
 from kontrol.agent.control import Who, leave, serve
 from kontrol.agent.reporter import Caller
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import Keepalive, parse_keepalive
 from kontrol.ensemble.tiers import Tier
+from kontrol.resolver import Resolver
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import Refused
 from kontrol.rpc.server import Call, Server

@@ -5,11 +5,11 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from kontrol import __version__
-from kontrol.agent.addresses import Resolver
 from kontrol.agent.agent import Agent, AgentSettings
 from kontrol.daemon.process import Children, StartupError
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import Keepalive, key_of
+from kontrol.resolver import Resolver
 from kontrol.rpc.client import Client
 from kontrol.rpc.methods import Method
 from kontrol.rpc.security.keys import Keyring, KeysError

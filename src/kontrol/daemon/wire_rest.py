@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kontrol.agent import health
-from kontrol.agent.addresses import Resolver
 from kontrol.agent.agent import Agent
 from kontrol.daemon.process import StartupError
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
 from kontrol.metrics import PROCESS, Process, Statsd, render
+from kontrol.resolver import Resolver
 from kontrol.settings import Settings
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import MASTER

@@ -1,11 +1,10 @@
 """The two kinds of ZeroMQ sockets that the endpoints use, with their options.
 
-docs/decisions/0013 gives the reasons for the options. Names are resolved here, by the event loop:
-ZeroMQ would do it in its I/O thread, and a slow name server would hold up every socket.
+docs/decisions/0013 gives the reasons for the options. Names are resolved before ZeroMQ gets them:
+it would do so in its I/O thread, and a slow name server would hold up every socket.
 """
 
 import asyncio
-import ipaddress
 import os
 import socket
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 
 import zmq
 
+from kontrol.resolver import resolve
 from kontrol.rpc.errors import BindError
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.security.keys import Pair
@@ -37,12 +37,7 @@ async def endpoint(host: str, port: int) -> str:
     Raises `OSError` if the name cannot be resolved.
     """
     if host != "*":
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            loop = asyncio.get_running_loop()
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            host = str(found[0][4][0])
+        host = (await resolve(host, port))[0]
         if ":" in host:
             host = f"[{host}]"
     return f"tcp://{host}:{port or '*'}"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Never
 
+from kontrol.resolver import resolve
 from kontrol.rpc.errors import BindError
 from kontrol.web.connection import Connection, Respond
 from kontrol.web.limits import Limits
@@ -196,14 +197,8 @@ async def _listen(host: str, port: int) -> socket.socket:
                 if error.errno == errno.EADDRINUSE:
                     raise
         return socket.create_server(("", port), backlog=_BACKLOG)
-    try:
-        version = ipaddress.ip_address(host.partition("%")[0]).version
-    except ValueError:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        family, where = found[0][0], str(found[0][4][0])
-    else:  # a look-up would start a thread for it, which is memory that nobody gives back
-        family, where = (socket.AF_INET6 if version == 6 else socket.AF_INET), host
+    where = (await resolve(host, port))[0]
+    family = socket.AF_INET6 if ":" in where else socket.AF_INET
     return socket.create_server((where, port), family=family, backlog=_BACKLOG)
 
 

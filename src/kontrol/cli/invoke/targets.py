@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kontrol.agent.addresses import Resolver
 from kontrol.cli.address import own_address
 from kontrol.ensemble.canonical import JSON, NotJSON, canonical, parse
 from kontrol.ensemble.numbers import whole
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
+from kontrol.resolver import resolve as resolve_name
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import RemoteError, RpcError
 from kontrol.rpc.limits import Limits
@@ -289,7 +289,6 @@ def _parse(text: str, port: int) -> Tier:
 
 async def _hosts(tier: Tier) -> Sequence[str]:
     """Return every address of the tier. Raises `NoMaster`."""
-    resolve_name = Resolver()
     found: list[str] = []
     for host in tier.hosts:
         try:
