@@ -21,7 +21,7 @@ from kontrol.boot.cloud.azure import Azure
 from kontrol.boot.cloud.google import Google
 from kontrol.boot.cloud.provider import BadMetadata, MakeProvider, Provider
 from kontrol.boot.facts import Machine
-from kontrol.boot.http import HTTPError
+from kontrol.httpclient import HTTPError
 from kontrol.settings.resolve import resolve
 
 AWS = {"sys_vendor": "Amazon EC2", "bios_version": "1.0"}

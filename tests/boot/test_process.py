@@ -218,7 +218,7 @@ async def test_the_log_can_be_json(booting: Booting) -> None:
         ("403", 5, "create rolebinding kontrol-boot:games:robot"),
         ("404", 5, "set them in POD_NAME"),
         ("500", 4, "status 500; gave up after 2 s"),
-        ("half", 4, "the answer broke off"),
+        ("half", 4, "the answer was cut off"),
         ("wrong", 4, "not JSON"),
         ("no address", 6, "has no address yet (status.podIP)"),
         ("no token", 2, "automountServiceAccountToken"),

@@ -4,14 +4,13 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from email.message import Message
 from pathlib import Path
 
 import pytest
 from tests.boot.cluster import NODE_PATH, POD_PATH, account, pod
 from tests.support.simloop import virtual
 
-from kontrol.boot import http
+from kontrol import httpclient as http
 from kontrol.boot.cluster import Sources
 from kontrol.boot.facts import Machine
 from kontrol.boot.kubernetes import ServiceAccount
@@ -51,14 +50,14 @@ async def test_it_bounds_the_whole(
 ) -> None:
     """A pod that is late or never known, a node and a cloud that are never."""
 
-    async def request(url: str, *, timeout: float, **_: object) -> http.HTTPAnswer:
+    async def request(url: str, *, timeout: float, **_: object) -> http.Response:
         after = answers_after * total if url.endswith(POD_PATH) else 1000.0
         if timeout < after - (loop.time() - start):
             await asyncio.sleep(timeout)
-            raise http.Silent(f"{url}: no whole answer within {timeout:g} s")
+            raise http.TimedOut(url, f"no complete answer within {timeout:g} s")
         await asyncio.sleep(max(0.0, after - (loop.time() - start)))
         asked.append(url)
-        return http.HTTPAnswer(200, Message(), json.dumps(pod()).encode("utf-8"))
+        return http.Response(200, {}, json.dumps(pod()).encode("utf-8"))
 
     asked: list[str] = []
     monkeypatch.setattr("kontrol.boot.kubernetes.request", request)
@@ -80,12 +79,12 @@ async def test_the_reason_is_not_that_of_an_attempt_cut_short(
 ) -> None:
     """The API answers badly, and then not at all for the little that is left."""
 
-    async def request(url: str, *, timeout: float, **_: object) -> http.HTTPAnswer:
+    async def request(url: str, *, timeout: float, **_: object) -> http.Response:
         if not asked:
             asked.append(url)
-            return http.HTTPAnswer(503, Message(), b"")
+            return http.Response(503, {}, b"")
         await asyncio.sleep(timeout)
-        raise http.Silent(f"no whole answer within {timeout:g} s")
+        raise http.TimedOut(url, f"no complete answer within {timeout:g} s")
 
     asked: list[str] = []
     monkeypatch.setattr("kontrol.boot.kubernetes.request", request)

@@ -201,7 +201,7 @@ def test_nothing_is_left_open() -> None:
 OTHER_CLOCKS = {
     "process/clock.py": "the boot clock itself: without one, macOS falls back",
     "logs.py": "how often a repeated line is written",
-    "cli/exchange.py": "how long a command waits for an answer",
+    "httpclient.py": "how long a command waits for an answer",
     "demo/screen.py": "what the demonstration shows",
     "demo/story.py": "the pace of the demonstration",
 }

@@ -13,9 +13,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from kontrol.boot import ACCOUNT, Misconfigured, Refused
-from kontrol.boot.http import MIB, HTTPAnswer, Untrusted, request
 from kontrol.ensemble.canonical import JSON, NotJSON, parse
 from kontrol.ensemble.numbers import whole
+from kontrol.httpclient import MIB, Response, Untrusted, request
 
 _MOST = 8 * MIB  # octets of an object: etcd takes 1.5 MiB, JSON makes it longer
 _DEPTH = 100  # levels: managedFields are deep
@@ -78,8 +78,8 @@ class Api:
     async def get(self, path: str, timeout: float) -> JSON:
         """Return an object.
 
-        Raises `Unavailable` if a retry may help; `HTTPError` of `kontrol.boot.http` if there was no
-        complete answer; `Absent`, `Refused` and `Misconfigured` if a retry will not help.
+        Raises `Unavailable` if a retry may help; `HTTPError` of `kontrol.httpclient` if there was
+        no complete answer; `Absent`, `Refused` and `Misconfigured` if a retry will not help.
         """
         token = self.account.token()
         context = self.account.context()
@@ -109,7 +109,7 @@ class Api:
         words = _words(answer, token)
         raise Unavailable(f"{self.base}{path}: status {answer.status}{words}")
 
-    def _refuse(self, path: str, answer: HTTPAnswer, token: str) -> None:
+    def _refuse(self, path: str, answer: Response, token: str) -> None:
         """Raise if the status is a final refusal."""
         words = _words(answer, token)
         if answer.status == 401:
@@ -175,7 +175,7 @@ def base(environ: Mapping[str, str]) -> str | None:
     return f"https://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _words(answer: HTTPAnswer, token: str) -> str:
+def _words(answer: Response, token: str) -> str:
     """Return the message of the Status object in a refusal, as `: message`."""
     try:
         document = parse(answer.body, depth=_DEPTH)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from kontrol.boot import NoAddress, Unanswered, objects
-from kontrol.boot.http import HTTPError
 from kontrol.boot.kubernetes import Api, Unavailable
 from kontrol.ensemble.canonical import JSON
+from kontrol.httpclient import HTTPError
 
 log = logging.getLogger(__name__)
 

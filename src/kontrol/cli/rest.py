@@ -17,19 +17,10 @@ from urllib.parse import urlencode
 
 from kontrol.cli.address import Endpoint
 from kontrol.cli.command import NOTHING, REFUSED, UNANSWERED, USAGE
-from kontrol.cli.exchange import (
-    LIMIT,
-    PORTS,
-    Late,
-    Request,
-    Response,
-    Silent,
-    Unable,
-    exchange,
-    look_up,
-)
+from kontrol.cli.exchange import LIMIT, PORTS, Late, NoAnswer, Unable, addresses, exchange
 from kontrol.ensemble.canonical import JSON, NotJSON
 from kontrol.ensemble.canonical import parse as parse_json
+from kontrol.httpclient import Request, Response, TooLong
 from kontrol.settings import Mistake, SettingsError
 from kontrol.settings import variables as v
 from kontrol_common.text import escaped
@@ -112,7 +103,7 @@ class Rest:
         Without a `token` from `token_file`, `own` may know that of an endpoint on this host.
         """
         self._endpoints = list(endpoints)
-        self._headers = {"Accept": "application/json", "Connection": "close"}
+        self._headers = {"Accept": "application/json"}
         self._token = token
         self._token_file = token_file
         self._own = own
@@ -135,11 +126,11 @@ class Rest:
         return self._ask(request, self._timeout + patience)
 
     def _ask(self, request: Request, seconds: float) -> ApiAnswer:
-        failures: list[Silent] = []
+        failures: list[NoAnswer] = []
         for endpoint in tuple(self._endpoints):
             try:
                 answer = self._ask_all(endpoint, request, seconds, failures)
-            except Silent as error:
+            except NoAnswer as error:
                 self._note(f"{endpoint}{request.path}", error, failures)
                 continue
             if answer is not None:
@@ -149,26 +140,32 @@ class Rest:
         mend = _NOBODY
         if any(isinstance(error, Late) for error in failures):
             mend = _LATE
-        elif any(error.mended for error in failures):
+        elif any(error.explained for error in failures):
             mend = ""
         unable = failures and all(isinstance(error, Unable) for error in failures)
         head = "no master can do this now:" if unable else "no master answered:"
         raise RestError("\n  ".join([head, *map(str, failures)]) + mend)
 
     def _ask_all(
-        self, endpoint: Endpoint, request: Request, seconds: float, failures: list[Silent]
+        self, endpoint: Endpoint, request: Request, seconds: float, failures: list[NoAnswer]
     ) -> ApiAnswer | None:
-        """Ask each address behind one name. Raises `Silent` if the name has none, `RestError`."""
+        """Ask each address behind one name. Raises `NoAnswer` if the name has none, `RestError`."""
         if token := self._token or self._own(endpoint):
             headers = {**request.headers, "Authorization": f"Bearer {token}"}
             request = replace(request, headers=headers)
-        for address in look_up(endpoint):
-            host = address[1][0]
-            url = f"{endpoint}{request.path}" + ("" if host == endpoint.host else f" at {host}")
+        for address in addresses(endpoint):
+            url = f"{endpoint}{request.path}" + (
+                "" if address == endpoint.host else f" at {address}"
+            )
             try:
                 response = exchange(endpoint, address, request, seconds, self._ca)
                 answer = _judge(f"{request.method} {url}", endpoint, response, self._token_file)
-            except Silent as error:
+            except TooLong:
+                raise RestError(
+                    f"{request.method} {url}: the answer is over {LIMIT} bytes, the most that is "
+                    "read"
+                ) from None
+            except NoAnswer as error:
                 self._note(url, error, failures)
                 if error.sent and request.method == "POST":
                     raise RestError(
@@ -180,8 +177,8 @@ class Rest:
             return answer
         return None
 
-    def _note(self, url: str, error: Silent, failures: list[Silent]) -> None:
-        told = type(error)(f"{url}: {error}", sent=error.sent, mended=error.mended)
+    def _note(self, url: str, error: NoAnswer, failures: list[NoAnswer]) -> None:
+        told = type(error)(f"{url}: {error}", sent=error.sent, explained=error.explained)
         failures.append(told)
         self._tell(str(told))
 
@@ -224,20 +221,18 @@ def _wrong_token(path: Path, expected: str) -> SettingsError:
 def _judge(
     asked: str, endpoint: Endpoint, response: Response, token_file: Path | None
 ) -> ApiAnswer:
-    """Judge a response. Raises `RestError`, or `Silent` if another master may do better."""
+    """Judge a response. Raises `RestError`, or `NoAnswer` if another master may do better."""
     status = response.status
     if 300 <= status < 400:
-        to = escaped(response.location[:_LONGEST])
+        to = escaped(response.headers.get("location", "")[:_LONGEST])
         raise RestError(f"{asked}: redirected to {to!r}, which is not followed: name it yourself")
-    if len(response.body) > LIMIT:
-        raise RestError(f"{asked}: the answer is over {LIMIT} bytes, the most that is read")
     what = "JSON of another kind"
     try:
         document = parse_json(response.body, depth=_DEPTH)
     except NotJSON as error:
         document, what = None, f"no JSON: {escaped(str(error)[:80])}"
     if not isinstance(document, dict):
-        kind = escaped(response.kind[:80]) or "no content type"
+        kind = escaped(response.headers.get("content-type", "")[:80]) or "no content type"
         raise RestError(
             f"{asked}: status {status} and {kind}, {what}. That is no Kontrol master: {PORTS}, "
             "unless a proxy stands before it"
@@ -246,7 +241,7 @@ def _judge(
         return ApiAnswer(status, document, endpoint)
     name, told = _told(document)
     if status >= 500:
-        raise Unable(f"status {status}: {told}", sent=status != 503, mended=True)
+        raise Unable(f"status {status}: {told}", sent=status != 503, explained=True)
     if denied := _DENIED.get(name):
         held = "that was sent" if token_file is None else f"in {token_file} ({v.TOKEN_FILE.name})"
         raise RestError(denied.format(endpoint=endpoint, held=held), REFUSED)

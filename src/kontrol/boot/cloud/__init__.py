@@ -22,7 +22,7 @@ from kontrol.boot.cloud.azure import Azure
 from kontrol.boot.cloud.google import Google
 from kontrol.boot.cloud.provider import BadMetadata, MakeProvider, Provider
 from kontrol.boot.facts import Machine
-from kontrol.boot.http import HTTPError
+from kontrol.httpclient import HTTPError
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import Resolved
 

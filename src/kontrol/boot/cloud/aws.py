@@ -19,7 +19,7 @@ from kontrol.boot.cloud.provider import (
     word,
 )
 from kontrol.boot.facts import Machine
-from kontrol.boot.http import HTTPError, Silent
+from kontrol.httpclient import HTTPError, TimedOut
 
 _TTL = "60"  # seconds that the token is valid: it is used immediately
 _TOKEN = re.compile(rb"[!-~]{1,1024}\Z")
@@ -68,7 +68,7 @@ class Aws:
                 timeout,
                 method="PUT",
             )
-        except Silent as error:
+        except TimedOut as error:
             raise BadMetadata(
                 f"{error}: the token was lost on the way, most likely because the instance's hop "
                 "limit is 1. Raise it: aws ec2 modify-instance-metadata-options --instance-id ID "

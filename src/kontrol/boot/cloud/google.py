@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from kontrol.boot.cloud.provider import LINK_LOCAL, BadMetadata, address, fetch, word
 from kontrol.boot.facts import Machine
-from kontrol.boot.http import HTTPError
 from kontrol.ensemble.canonical import JSON
+from kontrol.httpclient import HTTPError
 
 _FLAVOR = {"Metadata-Flavor": "Google"}
 _EIP = "network-interfaces/0/access-configs/0/external-ip"
@@ -48,7 +48,7 @@ class Google:
     async def _get(self, path: str, timeout: float) -> str:
         url = f"{self._base}/computeMetadata/v1/instance/{path}"
         answer = await fetch(url, _FLAVOR, timeout)
-        if answer.headers.get("Metadata-Flavor") != "Google":
+        if answer.headers.get("metadata-flavor") != "Google":
             raise BadMetadata(f"instance/{path}: not from Google's server")
         if answer.status != 200:
             raise BadMetadata(f"instance/{path}: status {answer.status}")

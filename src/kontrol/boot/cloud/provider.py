@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from kontrol.boot.facts import Machine
-from kontrol.boot.http import HTTPAnswer, request
 from kontrol.ensemble.canonical import JSON, NotJSON, parse
+from kontrol.httpclient import Response, request
 from kontrol.settings import values
 
 LINK_LOCAL = "http://169.254.169.254"  # where AWS, Azure and Google all have it
@@ -27,8 +27,8 @@ class Provider(Protocol):
     async def describe(self, timeout: float) -> Machine:
         """Return what the service says of the machine, within `timeout` seconds.
 
-        Raises `BadMetadata`, and `HTTPError` of `kontrol.boot.http`. It must not accept the answers
-        of another service: a captive portal answers every request with a page.
+        Raises `BadMetadata`, and `HTTPError` of `kontrol.httpclient`. It must not accept the
+        answers of another service: a captive portal answers every request with a page.
         """
 
 
@@ -37,12 +37,12 @@ MakeProvider = Callable[[], Provider]
 
 async def fetch(
     url: str, headers: Mapping[str, str], timeout: float, *, method: str = "GET"
-) -> HTTPAnswer:
+) -> Response:
     """Send a request to a metadata service. Raises `HTTPError`."""
     return await request(url, method=method, headers=headers, timeout=timeout, limit=_MOST)
 
 
-def document(answer: HTTPAnswer, what: str) -> dict[str, JSON]:
+def document(answer: Response, what: str) -> dict[str, JSON]:
     """Return the JSON object of an answer. Raises `BadMetadata`."""
     if answer.status != 200:
         raise BadMetadata(f"{what}: status {answer.status}")
