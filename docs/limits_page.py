@@ -47,7 +47,7 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
                 "Bytes of the payload file, which may be wider spaced than what is sent of it.",
             ),
             Limit(
-                "kontrol.master.registry.waiting:_WAITING",
+                "kontrol.master.registry.queue:_WAITING",
                 "Keepalives that wait in one master for etcd; more are told to come again.",
             ),
             Limit(
