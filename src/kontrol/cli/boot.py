@@ -1,4 +1,4 @@
-"""The command that finds what the pod is, and becomes what it runs."""
+"""`kontrol boot`: find what the pod and its node are, export it, and execute a command."""
 
 import argparse
 import logging
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kontrol.boot import ACCOUNT, PODINFO
+from kontrol.cli.address import own_address
 from kontrol.cli.command import DONE, Command, refuse, say, seconds
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import Resolved, resolve
@@ -20,13 +21,13 @@ if TYPE_CHECKING:  # what a command needs is imported when it runs
     from kontrol.boot.telegraf import Metrics
 
 _COMMAND = ("supervisord", "-n", "-c", "/etc/supervisor/supervisord.conf")
-_TIMEOUT = 60.0  # seconds: kubelet starts a container that gave up again
+_TIMEOUT = 60.0  # seconds; kubelet restarts a container whose boot gave up
 
 _STATUSES = """\
   4  the Kubernetes API gave no usable answer in time
   5  the Kubernetes API refused (401, 403, 404), or cannot be trusted
-  6  the pod was given no address in time
-  126, 127  the command cannot be started, or is not there
+  6  the pod got no address in time
+  126, 127  the command cannot be started, or does not exist
   130, 143  ended by SIGINT, SIGTERM while looking
 """
 
@@ -36,7 +37,7 @@ def _boot(options: argparse.Namespace, _others: list[str]) -> int:
 
     resolved = resolve(os.environ, {})
     check_cloud(resolved)
-    # Of all settings only what boot reads or hands on: the daemon judges the rest itself.
+    # Only what boot uses or exports: the daemon checks the rest.
     used = {v.MODE.name, v.HTTP_PORT.name, v.BIND.name, v.LOG.name, v.CLOUD.name, *v.FACTS}
     if status := refuse([mistake for mistake in resolved.mistakes if mistake.name in used]):
         return status
@@ -61,7 +62,7 @@ def _run(options: argparse.Namespace, resolved: Resolved) -> int:
     debug = options.debug or "verbose" in resolved.require(v.MODE)
     conf = options.telegraf or resolved.require(v.TELEGRAF_CONF)
     environ = dict(os.environ)
-    # Standard output belongs to the command that this becomes, or to the table.
+    # Standard output is for the command, or for the table.
     with log_to(sys.stderr, resolved.require(v.LOG), debug=debug):
         found = asyncio.run(discover(_sources(options, resolved)))
         environ |= {name: fact.text for name, fact in found.facts.items()}
@@ -87,7 +88,7 @@ def _run(options: argparse.Namespace, resolved: Resolved) -> int:
 
 
 def _leave(found: "Findings", telegraf: Path | None) -> None:
-    """Leave what was found for the later commands of this container; a failure is a line."""
+    """Leave what was found for later commands of this container; a failure is a line in the log."""
     from kontrol.settings import booted
     from kontrol.settings.private import run_folder
 
@@ -99,15 +100,15 @@ def _leave(found: "Findings", telegraf: Path | None) -> None:
     except OSError as error:
         logging.getLogger("kontrol.boot").warning(
             "commands that are started later (kubectl exec) will not know what was found here: "
-            "%s cannot be written: %s; mount a folder that this user can write at /tmp, or name "
-            "one in XDG_RUNTIME_DIR",
+            "%s cannot be written: %s; mount a folder that this user can write at /tmp, or set "
+            "XDG_RUNTIME_DIR to one",
             run_folder(os.environ),
             (error.strerror or str(error)).lower(),
         )
 
 
 def _command(words: Sequence[str]) -> Sequence[str]:
-    """Return what to become; some versions of argparse leave the bars in front."""
+    """Return the command to execute; some versions of argparse keep the leading `--`."""
     return (words[1:] if words[:1] == ["--"] else words) or _COMMAND
 
 
@@ -135,9 +136,7 @@ def _metrics(resolved: Resolved) -> "Metrics | None":
     port = resolved.require(v.HTTP_PORT)
     if not port:
         return None
-    bind = resolved.require(v.BIND)
-    here = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - as it was given
-    return Metrics(here.get(bind, bind), port, tls=resolved.get(v.TLS_CERT) is not None)
+    return Metrics(own_address(resolved), port, tls=resolved.get(v.TLS_CERT) is not None)
 
 
 def _as_table(found: "Findings") -> str:
@@ -171,14 +170,14 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=_TIMEOUT,
         metavar="SECONDS",
-        help="how long to look in all: for the Kubernetes API, the pod's address, the node, the "
-        "cloud (default: %(default)g)",
+        help="time limit for everything together: the Kubernetes API, the pod's address, the node, "
+        "the cloud (default: %(default)g)",
     )
     add(
         "--telegraf",
         type=Path,
         metavar="PATH",
-        help=f"where telegraf's configuration goes (default: ${v.TELEGRAF_CONF.name}, "
+        help=f"path of telegraf's configuration (default: ${v.TELEGRAF_CONF.name}, "
         f"else {v.TELEGRAF_CONF.default})",
     )
     add(
@@ -193,15 +192,15 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=ACCOUNT,
         metavar="FOLDER",
-        help="where token, ca.crt and namespace are (default: %(default)s)",
+        help="folder with token, ca.crt and namespace (default: %(default)s)",
     )
-    # Everything from the first word that is no option: `docker run IMAGE sh -c ...` has no bars.
+    # Everything from the first word that is not an option: `docker run IMAGE sh -c ...` has no --.
     command = add(
         "words",
         nargs=argparse.PARSER,
         default=[],
         metavar="COMMAND",
-        help=f"what to become, and its arguments (default: {' '.join(_COMMAND)})",
+        help=f"the command to execute, and its arguments (default: {' '.join(_COMMAND)})",
     )
     command.required = False
 
@@ -209,7 +208,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 COMMANDS = (
     Command(
         "boot",
-        "find what this pod and its node are, export it, and become supervisord or COMMAND",
+        "find what this pod and its node are, export it, and execute supervisord or COMMAND",
         "kontrol boot --print",
         _boot,
         _configure,

@@ -172,13 +172,14 @@ class Daemon:
             if master is None:
                 log.info("accepting commands on port %d", port)
             else:
+                addresses = ", ".join(settings.etcd.addresses)
                 log.info(
-                    "kontrol %s: master on port %d, of %s/%s, with etcd at %s",
+                    "kontrol %s: master on port %d, of %s/%s, with %s",
                     __version__,
                     port,
                     settings[v.NAMESPACE],
                     settings.app,
-                    ", ".join(settings.etcd.addresses) or "its own",
+                    f"etcd at {addresses}" if addresses else "its own etcd",
                 )
             listening.set()
             await server.serve()
