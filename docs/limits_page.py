@@ -96,10 +96,10 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
         (
             Limit("kontrol.rpc.limits:Limits"),
             Limit(
-                "kontrol.daemon.wire_master:_OFTEN",
+                "kontrol.daemon.wire_master:_RATE",
                 "Calls of `pods` per second from one address without a master's or operator's key.",
             ),
-            Limit("kontrol.daemon.wire_master:_AT_ONCE", "Such calls together, after a pause."),
+            Limit("kontrol.daemon.wire_master:_BURST", "Such calls together, after a pause."),
         ),
     ),
     "Remote commands": (

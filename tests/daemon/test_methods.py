@@ -1,4 +1,4 @@
-"""What a master answers over ZeroRPC, and to whom."""
+"""What a master answers over ZeroRPC, by the key of the client."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -40,7 +40,7 @@ async def pods(caller: Kind | None, *fields: object, count: int = 1) -> Any:  # 
 
 
 @pytest.mark.parametrize("caller", [None, "agent"])
-async def test_strangers_see_no_payload_however_they_ask(caller: Kind | None) -> None:
+async def test_unknown_clients_see_no_payload_however_they_ask(caller: Kind | None) -> None:
     for fields in ((), ("payload", "annotation", "id"), ({"x": 1}, 7, None, b"payload")):
         assert "secret" not in str(await pods(caller, *fields))
     assert await pods(caller, "id", "payload") == [{"id": "redis-1"}]
@@ -68,13 +68,13 @@ async def test_ten_thousand_pods_fit_an_answer() -> None:
     assert Codec(Limits()).encode(Message("1", "2", Result(found)))
 
 
-async def test_strangers_ask_for_all_pods_now_and_then() -> None:
-    """A call is small, an answer is not, and who does not read has them kept in our memory."""
+async def test_unknown_clients_may_ask_for_all_pods_now_and_then() -> None:
+    """A call is small, its answer is not, and unread answers are kept in memory."""
     master = cast("Any", SimpleNamespace(pods=lambda: [POD]))
     method = cast("Any", master_methods(master)["pods"])
     for _ in range(20):
         assert await method(Call("pods", (), "10.0.0.9#0"))
-    with pytest.raises(Refused, match=r"10\.0\.0\.9 asks .* ask less often") as refusal:
+    with pytest.raises(Refused, match=r"10\.0\.0\.9 calls .* less often") as refusal:
         await method(Call("pods", (), "10.0.0.9#1"))
     assert refusal.value.name == "Busy"
     assert await method(Call("pods", (), "10.0.0.8#2"))

@@ -29,8 +29,8 @@ from kontrol_common.processes import become_subreaper
 
 log = logging.getLogger(__name__)
 
-_OFTEN, _AT_ONCE = 2.0, 20
-"""How often, per second and address, and how often at once, strangers may ask for all pods."""
+_RATE, _BURST = 2.0, 20
+"""How often an unknown client may call `pods`: per second and address, and in a burst."""
 
 _TRUSTED: tuple[Kind, ...] = ("master", "operator")
 
@@ -126,7 +126,7 @@ async def make_master(
 
 def master_methods(master: Master) -> dict[str, Method]:
     """Return the methods of a master's ZeroRPC endpoint."""
-    rate = RateLimiter(_OFTEN, _AT_ONCE)
+    rate = RateLimiter(_RATE, _BURST)
 
     async def ping(call: Call, raw: object) -> object:
         """Accept a keepalive, a JSON text; returns seq, ttl and leader once etcd has it."""
@@ -138,15 +138,15 @@ def master_methods(master: Master) -> dict[str, Method]:
     async def pods(call: Call, *fields: object) -> object:
         """Return the ordered pods; only these fields of them, if any are named.
 
-        Without payloads, annotations and the like but to holders of master or operator keys.
+        Payloads, annotations and the like require a master's or an operator's key.
         """
         trusted = call.caller in _TRUSTED
         address = call.peer.rpartition("#")[0]
-        # A call is small, and an answer is not: who asks and does not read would fill our memory.
+        # A call is small, its answer is not: unread answers would fill the memory of this process.
         if not trusted and not rate.allow(address, asyncio.get_running_loop().time()):
             raise Refused(
                 "Busy",
-                f"{address} asks for pods() more than {_OFTEN:g} times per second: ask less often,"
+                f"{address} calls pods() more than {_RATE:g} times per second: call it less often,"
                 " or with a master's or an operator's key",
             )
         named = dict.fromkeys(field for field in fields if isinstance(field, str))
