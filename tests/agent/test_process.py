@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Mapping
@@ -13,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from tests.support.etcd import free_port
 
 from kontrol.ensemble.pod import Keepalive, parse_keepalive
 from kontrol.rpc.client import Client
@@ -101,12 +101,6 @@ async def says(process: Process, text: str) -> None:
     async with asyncio.timeout(DEADLINE):
         while text not in (await process.stdout.readline()).decode():
             assert not process.stdout.at_eof(), "the process has ended"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def left_in(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What systemd is told: when a daemon is ready, that it is alive, and that it ends."""
+"""What is sent to systemd: that a daemon is ready, that it is alive, and that it is ending."""
 
 import asyncio
 import os
@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.agent.test_process import DEADLINE, Masters, agent, ended, free_port
+from tests.agent.test_process import DEADLINE, Masters, agent, ended
 from tests.rpc.support import until
+from tests.support.etcd import free_port
 from tests.support.simloop import virtual
 
 from kontrol.daemon.notify import LATEST, Notifier
@@ -156,7 +157,7 @@ async def test_a_real_agent_is_ready_once_it_is_acknowledged(
                 assert heard.look("STOPPING=1")
 
 
-async def test_commands_are_not_told_of_systemds_socket(tmp_path: Path) -> None:
+async def test_commands_do_not_get_systemds_socket(tmp_path: Path) -> None:
     masters = Masters()
     port = free_port()
     with systemd(tmp_path) as (name, sock):
