@@ -252,7 +252,7 @@ async def test_compare_and_set_lets_one_win(bed: Bed) -> None:
 async def test_a_result_that_is_no_range_says_so(bed: Bed) -> None:
     ops: list[Op] = [Put(bed.key("a"), b"")]
     done: TxnResult = await bed.store.txn([], ops)
-    with pytest.raises(AssertionError, match="no range"):
+    with pytest.raises(AssertionError, match="not a range"):
         done.range(0)
 
 

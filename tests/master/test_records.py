@@ -255,7 +255,7 @@ def test_damage_is_logged_once_for_each_revision(caplog: pytest.LogCaptureFixtur
     said = caplog.messages[0]
     assert KEYS.registration("k") in said, "the key"
     assert "expected JSON" in said, "what is wrong"
-    assert "is taken for none" in said, "what is done instead"
+    assert "it is ignored" in said, "what is done instead"
     assert "kontrol forget k" in said, "how to fix it"
     caplog.clear()
     for number in range(5000):

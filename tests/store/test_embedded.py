@@ -158,7 +158,7 @@ async def test_its_data_stays(short: Path) -> None:
 
 async def test_two_cannot_share_their_data(short: Path) -> None:
     async with embedded_etcd(short, unsafe=True):
-        with pytest.raises(EmbeddedError, match="another process keeps its etcd"):
+        with pytest.raises(EmbeddedError, match="another process has its etcd"):
             async with embedded_etcd(short, unsafe=True):
                 pass
     async with embedded_etcd(short, unsafe=True):

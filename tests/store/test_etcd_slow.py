@@ -24,19 +24,19 @@ async def refreshed(store: Store, lease: int) -> int:
 
 def test_bounds_grow_with_what_was_waited_in_vain_and_come_down_with_answers() -> None:
     pace = Pace(6.0)
-    assert pace.patience(1.5) == 1.5
-    pace.silent(1.5)
-    assert pace.patience(1.5) == 3.0
-    pace.silent(3.0)
-    assert pace.patience(1.5) == 6.0
-    pace.silent(6.0)
-    assert pace.patience(1.5) == 6.0
-    assert pace.patience(9.0) == 9.0
+    assert pace.timeout(1.5) == 1.5
+    pace.timed_out(1.5)
+    assert pace.timeout(1.5) == 3.0
+    pace.timed_out(3.0)
+    assert pace.timeout(1.5) == 6.0
+    pace.timed_out(6.0)
+    assert pace.timeout(1.5) == 6.0
+    assert pace.timeout(9.0) == 9.0
     pace.answered(3.5)
-    assert pace.patience(1.5) == 6.0  # 7, and no call lasts that long
+    assert pace.timeout(1.5) == 6.0  # 7, and no call lasts that long
     for _ in range(3):
         pace.answered(0.01)
-    assert pace.patience(1.5) == 1.5
+    assert pace.timeout(1.5) == 1.5
 
 
 async def test_a_slow_store_is_read_written_refreshed_and_watched() -> None:

@@ -148,9 +148,9 @@ def test_what_a_failure_means(code: str, details: str, kind: type[Exception]) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"endpoints": ()}, "no etcd endpoint"),
-        ({"endpoints": ("a:1",), "cert": "c.pem"}, "give both"),
-        ({"endpoints": ("a:1",), "user": "root"}, "give both"),
+        ({"endpoints": ()}, "there is no etcd endpoint"),
+        ({"endpoints": ("a:1",), "cert": "c.pem"}, "set both"),
+        ({"endpoints": ("a:1",), "user": "root"}, "set both"),
     ],
 )
 def test_a_configuration_that_cannot_work(arguments: dict[str, object], message: str) -> None:

@@ -1,7 +1,7 @@
-"""JSON in one spelling, so that equal values have equal bytes.
+"""JSON in one form, so that equal values have equal bytes.
 
-Keys sorted, no white space, UTF-8 without escapes beyond what JSON requires. Digests and hashes
-are taken of this form; changing it changes every digest, so a golden test freezes it.
+Keys are sorted, there is no white space, and no escape that JSON does not require; UTF-8. Digests
+and hashes are of this form. A change of it would change every digest, so a golden test freezes it.
 """
 
 import json
@@ -30,8 +30,8 @@ def canonical(value: object) -> bytes:
 def parse(text: str | bytes, *, depth: int) -> JSON:
     """Decode strict JSON, at most `depth` levels deep.
 
-    Raises `NotJSON` for what is no JSON, no UTF-8, NaN or infinite, too deep, or holds a lone
-    surrogate or an object with a member twice: readers disagree on which of the two counts.
+    Raises `NotJSON` if the text is not JSON or not UTF-8, is too deep, or holds NaN, an infinite
+    number, a lone surrogate, or an object with a member twice: readers disagree on which counts.
     """
     try:
         if isinstance(text, bytes):
@@ -52,7 +52,7 @@ def parse(text: str | bytes, *, depth: int) -> JSON:
         raise NotJSON(f"line {error.lineno} column {error.colno}: {error.msg}") from None
     except ValueError as error:
         raise NotJSON(str(error)) from None
-    # Fewer brackets than the limit cannot nest deeper than it: the usual record is done here.
+    # Few brackets cannot nest deeper than the limit: this is enough for most records.
     if text.count("[") + text.count("{") > depth and _deeper(value, depth):
         raise NotJSON(f"nested deeper than {depth} levels")
     return value

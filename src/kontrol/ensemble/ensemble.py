@@ -1,10 +1,9 @@
-"""The ordered ensemble: pods by key and by sequence number, with updates of O(change).
+"""The ordered ensemble, its digest, and its difference from the pods of an acknowledged run.
 
-Invariant: no two pods share a key or a sequence number, and iteration is by ascending `seq`.
+Invariants: no two pods share a key or a sequence number, and they are in ascending order of `seq`.
+A sequence number always belongs to one identity: pods with the same `seq` are the same pod.
 
-What changed between the pods that a run was acknowledged for and the pods that live now.
-
-A pod is the same one while its `seq` is: a sequence number belongs to one identity for ever.
+An update costs as much as the change, not as the ensemble; the digest is computed when it is used.
 """
 
 import hashlib
@@ -20,7 +19,7 @@ from kontrol.ensemble.pod import Pod
 def digest_of(pods: Iterable[Pod]) -> str:
     """Return the digest of pods in order: MD5 of their canonical JSON, as colon-separated pairs.
 
-    Not a matter of security: it tells a change, and the original's users know its form.
+    It detects changes, and is no protection. Users of the original know its form.
     """
     text = b"[" + b",".join(pod.canonical for pod in pods) + b"]"
     return hashlib.md5(text, usedforsecurity=False).digest().hex(":")
@@ -47,15 +46,15 @@ class Ensemble:
         return key in self._by_key
 
     def get(self, key: str) -> Pod | None:
-        """Return the pod with this key."""
+        """Return the pod with this key, None if there is none."""
         return self._by_key.get(key)
 
     def with_id(self, pod_id: str) -> list[Pod]:
-        """Return the pods with this id: at most one, but while one replaces another."""
+        """Return the pods with this id: at most one, except while one replaces another."""
         return [self._by_key[key] for key in sorted(self._by_id.get(pod_id, ()))]
 
     def put(self, pod: Pod) -> Pod | None:
-        """Add a pod, or replace the one with its key, which is returned."""
+        """Add a pod, or replace the one with its key; returns the replaced one."""
         before = self.remove(pod.key)
         self._by_key[pod.key] = pod
         self._by_id.setdefault(pod.id, set()).add(pod.key)
@@ -64,7 +63,7 @@ class Ensemble:
         return before
 
     def remove(self, key: str) -> Pod | None:
-        """Remove the pod with this key, which is returned."""
+        """Remove and return the pod with this key, None if there is none."""
         pod = self._by_key.pop(key, None)
         if pod is None:
             return None
@@ -78,7 +77,7 @@ class Ensemble:
 
     @property
     def digest(self) -> str:
-        """The digest of the pods as they are; computed once per change, when asked for."""
+        """The digest of the present pods; computed once per change, when it is used."""
         if self._digest is None:
             self._digest = digest_of(self)
         return self._digest
@@ -86,7 +85,7 @@ class Ensemble:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A pod as the acknowledged run saw it; `hash` changes with anything the callback sees."""
+    """A pod as an acknowledged run saw it; `hash` changes with anything the callback sees."""
 
     seq: int
     key: str
@@ -97,11 +96,11 @@ class Member:
 
     @classmethod
     def of(cls, pod: Pod) -> "Member":
-        """Shorten a pod to what is remembered of it."""
+        """Return what is kept of a pod."""
         return cls(pod.seq, pod.key, pod.id, pod.ip, pod.role, pod.hash)
 
     def public(self) -> dict[str, JSON]:
-        """Return what the callback is told of a pod that changed."""
+        """Return what the callback gets of a pod that changed."""
         return {
             "seq": self.seq,
             "key": self.key,
@@ -113,7 +112,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The difference, each part in order of `seq`: left said farewell, lost did not."""
+    """The difference, each part in order of `seq`. `left` deregistered, `lost` did not."""
 
     joined: tuple[Member, ...] = ()
     left: tuple[Member, ...] = ()
@@ -130,8 +129,8 @@ class Changes:
             "lost": self.lost,
             "changed": self.changed,
         }
-        told = [f"{len(some)} {kind} ({names(some)})" for kind, some in kinds.items() if some]
-        return ", ".join(told) or "nothing changed"
+        parts = [f"{len(some)} {kind} ({names(some)})" for kind, some in kinds.items() if some]
+        return ", ".join(parts) or "nothing changed"
 
     def public(self) -> dict[str, JSON]:
         """Return the JSON object that the callback gets as `CHANGES`."""
@@ -144,19 +143,19 @@ class Changes:
 
 
 def names(members: Sequence[Member], most: int = 5) -> str:
-    """Return the numbers and ids of the first members, for a line of the log."""
-    told = ", ".join(f"#{member.seq} {member.id}" for member in members[:most])
-    return told if len(members) <= most else f"{told}, ..."
+    """Return the numbers and ids of the first `most` members, for a line of the log."""
+    shown = ", ".join(f"#{member.seq} {member.id}" for member in members[:most])
+    return shown if len(members) <= most else f"{shown}, ..."
 
 
 def missing(applied: Iterable[Member], pods: Iterable[Pod]) -> list[Member]:
-    """Return the members that no longer live, in order of `seq`."""
+    """Return the members that are not among the live pods, in order of `seq`."""
     alive = {pod.seq for pod in pods}
     return sorted((m for m in applied if m.seq not in alive), key=lambda member: member.seq)
 
 
 def difference(applied: Iterable[Member], pods: Iterable[Pod], left: AbstractSet[int]) -> Changes:
-    """Compare the acknowledged pods with the live ones; `left` holds the `seq` of farewells."""
+    """Compare the acknowledged pods with the live ones; `left` has the `seq` of those that left."""
     before = {member.seq: member for member in applied}
     now = {pod.seq: Member.of(pod) for pod in pods}
     gone = [before[seq] for seq in sorted(before.keys() - now.keys())]

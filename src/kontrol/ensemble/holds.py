@@ -1,24 +1,24 @@
-"""The damper: wait for quiet before acting on changes, but never longer than a ceiling.
+"""The damper, which waits until changes have come to rest, and the brake, for a mass loss.
 
-Changes that follow each other within `quiet` seconds are one burst. A burst is ripe `quiet`
-seconds after its last change, and at the latest `ceiling` seconds after its first. (Serf calls
-this coalescing: a quiescent period within a coalesce period.)
+**Damper**: changes that follow each other within `quiet` seconds are one burst. The callback runs
+`quiet` seconds after the last change of a burst, and at most `ceiling` seconds after its first.
+(Serf calls this coalescing: a quiescent period within a coalesce period.)
 
-The brake: hold the callback when so many pods are lost at once that the observer is suspect.
-
-Lost pods are those of the acknowledged list that are absent without a farewell. Three or more of
-them, and more than `percent` of that list, engage the brake. It lets go when enough have returned,
-when `hold` seconds have passed since it engaged, or when an operator releases it.
+**Brake**: when many pods are lost together, the observer is the suspect, so the callback is held.
+Lost pods are those of the acknowledged list that are absent and did not deregister. Three or more
+of them, and more than `percent` of that list, engage the brake. It is released when enough of them
+have returned, when `hold` seconds have passed since it engaged, or by an operator.
 """
 
 
 class Damper:
-    """Tells when to act. Times are seconds of one monotonic clock, given by the caller."""
+    """Says when to act on changes. Times are seconds of the caller's monotonic clock."""
 
     def __init__(self, quiet: float, ceiling: float) -> None:
         if not 0 <= quiet <= ceiling:
             raise ValueError(
-                f"damper of {quiet} s with a ceiling of {ceiling} s: the ceiling is less"
+                f"the damper is {quiet} s and its ceiling {ceiling} s; expected a ceiling that is "
+                "not less than the damper, and a damper from 0"
             )
         self.quiet = quiet
         self.ceiling = ceiling
@@ -26,28 +26,28 @@ class Damper:
         self._last = 0.0
 
     def changed(self, now: float) -> None:
-        """Note a change. One that comes after its predecessor's quiet period opens a new burst."""
+        """Note a change. One after the quiet period of the change before it begins a new burst."""
         if self._first is None or now - self._last > self.quiet:
             self._first = now
         self._last = now
 
     def taken(self) -> None:
-        """Note that the changes so far are being acted on."""
+        """Note that the changes so far are acted on."""
         self._first = None
 
     @property
     def ripe(self) -> float | None:
-        """The time from which to act on the changes noted; None if there are none."""
+        """The time from which to act on the changes, None if there are none."""
         if self._first is None:
             return None
         return min(self._last + self.quiet, self._first + self.ceiling)
 
 
-_FEWEST = 3  # below this a share of the list says nothing: one of two is 50 %
+_FEWEST = 3  # fewer are no mass loss, whatever their share: one pod of two is 50 %
 
 
 class Brake:
-    """Tells until when to hold. Times are seconds of one monotonic clock, given by the caller."""
+    """Says until when to hold. Times are seconds of the caller's monotonic clock."""
 
     def __init__(self, percent: float, hold: float) -> None:
         self.percent = percent
@@ -56,7 +56,7 @@ class Brake:
         self._released = False
 
     def consider(self, now: float, lost: int, of: int) -> float | None:
-        """Judge `lost` pods out of `of`; returns the time to hold until, None to go on."""
+        """Return the time until which to hold for `lost` pods out of `of`, None to go on."""
         if not (self.percent and lost >= _FEWEST and lost * 100 > self.percent * of):
             self._since, self._released = None, False
             return None
@@ -66,6 +66,6 @@ class Brake:
         return None if self._released or now >= until else until
 
     def release(self) -> bool:
-        """Let go for as long as the present loss lasts; returns whether the brake was engaged."""
+        """Release the brake for as long as this loss lasts; returns whether it was engaged."""
         self._released = self._since is not None
         return self._released

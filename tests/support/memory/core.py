@@ -123,7 +123,7 @@ class Core:
         if request.revision > self.revision:
             raise Restored(
                 f"revision {request.revision} is asked for and the store is at {self.revision}: "
-                "it went back; read everything again"
+                "it was restored; read everything again"
             )
         if 0 < request.revision < self.compacted:
             raise Compacted(self.compacted)
@@ -212,7 +212,7 @@ class Core:
         return Lease(lease, ttl)
 
     def refresh(self, lease: int, now: float) -> int:
-        """Start a lease's time anew; one past its expiry is revoked instead, as etcd does."""
+        """Refresh a lease; one past its expiry is revoked instead, as etcd does."""
         held = self._leases.get(lease)
         if held is None:
             return 0

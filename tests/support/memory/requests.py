@@ -28,14 +28,14 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """Start a lease's time anew."""
+    """Refresh a lease."""
 
     lease: int
 
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """Ask for a lease's time."""
+    """Ask for a lease's remaining time."""
 
     lease: int
 
@@ -49,7 +49,7 @@ class Revoke:
 
 @dataclass(frozen=True, slots=True)
 class Alarms:
-    """Ask which alarms stand."""
+    """Ask for the active alarms."""
 
 
 @dataclass(frozen=True, slots=True)

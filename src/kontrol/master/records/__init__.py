@@ -1,1 +1,1 @@
-"""What the store holds of a tier: where it is, and how it is spelled."""
+"""What the store holds of a tier: its keys, and the form of its records."""

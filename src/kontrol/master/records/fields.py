@@ -1,8 +1,8 @@
-"""Reading the fields of a record from etcd, whoever wrote it. Pure.
+"""Reading the fields of a record from etcd. Pure.
 
-A record may come from an earlier or a later version, an operator or a bug. A field that is absent
-or null has the default that its reader names; one of another type makes the whole record
-`Damaged`; and one that is not known is kept in `more`, so that a rewrite does not lose it.
+A record may come from an earlier or a later version, from an operator or from a bug. A field that
+is absent or null has its reader's default. A field of another type makes the whole record
+`Damaged`. An unknown field is kept in `more`, so that a rewrite does not lose it.
 """
 
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from dataclasses import fields
 
 from kontrol.ensemble.canonical import JSON, NotJSON, canonical, parse
 
-MOST = 2**62  # of terms and numbers: far from where 64 bits end
+MOST = 2**62  # of terms and numbers: far from the end of 64 bits
 HIGHEST_RUN = 10**11  # of runs: their keys have twelve digits, and the next ones must fit too
-BELIEVED_RUN = HIGHEST_RUN // 2  # a higher one is nobody's: going on from it would end the numbers
-LONGEST = 24 * 3600.0  # seconds, that any setting can be
+BELIEVED_RUN = HIGHEST_RUN // 2  # a higher one is not true: the next numbers would run out
+LONGEST = 24 * 3600.0  # seconds: the maximum of any setting
 
 _DEPTH = 100  # of arrays and objects within each other
-_TEXT = 64 * 1024  # characters; the longest is what a run wrote to standard error
+_TEXT = 64 * 1024  # characters; the longest text is the standard error of a run
 HIGHEST_SECONDS = 1e12
 
 
@@ -37,10 +37,10 @@ def read(raw: bytes, *, depth: int = _DEPTH) -> JSON:
 
 
 class Fields:
-    """The fields of one record. Each look-up takes one out; those left over are `more`."""
+    """The fields of one record. Each look-up removes one; the unknown ones are left in `more`."""
 
     def __init__(self, value: JSON) -> None:
-        """Raise `Damaged` if `value` is no object."""
+        """Raises `Damaged` if `value` is not an object."""
         if not isinstance(value, dict):
             raise Damaged("the value", value, "a JSON object")
         self.more: dict[str, JSON] = dict(value)
@@ -51,12 +51,15 @@ class Fields:
         return cls(read(raw))
 
     def object(self, name: str) -> "Fields | None":
-        """Return an object, None if there is none. Raises `Damaged`."""
+        """Return an object, None if absent. Raises `Damaged`."""
         value = self.more.pop(name, None)
         return None if value is None else Fields(value)
 
     def text(self, name: str, default: str | None = None, *, most: int = _TEXT) -> str:
-        """Return a text of at most `most` characters; it is required without a `default`."""
+        """Return a text of at most `most` characters. Without a `default` it is required.
+
+        Raises `Damaged`.
+        """
         value = self.maybe_text(name, most=most)
         if value is None:
             value = default
@@ -67,7 +70,10 @@ class Fields:
     def number(
         self, name: str, default: int | None = None, *, least: int = 0, most: int = MOST
     ) -> int:
-        """Return a whole number within bounds; it is required without a `default`."""
+        """Return a whole number from `least` to `most`. Without a `default` it is required.
+
+        Raises `Damaged`.
+        """
         value = self.maybe_number(name, least=least, most=most)
         if value is None:
             value = default
@@ -76,7 +82,7 @@ class Fields:
         return value
 
     def flag(self, name: str) -> bool:
-        """Return a truth value, False if there is none."""
+        """Return a truth value, False if absent. Raises `Damaged`."""
         value = self.more.pop(name, False)
         if value is None:
             return False
@@ -85,14 +91,14 @@ class Fields:
         return value
 
     def maybe_text(self, name: str, *, most: int = _TEXT) -> str | None:
-        """Return a text, None if there is none. Raises `Damaged`."""
+        """Return a text of at most `most` characters, None if absent. Raises `Damaged`."""
         value = self.more.pop(name, None)
         if value is not None and not (isinstance(value, str) and len(value) <= most):
             raise Damaged(name, value, f"a text of at most {most} characters")
         return value
 
     def maybe_number(self, name: str, *, least: int = 0, most: int = MOST) -> int | None:
-        """Return a whole number within bounds, None if there is none. Raises `Damaged`."""
+        """Return a whole number from `least` to `most`, None if absent. Raises `Damaged`."""
         value = self.more.pop(name, None)
         if value is None:
             return None
@@ -101,7 +107,7 @@ class Fields:
         return value
 
     def maybe_seconds(self, name: str) -> float | None:
-        """Return a number of seconds that is not negative, None if there is none."""
+        """Return a number of seconds from 0, None if absent. Raises `Damaged`."""
         value = self.more.pop(name, None)
         if value is None:
             return None
@@ -113,14 +119,14 @@ class Fields:
 
 
 class Record:
-    """A dataclass that is kept as a JSON object: its fields, and in `more` those of others."""
+    """A dataclass that is stored as a JSON object: its fields, and the unknown ones in `more`."""
 
     __slots__ = ()
 
     more: Mapping[str, JSON]
 
     def known(self) -> dict[str, JSON]:
-        """Return the known fields as JSON, which may be shown, but for those that are None."""
+        """Return the known fields as JSON, without those that are None. They may be shown."""
         return {
             field.name: value
             for field in fields(self)  # type: ignore[arg-type]  # subclasses are dataclasses
@@ -128,9 +134,9 @@ class Record:
         }
 
     def public(self) -> dict[str, JSON]:
-        """Return all fields as JSON, those of others too."""
+        """Return all fields as JSON, including the unknown ones."""
         return {**self.more, **self.known()}
 
     def encode(self) -> bytes:
-        """Return the record as the store keeps it."""
+        """Return the record as stored."""
         return canonical(self.public())

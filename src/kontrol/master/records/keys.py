@@ -1,9 +1,9 @@
-"""Where things are in the store: every key that a tier of masters reads or writes."""
+"""The keys of the store: every one that a tier of masters reads or writes."""
 
 import re
 from dataclasses import dataclass
 
-SCHEMA = 1  # the version of this layout, kept in `meta`
+SCHEMA = 1  # the version of this layout, stored in `meta`
 
 _NUMBERED = re.compile(r"/([0-9]{12})\Z")
 
@@ -16,7 +16,7 @@ class Keys:
 
     @classmethod
     def of(cls, namespace: str, app: str) -> "Keys":
-        """Name the tier's root. Raises `ValueError` if a part is empty or holds a slash."""
+        """Return the keys of a tier. Raises `ValueError` if a part is empty or has a slash."""
         for name, part in (("namespace", namespace), ("app", app)):
             if not part or "/" in part:
                 raise ValueError(f"{name} is {part!r}; expected a name without slashes")
@@ -24,7 +24,7 @@ class Keys:
 
     @property
     def pods(self) -> str:
-        """Prefix of the live pods' records, each under its own lease."""
+        """Prefix of the records of live pods, each under its own lease."""
         return f"{self.root}pods/"
 
     @property
@@ -39,22 +39,22 @@ class Keys:
 
     @property
     def candidates(self) -> str:
-        """Prefix of the candidates for leader; the oldest leads."""
+        """Prefix of the candidacies; the oldest leads."""
         return f"{self.root}leader/"
 
     @property
     def running(self) -> str:
-        """The run that was started and not acknowledged."""
+        """The run that was started and is not acknowledged."""
         return f"{self.root}running"
 
     @property
     def last_run(self) -> str:
-        """The number of the run that was started last, or of a rollback."""
+        """The number of the last run that was started, or of a later rollback."""
         return f"{self.root}last-run"
 
     @property
     def state(self) -> str:
-        """The state that the callback returned last."""
+        """The state that the callback last returned."""
         return f"{self.root}state"
 
     @property
@@ -74,7 +74,7 @@ class Keys:
 
     @property
     def requests(self) -> str:
-        """Prefix of what operators ask of the leader, each under its own lease."""
+        """Prefix of operators' requests to the leader, each under its own lease."""
         return f"{self.root}requests/"
 
     @property
@@ -84,16 +84,16 @@ class Keys:
 
     @property
     def notices(self) -> str:
-        """Prefix of what masters tell each other of senders, each under its own lease."""
+        """Prefix of the masters' notices about senders, each under its own lease."""
         return f"{self.root}notices/"
 
     def notice(self, lease: int) -> str:
-        """What the master with this lease tells."""
+        """The notice of the master with this lease."""
         return f"{self.notices}{lease:016x}"
 
     @property
     def ages(self) -> str:
-        """What masters have watched of time, by which unused registrations age."""
+        """The time that masters have watched, by which unused registrations age."""
         return f"{self.root}ages"
 
     @property
@@ -110,7 +110,7 @@ class Keys:
         return self.registrations + key
 
     def archived_registration(self, key: str, seq: int) -> str:
-        """The tombstone of an identity whose key another one has taken; keys hold no dot."""
+        """The tombstone of an identity whose key another one uses now; keys have no dot."""
         return f"{self.registrations}{key}.{seq}"
 
     def candidate(self, lease: int) -> str:
@@ -118,11 +118,11 @@ class Keys:
         return f"{self.candidates}{lease:016x}"
 
     def run(self, number: int) -> str:
-        """A run's entry in the ledger; padded, so that the order of keys is that of runs."""
+        """A run's entry in the ledger; padded, so that keys are in the order of runs."""
         return f"{self.runs}{number:012d}"
 
     def state_of(self, number: int) -> str:
-        """The state as a run left it."""
+        """The state after a run."""
         return f"{self.states}{number:012d}"
 
     def members(self, number: int) -> str:
@@ -131,6 +131,6 @@ class Keys:
 
     @staticmethod
     def number(key: str) -> int | None:
-        """Return the run that the key of an entry or of a state ends with, None if it does not."""
+        """Return the run number at the end of a key, None if there is none."""
         found = _NUMBERED.search(key)
         return int(found[1]) if found else None

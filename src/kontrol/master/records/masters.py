@@ -1,6 +1,6 @@
-"""What masters tell each other: who stands for leader, what operators ask, what the plan is.
+"""The records that masters exchange: candidacies, operators' requests, the leader's plan.
 
-The record of the layout itself: its version, and the floor of terms.
+Also `Meta`, the record of the layout itself: its version, and the floor of terms.
 """
 
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from kontrol.master.records.fields import HIGHEST_RUN, MOST, Damaged, Fields, Re
 from kontrol.master.records.keys import SCHEMA
 
 _NAME = 1024  # characters
-_MOST_SECONDS = 1e9  # that a plan waits
+_MOST_SECONDS = 1e9  # for which a plan waits
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate(Record):
     """A candidacy. `fingerprint` is its callback's, empty without one; `term` is set once it leads.
 
-    `version` is Kontrol's, empty if it is not known. `ttl`, `fover` and `damper` are its settings
-    in seconds, and `port` is where it takes keepalives; None where they are not known. The id of
-    one that cannot be read is `?`.
+    `version` is Kontrol's, empty if unknown. `ttl`, `fover` and `damper` are the master's settings
+    in seconds, and `port` is where it accepts keepalives; None if unknown. The id of a candidacy
+    that cannot be read is `?`.
     """
 
     id: str = "?"
@@ -54,7 +54,7 @@ class Candidate(Record):
 
 @dataclass(frozen=True, slots=True)
 class OperatorAnswer(Record):
-    """What came of a request: a line for people, and the run that it concerns."""
+    """The answer to a request: a line for people, and the run that it concerns."""
 
     message: str
     refused: bool = False
@@ -63,7 +63,7 @@ class OperatorAnswer(Record):
 
     @classmethod
     def of(cls, found: Fields) -> "OperatorAnswer":
-        """Take an answer from its fields. Raises `Damaged`."""
+        """Make an answer of its fields. Raises `Damaged`."""
         return cls(
             found.text("message", ""),
             found.flag("refused"),
@@ -72,16 +72,16 @@ class OperatorAnswer(Record):
         )
 
     def public(self) -> dict[str, JSON]:
-        """Return it as JSON; `run` is there in any case."""
+        """Return it as JSON, in which `run` may be null."""
         return {**self.more, "message": self.message, "refused": self.refused, "run": self.run}
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorRequest(Record):
-    """What an operator asks: `by` says who, `at` when (RFC 3339), `run` and `pod` what of.
+    """An operator's request, made by `by` at the time `at` (RFC 3339), about `run` or `pod`.
 
     A pod is named by its key, its id, or `#` and its number. The `kind` may be one that only a
-    later version knows. `id` is the end of its key.
+    later version knows. `id` is the end of the request's key.
     """
 
     id: str
@@ -122,7 +122,7 @@ class OperatorRequest(Record):
 def decode_plan(raw: bytes) -> dict[str, JSON]:
     """Read the known fields of the plan that `leader/publisher.py` writes. Raises `Damaged`.
 
-    It is for people: `seconds` is what was left at the leader's wall time `at`.
+    It is for people: `seconds` is how long was left at the leader's wall time `at`.
     """
     found = Fields.of(raw)
     plan: dict[str, JSON] = {"what": found.text("what", "unknown", most=_NAME)}
@@ -136,22 +136,22 @@ def decode_plan(raw: bytes) -> dict[str, JSON]:
     if seconds is not None and abs(seconds) > _MOST_SECONDS:
         raise Damaged("seconds", seconds, f"at most {_MOST_SECONDS:g} seconds")
     for name in ("lost", "peers"):
-        told = plan[name]
-        if not isinstance(told, list) or not all(isinstance(one, str) for one in told):
-            raise Damaged(name, told, "a list of names")
+        names = plan[name]
+        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+            raise Damaged(name, names, "a list of names")
     return plan
 
 
 class Outdated(Exception):
-    """The store's data were written by a later version of Kontrol."""
+    """A later version of Kontrol wrote the data in the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class Meta(Record):
     """The version of the data's layout, and the floor that is added to every term.
 
-    A term is the creation revision of a key. Where the store went back to an earlier revision, the
-    floor is raised, so that no term, nor any number of a run, is ever told twice.
+    A term is the creation revision of a key. When the store was restored to an earlier revision,
+    the floor is raised, so that no term and no number of a run is ever used twice.
     """
 
     floor: int = 0
@@ -160,15 +160,15 @@ class Meta(Record):
 
     @classmethod
     def decode(cls, raw: bytes) -> "Meta":
-        """Read what `encode` wrote. Raises `Outdated` for a later version, and `Damaged`.
+        """Read what `encode` wrote; without a floor it is 0, without a version the first.
 
-        An absent floor is 0, an absent version the first.
+        Raises `Outdated` for a later version, and `Damaged`.
         """
         found = Fields.of(raw)
         version = found.number("version", 1)
         if version > SCHEMA:  # before the rest, whose form the later version chose
             raise Outdated(
-                f"the data in the store are of version {version}, and this master knows "
+                f"the data in the store are of version {version}, and this master reads "
                 f"versions up to {SCHEMA}: upgrade it"
             )
         return cls(found.number("floor", 0, most=2 * MOST), version, found.more)

@@ -1,16 +1,14 @@
-"""The records of pods: the live ones, and the registrations that outlive them.
+"""The records of pods: the live ones, the registrations that outlive them, and their ages. Pure.
 
-A *registration* outlives a pod's lease. It holds which identity has a key's number, the last record
-seen of it, and whether it *left* (the tombstone that tells left from lost).
+A *registration* outlives a pod's lease. It holds which identity has a key's number, the order of
+the last record seen of it, and whether it *left*: this tombstone distinguishes left from lost.
 
-How long masters have watched the store, and which revision it had at what time of that. Pure.
+`Ages` says how old a registration is. No wall clock decides that: a single wrong one would make all
+of them old. Age is counted in seconds that leaders have watched pass, each on a monotonic clock;
+time without a leader does not count. A sample is the store's revision after so many seconds.
 
-No wall clock decides how old a record is: one wrong clock would do. Age is counted in seconds that
-leaders have watched pass, each with a clock that nobody sets; the time of a leader that is away
-does not count. A sample says which revision the store had after how many of those seconds.
-
-Invariant: what the store last wrote at a revision up to `old(age)` has been as it is for `age`
-watched seconds at least.
+Invariant: a key last written at a revision up to `old(age)` has not changed for at least `age`
+watched seconds.
 """
 
 import re
@@ -27,12 +25,12 @@ _COUNTER = re.compile(rb"[0-9]{1,19}")
 
 @dataclass(frozen=True, slots=True)
 class Registration(Record):
-    """The last identity to use a key.
+    """The last identity that used a key.
 
-    `nonce` is empty, and `n` None, where they are not known: no record is older than that. `idle`
-    is when the sweep first found it unused, in Unix seconds by the leader's clock: for people. What
-    counts is that it is set; how long ago that was, the revision tells (see `ages.py`). `sender` is
-    who reported the record, as its connection told: for people.
+    `nonce` is empty and `n` is None where they are unknown: no record is older than that. `idle` is
+    when the sweep first found it unused, in Unix seconds of the leader's clock, for people to see:
+    only whether it is set decides, and its revision says how long ago that was (see `Ages`).
+    `sender` is the text of the record's sender, for people to see.
     """
 
     id: str
@@ -79,7 +77,7 @@ class Registration(Record):
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """A pod that the store holds: its record, revision and lease."""
+    """A pod in the store: its record, revision and lease."""
 
     pod: Pod
     revision: int
@@ -94,14 +92,14 @@ def decode_counter(raw: bytes) -> int:
     return int(digits)
 
 
-_PARTS = 48  # of an age: samples are further apart than one
+_PARTS = 48  # of an age: samples are at least one part away from each other
 
 
 @dataclass(frozen=True, slots=True)
 class Ages(Record):
     """`watched` seconds in all, and `samples` of (seconds watched, revision), the oldest first.
 
-    Revisions are those of one etcd cluster: `cluster` is its id, 0 if it is not known.
+    Revisions are those of one etcd cluster: `cluster` is its id, 0 if unknown.
     """
 
     cluster: int = 0
@@ -129,9 +127,9 @@ class Ages(Record):
         return {**self.more, **own, "samples": samples}
 
     def within(self, cluster: int, revision: int) -> "Ages":
-        """Return what of this is true of a cluster that has come to `revision`.
+        """Return the part of this that is true of a cluster that is now at `revision`.
 
-        A copy in another cluster, and a store that went back, have other revisions.
+        A copy in another cluster, and a store that was restored, have other revisions.
         """
         true = [
             one
@@ -141,9 +139,9 @@ class Ages(Record):
         return replace(self, cluster=cluster, samples=tuple(true))
 
     def after(self, watched: float, revision: int, *, age: float) -> "Ages":
-        """Return what is known after `watched` seconds in all, when the store had `revision`.
+        """Return the ages after `watched` seconds in all, when the store is at `revision`.
 
-        Samples are kept as far as `age`, in seconds, has a use for them: about fifty.
+        The samples that ages up to `age`, in seconds, need are kept: about fifty.
         """
         known = [one for one in self.samples if one[0] < watched]
         if not known or watched - known[-1][0] >= age / _PARTS:
@@ -153,7 +151,7 @@ class Ages(Record):
         return replace(self, watched=watched, samples=tuple(known))
 
     def old(self, age: float) -> int:
-        """Return the highest revision that has been for `age` watched seconds, 0 if none has."""
+        """Return the highest revision that is at least `age` watched seconds old, 0 if none is."""
         return max((r for seconds, r in self.samples if seconds <= self.watched - age), default=0)
 
 

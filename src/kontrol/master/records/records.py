@@ -1,8 +1,8 @@
-"""Every record in etcd, read by one path that a damaged one does not stop.
+"""The records in etcd, read in one place. A damaged one stops nothing.
 
-A record may have been written by another version, an operator or a bug. What cannot be read has a
-meaning that is stated here, kind by kind, and is named in the log once per key and revision, with
-what is done instead and how to fix it. One object per master, because it remembers what it logged.
+A record may have been written by another version, an operator or a bug. What a damaged record
+means is stated here for each kind. It is named in the log once per key and revision, with what is
+done instead and how to fix it. There is one object per master, because it remembers what it logged.
 """
 
 import logging
@@ -32,19 +32,22 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-_LOGGED = 1000  # records of which it is remembered that they were logged
+_LOGGED = 1000  # damaged records that are remembered, each to be logged once
 
 
 class Records:
-    """The keys of a tier, and how its records are read. No method raises but `meta`."""
+    """Reads the records of a tier with these `keys`. Only `meta` raises.
+
+    `damaged` counts the damaged records that were logged.
+    """
 
     def __init__(self, keys: Keys) -> None:
         self.keys = keys
-        self.damaged = 0  # records that were found to be damaged, as they were logged
+        self.damaged = 0
         self._logged: OrderedDict[tuple[str, int], None] = OrderedDict()
 
     def pod(self, kv: KeyValue) -> Live | None:
-        """Read a live pod. A damaged one is no pod: its agent's next report writes it anew."""
+        """Read a live pod. A damaged one is None: its agent's next keepalive replaces it."""
 
         def decode(raw: bytes) -> Live:
             pod = Pod.decode(raw)
@@ -55,8 +58,8 @@ class Records:
         return self._read(
             kv,
             decode,
-            "it is taken for no pod; its agent's next report replaces it, or it expires with its "
-            "lease",
+            "it does not count as a pod; its agent's next keepalive replaces it, or it expires "
+            "with its lease",
         )
 
     def registration(self, kv: KeyValue) -> Registration | None:
@@ -65,12 +68,12 @@ class Records:
         return self._read(
             kv,
             Registration.decode,
-            "it is taken for none, so a pod that is not live loses its number and counts as lost; "
+            "it is ignored, so a pod that is not live loses its number and counts as lost; "
             f"the next pod at this key replaces it, or delete it: `kontrol forget {key}`",
         )
 
     def counter(self, kv: KeyValue) -> int | None:
-        """Read the next sequence number. Where it is damaged, it has to be counted again."""
+        """Read the next sequence number. A damaged one is None: it has to be counted again."""
         return self._read(
             kv,
             decode_counter,
@@ -79,51 +82,52 @@ class Records:
         )
 
     def candidate(self, kv: KeyValue) -> Candidate:
-        """Read a candidacy. A damaged one stands in the election all the same, as `?`."""
+        """Read a candidacy. A damaged one still counts in the election, as `?`."""
         found = self._read(
             kv,
             Candidate.decode,
-            "it stands in the election all the same, as long as its lease lasts",
+            "it still counts in the election until its lease expires",
         )
         return found if found is not None else Candidate()
 
     def meta(self, kv: KeyValue) -> Meta | None:
-        """Read the version and the floor. None: version 1, and the floor has to be found out.
+        """Read the version and the floor. A damaged one is None: version 1, of unknown floor.
 
         Raises `Outdated` for a later version.
         """
         return self._read(
             kv,
             Meta.decode,
-            "the layout is taken for the first, and the next leader replaces it, above all terms "
-            "that are recorded",
+            "version 1 is assumed, and the next leader replaces it with a floor above all recorded "
+            "terms",
         )
 
     def running(self, kv: KeyValue) -> Running:
-        """Read the run that is not acknowledged. A damaged one is `Running()`: any, under way."""
+        """Read the run that is not acknowledged. A damaged one is `Running()`."""
         found = self._read(
             kv,
             Running.decode,
-            "it is taken for a run under way, which the next leader waits out and books as failed",
+            "it counts as a run under way; the next leader waits until it must have ended, and "
+            "records it as failed",
         )
         return found if found is not None else Running()
 
     def head(self, kv: KeyValue) -> Head | None:
-        """Read the last acknowledged run. A damaged one is none, as before the first run."""
+        """Read the last acknowledged run. A damaged one is None, as before the first run."""
         return self._read(
             kv,
             Head.decode,
-            "it is taken for none, as before the first run: the callback runs again, with all "
-            "pods as joined, and that replaces it",
+            "it is ignored, as before the first run: the callback runs again, with all pods as "
+            "joined, and that replaces it",
         )
 
     def rows(self, kv: KeyValue) -> list[JSON]:
-        """Read a chunk of the acknowledged pods, as rows; damaged, it has none."""
+        """Read a chunk of the acknowledged pods, as rows. A damaged one has none."""
         return (
             self._read(
                 kv,
                 decode_rows,
-                "the pods in it are taken for new ones; the next acknowledged run replaces it",
+                "the pods in it count as new; the next acknowledged run replaces it",
             )
             or []
         )
@@ -135,11 +139,11 @@ class Records:
             try:
                 found.append(member_of(row))
             except Damaged as error:
-                self._log(kv, error, "such pods are taken for new ones; the next run replaces it")
+                self._log(kv, error, "such pods count as new; the next run replaces it")
         return found
 
     def applied(self, kv: KeyValue, chunks: Iterable[KeyValue]) -> Applied | None:
-        """Read the last acknowledged run and its pods, of all the chunks there are."""
+        """Read the last acknowledged run and its pods from all `chunks`."""
         head = self.head(kv)
         if head is None:
             return None
@@ -148,35 +152,37 @@ class Records:
         if head.pods is not None and len(members) != head.pods:
             self._log(
                 kv,
-                Damaged("pods", head.pods, f"{len(members)}, which are below {mine}"),
-                "the missing pods are taken for new ones; the next acknowledged run replaces it",
+                Damaged("pods", head.pods, f"{len(members)}, as there are below {mine}"),
+                "the missing pods count as new; the next acknowledged run replaces it",
             )
         ttl = head.ttl if head.ttl is not None and head.ttl <= LONGEST else None
         return Applied(head.run, head.digest, head.fingerprint, tuple(members), ttl, head.revision)
 
     def last_run(self, kv: KeyValue) -> int | None:
-        """Read the number of the last run. A damaged one is none: the ledger has it too."""
-        return self._read(kv, decode_counter, "the ledger is relied on; the next run replaces it")
+        """Read the number of the last run. A damaged one is None: the ledger has it too."""
+        return self._read(
+            kv, decode_counter, "the ledger is used instead; the next run replaces it"
+        )
 
     def state(self, kv: KeyValue) -> bytes | None:
-        """Read a state, as it is kept, byte for byte. A damaged one is none, and is kept."""
+        """Read a state, byte for byte. A damaged one is None, and stays in the store."""
         return self._read(
             kv,
             decode_state,
-            "it is kept, and the callback is given none; `kontrol rollback RUN` puts the state of "
-            "an earlier run back",
+            "it stays in the store, and the callback gets no state; `kontrol rollback RUN` "
+            "restores the state of an earlier run",
         )
 
     def entry(self, kv: KeyValue) -> dict[str, JSON] | None:
-        """Read an entry of the ledger. A damaged one is left out of every list."""
+        """Read an entry of the ledger. A damaged one is None, and in no list."""
         return self._read(
             kv,
             lambda raw: decode_entry(raw, self.keys.number(kv.key)),
-            f"it is shown nowhere; delete it: `etcdctl del {kv.key}`",
+            f"it is not shown; delete it: `etcdctl del {kv.key}`",
         )
 
     def request(self, kv: KeyValue) -> OperatorRequest | None:
-        """Read what an operator asks. A damaged one is ignored."""
+        """Read an operator's request. A damaged one is None, and ignored."""
         return self._read(
             kv,
             lambda raw: OperatorRequest.decode(kv.key, raw),
@@ -185,7 +191,7 @@ class Records:
         )
 
     def plan(self, kv: KeyValue) -> dict[str, JSON] | None:
-        """Read the leader's plan. A damaged one is unknown."""
+        """Read the leader's plan. A damaged one is None, and shown as unknown."""
         return self._read(kv, decode_plan, "it is shown as unknown; the leader's next replaces it")
 
     def ages(self, kv: KeyValue) -> Ages | None:
@@ -193,7 +199,7 @@ class Records:
         return self._read(
             kv,
             Ages.decode,
-            "the age of unused numbers of pods is counted from now on; the next sweep replaces it",
+            "the age of unused registrations is counted from now on; the next sweep replaces it",
         )
 
     def free_number(
@@ -216,7 +222,7 @@ class Records:
         entries: Iterable[KeyValue],
         candidates: Iterable[KeyValue],
     ) -> int:
-        """Return the highest term that these record, 0 if they record none."""
+        """Return the highest recorded term, 0 if there is none."""
         terms = [self.running(kv).term for kv in running]
         for kv in entries:
             term = (self.entry(kv) or {}).get("term")
@@ -233,12 +239,12 @@ class Records:
 
     def _log(self, kv: KeyValue, error: Exception, instead: str) -> None:
         """Name a damaged record in the log, once per revision."""
-        told = (kv.key, kv.mod_revision)
-        if told in self._logged:
-            self._logged.move_to_end(told)
+        name = (kv.key, kv.mod_revision)
+        if name in self._logged:
+            self._logged.move_to_end(name)
             return
         self.damaged += 1
-        self._logged[told] = None
+        self._logged[name] = None
         if len(self._logged) > _LOGGED:
             self._logged.popitem(last=False)
         log.warning("the record %s is damaged: %s; %s", kv.key, error, instead)

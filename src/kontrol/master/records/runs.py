@@ -1,4 +1,4 @@
-"""The records of runs, and how the store spells them."""
+"""The records of runs, and their form in the store."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,23 +8,24 @@ from kontrol.ensemble.ensemble import Changes, Member, digest_of
 from kontrol.ensemble.pod import KEY, safe_name
 from kontrol.master.records.fields import HIGHEST_RUN, MOST, Damaged, Fields, Record, read
 
-_CHUNK = 512 * 1024  # bytes of members in one key
-_ENTRY = 4096  # bytes of a ledger entry, as it is written, or little more
-_MAX_ENTRY = 64 * 1024  # bytes, as it is read
-_MAX_STATE = 1024 * 1024  # bytes: twice what a callback may print; etcd takes half as much again
-_STATE_DEPTH = 200  # likewise
+_CHUNK = 512 * 1024  # bytes of pods in one key
+_ENTRY = 4096  # bytes of a ledger entry that is written, or little more
+_MAX_ENTRY = 64 * 1024  # bytes of one that is read
+_MAX_STATE = 1024 * 1024  # bytes: twice what a callback may print; etcd accepts 1.5 MiB
+_STATE_DEPTH = 200  # of arrays and objects within each other: likewise
 
 
 @dataclass(frozen=True, slots=True)
 class Running(Record):
     """A run that is not acknowledged. `ended` with `why` if it failed, else it may be under way.
 
-    `reason` is why it was due; `by` is who asked for it, if somebody did; `fover` the fail-over
-    time in seconds of the leader that wrote it, None if it is not known. `revision` is the store's
-    that the run's pods were of, None if it is not known; `follows` is how many runs in a row before
-    it seem to have led to the next. By default it is what an
-    unreadable record stands for: a run of unknown number and term (0), that may be under way. A
-    run that is `withdrawn` was never started: nothing is owed to it.
+    `reason` is why it was due, and `by` the operator that requested it, if any. `fover` is the
+    fail-over time in seconds of the leader that wrote it, and `revision` the store's revision of
+    the run's pods; None if unknown. `follows` is how many runs in a row before it seem to have led
+    to the next. A run that is `withdrawn` was never started, and needs no other in its place.
+
+    The defaults are what a damaged record stands for: a run of unknown number and term (0) that may
+    be under way.
     """
 
     run: int = 0
@@ -68,11 +69,11 @@ class Running(Record):
 
 @dataclass(frozen=True, slots=True)
 class Head(Record):
-    """The record of the last acknowledged run; its pods are in chunks, `pods` of them in all.
+    """The record of the last acknowledged run. Its pods, `pods` in number, are in chunks.
 
-    An absent digest is none's: something is due. An absent fingerprint is that of any callback.
-    `ttl` is what pods were told then, in seconds, and `revision` the store's that its pods were of;
-    None if it is not known.
+    Without a digest a run is due. Without a fingerprint it was for any callback. `ttl` is the one
+    that was acknowledged to pods then, in seconds, and `revision` the store's revision of its pods;
+    None if unknown.
     """
 
     run: int
@@ -102,8 +103,8 @@ class Head(Record):
 class Applied:
     """The last acknowledged run, and the pods it was for; by default the empty ensemble.
 
-    `ttl` is what pods were told then, in seconds, and `revision` the store's that its pods were of;
-    None if it is not known.
+    `ttl` is the one that was acknowledged to pods then, in seconds, and `revision` the store's
+    revision of its pods; None if unknown.
     """
 
     run: int = 0
@@ -116,7 +117,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ended, for its entry."""
+    """How a run ended, for its ledger entry. `seconds` is how long it took."""
 
     ok: bool
     why: str
@@ -127,12 +128,12 @@ class Ending:
 
 
 def encode_members(members: Iterable[Member]) -> Iterable[bytes]:
-    """Encode members in arrays of at most `_CHUNK` bytes."""
+    """Encode pods as arrays of at most `_CHUNK` bytes."""
     return encode_rows([m.seq, m.key, m.id, m.ip, m.role, m.hash] for m in members)
 
 
 def encode_rows(members: Iterable[JSON]) -> Iterable[bytes]:
-    """Encode the rows of members in arrays of at most `_CHUNK` bytes."""
+    """Encode the rows of pods as arrays of at most `_CHUNK` bytes."""
     rows: list[bytes] = []
     size = 0
     for member in members:
@@ -146,7 +147,7 @@ def encode_rows(members: Iterable[JSON]) -> Iterable[bytes]:
 
 
 def decode_rows(raw: bytes) -> list[JSON]:
-    """Read one of the arrays that `encode_members` wrote, row by row. Raises `Damaged`."""
+    """Read one of the arrays that `encode_members` wrote. Raises `Damaged`."""
     rows = read(raw)
     if not isinstance(rows, list):
         raise Damaged("the value", rows, "a list of pods")
@@ -156,7 +157,7 @@ def decode_rows(raw: bytes) -> list[JSON]:
 def member_of(row: JSON) -> Member:
     """Read one row: the first six columns, whatever a later version adds. Raises `Damaged`.
 
-    A former version took names that a callback must not see: they are made safe.
+    A former version accepted names that a callback must not see: they are made safe.
     """
     columns = row[:6] if isinstance(row, list) else []
     match columns:
@@ -168,7 +169,7 @@ def member_of(row: JSON) -> Member:
 
 
 def decode_entry(raw: bytes, number: int | None) -> dict[str, JSON]:
-    """Read the entry of the ledger whose key says `number`. Raises `Damaged`."""
+    """Read the ledger entry with `number` in its key. Raises `Damaged`."""
     if len(raw) > _MAX_ENTRY:
         raise Damaged("the value", f"{len(raw)} bytes", f"at most {_MAX_ENTRY}")
     value = read(raw)
@@ -181,7 +182,7 @@ def decode_entry(raw: bytes, number: int | None) -> dict[str, JSON]:
 
 
 def decode_state(raw: bytes) -> bytes:
-    """Return a state as it is, byte for byte. Raises `Damaged` if it is none."""
+    """Return a state byte for byte. Raises `Damaged` if it is not JSON, or too large."""
     if len(raw) > _MAX_STATE:
         raise Damaged("the value", f"{len(raw)} bytes", f"at most {_MAX_STATE}")
     read(raw, depth=_STATE_DEPTH)
@@ -189,7 +190,7 @@ def decode_state(raw: bytes) -> bytes:
 
 
 def encode_entry(running: Running, pods: int, changes: Changes, ending: Ending) -> bytes:
-    """Encode a run's entry; standard error and the lists of pods give way to the size."""
+    """Encode a run's ledger entry. Standard error and the lists of pods are cut to its size."""
     entry: dict[str, JSON] = {
         "run": running.run,
         "term": running.term,
@@ -219,10 +220,10 @@ def encode_entry(running: Running, pods: int, changes: Changes, ending: Ending) 
 def no_state(
     number: int, entry: Mapping[str, JSON] | None, kept: Sequence[int], *, last: int
 ) -> str:
-    """Say why run `number` has no state to put back, and which runs have one.
+    """Say why run `number` has no state to restore, and which runs have one.
 
-    `entry` is its entry of the ledger, None if there is none; `kept` are the runs whose states are
-    kept, in ascending order; `last` is the number of the last run.
+    `entry` is its ledger entry, None if there is none. `kept` are the runs whose states are kept,
+    in ascending order. `last` is the number of the last run.
     """
     if number > last:
         why = (
@@ -240,11 +241,11 @@ def no_state(
         return f"{why}; no run has: what the callback prints becomes its state"
     first, newest = kept[0], kept[-1]
     runs = f"run {first}" if first == newest else f"runs {first} to {newest}"
-    return f"{why}; those that acknowledged {runs} left can be put back, see `kontrol runs`"
+    return f"{why}; the states after {runs} can be restored, see `kontrol runs`"
 
 
 def _some(rows: JSON) -> JSON:
-    """Keep the number of pods and the names of the first."""
+    """Return the number of pods and the names of the first five."""
     names: list[JSON] = [f"#{row['seq']} {str(row['id'])[:64]}" for row in _dicts(rows)[:5]]
     return {"count": len(_dicts(rows)), "first": names}
 

@@ -1,9 +1,9 @@
 """A client of etcd v3 (3.4 and later): our own thin wrapper over `grpc.aio`.
 
-`messages` describes etcd's messages at run time, `convert` turns values into them and back,
-`errors` says what a failure means: pure. `stream` and `members` are the transport, with fail-over;
-`leases`, `watch` and `store` make `kontrol.store.protocol.Store` of it. Why no published client
-is used is in `docs/decisions/0020`.
+`messages` describes etcd's messages at run time, and `convert` translates values to and from them.
+`config` says where etcd is, and what its failures mean. `stream` and `members` are the transport,
+with fail-over; `leases`, `watch` and `store` implement `kontrol.store.protocol.Store` on it.
+`docs/decisions/0020` says why this is not a published client.
 """
 
 from kontrol.store.etcd import _fork  # noqa: F401 - before anything imports gRPC

@@ -1,8 +1,8 @@
 """Import gRPC with its fork support off.
 
-With it, gRPC hooks itself into every `fork`: its handlers write to stderr, and were seen to kill
-the child before it could become another program. Nothing here uses gRPC in a forked child. The
-variable is read while gRPC is imported, and taken back so that no child process inherits it.
+Fork support hooks into every `fork`: its handlers write to stderr, and have killed the child before
+it could become another program. Nothing here uses gRPC in a forked child. gRPC reads the variable
+while it is imported; after that it is removed, so that no child process inherits it.
 """
 
 import os

@@ -1,14 +1,15 @@
-"""Where etcd is, how to prove who we are, and how long to wait.
+"""How to reach etcd, and what its failures mean.
 
-What a failure of gRPC or etcd means: whether the thing was done, and may be asked for again.
+`EtcdConfig` has the endpoints, the credentials and the timeouts. `classify` says of a failed call
+whether it was done, and so whether it may be repeated.
 
-etcd tells its refusals apart by text more than by code: `UNAVAILABLE` is a refused connection
-(nothing was done), a connection lost in mid-call (perhaps done), or a member without leader
-(nothing was done). So the text decides first. The invariant: whatever is not *known* to have been
-refused is `Ambiguous`. The texts are those of etcd's `api/v3rpc/rpctypes/error.go`, the same from
-3.4 to 3.6, and of gRPC's core.
+etcd distinguishes its refusals by text more than by code: `UNAVAILABLE` is a refused connection
+(nothing was done), a connection lost during a call (perhaps done), or a member without a leader
+(nothing was done). So the text decides first. The texts are those of gRPC's core and of etcd's
+`api/v3rpc/rpctypes/error.go`, the same from 3.4 to 3.6.
 
-Not in the table on purpose: "request timed out", whose proposal may yet commit.
+Invariant: a call that is not *known* to have been refused is `Ambiguous`. So "request timed out" is
+not in the table: its proposal may yet commit.
 """
 
 from dataclasses import dataclass
@@ -34,15 +35,15 @@ Pems: TypeAlias = tuple[bytes | None, bytes | None, bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class EtcdConfig:
-    """How to reach one etcd cluster. Raises `ValueError` for what cannot work.
+    """How to reach one etcd cluster. Raises `ValueError` for settings that cannot work.
 
-    `endpoints` are `host:port` or `unix:///path`, the first preferred. TLS is on with `tls`, or
-    with a `ca`, `cert` or `key` (PEM files; without a `ca` the roots that gRPC carries). All
-    durations are seconds:
-    `connect_timeout` bounds a connection attempt, `attempt_timeout` one try of a call at one
-    member while that answers quickly (see `Pace`), `timeout` a call with all its tries.
-    `keepalive_streams` carry all lease refreshes: a member that is not etcd's leader answered 3,459
-    a second on one stream, 8,936 on sixteen.
+    `endpoints` are `host:port` or `unix:///path`, the first one preferred. TLS is on with `tls`, or
+    with a `ca`, `cert` or `key` (PEM files; without a `ca`, the roots that gRPC contains).
+
+    All times are in seconds: `connect_timeout` bounds an attempt to connect, `attempt_timeout` an
+    attempt of a call at one member while that answers quickly (see `Pace`), and `timeout` a call
+    with all its attempts. All lease refreshes share `keepalive_streams`: a member that was not
+    etcd's leader answered 3,459 a second on one stream, 8,936 on sixteen.
     """
 
     endpoints: tuple[str, ...]
@@ -59,19 +60,18 @@ class EtcdConfig:
 
     def __post_init__(self) -> None:
         if not self.endpoints:
-            raise ValueError("no etcd endpoint: give at least one host:port")
+            raise ValueError("there is no etcd endpoint: set at least one host:port")
         if (self.cert is None) != (self.key is None):
             raise ValueError(
-                f"etcd's client certificate is {self.cert} and its key {self.key}: give both"
+                f"etcd's client certificate is {self.cert} and its key {self.key}: set both"
             )
         if bool(self.user) != (self.password_file is not None):
             raise ValueError(
-                f"etcd's user is {self.user!r} and the password file {self.password_file}: "
-                "give both"
+                f"etcd's user is {self.user!r} and the password file {self.password_file}: set both"
             )
 
     def pems(self) -> Pems | None:
-        """Read the CA, the key and the certificate; None if TLS is off. Raises `OSError`."""
+        """Read the CA, the key and the certificate. None if TLS is off. Raises `OSError`."""
         if not self.tls and self.ca is None and self.cert is None:
             return None
         ca, key, cert = (
@@ -80,17 +80,17 @@ class EtcdConfig:
         return ca, key, cert
 
     def password(self) -> str:
-        """Read the password, less a final newline. Raises `OSError`."""
+        """Read the password, without final newlines. Raises `OSError`."""
         assert self.password_file is not None, "no user, so no password"  # noqa: S101 - an invariant
         return self.password_file.read_text("utf-8").rstrip("\r\n")
 
 
 class LoggedOut(Denied):
-    """Our token is unknown to the member: expired, or the member restarted. Log in again."""
+    """The member does not know our token: it expired, or the member restarted. Log in again."""
 
 
 class AlreadyExists(StoreError):
-    """The lease id is taken: by our own earlier attempt, ids being random."""
+    """The lease id exists: our own earlier attempt made it, as ids are random."""
 
 
 _BY_TEXT: Final[tuple[tuple[str, type[Exception]], ...]] = (
@@ -103,7 +103,7 @@ _BY_TEXT: Final[tuple[tuple[str, type[Exception]], ...]] = (
     ("not supported for learner", Unavailable),
     ("too many requests", Unavailable),
     ("raft proposal dropped", Unavailable),
-    # Our token; the second when users or roles changed since it was given.
+    # Our token. The second text comes when users or roles changed since it was issued.
     ("invalid auth token", LoggedOut),
     ("revision of auth store is old", LoggedOut),
     ("user name is empty", LoggedOut),
@@ -111,7 +111,7 @@ _BY_TEXT: Final[tuple[tuple[str, type[Exception]], ...]] = (
     ("authentication failed", Denied),
     # The alarm. etcd checks the quota before and after a write: docs/decisions/0022 and 0025.
     ("database space exceeded", NoSpace),
-    # What was asked for.
+    # The request itself.
     ("required revision has been compacted", Compacted),
     ("required revision is a future revision", Restored),
     ("requested lease not found", LeaseGone),
@@ -122,7 +122,7 @@ _BY_TEXT: Final[tuple[tuple[str, type[Exception]], ...]] = (
     ("duplicate key given in txn", ValueError),
 )
 
-# Refusals whose text is not above: the request was judged, and nothing was done.
+# Refusals with another text: etcd checked the request, and did nothing.
 _REFUSALS: Final = frozenset(
     {
         StatusCode.INVALID_ARGUMENT,
@@ -136,9 +136,9 @@ _REFUSALS: Final = frozenset(
 
 
 def classify(endpoint: str, code: StatusCode, details: str) -> Exception:
-    """Return the exception to raise for a call at `endpoint` that ended so.
+    """Return the exception to raise for a call at `endpoint` that ended with `code`.
 
-    A `Compacted` carries revision 0: the text does not tell it.
+    The revision of a `Compacted` is 0: the text does not have it.
     """
     text = f"etcd at {endpoint}: {details or code.name}"
     for part, kind in _BY_TEXT:

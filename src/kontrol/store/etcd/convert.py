@@ -1,4 +1,4 @@
-"""The store's values to etcd's messages and back. Pure; the only place that knows the fields."""
+"""The store's values to etcd's messages and back. Pure. No other module knows the fields."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -41,7 +41,7 @@ def span(key: str, *, prefix: bool) -> tuple[bytes, bytes]:
         return start, b""
     if not start:
         return b"\0", b"\0"  # by etcd's convention, every key
-    # UTF-8 has no byte of 0xff, so that the last one of a prefix of ours can always be raised.
+    # UTF-8 has no byte of 0xff, so the last byte of a prefix can always be raised.
     return start, start[:-1] + bytes((start[-1] + 1,))
 
 
@@ -96,7 +96,7 @@ def header(message: Wire) -> Header:
 
 
 def key_value(message: Wire) -> KeyValue:
-    """Return one `KeyValue`; a stranger's key that is no UTF-8 keeps its bytes as surrogates."""
+    """Return one `KeyValue`; the bytes of a key that is not UTF-8 are kept as surrogates."""
     return KeyValue(
         message.key.decode("utf-8", "surrogateescape"),
         message.value,
@@ -108,7 +108,7 @@ def key_value(message: Wire) -> KeyValue:
 
 
 def range_result(message: Wire, top: Header | None = None) -> RangeResult:
-    """Return a `RangeResponse`; within a transaction the header is the whole answer's, `top`."""
+    """Return the result of a `RangeResponse`; in a transaction, `top` is the answer's header."""
     return RangeResult(
         top or header(message),
         tuple(key_value(kv) for kv in message.kvs),
@@ -118,7 +118,7 @@ def range_result(message: Wire, top: Header | None = None) -> RangeResult:
 
 
 def txn_result(message: Wire) -> TxnResult:
-    """Return a `TxnResponse`."""
+    """Return the result of a `TxnResponse`."""
     top = header(message)
     return TxnResult(top, message.succeeded, tuple(_result(op, top) for op in message.responses))
 
@@ -140,7 +140,7 @@ def event(message: Wire) -> Event:
 
 
 def watch_create(key: str, *, prefix: bool, start: int) -> Wire:
-    """Return the `WatchRequest` that opens a watch; a big revision may come in fragments."""
+    """Return the `WatchRequest` that opens a watch. Large revisions may come in fragments."""
     first, end = span(key, prefix=prefix)
     create = {"key": first, "range_end": end, "start_revision": start, "fragment": True}
     return CLASSES["WatchRequest"](create_request=create)

@@ -1,9 +1,9 @@
 """Lease refreshes: thousands a second over a few shared streams.
 
-etcd answers the refreshes of one stream in order, and one at a time: a stream is a queue, several
-are the parallelism (one stream per lease would cost megabytes). Each `Lane` owns one stream and a
-first-in, first-out list of refreshes not answered yet; on a new stream all of them are sent again,
-which is harmless, since a refresh only ever lengthens.
+etcd answers the refreshes of one stream in order, one at a time: a stream is a queue, and several
+run in parallel (one stream per lease would cost megabytes). Each `Lane` owns one stream and a queue
+of the refreshes that are not answered yet. On a new stream all of them are sent again, which is
+harmless, since a refresh never shortens a lease.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from kontrol.store.etcd.messages import KEEP_ALIVE, Wire
 from kontrol.store.etcd.stream import Stream
 from kontrol.store.protocol import Ambiguous, StoreError, Unavailable
 
-MAX_PENDING = 20_000  # refreshes waiting in one lane; more is a caller without bounds
-STALL = 1.5  # seconds without any answer, while some are due, until a quick member is left
+MAX_PENDING = 20_000  # refreshes that wait in one lane
+STALL = 1.5  # seconds without an answer, while some are due, until a quick member is left
 _PAUSE = 0.1  # seconds before a failed stream is opened again
 
 
 class Keepalives:
-    """All lanes of one client. A lease keeps to its lane, so that its refreshes stay in order."""
+    """All lanes of one client. A lease stays in its lane, so its refreshes are in order."""
 
     def __init__(self, client: Client) -> None:
         self._lanes = [Lane(client) for _ in range(client.config.keepalive_streams)]
@@ -40,12 +40,12 @@ class Keepalives:
 @dataclass(frozen=True, slots=True)
 class _Refresh:
     lease: int
-    asked: float  # loop time
+    sent: float  # loop time
     answer: asyncio.Future[int]
 
 
 class Lane:
-    """One stream, opened at the first refresh, and what waits for its answers."""
+    """One stream, opened for the first refresh, and the refreshes that wait for answers."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -58,7 +58,7 @@ class Lane:
         self._closed = False
 
     async def refresh(self, lease: int) -> int:
-        """Queue one refresh and await its answer, for as long as the client's `timeout`."""
+        """Queue one refresh and await its answer, for the client's `timeout` at most."""
         if self._closed:
             raise Unavailable("the store's client is closed")
         if len(self._pending) >= MAX_PENDING:
@@ -66,7 +66,7 @@ class Lane:
         loop = asyncio.get_running_loop()
         refresh = _Refresh(lease, loop.time(), loop.create_future())
         self._pending.append(refresh)
-        if self._expiry is None:  # one timer for all, as they come in the order of their time
+        if self._expiry is None:  # one timer for all: they are in the order of their times
             self._expiry = loop.call_later(self._client.config.timeout, self._expire)
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="etcd-keepalives")
@@ -76,11 +76,11 @@ class Lane:
         return await refresh.answer
 
     def _expire(self) -> None:
-        """Give up those that have waited for long enough; their answers may yet come."""
+        """Time out those that have waited long enough; their answers may yet come."""
         loop = asyncio.get_running_loop()
         self._expiry = None
         for refresh in self._pending:
-            end = refresh.asked + self._client.config.timeout
+            end = refresh.sent + self._client.config.timeout
             if end > loop.time():
                 self._expiry = loop.call_at(end, self._expire)
                 break
@@ -91,25 +91,25 @@ class Lane:
     def _send(self, stream: Stream, lease: int) -> None:
         stream.send(KEEP_ALIVE.request(ID=lease))
         if self._watchdog is None:
-            self._watch(stream, stream.patience(STALL))
+            self._watch(stream, stream.timeout(STALL))
 
     def _watch(self, stream: Stream, delay: float) -> None:
         self._watchdog = asyncio.get_running_loop().call_later(delay, self._check, stream)
 
     def _check(self, stream: Stream) -> None:
-        """Give the stream up if it owes an answer and is silent; look again while it owes one."""
+        """End a stream that owes an answer and sends nothing; look again while it owes one."""
         self._watchdog = None
         if not self._pending:
             return
         now = asyncio.get_running_loop().time()
-        silent = now - max(self._pending[0].asked, stream.received)
-        patience = stream.patience(STALL)
-        if silent >= patience:
-            stream.pace.silent(silent)
-            reason = f"etcd at {stream.endpoint} did not answer a refresh for {silent:.1f} s"
+        waited = now - max(self._pending[0].sent, stream.received)
+        timeout = stream.timeout(STALL)
+        if waited >= timeout:
+            stream.pace.timed_out(waited)
+            reason = f"etcd at {stream.endpoint} did not answer a refresh for {waited:.1f} s"
             stream.give_up(Unavailable(reason))
         else:
-            self._watch(stream, patience - silent)
+            self._watch(stream, timeout - waited)
 
     async def _run(self) -> None:
         try:
@@ -129,7 +129,7 @@ class Lane:
             self._fail(Unavailable("the store's client is closed"))
 
     async def _serve(self, stream: Stream) -> None:
-        # Whoever gave up waiting is not asked for again.
+        # Those that timed out are not sent again.
         self._pending = deque(entry for entry in self._pending if not entry.answer.done())
         self._stream = stream
         for entry in self._pending:
@@ -141,7 +141,7 @@ class Lane:
         if not self._pending or self._pending[0].lease != message.ID:
             raise Unavailable(f"etcd answered for lease {message.ID}, which is not the next one")
         refresh = self._pending.popleft()
-        stream.pace.answered(stream.received - max(refresh.asked, stream.opened))
+        stream.pace.answered(stream.received - max(refresh.sent, stream.opened))
         if not refresh.answer.done():
             refresh.answer.set_result(max(message.TTL, 0))
 

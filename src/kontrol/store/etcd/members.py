@@ -1,10 +1,11 @@
 """etcd's members: one channel each, our own rotation between them, log-in, and bounded calls.
 
-gRPC can balance over addresses by itself, but not tell whether a failed write was sent. So each
-member has a channel of its own, and a call goes in two steps: be connected (a question without
-effect, if the channel is not known to be), then ask. What fails in the first step was not done.
+gRPC can balance over addresses, but cannot tell whether a failed write was sent. So each member has
+a channel of its own, and a call has two steps: connect (by a request without effect, unless the
+channel is known to be connected), then call. A failure of the first step means that nothing was
+done.
 
-The invariant of `Client.call`: a write is sent a second time only if the first was refused.
+Invariant of `Client.call`: a write is sent a second time only if the first one was refused.
 """
 
 import asyncio
@@ -25,9 +26,9 @@ from kontrol.store.protocol import Ambiguous, Denied, NoSpace, StoreError, Unava
 log = logging.getLogger(__name__)
 
 # Pings find a dead peer under a stream that nothing else probes. etcd closes connections that ping
-# more often than every 5 s; gRPC ignores keepalive_timeout_ms without ping_timeout_ms, and stops
-# pinging a quiet stream after two without max_pings_without_data. The time-out, which gRPC uses
-# for TCP_USER_TIMEOUT too, is more than a slow round trip, or it would break the connection.
+# more often than every 5 s. gRPC ignores keepalive_timeout_ms without ping_timeout_ms, and without
+# max_pings_without_data it stops after two pings of a quiet stream. The timeout, which gRPC also
+# uses for TCP_USER_TIMEOUT, is longer than a slow round trip, which would break the connection.
 _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -46,7 +47,7 @@ _MAX_PAUSE = 0.4
 
 
 class Member:
-    """One member: its channel, the token that it gave us, and its pace."""
+    """One member: its channel, our token at it, and its pace."""
 
     def __init__(self, endpoint: str, config: EtcdConfig) -> None:
         self.endpoint = endpoint
@@ -59,30 +60,30 @@ class Member:
         self._login = asyncio.Lock()
 
     async def call(self, method: Method, request: Wire, attempt: float, limit: float) -> Wire:
-        """Ask this member once, logging in as needed. Raises `StoreError` and `ValueError`.
+        """Call this member once, and log in if needed. Raises `StoreError` and `ValueError`.
 
-        It is given `attempt` seconds, or more if it is slow, and `limit` at most.
+        It has `attempt` seconds, more if it is slow, and at most `limit`.
         """
-        timeout = min(self.pace.patience(attempt), limit)
+        timeout = min(self.pace.timeout(attempt), limit)
         deadline = _now() + timeout
         await self.connect(timeout)
         try:
-            return await self._ask(method, request, deadline)
+            return await self._call(method, request, deadline)
         except LoggedOut:
-            return await self._ask(method, request, deadline)
+            return await self._call(method, request, deadline)
 
-    async def _ask(self, method: Method, request: Wire, deadline: float) -> Wire:
+    async def _call(self, method: Method, request: Wire, deadline: float) -> Wire:
         token = await self.log_in(deadline - _now())
-        asked = _now()
+        sent = _now()
         try:
-            answer = await self._unary(method, request, deadline - asked, token)
+            answer = await self._unary(method, request, deadline - sent, token)
         except LoggedOut as error:
             self.log_out(token, error)
             raise
         except Ambiguous:
-            self.pace.silent(_now() - asked)
+            self.pace.timed_out(_now() - sent)
             raise
-        self.pace.answered(_now() - asked)
+        self.pace.answered(_now() - sent)
         return answer
 
     async def connect(self, timeout: float) -> None:
@@ -99,7 +100,7 @@ class Member:
             raise Unavailable(f"cannot connect: {error}") from error
 
     async def _renew(self) -> None:
-        """Take certificates that were replaced on disk; the channel is not connected."""
+        """Use certificates that were replaced on disk; the channel is not connected."""
         try:
             pems = self._config.pems()
         except OSError as error:
@@ -112,7 +113,7 @@ class Member:
             await old.close()
 
     async def log_in(self, timeout: float) -> str:
-        """Return the token for this member, "" without a user. Raises `Unavailable`, `Denied`."""
+        """Return our token at this member, "" without a user. Raises `Unavailable`, `Denied`."""
         if self._token is not None:
             return self._token
         async with self._login:
@@ -140,7 +141,7 @@ class Member:
     def log_out(self, token: str, error: LoggedOut) -> None:
         """Forget `token`, which the member refused. Raises `Denied` if we have no user."""
         if not self._config.user:
-            raise Denied(f"{error}: give a user and a password file") from error
+            raise Denied(f"{error}: set a user and a password file") from error
         if self._token == token:
             self._token = None
 
@@ -161,12 +162,12 @@ class Member:
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
-            raise Ambiguous("the store's client was closed in mid-call") from None
+            raise Ambiguous("the store's client was closed during the call") from None
         except aio.UsageError:
             raise Unavailable("the store's client is closed") from None
 
     def open(self, method: Method, token: str) -> Stream:
-        """Open a stream; whoever opens it closes it."""
+        """Open a stream, which the caller closes."""
         make: Wire = self._channel.stream_stream(
             method.path,
             request_serializer=method.request.SerializeToString,
@@ -180,7 +181,7 @@ class Member:
 
 
 class Client:
-    """All members, of which one at a time is asked; the next one once that fails."""
+    """All members. Calls go to one of them, and to the next one when that fails."""
 
     def __init__(self, config: EtcdConfig) -> None:
         self.config = config
@@ -191,15 +192,15 @@ class Client:
 
     @property
     def member(self) -> Member:
-        """The member that is asked at present."""
+        """The member that calls go to at present."""
         return self._members[self._current]
 
     def leave(self, member: Member, error: StoreError) -> None:
-        """Ask another member from now on, unless that happened already."""
+        """Call another member from now on, unless that happened already."""
         if member is not self.member or len(self._members) == 1:
             return
         self._current = (self._current + 1) % len(self._members)
-        # In an outage the rotation goes round and round: only its start is news.
+        # In an outage the rotation goes on: only its start is news.
         level = logging.WARNING if self._served else logging.DEBUG
         log.log(level, "%s; next is %s", error, self.member.endpoint)
         self._served = False
@@ -207,10 +208,10 @@ class Client:
     async def call(
         self, method: Method, request: Wire, *, writes: bool = False, attempt: float = 0
     ) -> Wire:
-        """Ask until a member answers or the time is up; `attempt` is the usual bound of one try.
+        """Call until a member answers or the time is up; `attempt` bounds one attempt, in seconds.
 
-        Raises what the answer means, `NoSpace` at once; `Unavailable` in the end, and `Ambiguous`
-        if it `writes`.
+        Raises what the answer means, `NoSpace` at the first one. In the end raises `Unavailable`,
+        or `Ambiguous` for a call that `writes`.
         """
         deadline = _now() + self.config.timeout
         attempt = attempt or self.config.attempt_timeout
@@ -220,7 +221,7 @@ class Client:
             try:
                 answer = await member.call(method, request, attempt, deadline - _now())
             except NoSpace:
-                raise  # it is the whole cluster that is full
+                raise  # the whole cluster is full
             except (Unavailable, Ambiguous) as error:
                 self.leave(member, error)
                 if writes and isinstance(error, Ambiguous):
@@ -241,12 +242,12 @@ class Client:
     async def stream(self, method: Method) -> AsyncIterator[Stream]:
         """Open a stream at the current member, and leave that member if the stream fails.
 
-        Raises what `Member.connect` and `Member.log_in` raise, and lets pass what the body raises.
+        Raises what `Member.connect`, `Member.log_in` and the body raise.
         """
         member = self.member
         try:
             await member.connect(self.config.connect_timeout)
-            token = await member.log_in(member.pace.patience(self.config.attempt_timeout))
+            token = await member.log_in(member.pace.timeout(self.config.attempt_timeout))
             stream = member.open(method, token)
             try:
                 yield stream
@@ -274,7 +275,7 @@ def _channel(endpoint: str, pems: Pems | None) -> aio.Channel:
 
 
 def _metadata(token: str) -> tuple[tuple[str, str], ...]:
-    # A member that knows no leader then refuses at once, instead of waiting or falling silent.
+    # So a member without a leader refuses the call, instead of waiting without an answer.
     leader = ("hasleader", "true")
     return (leader, ("token", token)) if token else (leader,)
 

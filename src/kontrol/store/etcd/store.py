@@ -1,8 +1,8 @@
 """`EtcdStore`: the calls of `kontrol.store.protocol.Store`, each one request to etcd.
 
-Which failure means what is in `errors`, who is asked when in `members`; here is only which calls
-may be repeated. Reads may. So may a grant, whose id is ours, a refresh and a revocation, which do
-the same twice as once. A transaction that writes may not.
+`config` has the meaning of failures, `members` the choice of a member. This module says only which
+calls may be repeated: reads, a grant, whose id is ours, a refresh and a revocation, which have the
+same effect twice. A transaction that writes may not.
 """
 
 import asyncio
@@ -50,9 +50,9 @@ _ALARM: Final = re.compile(r"\b(NOSPACE|CORRUPT)\b")  # as in "memberID:1 alarm:
 class EtcdStore:
     """A client of one etcd cluster; implements `kontrol.store.protocol.Store`.
 
-    Make it where the event loop runs, close it there. Nothing is sent before the first call.
-    Raises `OSError` if a certificate cannot be read. Cancelling a call costs gRPC a kilobyte that
-    it never gives back (grpc #43360): rather let it run into its own bound.
+    Create and close it in a running event loop. Nothing is sent before the first call. Raises
+    `OSError` if a certificate cannot be read. A cancelled call leaks a kilobyte in gRPC (grpc
+    #43360): let it time out instead.
     """
 
     def __init__(self, config: EtcdConfig) -> None:

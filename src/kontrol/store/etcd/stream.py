@@ -1,8 +1,8 @@
-"""How long to wait for a member, and a two-way stream that can be given up from outside.
+"""How long to wait for a member, and a two-way stream that other tasks can end.
 
 gRPC ends a stream when a pending `read()` is cancelled, and reports its own cancellation as a
-`CancelledError` that looks like the task's. Here a read is never cancelled to wait less long:
-whoever watches over the stream gives it up with a reason, which the reader then gets raised.
+`CancelledError` that looks like the task's. So no read is cancelled to bound its time. Instead, the
+task that watches a stream ends it with a reason, and the reader raises that.
 """
 
 import asyncio
@@ -16,37 +16,37 @@ from kontrol.store.protocol import Unavailable
 
 
 class Pace:
-    """How long one member takes to answer, as learnt from its answers and from waiting in vain.
+    """How long one member takes to answer, from its answers and from timeouts.
 
-    A bound that a slow etcd can never keep would end every call, and open every stream again, for
-    ever: so bounds grow with the time that answers take, up to `most`, and come down with them.
+    A timeout that a slow etcd can never meet would end every call and open every stream again,
+    without end. So timeouts grow with the time that answers take, up to `most`, and shrink with it.
     """
 
     def __init__(self, most: float) -> None:
         self.seconds = 0.0
         self._most = most
 
-    def patience(self, usual: float, seconds: float | None = None) -> float:
-        """Return the seconds to wait where `usual` are enough for a member in good health.
+    def timeout(self, usual: float, seconds: float | None = None) -> float:
+        """Return the seconds to wait for an answer that a healthy member gives in `usual`.
 
-        With `seconds`, where answers take so long.
+        With `seconds`, where answers take that long.
         """
         seconds = self.seconds if seconds is None else seconds
         return min(max(usual, 2 * seconds), max(usual, self._most))
 
     def answered(self, seconds: float) -> None:
-        """Note an answer that took so long."""
+        """Note an answer that took that long."""
         self.seconds = max(seconds, self.seconds / 2)
 
-    def silent(self, seconds: float) -> None:
-        """Note that so long was not enough."""
+    def timed_out(self, seconds: float) -> None:
+        """Note that there was no answer in that time."""
         self.seconds = max(seconds, self.seconds)
 
 
 class _Requests:
-    """What gRPC takes messages from: not a generator, which gRPC would leave unfinished.
+    """The messages to send. Not a generator, which gRPC would leave unfinished.
 
-    It must end with the stream: of a stream that etcd ended, gRPC leaves its reader waiting here.
+    It must end with the stream: when etcd ends a stream, gRPC leaves its reader waiting here.
     """
 
     def __init__(self, queue: asyncio.Queue[Wire | None]) -> None:
@@ -76,13 +76,13 @@ class Stream:
         self._reason: BaseException | None = None
         self._call = make(_Requests(self._outgoing), metadata=metadata)
 
-    def patience(self, usual: float) -> float:
-        """Return the seconds of silence to bear, as `Pace` says, but no more than at the start.
+    def timeout(self, usual: float) -> float:
+        """Return the seconds to wait for a message, as `Pace` has it, but no more than at first.
 
-        Else of several that wait for one stalled member, each would make the next one wait longer.
+        Otherwise each of several streams to one stalled member would make the next wait longer.
         """
         self._seconds = min(self._seconds, self.pace.seconds)
-        return self.pace.patience(usual, self._seconds)
+        return self.pace.timeout(usual, self._seconds)
 
     def send(self, message: Wire) -> None:
         """Queue a message."""
@@ -109,6 +109,6 @@ class Stream:
         self._call.cancel()
 
     def close(self) -> None:
-        """End the stream. An abandoned one would leak (grpc #43462)."""
+        """End the stream. One that is not ended leaks (grpc #43462)."""
         self._call.cancel()
         self._outgoing.put_nowait(None)

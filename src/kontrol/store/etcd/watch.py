@@ -1,22 +1,22 @@
 """A watch that survives its connections: every event from the start on, once, in order.
 
 One task reads the stream, resumes it after the last *event's* revision whenever it breaks, and
-queues what came; another one probes it. The invariant: `_position` is a revision up to which every
+queues the events; another one probes it. Invariant: `_position` is a revision up to which every
 event has been queued, and it only rises.
 
-**Probe.** Once a second, and when `confirm` asks, the revision R of the store is read,
-linearizably, at whichever member answers. If the position has reached R the watch was not behind
-when the question was sent, whatever the state of its stream: that is a confirmation. Otherwise
-progress is asked for on the stream until the position reaches R. A stream that stays silent
-meanwhile belongs to a member that is stalled, partitioned or far behind: it is left for another.
+**Probe.** Once a second, and on `confirm`, the revision R of the store is read, linearizably, at
+any member. If the position has reached R, the watch was not behind when the read was sent, whatever
+the state of its stream: this confirms it. Otherwise progress is requested on the stream until the
+position reaches R. A stream without any message meanwhile belongs to a member that is stalled,
+partitioned or far behind, and is left for another one.
 
-**Progress.** etcd answers a progress request with its revision. Servers before 3.4.25 and 3.5.8
-let that answer overtake events (etcd #15220), so a revision counts only if an answer a little
-later finds that no event came in between; servers since 3.5.22 and 3.6.2 do not answer while the
-start lies in the future (etcd #20229), which the rule above settles without them.
+**Progress.** etcd answers a progress request with its revision. In servers before 3.4.25 and 3.5.8
+that answer can overtake events (etcd #15220), so a revision counts only if no event came before a
+second answer a little later. Servers since 3.5.22 and 3.6.2 do not answer while the start is in the
+future (etcd #20229); then the probe's own read settles it.
 
-**Another store.** A watch from a revision that a restored store has yet to reach waits in silence.
-So each connection begins with a read, and its cluster id and revision are compared.
+**Another store.** A watch from a revision that a restored store has not reached gets no message. So
+each connection begins with a read, and its cluster id and revision are compared.
 """
 
 import asyncio
@@ -47,10 +47,10 @@ from kontrol.store.protocol import (
 
 PROBE = 1.0  # seconds between two probes
 PROBE_ATTEMPT = 1.0  # seconds that a probe's read waits for one quick member
-STALL = 1.5  # seconds without any message, though asked for progress, until a quick member is left
+STALL = 1.5  # seconds without a message, after a progress request, until a quick member is left
 SETTLE = 0.25  # seconds between two progress requests
 SETTLED = 0.2  # seconds between their answers; a server that catches up sends every 0.1 s
-MAX_QUEUED = 256  # batches read ahead of the consumer; then the server has to wait
+MAX_QUEUED = 256  # batches that are read ahead of the consumer
 _PAUSE = 0.05  # seconds before a failed stream is opened again, doubling up to
 _MAX_PAUSE = 1.0
 
@@ -58,7 +58,7 @@ _PROGRESS: Final = WATCH.request(progress_request={})
 
 
 class EtcdWatch:
-    """One watch; implements `kontrol.store.protocol.Watch`. Whoever makes it closes it."""
+    """One watch; implements `kontrol.store.protocol.Watch`. Its creator closes it."""
 
     def __init__(self, client: Client, key: str, *, prefix: bool, start: int, cluster: int) -> None:
         if start < 1:
@@ -70,7 +70,7 @@ class EtcdWatch:
         self._position = start - 1
         self._cluster = cluster
         self._confirmed = -math.inf
-        self._progress: tuple[int, float] | None = None  # a revision to trust if nothing follows
+        self._progress: tuple[int, float] | None = None  # counts if no event follows
         self._moved = asyncio.Event()  # the position rose
         self._asks = self._answered = 0
         self._asked = asyncio.Event()
@@ -96,18 +96,18 @@ class EtcdWatch:
         return self._batches.popleft()
 
     async def confirm(self) -> None:
-        """See `Watch.confirm`. Several questions may share an answer that is younger than all."""
+        """See `Watch.confirm`. Several calls may share one confirmation that is later than all."""
         self._asks += 1
         self._asked.set()
 
     async def close(self) -> None:
-        """End the watch and its iteration, wherever that waits."""
+        """End the watch and its iteration."""
         self._task.cancel()
         await asyncio.wait({self._task})
         self._batches.clear()
 
     async def _run(self) -> None:
-        """Follow one stream after another. Raises what the iteration is to raise."""
+        """Follow one stream after another. Raises what the iteration raises."""
         pause = _PAUSE
         while True:
             try:
@@ -129,15 +129,15 @@ class EtcdWatch:
             pause = min(2 * pause, _MAX_PAUSE)
 
     async def _look(self) -> int:
-        """Return the store's revision, seen to be this store's. Raises `Restored`."""
+        """Read the store's revision, and check that it is the same store. Raises `Restored`."""
         sent, position = _now(), self._position
-        # One key of the watched range: the least that a role which may watch may also read.
+        # One key of the watched range: any role that may watch it may also read that.
         request = range_request(Range(self._key, keys_only=True))
         seen = header(await self._client.call(RANGE, request, attempt=PROBE_ATTEMPT))
         self._identify(seen.cluster)
         if seen.revision < position:
             raise Restored(
-                f"the store is at revision {seen.revision} and was at {position}: it went back; "
+                f"the store is at revision {seen.revision} and was at {position}: it was restored; "
                 "read everything again"
             )
         if seen.revision <= self._position:
@@ -152,7 +152,7 @@ class EtcdWatch:
         self._cluster = cluster
 
     async def _follow(self, stream: Stream) -> None:
-        """Queue what the stream brings. Ends only by raising."""
+        """Queue the stream's events. Ends only by raising."""
         self._progress = None
         self._created = False
         stream.send(watch_create(self._key, prefix=self._prefix, start=self._start))
@@ -170,7 +170,7 @@ class EtcdWatch:
                 self._advance(message.header.revision)
 
     def _judge(self, message: Wire, stream: Stream) -> None:
-        """Raise if the server refuses or ends the watch. A refusal may call itself created too."""
+        """Raise if the server refuses or ends the watch. A refusal may have `created` set too."""
         if message.canceled:
             if message.compact_revision:
                 raise Compacted(message.compact_revision)
@@ -185,7 +185,7 @@ class EtcdWatch:
             self._refused = False
 
     async def _deliver(self, events: tuple[Event, ...]) -> None:
-        # Servers may repeat events from before a start that lay in their future (etcd #20221).
+        # Servers may repeat events from before a start that was in their future (etcd #20221).
         events = tuple(e for e in events if e.kv.mod_revision >= self._start)
         self._progress = None
         if not events:
@@ -203,7 +203,7 @@ class EtcdWatch:
         self._came.set()
 
     def _advance(self, revision: int) -> None:
-        """Take a progress answer: it makes the one before it trustworthy."""
+        """Note a progress answer: it proves that the one before it counts."""
         now = _now()
         if self._progress is None:
             self._progress = revision, now
@@ -216,7 +216,7 @@ class EtcdWatch:
         self._moved.set()
 
     async def _probe(self, stream: Stream) -> None:
-        """Confirm for ever. Raises `Unavailable` if the stream stalls, and `Restored`."""
+        """Confirm until cancelled. Raises `Unavailable` if the stream stalls, and `Restored`."""
         while True:
             if self._asks == self._answered:
                 with suppress(TimeoutError):
@@ -227,7 +227,7 @@ class EtcdWatch:
             try:
                 revision = await self._look()
             except Unavailable:
-                await asyncio.sleep(_PAUSE)  # no quorum: nobody can tell whether we are behind
+                await asyncio.sleep(_PAUSE)  # no quorum: no member can tell whether we are behind
                 continue
             await self._reach(revision, stream)
             self._confirmed = sent
@@ -236,7 +236,7 @@ class EtcdWatch:
                 self._answer(Batch((), sent))
 
     async def _reach(self, revision: int, stream: Stream) -> None:
-        """Ask for progress until the position is at `revision`."""
+        """Request progress until the position is at `revision`. Raises `Unavailable`."""
         since = _now()
         while self._position < revision:
             stream.send(_PROGRESS)
@@ -245,23 +245,25 @@ class EtcdWatch:
                     while self._position < revision:
                         self._moved.clear()
                         await self._moved.wait()
-            silent = _now() - max(since, stream.received)
-            patience = stream.patience(STALL)
-            if silent >= patience and len(self._batches) < MAX_QUEUED:
-                stream.pace.silent(silent)
-                raise Unavailable(f"etcd at {stream.endpoint}: watch silent for {silent:.1f} s")
+            waited = _now() - max(since, stream.received)
+            timeout = stream.timeout(STALL)
+            if waited >= timeout and len(self._batches) < MAX_QUEUED:
+                stream.pace.timed_out(waited)
+                raise Unavailable(
+                    f"etcd at {stream.endpoint}: no message on the watch for {waited:.1f} s"
+                )
 
     def _answer(self, batch: Batch) -> None:
         if self._batches and not self._batches[-1].events:
-            self._batches.pop()  # nobody took the last one yet
+            self._batches.pop()  # the last one was not taken yet
         self._say(batch)
 
 
 async def compacted_revision(client: Client, key: str, *, prefix: bool) -> int:
-    """Return the oldest revision that is left, 0 if etcd does not say; only a watch tells it."""
+    """Return the oldest revision left, 0 if etcd does not say. Only a watch can find it."""
     try:
-        patience = client.member.pace.patience(client.config.attempt_timeout)
-        async with asyncio.timeout(patience), client.stream(WATCH) as stream:
+        timeout = client.member.pace.timeout(client.config.attempt_timeout)
+        async with asyncio.timeout(timeout), client.stream(WATCH) as stream:
             stream.send(watch_create(key, prefix=prefix, start=1))
             while not (revision := (await stream.receive()).compact_revision):
                 pass
@@ -272,7 +274,7 @@ async def compacted_revision(client: Client, key: str, *, prefix: bool) -> int:
 
 @asynccontextmanager
 async def _beside(work: Coroutine[None, None, None], stream: Stream) -> AsyncIterator[None]:
-    """Run `work` beside the body; if it raises, the stream is given up for that reason."""
+    """Run `work` beside the body. If it raises, the stream ends for that reason."""
 
     def done(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
