@@ -16,7 +16,7 @@ from kontrol.store.protocol import Store
 
 @dataclass(frozen=True)
 class Bed:
-    """A store, a prefix that nobody else uses, and what the protocol leaves to operators."""
+    """A store, a prefix of its own, and what the protocol leaves to operators."""
 
     store: Store
     prefix: str

@@ -89,7 +89,7 @@ def test_it_lets_go_after_its_time() -> None:
     assert brake.consider(151, 5, 5) is None
 
 
-def test_it_lets_go_when_they_return_and_engages_anew() -> None:
+def test_it_is_released_when_they_return_and_engages_again() -> None:
     brake = Brake(50, 50)
     assert brake.consider(100, 5, 5) == 150
     assert brake.consider(110, 1, 5) is None

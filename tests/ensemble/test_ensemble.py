@@ -32,7 +32,7 @@ def pod(seq: int, key: str = "", payload: str = "", pod_id: str = "") -> Pod:
 
 
 def test_the_digest_is_frozen() -> None:
-    """A golden value: a change of the canonical form would run every callback anew."""
+    """A golden value: a change of the canonical form would run every callback again."""
     pods = [
         Pod(0, "app", "p0", "10.0.0.1", "blXcB", "r", {"é": [1, 2.5, None]}, "n0", 3),
         Pod(12, "app", "p1", "10.0.0.2", "blXcC", "r", "", "n1", 0, {"zone": "z"}),

@@ -13,7 +13,7 @@ from kontrol.ensemble.numbers import decimal, whole
 from kontrol.settings import examine
 from kontrol.settings import variables as v
 
-# What `int` or `float` would take for a number, and nobody who meant that would write.
+# What `int` or `float` would accept, and is a slip.
 ODD = ("25_0", "+25", "-25", "1e2", "٢٥", "２５", "²", "nan", "inf", "0x19", "25.", ".5", "2.5.0")  # noqa: RUF001
 NUMBERS = [
     variable.name

@@ -53,7 +53,7 @@ def test_payload_is_an_empty_string_by_default() -> None:
     assert parse_keepalive(text()).payload == ""
 
 
-def test_the_key_is_computed_anew() -> None:
+def test_the_key_is_computed_by_the_master() -> None:
     assert parse_keepalive(text(key="zzz")).key == "39mysN"
 
 

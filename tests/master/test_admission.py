@@ -25,7 +25,7 @@ RECORD = Keepalive(
 )
 POD = Pod.of(RECORD, 7)
 LIVE = Live(POD, revision=30, lease=99)
-SEAT = Registration.of(POD)
+REGISTRATION = Registration.of(POD)
 
 
 def known(**changes: object) -> View:
@@ -33,7 +33,7 @@ def known(**changes: object) -> View:
     return View(
         live=replace(LIVE, pod=replace(POD, **changes)),  # type: ignore[arg-type]
         live_revision=30,
-        registration=SEAT,
+        registration=REGISTRATION,
         registration_revision=30,
     )
 
@@ -43,12 +43,14 @@ def refusal(decision: object) -> str:
     return decision.name
 
 
-def test_a_stranger_gets_a_new_number() -> None:
+def test_an_unknown_pod_gets_a_new_number() -> None:
     assert decide(RECORD, View()) == Join(RECORD, seq=None)
 
 
 def test_one_that_was_lost_gets_its_number_back() -> None:
-    assert decide(RECORD, View(registration=SEAT, registration_revision=30)) == Join(RECORD, seq=7)
+    assert decide(RECORD, View(registration=REGISTRATION, registration_revision=30)) == Join(
+        RECORD, seq=7
+    )
 
 
 def test_an_equal_record_refreshes() -> None:
@@ -74,7 +76,7 @@ def test_an_older_process_is_stale() -> None:
 
 
 def test_a_late_record_of_a_lost_pod_is_stale() -> None:
-    assert refusal(decide(replace(RECORD, n=4), View(registration=SEAT))) == "Stale"
+    assert refusal(decide(replace(RECORD, n=4), View(registration=REGISTRATION))) == "Stale"
 
 
 def test_without_a_counter_the_last_write_wins() -> None:
@@ -91,7 +93,7 @@ def test_a_nonce_without_a_counter_does_not_hide_a_change() -> None:
 
 
 def test_another_content_under_an_equal_nonce_and_counter_is_written() -> None:
-    """It is no process's own: somebody forged one of the two."""
+    """It is not the process's own: one of the two is forged."""
     other = replace(RECORD, payload="y")
     assert decide(other, known()) == Write(Pod.of(other, 7), LIVE)
 
@@ -131,21 +133,21 @@ def test_what_is_in_the_way_of_a_retrying_process_is_replaced_once_unresponsive(
     for view, decision in (
         (known(), Write(Pod.of(older, 7), LIVE)),
         (View(elsewhere=(elsewhere,)), Join(older, seq=None, moved=(elsewhere,))),
-        (View(registration=SEAT), Join(older, seq=7)),
+        (View(registration=REGISTRATION), Join(older, seq=7)),
     ):
         assert refusal(decide(older, view)) == "Stale"
         assert once_unresponsive(decide(older, view)) == decision
 
 
 def test_a_tombstone_is_kept_when_another_id_takes_the_key() -> None:
-    tombstone = replace(SEAT, left=True)
+    tombstone = replace(REGISTRATION, left=True)
     other = replace(RECORD, id="p2", nonce=nonce("c"))
     assert decide(other, View(registration=tombstone)) == Join(other, seq=None, archive=tombstone)
 
 
-def test_another_id_may_take_a_key_whatever_the_nonce_of_who_had_it() -> None:
+def test_another_id_may_take_a_key_whatever_the_nonce_of_its_last_user() -> None:
     other = replace(RECORD, id="p2", nonce=nonce("a"), n=0)
-    assert decide(other, View(registration=SEAT)) == Join(other, seq=None)
+    assert decide(other, View(registration=REGISTRATION)) == Join(other, seq=None)
 
 
 def test_the_same_id_from_a_new_address_replaces_the_earlier_one() -> None:
@@ -158,7 +160,7 @@ def test_the_earlier_one_cannot_come_back_over_it() -> None:
     assert refusal(decide(old, View(elsewhere=(LIVE,)))) == "Stale"
 
 
-def test_a_record_that_moved_while_another_stood_puts_that_out() -> None:
+def test_a_record_that_moved_while_another_stood_replaces_that() -> None:
     elsewhere = replace(LIVE, pod=replace(POD, key="k9", seq=3, nonce=nonce("a")))
     decision = decide(RECORD, replace(known(), elsewhere=(elsewhere,)))
     assert decision == Join(RECORD, seq=7, moved=(elsewhere,))
@@ -168,53 +170,57 @@ def test_a_lease_about_to_go_is_replaced_under_the_same_number() -> None:
     assert decide(RECORD, known(), new_lease=True) == Join(RECORD, seq=7)
 
 
-def test_one_that_is_here_is_not_judged_by_its_seat() -> None:
-    for registration in (None, replace(SEAT, left=True), replace(SEAT, n=9)):
+def test_one_that_is_here_is_not_judged_by_its_registration() -> None:
+    for registration in (None, replace(REGISTRATION, left=True), replace(REGISTRATION, n=9)):
         assert decide(RECORD, replace(known(), registration=registration), new_lease=True) == Join(
             RECORD, seq=7
         )
 
 
-def test_a_farewell_leaves_a_tombstone() -> None:
-    farewell = replace(RECORD, down=True, n=6)
-    assert decide(farewell, known()) == Leave(replace(SEAT, n=6, left=True), LIVE)
+def test_a_deregistration_leaves_a_tombstone() -> None:
+    last = replace(RECORD, down=True, n=6)
+    assert decide(last, known()) == Leave(replace(REGISTRATION, n=6, left=True), LIVE)
 
 
-def test_a_farewell_after_the_lease_expired_still_counts_as_having_left() -> None:
-    farewell = replace(RECORD, down=True, n=6)
-    assert decide(farewell, View(registration=SEAT)) == Leave(replace(SEAT, n=6, left=True), None)
+def test_a_deregistration_after_the_lease_expired_still_counts_as_having_left() -> None:
+    last = replace(RECORD, down=True, n=6)
+    assert decide(last, View(registration=REGISTRATION)) == Leave(
+        replace(REGISTRATION, n=6, left=True), None
+    )
 
 
-def test_a_farewell_of_a_stranger_is_nothing() -> None:
-    farewell = replace(RECORD, down=True)
-    assert decide(farewell, View()) == Nothing()
-    assert decide(replace(farewell, id="p2"), known()) == Nothing()
-    assert decide(farewell, View(registration=replace(SEAT, left=True))) == Nothing()
-    assert decide(replace(farewell, id="p2"), View(registration=SEAT)) == Nothing()
-    assert decide(farewell, known(id="p2")) == Nothing()
+def test_a_deregistration_of_an_unknown_pod_is_nothing() -> None:
+    last = replace(RECORD, down=True)
+    assert decide(last, View()) == Nothing()
+    assert decide(replace(last, id="p2"), known()) == Nothing()
+    assert decide(last, View(registration=replace(REGISTRATION, left=True))) == Nothing()
+    assert decide(replace(last, id="p2"), View(registration=REGISTRATION)) == Nothing()
+    assert decide(last, known(id="p2")) == Nothing()
 
 
-def test_a_farewell_of_the_process_before_does_not_remove_its_successor() -> None:
-    farewell = replace(RECORD, down=True, nonce=nonce("a"), n=9)
-    assert refusal(decide(farewell, known())) == "Stale"
+def test_a_deregistration_of_the_process_before_does_not_remove_its_successor() -> None:
+    last = replace(RECORD, down=True, nonce=nonce("a"), n=9)
+    assert refusal(decide(last, known())) == "Stale"
 
 
-def test_a_late_farewell_of_one_that_was_lost_is_stale() -> None:
-    farewell = replace(RECORD, down=True, n=4)
-    assert refusal(decide(farewell, View(registration=SEAT))) == "Stale"
+def test_a_late_deregistration_of_one_that_was_lost_is_stale() -> None:
+    last = replace(RECORD, down=True, n=4)
+    assert refusal(decide(last, View(registration=REGISTRATION))) == "Stale"
 
 
 def test_a_late_keepalive_of_one_that_left_is_refused() -> None:
-    tombstone = replace(SEAT, left=True)
+    tombstone = replace(REGISTRATION, left=True)
     assert refusal(decide(RECORD, View(registration=tombstone))) == "Gone"
     assert refusal(decide(replace(RECORD, n=9), View(registration=tombstone))) == "Gone"
 
 
 def test_its_next_process_is_welcome_under_the_same_number() -> None:
     restarted = replace(RECORD, nonce=nonce("c"), n=0)
-    assert decide(restarted, View(registration=replace(SEAT, left=True))) == Join(restarted, seq=7)
+    assert decide(restarted, View(registration=replace(REGISTRATION, left=True))) == Join(
+        restarted, seq=7
+    )
     plain = replace(RECORD, nonce="", n=None)  # an agent that cannot be told from its predecessor
-    assert decide(plain, View(registration=replace(SEAT, nonce="", left=True))) == Join(
+    assert decide(plain, View(registration=replace(REGISTRATION, nonce="", left=True))) == Join(
         plain, seq=7
     )
 

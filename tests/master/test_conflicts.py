@@ -1,4 +1,4 @@
-"""Two senders for one seat: the status names both while both go on, and the log what flips."""
+"""Two senders for one registration: the status names both, and the log those that flip."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ async def reporting(
     sender: Sender,
     **fields: Any,  # noqa: ANN401 - any field of the record
 ) -> AsyncIterator[list[str]]:
-    """A sender that goes on meanwhile, whatever it is told; gives the names of its refusals."""
+    """A sender that goes on meanwhile, whatever the answers; yields the names of its refusals."""
     refusals: list[str] = []
 
     async def report() -> None:
@@ -97,8 +97,8 @@ async def test_another_master_s_sender_is_named_too() -> None:
 
 
 @virtual
-async def test_every_master_names_them_whichever_hears_them() -> None:
-    """The pod goes on at the master that refuses it: nobody else hears of it."""
+async def test_every_master_names_them_whichever_sees_them() -> None:
+    """The pod goes on at the master that refuses it: no other master sees it."""
     cluster = MemoryCluster()
     async with (
         running(cluster) as one,
@@ -187,7 +187,7 @@ async def test_the_same_id_elsewhere_names_both_addresses() -> None:
 
 
 @virtual
-async def test_a_late_message_and_a_restart_are_no_contest() -> None:
+async def test_a_late_message_and_a_restart_are_no_conflict() -> None:
     cluster = MemoryCluster()
     async with running(cluster) as master, reporting(master, 1, HONEST, nonce="b"):
         await asyncio.sleep(1)
@@ -221,7 +221,7 @@ async def test_a_pod_that_reports_under_two_names_is_logged(
 
 @virtual
 async def test_a_forged_record_does_not_stand_in_for_the_one_that_the_pod_sends_next() -> None:
-    """Whoever knows a pod's nonce and counter can forge its next record, once."""
+    """A client that knows a pod's nonce and counter can forge its next record, once."""
     cluster = MemoryCluster()
     async with running(cluster) as master:
         await master.ping(record(1, n=4), HONEST)

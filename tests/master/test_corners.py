@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from tests.master.reports import Slow
 from tests.master.support import CONFIG, KEYS, Stub, alive, record, running
-from tests.master.test_registry import Trouble
+from tests.master.test_registry import Faulty
 from tests.master.test_ttl import lead_with
 from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.memory.requests import Request
@@ -30,10 +30,13 @@ async def repeated(master: Master, raw: str, every: float, told: Callable[[str],
 
 
 @virtual
-async def test_a_raised_ttl_makes_nobody_pass_for_silent() -> None:
+async def test_a_raised_ttl_makes_no_pod_count_as_unresponsive() -> None:
     """The lease of a pod that just reported has less left than half of the new TTL."""
-    rivals = (record(9, ip="10.0.0.1"), record(1, nonce="a"))  # another pod, and an older process
-    for rival in rivals:
+    conflicting = (
+        record(9, ip="10.0.0.1"),
+        record(1, nonce="a"),
+    )
+    for raw in conflicting:
         cluster = MemoryCluster()
         mine: list[str] = []
         theirs: list[str] = []
@@ -41,7 +44,7 @@ async def test_a_raised_ttl_makes_nobody_pass_for_silent() -> None:
             await master.ping(record(1, nonce="b"))
             tasks = [group.create_task(repeated(master, record(1, nonce="b"), 2, mine.append))]
             await asyncio.sleep(0.9)
-            tasks += [group.create_task(repeated(master, rival, 0.75, theirs.append))]
+            tasks += [group.create_task(repeated(master, raw, 0.75, theirs.append))]
             await asyncio.sleep(20)
             await lead_with(cluster, master, 24.0)
             await asyncio.sleep(10)
@@ -52,7 +55,7 @@ async def test_a_raised_ttl_makes_nobody_pass_for_silent() -> None:
 
 
 @virtual
-async def test_a_candidate_without_a_lease_keeps_nobody_waiting() -> None:
+async def test_a_candidate_without_a_lease_keeps_no_other_waiting() -> None:
     """Nothing would ever end it: an operator or a bug wrote it."""
     cluster, callback = MemoryCluster(), Stub()
     await MemoryStore(cluster).txn([], [Put(f"{KEYS.candidates}junk", b"junk")])
@@ -75,7 +78,7 @@ async def test_round_trips_of_seconds_leave_a_leader_in_its_term(seconds: float)
 
 @virtual
 async def test_who_deregisters_while_the_brake_holds_is_not_told_lost() -> None:
-    """The pods are gone from the store already: only their seats change."""
+    """The pods are gone from the store already: only their registrations change."""
     cluster, callback = MemoryCluster(), Stub()
     async with running(cluster, callback) as master, alive(master, 1):
         async with alive(master, 2, 3, 4, 5, 6):
@@ -90,7 +93,7 @@ async def test_who_deregisters_while_the_brake_holds_is_not_told_lost() -> None:
 
 @virtual
 async def test_a_rollback_that_cannot_be_read_ends_no_term() -> None:
-    cluster, callback, network = MemoryCluster(), Stub(), Trouble()
+    cluster, callback, network = MemoryCluster(), Stub(), Faulty()
     async with running(cluster, callback, network=network) as master, alive(master, 1):
         await asyncio.sleep(5)
         lost = iter([True] * 3)

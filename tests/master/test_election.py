@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 from tests.master.support import CONFIG, KEYS, Stub, running
-from tests.master.test_registry import Trouble, writes
+from tests.master.test_registry import Faulty, writes
 from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.memory.requests import Grant, Request, Txn
 from tests.support.simloop import virtual
@@ -25,7 +25,7 @@ async def term_of(store: MemoryStore, clock: Callable[[], float] = lambda: 100.0
     return Term(store, KEY, 1, revision, fover=6.0, clock=clock)
 
 
-class Failing(Trouble):
+class Failing(Faulty):
     """A network whose first requests of a kind fail; it notes when they were made."""
 
     def __init__(self, concerns: Callable[[Request], bool], error: Exception) -> None:
@@ -117,7 +117,7 @@ async def test_a_key_of_its_own_is_tried_again_after_growing_pauses() -> None:
 
 @virtual
 async def test_a_key_of_its_own_is_written_by_one_request() -> None:
-    cluster, network = MemoryCluster(), Trouble()
+    cluster, network = MemoryCluster(), Faulty()
     term = await term_of(MemoryStore(cluster))
     store = MemoryStore(cluster, network)
     fenced = Term(store, KEY, 1, term.revision, fover=6.0, clock=lambda: 0.0)
@@ -142,7 +142,7 @@ async def test_a_key_of_its_own_is_written_over_whatever_is_found() -> None:
 
 @virtual
 async def test_a_key_of_its_own_whose_answer_was_lost_is_written_once() -> None:
-    cluster, network = MemoryCluster(), Trouble()
+    cluster, network = MemoryCluster(), Faulty()
     term = await term_of(MemoryStore(cluster))
     store = MemoryStore(cluster, network)
     fenced = Term(store, KEY, 1, term.revision, fover=6.0, clock=lambda: 0.0)
@@ -167,7 +167,7 @@ async def test_a_master_stands_again_after_growing_pauses_while_the_store_fails(
 
 @virtual
 async def test_a_candidacy_whose_answer_was_lost_leads_under_the_revision_it_got() -> None:
-    cluster, network = MemoryCluster(), Trouble()
+    cluster, network = MemoryCluster(), Faulty()
     lost = iter([Ambiguous("lost"), Ambiguous("lost")])
 
     def lose(request: Request) -> Exception | None:
@@ -211,7 +211,7 @@ async def test_a_candidate_says_once_which_master_it_waits_for(
     assert all(line.startswith("candidate, behind m1 ") for line in lines)
 
 
-class Deaf(Trouble):
+class Deaf(Faulty):
     """A network on which watches fall silent when told to."""
 
     def __init__(self) -> None:
@@ -241,7 +241,7 @@ async def test_a_candidate_whose_lease_is_gone_campaigns_again_although_no_watch
 @virtual
 async def test_a_leader_is_one_until_its_deadline_though_the_store_is_silent() -> None:
     """The first proof that fails does not depose it; the deadline does, and not later."""
-    cluster, network = MemoryCluster(), Trouble()
+    cluster, network = MemoryCluster(), Faulty()
     loop = asyncio.get_running_loop()
     async with running(cluster, network=network) as master:
         await asyncio.sleep(10)
@@ -258,7 +258,7 @@ async def test_a_leader_is_one_until_its_deadline_though_the_store_is_silent() -
 
 @virtual
 async def test_a_leader_that_cannot_prove_for_a_while_stays_one() -> None:
-    network = Trouble()
+    network = Faulty()
     async with running(MemoryCluster(), network=network) as master:
         await asyncio.sleep(10)
         term = master.election.term

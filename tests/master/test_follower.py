@@ -77,8 +77,8 @@ async def test_nothing_is_read_again_while_nothing_is_missed() -> None:
 
 
 @virtual
-async def test_nobody_waits_for_a_candidate_that_a_restore_took_away() -> None:
-    """History changes beneath a watch that goes on: the backup is of a later revision."""
+async def test_no_candidate_waits_for_one_that_a_restore_removed() -> None:
+    """History changes below a watch that goes on: the backup is of a later revision."""
     cluster, callback = MemoryCluster(), Stub()
     async with (
         running(cluster, callback) as one,
@@ -107,7 +107,7 @@ async def test_nobody_waits_for_a_candidate_that_a_restore_took_away() -> None:
 
 @virtual
 async def test_a_key_that_a_restore_wrote_again_under_another_lease() -> None:
-    """At the same revision, and with the same value, as before the store went back."""
+    """At the same revision, and with the same value, as before the restore."""
     cluster = MemoryCluster()
     store = MemoryStore(cluster)
     leases = [(await store.grant(60)).id for _ in range(2)]

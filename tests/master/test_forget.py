@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 from tests.master.support import CONFIG, KEYS, Stub, alive, nonce, record, running
-from tests.master.test_registry import Trouble, stored
+from tests.master.test_registry import Faulty, stored
 from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.memory.requests import Request, Txn
 from tests.support.simloop import virtual
@@ -148,7 +148,7 @@ def answers(request: Request) -> bool:
 @pytest.mark.parametrize("fault", ["before", "after"])
 async def test_it_is_done_once_though_an_answer_is_lost(fault: str) -> None:
     """Whether the lost write was done or not: one entry, and its number is not used again."""
-    cluster, network, callback = MemoryCluster(), Trouble(), Stub()
+    cluster, network, callback = MemoryCluster(), Faulty(), Stub()
     faults = 1
 
     def lose(request: Request) -> Exception | None:
@@ -178,7 +178,7 @@ async def test_it_is_done_once_though_an_answer_is_lost(fault: str) -> None:
 async def test_any_master_accepts_it_and_a_pod_that_reports_meanwhile_does_not_prevent_it() -> None:
     cluster = MemoryCluster()
 
-    class Busy(Trouble):
+    class Busy(Faulty):
         """Lets the pod report between each reading and writing of the leader."""
 
         async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:
@@ -268,7 +268,7 @@ async def test_a_damaged_registration_does_not_hide_others(name: str) -> None:
 
 @virtual
 async def test_nothing_is_read_at_no_key() -> None:
-    network = Trouble()
+    network = Faulty()
     async with running(MemoryCluster(), network=network) as master:
         assert (await forget(master, "#9"))["refused"] is True
         assert not [each for each in network.requests if isinstance(each, Txn) and not each.then]

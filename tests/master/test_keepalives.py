@@ -1,4 +1,4 @@
-"""Corners of taking keepalives: what they cost, what is told, and what one does to another."""
+"""Corners of keepalives: what they cost, what is acknowledged, and how one affects another."""
 
 import asyncio
 from collections.abc import Callable
@@ -33,7 +33,7 @@ async def test_a_pod_that_joins_needs_no_refresh() -> None:
 
 
 @virtual
-async def test_whoever_deregisters_is_told_the_ttl_as_well() -> None:
+async def test_a_deregistration_is_acknowledged_with_the_ttl_too() -> None:
     async with running(MemoryCluster()) as master:
         await master.ping(record(1))
         assert await master.ping(record(1, n=1, down=True)) == {
@@ -45,7 +45,7 @@ async def test_whoever_deregisters_is_told_the_ttl_as_well() -> None:
 
 
 @virtual
-async def test_a_pod_that_joins_is_told_the_ttl_of_the_lease_that_it_was_granted() -> None:
+async def test_a_pod_that_joins_gets_the_ttl_of_the_lease_that_it_was_granted() -> None:
     cluster, network = MemoryCluster(), Held()
     async with running(cluster, network=network) as master:
         granted = CONFIG.ttl
@@ -74,12 +74,12 @@ async def test_a_refusal_for_want_of_an_answer_says_so() -> None:
 
 
 @virtual
-async def test_a_new_lease_is_refreshed_at_once_although_the_mirror_shows_the_old_one() -> None:
+async def test_a_new_lease_is_refreshed_immediately_although_the_mirror_shows_the_old_one() -> None:
     cluster, network = MemoryCluster(), Held()
     async with running(cluster, network=network) as master:
         await master.ping(record(1))
         await asyncio.sleep(0.1)
-        network.heard = False
+        network.delivers = False
         await asyncio.sleep(0.1)
         old = master.mirror.live(KEY)
         assert old is not None
@@ -124,7 +124,7 @@ async def test_one_that_is_too_large_takes_no_other_with_it() -> None:
 
 @virtual
 async def test_a_full_store_is_tried_five_times_a_second() -> None:
-    """Each try raises an alarm anew."""
+    """Each attempt raises another alarm."""
     cluster, network = MemoryCluster(), Held()
     times = []
 

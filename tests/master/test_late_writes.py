@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from tests.master.support import BAD, GOOD, KEYS, Stub, alive, record, running
 from tests.master.test_leading import ledger, value
-from tests.master.test_registry import Trouble, writes
+from tests.master.test_registry import Faulty, writes
 from tests.support.memory import MemoryCluster
 from tests.support.memory.requests import Request, Txn
 from tests.support.simloop import virtual
@@ -25,7 +25,7 @@ from kontrol.store.protocol import Ambiguous, LeaseGone, Put, Range
 _Answer = TypeVar("_Answer")
 
 
-class Replaying(Trouble):
+class Replaying(Faulty):
     """After each write, does every earlier one again, and keeps what that changed."""
 
     def __init__(self, cluster: MemoryCluster) -> None:
@@ -96,7 +96,7 @@ async def test_copies_of_all_writes_that_arrive_late_change_nothing() -> None:
 
 @virtual
 async def test_a_rollback_whose_answer_is_lost_is_done_once() -> None:
-    cluster, network = MemoryCluster(), Trouble()
+    cluster, network = MemoryCluster(), Faulty()
     callback = Stub(
         outcome=lambda request: replace(GOOD, state=json.dumps({"run": request.run}).encode())
     )
@@ -127,7 +127,7 @@ async def test_a_rollback_whose_answer_is_lost_is_done_once() -> None:
 @virtual
 async def test_a_rollback_whose_leader_dies_before_the_answer_is_not_done_again() -> None:
     """The answer is in the same transaction: a successor finds the request answered."""
-    cluster, network = MemoryCluster(), Trouble()
+    cluster, network = MemoryCluster(), Faulty()
     callback = Stub(
         outcome=lambda request: replace(GOOD, state=json.dumps({"run": request.run}).encode())
     )

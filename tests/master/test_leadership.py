@@ -11,7 +11,7 @@ from tests.master.support import BAD, CONFIG, GOOD, KEYS, Stub, alive, record, r
 from tests.master.test_election import Deaf
 from tests.master.test_late_writes import Replaying
 from tests.master.test_leading import ledger
-from tests.master.test_registry import Trouble
+from tests.master.test_registry import Faulty
 from tests.master.test_terms import Outage, starts_after
 from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.memory.requests import Request, Txn
@@ -51,7 +51,7 @@ async def test_a_successor_goes_on_with_the_back_off() -> None:
 
 @virtual
 async def test_what_became_of_pods_is_asked_again_when_the_store_does_not_say() -> None:
-    cluster, callback, network = MemoryCluster(), Stub(), Trouble()
+    cluster, callback, network = MemoryCluster(), Stub(), Faulty()
     async with running(cluster, callback, network=network) as master, alive(master, 1):
         await master.ping(record(2))
         await asyncio.sleep(3)
@@ -88,7 +88,7 @@ async def test_a_run_whose_start_came_late_is_withdrawn_if_the_pods_are_not_know
 @virtual
 async def test_while_the_damper_waits_the_store_is_seldom_asked_what_became_of_pods() -> None:
     """For people alone, at most twice a second, whatever changes."""
-    cluster, callback, network = MemoryCluster(), Stub(), Trouble()
+    cluster, callback, network = MemoryCluster(), Stub(), Faulty()
     async with running(cluster, callback, network=network) as master, alive(master, 1):
         for number in range(2, 8):
             await master.ping(record(number))
@@ -218,7 +218,7 @@ async def test_what_is_answered_is_in_the_log(caplog: pytest.LogCaptureFixture) 
 async def test_a_leader_told_to_stop_does_not_wait_long_for_a_store(
     error: StoreError, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cluster, network, slow = MemoryCluster(), Trouble(), Stub(seconds=60)
+    cluster, network, slow = MemoryCluster(), Faulty(), Stub(seconds=60)
     loop = asyncio.get_running_loop()
     async with running(cluster, slow, network=network) as master, alive(master, 1):
         await asyncio.sleep(3)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from tests.master.support import BAD, CONFIG, GOOD, KEYS, Stub, alive, record, running
-from tests.master.test_registry import Trouble, writes
+from tests.master.test_registry import Faulty, writes
 from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
@@ -161,7 +161,7 @@ async def test_a_run_left_unended_is_waited_out_and_counts_as_a_failed_attempt()
 
 @virtual
 async def test_lost_answers_of_the_ledger_are_settled_by_reading() -> None:
-    cluster, callback, network = MemoryCluster(), Stub(), Trouble()
+    cluster, callback, network = MemoryCluster(), Stub(), Faulty()
     count = 0
 
     def lose(request: object) -> Exception | None:

@@ -12,7 +12,7 @@ import pytest
 from tests.master.support import KEYS
 from tests.master.test_election import PAUSES, Failing
 from tests.master.test_ledger import GOOD, PODS, running
-from tests.master.test_registry import Trouble, writes
+from tests.master.test_registry import Faulty, writes
 from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.memory.requests import Request, Txn
 from tests.support.simloop import virtual
@@ -34,7 +34,7 @@ ANSWER = KEYS.requests + "1"
 class Book:
     """A ledger behind a network, and the store without it."""
 
-    def __init__(self, ledger: Ledger, store: MemoryStore, network: Trouble, lease: int) -> None:
+    def __init__(self, ledger: Ledger, store: MemoryStore, network: Faulty, lease: int) -> None:
         self.ledger = ledger
         self.store = store
         self.network = network
@@ -51,7 +51,7 @@ class Book:
     @classmethod
     async def opened(cls, cluster: MemoryCluster, *, known: int = 0) -> "Book":
         """Open the ledger as it is; `known` is the highest run that this master saw."""
-        store, network = MemoryStore(cluster), Trouble()
+        store, network = MemoryStore(cluster), Faulty()
         lease = (await store.grant(600)).id
         key = KEYS.candidate(lease)
         put = await store.txn([], [Put(key, b"{}", lease)])

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tests.master.support import KEYS
-from tests.master.test_admission import LIVE, POD, RECORD, SEAT
+from tests.master.test_admission import LIVE, POD, RECORD, REGISTRATION
 
 from kontrol.ensemble.pod import Keepalive, Pod
 from kontrol.master.records.pods import Live, Registration
@@ -21,7 +21,7 @@ from kontrol.master.registry.admission import (
 )
 from kontrol.store.protocol import Compare, Delete, Put
 
-VIEW = View(live=LIVE, live_revision=30, registration=SEAT, registration_revision=29)
+VIEW = View(live=LIVE, live_revision=30, registration=REGISTRATION, registration_revision=29)
 LEASE = 5
 AS_READ = [
     Compare(KEYS.pod("k1"), "mod", "=", 30),
@@ -44,7 +44,7 @@ def test_what_changes_nothing_writes_nothing() -> None:
         assert (plan.compares, plan.ops, numbers) == ([], [], [number])
 
 
-def test_a_changed_record_is_written_if_neither_it_nor_its_seat_has_moved() -> None:
+def test_a_changed_record_is_written_if_neither_it_nor_its_registration_has_moved() -> None:
     pod = replace(POD, payload="y")
     plan, numbers = planned((RECORD, VIEW, Write(pod, LIVE)))
     assert numbers == [7]
@@ -61,7 +61,7 @@ def test_one_that_comes_back_joins_under_its_number_and_a_new_lease() -> None:
     assert plan.compares == AS_READ
     assert plan.ops == [
         Put(KEYS.pod("k1"), POD.encode(), LEASE),
-        Put(KEYS.registration("k1"), SEAT.encode()),
+        Put(KEYS.registration("k1"), REGISTRATION.encode()),
     ]
 
 
@@ -79,7 +79,7 @@ def test_new_ones_get_the_next_numbers_if_the_counter_has_not_moved() -> None:
     assert not plan.clashes
 
 
-def test_its_record_elsewhere_is_put_out_if_that_has_not_moved() -> None:
+def test_its_record_elsewhere_is_evicted_if_that_has_not_moved() -> None:
     old = Live(Pod.of(replace(RECORD, key="k9"), 3), revision=25, lease=98)
     plan, _ = planned((RECORD, VIEW, Join(RECORD, 7, moved=(old,))))
     assert plan.compares == [*AS_READ, Compare(KEYS.pod("k9"), "mod", "=", 25)]
@@ -90,13 +90,13 @@ def test_its_record_elsewhere_is_put_out_if_that_has_not_moved() -> None:
 
 
 def test_a_tombstone_at_the_key_is_kept_elsewhere() -> None:
-    tombstone = replace(SEAT, id="p0", seq=2, left=True)
+    tombstone = replace(REGISTRATION, id="p0", seq=2, left=True)
     plan, _ = planned((RECORD, VIEW, Join(RECORD, 7, archive=tombstone)))
     assert plan.ops[2:] == [Put(KEYS.archived_registration("k1", 2), tombstone.encode())]
 
 
-def test_a_farewell_deletes_the_record_if_there_is_one_and_leaves_a_tombstone() -> None:
-    tombstone = replace(SEAT, left=True)
+def test_a_deregistration_deletes_the_record_if_there_is_one_and_leaves_a_tombstone() -> None:
+    tombstone = replace(REGISTRATION, left=True)
     for live, ops in ((LIVE, [Delete(KEYS.pod("k1"))]), (None, [])):
         plan, numbers = planned((RECORD, VIEW, Leave(tombstone, live)))
         assert numbers == [7]

@@ -41,7 +41,7 @@ async def test_a_later_report_of_a_process_takes_the_place_of_its_earlier_one() 
 
 
 @virtual
-async def test_an_earlier_report_that_comes_late_takes_nobody_s_place() -> None:
+async def test_an_earlier_report_that_comes_late_takes_no_place() -> None:
     queue = WriteQueue()
     first = add(queue, keepalive(1, n=3))
     late = add(queue, keepalive(1, n=2))
@@ -111,7 +111,7 @@ async def test_what_was_not_reported_for_half_a_ttl_is_given_up() -> None:
 
 
 @virtual
-async def test_more_than_may_wait_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_than_may_wait_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_WAITING", 2)
     queue = WriteQueue()
     add(queue, keepalive(1))

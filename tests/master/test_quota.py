@@ -1,4 +1,4 @@
-"""What a tier may store: new pods beyond a bound are refused by name, and those known go on."""
+"""What a tier may store: new pods beyond a bound are refused by name, and known ones go on."""
 
 import asyncio
 from dataclasses import replace
@@ -30,7 +30,7 @@ from kontrol.metrics import render
 from kontrol.rpc.errors import Refused
 
 FEW = Bounds(pods=3, size=1 << 20, joins=1000)
-NODE, STRANGER = Sender("10.0.0.1", "aa"), Sender("10.66.6.6", "bb")
+NODE, UNKNOWN = Sender("10.0.0.1", "aa"), Sender("10.66.6.6", "bb")
 
 
 async def refusal(master: Master, raw: str, sender: Sender = NODE) -> str:
@@ -53,8 +53,8 @@ async def test_one_pod_too_many_is_refused_by_name_metric_and_status() -> None:
     async with running(cluster, bounds=FEW) as master, alive(master, 1, 2):
         assert "KONTROL_MAX" not in await problems(master, cluster)
         await master.ping(record(3))
-        assert await refusal(master, record(4), STRANGER) == "TooManyPods"
-        assert await refusal(master, record(4), STRANGER) == "TooManyPods"
+        assert await refusal(master, record(4), UNKNOWN) == "TooManyPods"
+        assert await refusal(master, record(4), UNKNOWN) == "TooManyPods"
         told = await problems(master, cluster)
         assert "TooManyPods, 2 times" in told
         assert "10.66.6.6 (2)" in told
@@ -94,7 +94,7 @@ async def test_an_ensemble_beyond_the_bound_keeps_its_pods(bounds: Bounds) -> No
 
 
 @virtual
-async def test_one_that_moves_or_takes_a_silent_one_s_place_adds_none() -> None:
+async def test_one_that_moves_or_takes_an_unresponsive_one_s_place_adds_none() -> None:
     cluster = MemoryCluster()
     async with running(cluster, bounds=FEW) as master, alive(master, 1, 2):
         await master.ping(record(3))
@@ -161,7 +161,7 @@ async def test_new_identities_are_bounded_per_address_and_minute() -> None:
     async with running(cluster, bounds=Bounds(joins=10)) as master, alive(master, 200):
         ghosts = [record(number) for number in range(60)]
         got = await asyncio.gather(
-            *(master.ping(raw, STRANGER) for raw in ghosts), return_exceptions=True
+            *(master.ping(raw, UNKNOWN) for raw in ghosts), return_exceptions=True
         )
         taken = [each for each in got if isinstance(each, dict)]
         assert len(taken) == 10, "though all came before the mirror showed any"
@@ -170,14 +170,14 @@ async def test_new_identities_are_bounded_per_address_and_minute() -> None:
         assert "TooManyJoins, 50 times" in told
         assert "10.66.6.6" in told
         await master.ping(record(100), NODE)
-        await master.ping(record(1, n=1, payload="known"), STRANGER)
+        await master.ping(record(1, n=1, payload="known"), UNKNOWN)
         await asyncio.sleep(CONFIG.ttl * 2)
-        await master.ping(record(1, n=2), STRANGER)  # it was lost, and is known
+        await master.ping(record(1, n=2), UNKNOWN)  # it was lost, and is known
         for number in range(101, 104):  # 18 s are worth three
-            await master.ping(record(number), STRANGER)
-        assert await refusal(master, record(104), STRANGER) == "TooManyJoins"
+            await master.ping(record(number), UNKNOWN)
+        assert await refusal(master, record(104), UNKNOWN) == "TooManyJoins"
         await asyncio.sleep(60)
-        await master.ping(record(104), STRANGER)
+        await master.ping(record(104), UNKNOWN)
 
 
 @virtual

@@ -309,7 +309,7 @@ def test_bad_rows_are_left_out_and_missing_ones_are_logged(
     assert [m.split(" ")[2] for m in caplog.messages] == [chunk.key, damaged.key, head.key]
 
 
-def test_a_ttl_that_nobody_can_set_is_not_believed() -> None:
+def test_a_ttl_beyond_the_settings_is_not_believed() -> None:
     """Pods that are missing are waited for as long as the TTL that they were told."""
     records = Records(KEYS)
     for ttl, believed in ((25.0, 25.0), (86_400.0, 86_400.0), (86_401.0, None), (1e12, None)):
@@ -329,11 +329,11 @@ def test_numbers_that_are_used_are_not_free() -> None:
     records = Records(KEYS)
     pod = Pod.of(Keepalive("app", "p1", "10.0.0.1", key_of("10.0.0.1"), "r"), 3)
     pods = [KeyValue(KEYS.pod(pod.key), pod.encode(), 1, 2), KeyValue(KEYS.pod("x"), b"x", 1, 2)]
-    seats = [KeyValue(KEYS.registration("k"), b'{"id":"a","seq":8}', 1, 2)]
+    registrations = [KeyValue(KEYS.registration("k"), b'{"id":"a","seq":8}', 1, 2)]
     chunks = [KeyValue(KEYS.members(1) + "0000", b'[[11,"k","a","ip","r","h"],[]]', 1, 2)]
     assert records.free_number(pods, [], []) == 4
-    assert records.free_number(pods, seats, []) == 9
-    assert records.free_number(pods, seats, chunks) == 12
+    assert records.free_number(pods, registrations, []) == 9
+    assert records.free_number(pods, registrations, chunks) == 12
     assert records.free_number([], [], []) == 0
     assert decode_counter(b" 12\n") == 12
     for raw in (b"-1", b"1_0", b"%d" % (MOST + 1), "\u0663".encode(), b"1.0", b"0x1"):

@@ -1,4 +1,4 @@
-"""A pod that reports lives, however full or slow etcd is: first its lease is refreshed."""
+"""A pod that reports stays alive however full or slow etcd is: its lease is refreshed first."""
 
 import asyncio
 import json
@@ -19,16 +19,16 @@ _Answer = TypeVar("_Answer")
 
 
 class Held:
-    """A network that holds what `holds` names until it is let go, and counts what goes through.
+    """A network that holds what `holds` names until `go` is set, and counts what goes through.
 
-    While not `heard`, watches bring nothing.
+    While not `delivers`, watches bring nothing.
     """
 
     def __init__(self) -> None:
         self.holds: Callable[[Request], bool] = lambda _: False
         self.after: Callable[[Request], None] = lambda _: None
         self.go = asyncio.Event()
-        self.heard = True
+        self.delivers = True
         self.requests: list[Request] = []
 
     async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:
@@ -40,7 +40,7 @@ class Held:
         return answer
 
     async def deliver(self) -> bool:
-        if not self.heard:
+        if not self.delivers:
             await asyncio.Event().wait()
         return False
 
@@ -119,7 +119,7 @@ async def test_a_full_etcd_is_not_tried_more_than_a_few_times_a_second() -> None
 
 @pytest.mark.parametrize("ttl", [25.0, 10.0, 6.0])
 @virtual
-async def test_a_slow_etcd_drops_nobody_and_gets_the_change_in_the_end(ttl: float) -> None:
+async def test_a_slow_etcd_drops_no_pod_and_gets_the_change_in_the_end(ttl: float) -> None:
     cluster, network, callback = MemoryCluster(), Slow(), Stub()
     async with running(cluster, callback, network=network, ttl=ttl) as master:
         pods = [Reporter([master], number, ttl) for number in range(1, 21)]
@@ -191,7 +191,7 @@ async def test_a_lease_is_refreshed_while_the_mirror_is_not_current() -> None:
         await asyncio.sleep(0.1)
         live = master.mirror.live("blXcB")
         assert live is not None
-        network.heard = False
+        network.delivers = False
         await asyncio.sleep(CONFIG.ttl * 2 / 3)
         assert not master.mirror.cache.current
         network.requests.clear()
@@ -203,7 +203,7 @@ async def test_a_lease_is_refreshed_while_the_mirror_is_not_current() -> None:
 
 
 @virtual
-async def test_an_older_process_or_a_farewell_refreshes_nothing() -> None:
+async def test_an_older_process_or_a_deregistration_refreshes_nothing() -> None:
     cluster, network = MemoryCluster(), Held()
     async with running(cluster, network=network) as master:
         await master.ping(record(1, n=5))
@@ -216,7 +216,7 @@ async def test_an_older_process_or_a_farewell_refreshes_nothing() -> None:
 
 
 @virtual
-async def test_who_reports_again_and_again_waits_in_one_place() -> None:
+async def test_a_process_that_reports_again_and_again_waits_in_one_place() -> None:
     cluster, network = MemoryCluster(), Held()
     async with running(cluster, network=network) as master:
         await master.ping(record(1))
@@ -232,7 +232,7 @@ async def test_who_reports_again_and_again_waits_in_one_place() -> None:
 
 
 @virtual
-async def test_a_farewell_is_not_overtaken_by_what_was_reported_before() -> None:
+async def test_a_deregistration_is_not_overtaken_by_what_was_reported_before() -> None:
     cluster, network = MemoryCluster(), Held()
     async with running(cluster, network=network) as master:
         await master.ping(record(1))
@@ -251,7 +251,7 @@ async def test_a_farewell_is_not_overtaken_by_what_was_reported_before() -> None
 
 
 @virtual
-async def test_what_nobody_reports_any_more_is_not_written() -> None:
+async def test_what_is_not_reported_any_more_is_not_written() -> None:
     cluster, network = MemoryCluster(), Held()
     async with running(cluster, network=network) as master:
         await master.ping(record(2))
@@ -267,7 +267,7 @@ async def test_what_nobody_reports_any_more_is_not_written() -> None:
 
 
 @virtual
-async def test_more_than_may_wait_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_than_may_wait_get_that_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "_WAITING", 3)
     cluster, network = MemoryCluster(), Held()
     async with running(cluster, network=network) as master:

@@ -29,7 +29,7 @@ async def stored(cluster: MemoryCluster, key: str) -> dict[str, object]:
     return value
 
 
-class Trouble:
+class Faulty:
     """A network that fails as `fault` says: None, or the error to raise, before or after."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ async def test_an_acknowledged_pod_is_in_the_store_with_number_and_lease() -> No
 
 @virtual
 async def test_an_unchanged_keepalive_writes_nothing() -> None:
-    cluster, network = MemoryCluster(), Trouble()
+    cluster, network = MemoryCluster(), Faulty()
     async with running(cluster, network=network) as master:
         await master.ping(record(1))
         await asyncio.sleep(1)
@@ -81,7 +81,7 @@ async def test_an_unchanged_keepalive_writes_nothing() -> None:
 
 @virtual
 async def test_a_change_of_a_known_pod_is_read_and_written_beside_one_refresh() -> None:
-    cluster, network = MemoryCluster(), Trouble()
+    cluster, network = MemoryCluster(), Faulty()
     async with running(cluster, network=network) as master:
         await master.ping(record(1))
         await asyncio.sleep(0.1)
@@ -124,7 +124,7 @@ async def test_one_bad_record_does_not_fail_its_batch() -> None:
 
 @virtual
 async def test_a_lost_answer_is_settled_by_reading() -> None:
-    cluster, network = MemoryCluster(), Trouble()
+    cluster, network = MemoryCluster(), Faulty()
     async with running(cluster, network=network) as master:
         lost = iter([Ambiguous("lost"), None, Ambiguous("lost")])
         network.after = lambda request: next(lost, None) if writes(request) else None
@@ -136,7 +136,7 @@ async def test_a_lost_answer_is_settled_by_reading() -> None:
 
 @virtual
 async def test_without_a_store_it_says_unavailable_and_recovers() -> None:
-    cluster, network = MemoryCluster(), Trouble()
+    cluster, network = MemoryCluster(), Faulty()
     async with running(cluster, network=network) as master:
         await master.ping(record(1))
         network.before = lambda _: Unavailable("no quorum")
@@ -160,12 +160,12 @@ async def test_a_pod_comes_back_after_an_outage_with_its_number() -> None:
 
 
 @virtual
-async def test_a_silent_incumbent_loses_its_key_to_one_that_keeps_asking() -> None:
+async def test_an_unresponsive_incumbent_loses_its_key_to_one_that_retries() -> None:
     cluster = MemoryCluster()
     newcomer = record(9, ip="10.0.0.1")
     async with running(cluster) as master:
         await master.ping(record(1))
-        for _ in range(2):  # asking alone does not do
+        for _ in range(2):  # retrying alone does not do
             with pytest.raises(Refused, match=r"p1 .*alive"):
                 await master.ping(newcomer)
         await asyncio.sleep(CONFIG.ttl / 2 + 1)
@@ -228,7 +228,7 @@ async def test_the_store_emptied_under_us_is_filled_again() -> None:
 
 
 async def report(master: Master, raw: str, *, every: float, within: float) -> float:
-    """Report until it is taken; returns the seconds that this took."""
+    """Report until it is accepted; returns the seconds that this took."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
     async with asyncio.timeout(within):
@@ -240,7 +240,7 @@ async def report(master: Master, raw: str, *, every: float, within: float) -> fl
 
 
 @virtual
-async def test_a_forged_nonce_locks_nobody_out_once_its_sender_stops() -> None:
+async def test_a_forged_nonce_locks_no_process_out_once_its_sender_stops() -> None:
     cluster = MemoryCluster()
     async with running(cluster) as master:
         seq = (await master.ping(record(1, nonce="b")))["seq"]
@@ -256,8 +256,8 @@ async def test_a_forged_nonce_locks_nobody_out_once_its_sender_stops() -> None:
 
 
 @virtual
-async def test_of_two_processes_with_one_identity_the_one_that_lives_is_taken() -> None:
-    """The one with the higher nonce ended; its seat must not keep the other out for ever."""
+async def test_of_two_processes_with_one_identity_the_one_that_lives_is_accepted() -> None:
+    """The one with the higher nonce ended; its registration must not keep the other out."""
     cluster = MemoryCluster()
     async with running(cluster) as master:
         seq = (await master.ping(record(1, nonce="b")))["seq"]
@@ -269,7 +269,7 @@ async def test_of_two_processes_with_one_identity_the_one_that_lives_is_taken() 
 
 
 @virtual
-async def test_a_lower_nonce_is_refused_while_the_higher_one_is_heard() -> None:
+async def test_a_lower_nonce_is_refused_while_the_higher_one_is_seen() -> None:
     cluster = MemoryCluster()
     async with running(cluster) as master, alive(master, 1):
         for _ in range(40):
@@ -279,7 +279,7 @@ async def test_a_lower_nonce_is_refused_while_the_higher_one_is_heard() -> None:
 
 
 @virtual
-async def test_a_late_duplicate_replaces_nobody() -> None:
+async def test_a_late_duplicate_replaces_no_pod() -> None:
     cluster = MemoryCluster()
     async with running(cluster) as master:
         await master.ping(record(1, nonce="b", n=3))
@@ -292,19 +292,19 @@ async def test_a_late_duplicate_replaces_nobody() -> None:
 
 @virtual
 async def test_a_forged_record_from_before_orders_nothing() -> None:
-    """It may be in the store, of a version that took any nonce, while its sender goes on."""
+    """It may be in the store, of a version that accepted any nonce, while its sender goes on."""
     cluster = MemoryCluster()
     store = MemoryStore(cluster)
     lease = await store.grant(60)
     for fields in ({"nonce": "zzzz", "n": 0}, {"nonce": "f" * 24, "n": 2**63 - 1}):
         forged = {**json.loads(record(1)), **fields}
         pod = Pod.of(replace(parse_keepalive(record(1)), **fields), 4)  # type: ignore[arg-type]
-        seat = {"id": "p1", "seq": 4, **fields}
+        registration = {"id": "p1", "seq": 4, **fields}
         await store.txn(
             [],
             [
                 Put(KEYS.pod(pod.key), pod.encode(), lease.id),
-                Put(KEYS.registration(pod.key), json.dumps(seat).encode()),
+                Put(KEYS.registration(pod.key), json.dumps(registration).encode()),
             ],
         )
         async with running(cluster) as master:
@@ -314,8 +314,8 @@ async def test_a_forged_record_from_before_orders_nothing() -> None:
 
 
 @virtual
-async def test_a_stored_pod_with_a_bad_name_is_left_out_and_told() -> None:
-    """A former version took any name. No callback sees it, and the next report replaces it."""
+async def test_a_stored_pod_with_a_bad_name_is_left_out_and_named() -> None:
+    """A former version accepted any name. No callback sees it, and the next report replaces it."""
     cluster, callback = MemoryCluster(), Stub()
     store = MemoryStore(cluster)
     lease = await store.grant(60)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.master.support import BAD, CONFIG, GOOD, KEYS, Stub, record, running
-from tests.master.test_registry import Trouble
+from tests.master.test_registry import Faulty
 from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
@@ -203,7 +203,7 @@ async def test_pods_that_are_lost_are_told_while_the_damper_waits_and_during_a_r
 
 @virtual
 async def test_a_leader_that_falls_silent_is_told_within_seconds() -> None:
-    cluster, callback, network = MemoryCluster(), Stub(), Trouble()
+    cluster, callback, network = MemoryCluster(), Stub(), Faulty()
     async with running(cluster, callback, network=network, wall=wall, fover=15.0) as one:
         await asyncio.sleep(1)
         async with running(cluster, callback, id="m2", wall=wall, fover=15.0) as two, pods(two, 1):
@@ -272,7 +272,7 @@ async def test_a_run_that_was_cut_off_is_told_until_it_is_run_again() -> None:
 
 @virtual
 async def test_a_run_whose_leader_was_killed_is_no_longer_under_way() -> None:
-    cluster, callback, network = MemoryCluster(), Stub(seconds=0.2), Trouble()
+    cluster, callback, network = MemoryCluster(), Stub(seconds=0.2), Faulty()
     async with running(cluster, callback, network=network, wall=wall, fover=15.0) as one:
         await asyncio.sleep(1)
         async with running(cluster, callback, id="m2", wall=wall, fover=15.0) as two, pods(two, 1):

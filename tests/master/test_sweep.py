@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.master.support import CONFIG, KEYS, alive, record, running
-from tests.master.test_registry import Trouble, writes
+from tests.master.test_registry import Faulty, writes
 from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.memory.requests import Request, Txn
 from tests.support.simloop import virtual
@@ -112,7 +112,7 @@ class Swept:
 
     def __init__(self) -> None:
         self.cluster = MemoryCluster()
-        self.network = Trouble()
+        self.network = Faulty()
         self.clock = Clock()
         self.store = MemoryStore(self.cluster, self.network)
 
@@ -326,7 +326,7 @@ async def test_a_registration_that_moves_while_it_is_swept_is_left_and_the_other
         async def back() -> None:
             await other.ping(record(3))
 
-        class Meddling(Trouble):
+        class Meddling(Faulty):
             async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:
                 deletes = isinstance(request, Txn) and any(
                     isinstance(op, Delete) for op in request.then

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tests.master.support import BAD, CONFIG, KEYS, Stub, alive, record, running
 from tests.master.test_leading import ledger, value
-from tests.master.test_registry import Trouble
+from tests.master.test_registry import Faulty
 from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.memory.requests import Request, Txn
 from tests.support.simloop import virtual
@@ -74,7 +74,7 @@ async def test_a_release_of_a_former_term_is_forgotten() -> None:
         assert callback.runs[2].at - begun >= 2 * CONFIG.ttl
 
 
-class Outage(Trouble):
+class Outage(Faulty):
     """A network that breaks off for `seconds` at the first request that `at` picks."""
 
     def __init__(self, at: Callable[[Request], bool], seconds: float) -> None:

@@ -38,7 +38,7 @@ def dropped(cluster: MemoryCluster) -> list[str]:
 
 @pytest.mark.parametrize(("before", "after"), [(6.0, 24.0), (24.0, 6.0)])
 @virtual
-async def test_a_rolling_restart_with_another_ttl_drops_nobody(before: float, after: float) -> None:
+async def test_a_rolling_restart_with_another_ttl_drops_no_pod(before: float, after: float) -> None:
     cluster, callback = MemoryCluster(), Stub()
     masters: list[Master] = []
     pods = [Reporter(masters, number, before) for number in range(1, 9)]
@@ -53,7 +53,7 @@ async def test_a_rolling_restart_with_another_ttl_drops_nobody(before: float, af
                 for stack, name in ((second, "m2"), (first, "m1")):
                     masters[:] = [one for one in masters if one.config.id != name]
                     await stack.aclose()
-                    await asyncio.sleep(1)  # nobody answers, or the other one does
+                    await asyncio.sleep(1)  # no master answers, or the other one does
                     master = await stack.enter_async_context(
                         running(cluster, callback, id=name, ttl=after)
                     )
@@ -88,7 +88,7 @@ async def test_without_a_leader_the_last_one_s_ttl_stays() -> None:
         async with running(cluster, id="m2", ttl=24.0) as two:
             await asyncio.sleep(1)
             cluster.core.full = True
-            two.election.restart(0)  # and cannot stand again
+            two.election.restart(0)  # and cannot campaign again
             await asyncio.sleep(1)
             await stack.aclose()
             await asyncio.sleep(1)
@@ -111,7 +111,7 @@ async def test_a_leader_that_tells_no_ttl_or_an_odd_one_leaves_each_to_its_own(
 
 
 @virtual
-async def test_nobody_is_told_a_longer_ttl_than_its_lease_has() -> None:
+async def test_no_pod_gets_a_longer_ttl_than_its_lease_has() -> None:
     cluster = MemoryCluster()
     async with running(cluster, ttl=6.0) as master:
         await master.ping(record(1))

@@ -53,7 +53,7 @@ async def put(store: Store, key: str, value: bytes = b"") -> int:
 
 
 async def insist(store: Store, key: str, value: bytes = b"") -> None:
-    """Put a key that nobody else writes, through every fault."""
+    """Put a key that no other client writes, through every fault."""
     async with asyncio.timeout(DEADLINE):
         while True:
             try:

@@ -302,7 +302,7 @@ async def test_being_cancelled_ends_it() -> None:
     assert not children(), told()
 
 
-async def test_without_etcd_the_mend_is_told(
+async def test_without_etcd_the_error_has_the_fix(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

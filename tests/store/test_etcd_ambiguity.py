@@ -99,7 +99,7 @@ async def test_a_refresh_whose_answer_is_lost_is_repeated() -> None:
             assert await asyncio.gather(*refreshes) == [40] * 20
 
 
-async def test_a_refresh_that_nobody_answers_ends_in_time() -> None:
+async def test_a_refresh_without_an_answer_ends_in_time() -> None:
     async with (
         EtcdCluster() as cluster,
         Proxy(cluster.endpoints[0]) as proxy,
@@ -130,7 +130,7 @@ async def test_a_full_store_is_told_apart_for_etcd_says_so_to_what_it_did() -> N
         with pytest.raises(NoSpace, match="space exceeded"):
             await asyncio.wait_for(fill(), DEADLINE)
         assert await get(store, "/k/a") == b"." * 4096
-        # A grant says so too, at once; what takes no room goes on.
+        # A grant is refused too; what needs no space goes on.
         with at_most(1), pytest.raises(NoSpace, match="space exceeded"):
             await store.grant(40)
         assert await store.refresh(lease.id) == 40

@@ -53,7 +53,7 @@ async def test_a_closed_store_leaves_nothing() -> None:
         await idle(before)
         gc.collect()
         async with asyncio.timeout(DEADLINE):
-            # gRPC's threads close the last ones, and tell nobody.
+            # gRPC's threads close the last ones, without an event.
             while descriptors() - opened >= 10:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

@@ -97,7 +97,7 @@ async def test_a_refresh_given_up_by_its_caller_does_not_mix_up_the_others() -> 
         held = (await granted(store, 1))[0]
         # Of one lane, so that their answers come in a row.
         gone = [held + 8 * i for i in range(1, 5)]
-        assert await store.refresh(held) == TTL  # so that the others are sent at once
+        assert await store.refresh(held) == TTL  # so that the others are sent without a wait
         proxy.dead()
         tasks = [asyncio.create_task(store.refresh(lease)) for lease in [*gone, held]]
         await asyncio.sleep(0)

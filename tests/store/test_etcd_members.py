@@ -45,7 +45,7 @@ async def test_a_killed_member_is_left_for_another(leads: bool) -> None:
             with at_most(10 if leads else 2):  # an election of etcd's takes 1 to 2 s
                 assert await get(store, "/k/a") == b"1"
                 await put(store, "/k/a", b"2")
-            # The last but one: no quorum, and whoever cannot be asked for sure says so.
+            # The last but one: no quorum, and a member that cannot know says so.
             await cluster.kill((first + 1) % 3)
             with at_most(7), pytest.raises((Unavailable, Ambiguous)):
                 await put(store, "/k/a", b"3")
@@ -88,7 +88,7 @@ async def test_a_write_at_a_stalled_member_is_ambiguous_and_the_next_is_not() ->
             cluster.cont(first)
 
 
-async def test_an_endpoint_where_nobody_listens_costs_a_write_nothing() -> None:
+async def test_an_endpoint_without_a_listener_costs_a_write_nothing() -> None:
     async with EtcdCluster() as cluster:
         dead = f"127.0.0.1:{free_port()}"
         async with client([dead, *cluster.endpoints]) as store:
@@ -158,7 +158,7 @@ async def test_calls_that_are_given_up_do_not_bring_a_member_down() -> None:
             await store.txn([], [Put(f"/k/{i}/{j}", bytes(2000)) for j in range(100)])
         before = await now(store)
         reading = [Range("/k/", prefix=True), Range("/k/1", prefix=True)]
-        for i in range(60):  # without the mend, etcd 3.5.1 died at the twentieth at the latest
+        for i in range(60):  # without the fix, etcd 3.5.1 died at the twentieth at the latest
             call = asyncio.create_task(store.txn([], reading))
             await asyncio.wait([call], timeout=i % 20 / 2000)
             call.cancel()

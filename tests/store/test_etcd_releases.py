@@ -166,7 +166,7 @@ async def test_a_refusal_that_calls_itself_created_too(
 
 
 async def test_a_member_of_another_cluster_is_found_out_by_its_stream() -> None:
-    async def stranger(requests: AsyncIterator[Wire]) -> AsyncIterator[Wire]:
+    async def other_store(requests: AsyncIterator[Wire]) -> AsyncIterator[Wire]:
         await anext(requests)
         message = created(9)
         message.header.cluster_id = 8
@@ -175,7 +175,7 @@ async def test_a_member_of_another_cluster_is_found_out_by_its_stream() -> None:
             pass
 
     async with (
-        FakeEtcd(stranger, revision=9) as etcd,
+        FakeEtcd(other_store, revision=9) as etcd,
         client([etcd.endpoint]) as store,
         store.watch("/k/", prefix=True, start=2) as watch,
     ):

@@ -149,7 +149,7 @@ async def test_a_watch_whose_token_was_refused_logs_in_once_more(
                 await take(aiter(watch), 1)
 
 
-async def test_a_change_of_roles_makes_tokens_old_and_nobody_notices(password: Path) -> None:
+async def test_a_change_of_roles_makes_tokens_old_without_an_error(password: Path) -> None:
     async with EtcdCluster(options=(JWT,)) as cluster:
         await cluster.enable_auth("kontrol", "secret", "/k/")
         config = EtcdConfig(tuple(cluster.endpoints), user="kontrol", password_file=password)
@@ -195,7 +195,7 @@ async def test_a_permission_taken_away_ends_the_next_stream(password: Path) -> N
                     await take(batches, 1)
 
 
-async def test_a_wrong_password_is_denied_and_a_right_one_is_read_anew(password: Path) -> None:
+async def test_a_wrong_password_is_denied_and_a_right_one_is_read_again(password: Path) -> None:
     write, remove = password.write_text, password.unlink
     async with EtcdCluster(options=("--auth-token-ttl=1",)) as cluster:
         await cluster.enable_auth("kontrol", "secret", "/k/")

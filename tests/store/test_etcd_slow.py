@@ -57,7 +57,7 @@ async def test_a_slow_store_is_read_written_refreshed_and_watched() -> None:
             async with asyncio.timeout(2 * DEADLINE), asyncio.TaskGroup() as group:
                 group.create_task(insist(store, "/k/a", b"1"))
                 group.create_task(refreshed(store, lease))
-            # What it takes is known by now: nothing is asked in vain any more.
+            # Its pace is known by now: no call times out any more.
             with at_most(2 * EACH_WAY + 1):
                 found, left, _ = await asyncio.gather(
                     get(store, "/k/a"), store.refresh(lease), put(store, "/k/b")

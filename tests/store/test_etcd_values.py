@@ -64,7 +64,7 @@ def test_requests_have_the_bytes_that_etcd_documents() -> None:
 
 
 @given(st.binary(min_size=1, max_size=8))
-def test_any_key_of_a_stranger_comes_and_goes(key: bytes) -> None:
+def test_any_key_of_another_client_comes_and_goes(key: bytes) -> None:
     read = event(CLASSES["Event"](kv={"key": key})).kv.key
     assert range_request(Range(read)).key == key
 

@@ -138,7 +138,7 @@ async def test_a_watch_waits_for_a_lost_quorum() -> None:
             await watch.confirm()
             answer = asyncio.create_task(confirmation(batches, asked))
             done, _ = await asyncio.wait({answer}, timeout=2)
-            assert not done  # nobody could know whether it is behind
+            assert not done  # no member could know whether it is behind
             await cluster.start(1, ready=False)
             assert await answer == []
             await insist(store, "/k/a", b"2")
