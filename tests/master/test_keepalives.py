@@ -1,9 +1,10 @@
 """Corners of keepalives: what they cost, what is acknowledged, and how one affects another."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from tests.master.support import CONFIG, KEYS, record, running
@@ -11,7 +12,10 @@ from tests.master.test_refresh_first import Held, payloads, writes
 from tests.support.memory import MemoryCluster, MemoryStore, Refresh, Request, Txn
 from tests.support.simloop import virtual
 
-from kontrol.ensemble.pod import key_of
+from kontrol.ensemble.pod import Keepalive, key_of
+from kontrol.master.mirror import Mirror
+from kontrol.master.records.pods import Live
+from kontrol.master.registry.admission import Decision, decide
 from kontrol.master.registry.leases import Leases
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import Put, Range, TooLarge, Unavailable
@@ -30,6 +34,40 @@ async def test_a_pod_that_joins_needs_no_refresh() -> None:
         await master.ping(record(1))
         assert network.count(Refresh) == 0
         assert network.count(Txn) == 2  # what is there, and the write
+
+
+@virtual
+async def test_a_keepalive_is_decided_once_and_its_other_records_are_looked_up_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decided, looked_up = [], []
+    elsewhere = Mirror.elsewhere
+
+    def counted(*args: Any, **options: Any) -> Decision:  # noqa: ANN401 - those of `decide`
+        decided.append(args)
+        return decide(*args, **options)
+
+    def looking(self: Mirror, keepalive: Keepalive) -> tuple[Live, ...]:
+        looked_up.append(keepalive)
+        return elsewhere(self, keepalive)
+
+    monkeypatch.setattr("kontrol.master.registry.writer.decide", counted)
+    monkeypatch.setattr(Mirror, "elsewhere", looking)
+    async with running(MemoryCluster()) as master:
+        for raw, times in (
+            (record(1), 1),  # it joins
+            (record(1), 0),  # nothing new
+            (record(1, n=1, payload="new"), 1),
+            (record(1), 1),  # stale
+            (record(2, ip="10.0.0.1"), 1),  # in conflict
+            (record(1, n=2, down=True), 1),
+        ):
+            decided.clear()
+            looked_up.clear()
+            with contextlib.suppress(Refused):
+                await master.ping(raw)
+            assert (len(decided), len(looked_up)) == (times, 1)
+            await asyncio.sleep(0.1)
 
 
 @virtual

@@ -1,6 +1,7 @@
 """A pod that reports stays alive however full or slow etcd is: its lease is refreshed first."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from typing import TypeVar
@@ -8,12 +9,13 @@ from typing import TypeVar
 import pytest
 from tests.master.reports import Reporter, Slow, born, reporting
 from tests.master.support import CONFIG, KEYS, Stub, record, running
-from tests.support.memory import MemoryCluster, Refresh, Request, Txn
+from tests.support.memory import MemoryCluster, MemoryStore, Refresh, Request, Txn
 from tests.support.simloop import virtual
 
+from kontrol.ensemble.pod import Pod, parse_keepalive
 from kontrol.master.registry import queue
 from kontrol.rpc.errors import Refused
-from kontrol.store.protocol import NoSpace, Range, Unavailable
+from kontrol.store.protocol import NoSpace, Put, Range, Unavailable
 
 _Answer = TypeVar("_Answer")
 
@@ -55,6 +57,16 @@ def writes(request: Request) -> bool:
 def payloads(cluster: MemoryCluster) -> dict[str, object]:
     found = cluster.core.range(Range(KEYS.pods, prefix=True)).kvs
     return {pod["id"]: pod["payload"] for kv in found if (pod := json.loads(kv.value))}
+
+
+def pods_in(cluster: MemoryCluster) -> list[tuple[int, str, int]]:
+    """The numbers and keys of all pods, and the revisions at which their records were created."""
+    found = cluster.core.range(Range(KEYS.pods, prefix=True)).kvs
+    return [
+        (pod["seq"], pod["key"], kv.create_revision)
+        for kv in found
+        if (pod := json.loads(kv.value))
+    ]
 
 
 @virtual
@@ -213,6 +225,29 @@ async def test_an_older_process_or_a_deregistration_refreshes_nothing() -> None:
             await master.ping(record(1, n=4))
         await master.ping(record(1, n=6, down=True))
         assert network.count(Refresh) == 0
+
+
+@virtual
+async def test_a_pod_that_reports_stays_beside_a_newer_record_whose_sender_stops() -> None:
+    """Two masters wrote one id at two addresses. The newer record's process ended soon after."""
+    cluster, network = MemoryCluster(), Held()
+    store, ttl = MemoryStore(cluster), CONFIG.ttl
+    async with running(cluster, network=network) as master:
+        await master.ping(record(1))
+        newer = Pod.of(parse_keepalive(record(1, ip="10.0.0.9", nonce="b")), 5)
+        lease = (await store.grant(int(ttl))).id
+        await store.txn([], [Put(KEYS.pod(newer.key), newer.encode(), lease)])
+        [(seq, key, created)] = [each for each in pods_in(cluster) if each[1] != newer.key]
+        tries = 0
+        async with asyncio.timeout(3 * ttl):
+            while not tries or len(pods_in(cluster)) > 1:
+                tries += 1
+                with contextlib.suppress(Refused):
+                    await master.ping(record(1))
+                if tries < 7:
+                    await store.refresh(lease)
+                await asyncio.sleep(ttl / 8)
+        assert pods_in(cluster) == [(seq, key, created)]
 
 
 @virtual
