@@ -1,9 +1,9 @@
-"""Tells which mutants of the control loop no test notices: `python -m tests.mutation [PATH...]`.
+"""Lists the mutants of the control loop that no test notices: `python -m tests.mutation [PATH...]`.
 
 For each file it prints how many mutants there are and what killed them, then those that survived.
 A survivor that is explained in `survivors.toml` is no failure. Exit status 1 if another survives,
 or if an explained one is killed or does not exist; 2 if tests fail without any mutant. Verdicts are
-kept, in `.pytest_cache`, until the code or the tests change.
+kept in `.pytest_cache` until the code or the tests change.
 """
 
 import argparse
@@ -34,7 +34,7 @@ TESTS = (
     *("tests/ensemble", "tests/master"),
     *("tests/simulation/test_mutations.py", "tests/mutation/seeds.py"),
 )
-# Those that take a safeguard out and look for the consequences say nothing of the code.
+# Those that take a safeguard out and look for the consequences do not test the code.
 NOT_THESE = "not (test_mutations and not all_safeguards)"
 
 
@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument("--table", type=Path, default=TABLE, help="the survivors explained")
     parser.add_argument("--cache", type=Path, help="the folder for verdicts; default: pytest's")
     parser.add_argument(
-        "--patience",
+        "--spare",
         type=float,
         default=3.0,
         help="seconds of CPU time, besides five times its own, after which a test hangs",
@@ -65,7 +65,7 @@ def main() -> int:
     started = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # after cleaning up
     stages = (UNIT, SIMULATION)
-    oracle = Oracle(chosen, everything, arguments.jobs, arguments.patience, stages, stage, progress)
+    oracle = Oracle(chosen, everything, arguments.jobs, arguments.spare, stages, stage, progress)
     os.environ["KONTROL_TEST_MUTATION_SEEDS"] = str(arguments.seeds)  # read by seeds.py
     failure = judge(oracle, arguments.tests, arguments.cache)
     if failure:

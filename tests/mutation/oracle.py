@@ -3,12 +3,12 @@
 A plug-in of pytest. Everything is imported and collected once, in this process, which then forks a
 child for each mutant. The child puts the mutant's code into the loaded functions and runs, one by
 one, the tests that execute the mutant's lines: the quickest first, simulations last. So a mutant
-costs no import, nothing is ever written to the source tree, several run at once, and a run that is
-killed leaves nothing behind.
+costs no import, nothing is ever written to the source tree, several run in parallel, and a run that
+is killed leaves nothing behind.
 
 A first pass without any mutant finds which lines each test executes, in how much time, and that
 none fails. Then a test that takes many times its own fails: in CPU time, which the load of the
-machine does not change much; for tests that wait for processes pytest-timeout has its say.
+machine does not change much. Tests that wait for processes are ended by pytest-timeout.
 """
 
 import functools
@@ -61,15 +61,15 @@ class Oracle:
     """Judges `mutants` while pytest runs with it; `verdicts` by name then says what became of them.
 
     `paths` are all the files under test, those of other mutants too: what runs there is kept.
-    `stage` names a test's stage, one of `stages`, by its node id. `patience` is how many seconds of
-    CPU time a test has besides what it took without a mutant. `tell` hears of each verdict, and how
-    many are yet to come.
+    `stage` returns a test's stage, one of `stages`, by its node id. `spare` is how many seconds of
+    CPU time a test has besides a multiple of what it took without a mutant. `tell` is called with
+    each verdict, and how many are yet to come.
     """
 
     mutants: Sequence[Mutant]
     paths: Sequence[Path]
     jobs: int
-    patience: float
+    spare: float
     stages: Sequence[str]
     stage: Callable[[str], str]
     tell: Callable[[Mutant, Verdict, int], None]
@@ -124,7 +124,7 @@ class Oracle:
             self._failure = report.longreprtext or "failed"
 
     def _state(self, top: Path) -> str:
-        """Return what tells this state of the code under test and of its tests from another."""
+        """Return a hash of the code under test and of its tests."""
         tool = top / "tests" / "mutation"
         files = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
         loaded = {Path(file) for file in files if file.endswith(".py")}
@@ -196,7 +196,7 @@ class Oracle:
                     for name in tests
                 }
                 tests.sort(key=order.__getitem__)
-                limits = {name: self.patience + _SLOW * profiles[name].cpu for name in tests}
+                limits = {name: self.spare + _SLOW * profiles[name].cpu for name in tests}
                 yield mutant, functools.partial(self._try, mutant, limits)
 
         for mutant, found in calls(work(), jobs=self.jobs, scratch=scratch, limit=_LIMIT):
@@ -241,7 +241,7 @@ def _swap(old: CodeType, new: CodeType) -> None:
 
 
 class _Trace:
-    """Takes down which lines of some files are executed, in every thread."""
+    """Records which lines of some files are executed, in every thread."""
 
     def __init__(self, paths: Collection[str]) -> None:
         self.lines: dict[str, set[int]] = {}

@@ -1,4 +1,4 @@
-"""The tool finds which mutants of a toy survive, and its table of survivors is of this code."""
+"""The tool finds the mutants of a toy that survive; its table of survivors matches this code."""
 
 import ast
 import os
@@ -23,7 +23,7 @@ def count_down(n: int) -> int:
     return n
 
 
-def nobody_calls(a: bool, b: bool) -> bool:
+def not_called(a: bool, b: bool) -> bool:
     return a and b
 """
 
@@ -42,8 +42,8 @@ def test_it_ends() -> None:
 
 SURVIVORS = {
     "toy.py:is_adult:shift:1": "age >= 18",
-    "toy.py:nobody_calls:drop:1": "a and b",
-    "toy.py:nobody_calls:drop:2": "a and b",
+    "toy.py:not_called:drop:1": "a and b",
+    "toy.py:not_called:drop:2": "a and b",
 }
 
 
@@ -60,7 +60,7 @@ class Toy:
             [
                 *(sys.executable, "-m", "tests.mutation", f"{self.folder}/toy.py", *options),
                 *("--tests", f"{self.folder}/cases.py", "--table", f"{table}"),
-                *("--cache", f"{self.folder}/cache", "--patience", "0.3"),
+                *("--cache", f"{self.folder}/cache", "--spare", "0.3"),
             ],
             env={**os.environ, "PYTHONPATH": f"{TOP}:{self.folder}", "PYTEST_ADDOPTS": ""},
             cwd=TOP,

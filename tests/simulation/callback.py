@@ -1,7 +1,7 @@
 """A model of the callback's process and its guard, which are no part of the master's process.
 
-They live in the world's own context: a paused master's guard kills on time, a crashed one's at
-once.
+They live in the world's own context: a paused master's guard kills on time, that of one
+that crashed immediately.
 """
 
 import asyncio

@@ -99,10 +99,10 @@ def strict_records(patch: Patch) -> None:
     real = Registration.decode.__func__  # type: ignore[attr-defined]
 
     def decode(cls: type[Registration], raw: bytes) -> Registration:
-        seat: Registration = real(cls, raw)
-        if seat.more:
-            raise TypeError(f"unexpected: {sorted(seat.more)}")
-        return seat
+        registration: Registration = real(cls, raw)
+        if registration.more:
+            raise TypeError(f"unexpected: {sorted(registration.more)}")
+        return registration
 
     patch.setattr(Registration, "decode", classmethod(decode))
 
@@ -115,11 +115,11 @@ def forgetful_records(patch: Patch) -> None:
         return {name: it for name, it in real(self).items() if name not in self.more}
 
     patch.setattr(Record, "public", public)
-    real_seat = Registration.public
+    real_registration = Registration.public
     patch.setattr(
         Registration,
         "public",
-        lambda self: {k: v for k, v in real_seat(self).items() if k not in self.more},
+        lambda self: {k: v for k, v in real_registration(self).items() if k not in self.more},
     )
 
 
@@ -208,7 +208,7 @@ FULL = replace(
 
 
 def ages_by_the_wall(patch: Patch) -> None:
-    """The age of a seat is what a wall clock shows since another one stamped it."""
+    """The age of a registration is what a wall clock shows since another one stamped it."""
 
     async def sweep(self: Sweep) -> int:
         keys, records = self._records.keys, self._records
@@ -218,13 +218,13 @@ def ages_by_the_wall(patch: Patch) -> None:
         )
         live = {kv.key.removeprefix(keys.pods) for kv in answer.range(0).kvs}
         for kv in answer.range(1).kvs:
-            seat = records.registration(kv)
-            if seat is None or kv.key.removeprefix(keys.registrations) in live:
+            registration = records.registration(kv)
+            if registration is None or kv.key.removeprefix(keys.registrations) in live:
                 continue
-            op: Op = Put(kv.key, replace(seat, idle=self._today()).encode())
-            if seat.idle is not None:
+            op: Op = Put(kv.key, replace(registration, idle=self._today()).encode())
+            if registration.idle is not None:
                 op = Delete(kv.key)
-                if self._today() - seat.idle < self._age:
+                if self._today() - registration.idle < self._age:
                     continue
             await self._term.write([Compare(kv.key, "mod", "=", kv.mod_revision)], [op])
         return 0
@@ -263,7 +263,7 @@ RAISED_RESTORE = replace(
 
 
 def start_whatever_was_decided(patch: Patch) -> None:
-    """A run starts once it is booked, however long that took."""
+    """A run starts once it is recorded, however long that took."""
 
     async def outdated(self: Observer, decision: Decision) -> str:
         del self, decision
@@ -272,7 +272,7 @@ def start_whatever_was_decided(patch: Patch) -> None:
     patch.setattr(Observer, "outdated", outdated)
 
 
-HELD_BOOKING = replace(
+HELD_WRITE = replace(
     QUIET,
     fover=15,
     steps=(
@@ -374,10 +374,10 @@ FAULTS = (
     Fault("raised ttl", leases_for_ever, RAISED_TTL, ("6",)),
     Fault("lowered ttl", leases_for_ever, LOWERED_TTL, ("7",)),
     Fault("full", write_first, FULL, ("6",)),
-    Fault("wall", ages_by_the_wall, WRONG_WALLS, ("9 seats",)),
+    Fault("wall", ages_by_the_wall, WRONG_WALLS, ("9 registrations",)),
     Fault("restore", numbers_of_the_store, RAISED_RESTORE, ("4",)),
     Fault("floor", floor_of_the_campaign, RESTORED_AGAIN_AND_AGAIN, ("4", "1")),
-    Fault("held", start_whatever_was_decided, HELD_BOOKING, ("6 gap",)),
+    Fault("held", start_whatever_was_decided, HELD_WRITE, ("6 gap",)),
     Fault("suspended", clocks_that_sleep, ALL_SUSPENDED, ("6 gap",)),
     Fault("leap", leaps_by_doubling, CLOCKS_SET_BACK, ("6 who",)),
     Fault("catch up", no_catching_up, LAGGING, ("9 true lists",)),

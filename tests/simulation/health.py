@@ -1,4 +1,4 @@
-"""Who could reach whom, and for how long: kept along a history, for the checks that need it."""
+"""Which nodes could reach each other, and for how long: kept along a history, for checks."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ class Health:
         self._reach: dict[tuple[str, str], float] = {}  # (agent, master): since when
         self._serving = False  # whether some master has the store
         self._changed = float("-inf")  # when that last changed
-        self._troubles: list[tuple[float, float]] = []  # begin, end: when any fault stood
+        self._faulty: list[tuple[float, float]] = []  # begin, end: when there was any fault
         self._rough, self._smooth = False, float("-inf")  # whether it is, or since when it is not
         self._outages: list[tuple[float, float]] = []  # begin, end
 
@@ -47,17 +47,17 @@ class Health:
                 (self._faults.add if on else self._faults.discard)(fault)
             case _:
                 return False
-        since = self._troubles[-1] if self._troubles else (NEVER, at)
+        since = self._faulty[-1] if self._faulty else (NEVER, at)
         if self._faults and since[1] < NEVER:
-            self._troubles.append((at, NEVER))
+            self._faulty.append((at, NEVER))
         elif not self._faults and since[1] == NEVER:
-            self._troubles[-1] = since[0], at
+            self._faulty[-1] = since[0], at
         if self._rough != (rough := any(STORE in fault[1:] for fault in self._faults)):
             self._rough, self._smooth = rough, entry.at
         masters = [node for node in self._up if not is_agent(node) and node != STORE]
         serving = [m for m in masters if self.works(m) and self._open(m, STORE)]
         sound = [m for m in serving if self._sound(m)]
-        agents = [p for p in self._up if is_agent(p) and self.works(p) and not self._contested(p)]
+        agents = [p for p in self._up if is_agent(p) and self.works(p) and not self._conflicting(p)]
         self._reach = {
             (p, m): self._reach.get((p, m), at)
             for p in agents
@@ -70,9 +70,9 @@ class Health:
             self._serving, self._changed = bool(serving), at
         return True
 
-    def trouble(self, at: float) -> float:
+    def fault_since(self, at: float) -> float:
         """Return since when some fault or other stood at a time; `NEVER` if none did."""
-        return next((begin for begin, end in self._troubles if begin <= at <= end), NEVER)
+        return next((begin for begin, end in self._faulty if begin <= at <= end), NEVER)
 
     def reach(self, name: str, key: str, at: float) -> float:
         """Return for how long one process has reported this id and key, and could all along.
@@ -136,7 +136,7 @@ class Health:
         bad = any(self._fault(what, master, STORE) for what in _BAD)
         return not bad and not (far and self._fault("distant", master, STORE))
 
-    def _contested(self, node: str) -> bool:
+    def _conflicting(self, node: str) -> bool:
         """Whether another process reports under the same id, or at the same key."""
         name, key = self._claims[node]
         return any(

@@ -22,8 +22,8 @@ STORE = "etcd"  # the store's name as an end of links, and as a node
 class Settings:
     """What a master is started with. Times in seconds, `brake` in percent.
 
-    `ceiling` is that of the damper; `age` is how old an unused seat gets, `sweep` how often the
-    leader looks for such.
+    `ceiling` is that of the damper; `age` is how old an unused registration gets, `sweep` how often
+    the leader looks for such.
     """
 
     ttl: float = 10.0
@@ -89,8 +89,8 @@ class Acknowledged:
 
 
 @dataclass(frozen=True, slots=True)
-class Farewell:
-    """An agent sends its farewell."""
+class Deregistered:
+    """An agent deregisters its pod."""
 
     at: float
     id: str
@@ -155,7 +155,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """The store went back to a snapshot, `kvs`; `kind` is how, see `RESTORES`."""
+    """The store was restored from a snapshot, `kvs`; `kind` is how, see `RESTORES`."""
 
     at: float
     kind: str
@@ -254,32 +254,33 @@ RESTORES = {
 }
 
 Entry = (
-    Commit | Restore | Leased | Elected | Started | Ended | Sent | Acknowledged | Refusal | Farewell
-    | Process | Failure | Fault | Settled | Asked | Unsure | Fenced | Replaced | Garbage
+    Commit | Restore | Leased | Elected | Started | Ended | Sent | Acknowledged | Refusal
+    | Deregistered | Process | Failure | Fault | Settled | Asked | Unsure | Fenced | Replaced
+    | Garbage
 )  # fmt: skip
 History = tuple[Entry, ...]
 
 Record = dict[str, Any]
 
 _POD = frozenset({"id", "key", "seq", "nonce", "n"})
-_SEAT = frozenset({"id", "seq", "left"})
+_REGISTRATION = frozenset({"id", "seq", "left"})
 _CANDIDATE = frozenset({"id"})
 _REQUEST = frozenset({"kind"})
 
 
 @dataclass(slots=True)
-class Book:
+class StoreView:
     """The tier's part of the store as it is after some commits, decoded; garbage is left out."""
 
     revision: int = 0
     pods: dict[str, Record] = field(default_factory=dict)
-    seats: dict[str, Record] = field(default_factory=dict)
+    registrations: dict[str, Record] = field(default_factory=dict)
     candidates: dict[str, Record] = field(default_factory=dict)
     requests: dict[str, Record] = field(default_factory=dict)
     raw: dict[str, KeyValue] = field(default_factory=dict)  # all of the above, and all else
 
     def apply(self, entry: Entry) -> bool:
-        """Take in what an entry says of the store; return whether it says anything."""
+        """Apply what an entry says of the store; return whether it says anything."""
         match entry:
             case Commit(_, revision, changes):
                 self.revision = revision
@@ -318,7 +319,7 @@ class Book:
         """Return the prefixes of records, where they are kept, and what each must have."""
         return (
             (KEYS.pods, self.pods, _POD),
-            (KEYS.registrations, self.seats, _SEAT),
+            (KEYS.registrations, self.registrations, _REGISTRATION),
             (KEYS.candidates, self.candidates, _CANDIDATE),
             (KEYS.requests, self.requests, _REQUEST),
         )
@@ -413,8 +414,8 @@ def _line(entry: Entry) -> str:
             text = f"run {entry.run} ended: {'ok' if entry.ok else 'failed'} {entry.state!r}"
         case Acknowledged(at, sent):
             text = f"{entry.id} is #{entry.seq} (n {entry.n}, sent {at - sent:.3f} s ago)"
-        case Farewell():
-            text = f"{entry.id} says farewell"
+        case Deregistered():
+            text = f"{entry.id} deregisters"
         case Process():
             text = f"{entry.node} {'starts' if entry.up else 'is gone'}"
             if entry.settings is not None:

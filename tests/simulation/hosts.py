@@ -249,7 +249,7 @@ class AgentHost:
             self._gone()
 
     async def leave(self) -> None:
-        """SIGTERM: say farewell, and end."""
+        """SIGTERM: deregister, and end."""
         agent, node = self._agent, self._node
         if agent is None or not node:
             return

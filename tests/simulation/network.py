@@ -17,8 +17,8 @@ from tests.simulation.history import (
     KEYS,
     STORE,
     Acknowledged,
+    Deregistered,
     Entry,
-    Farewell,
     Fault,
     Fenced,
     Refusal,
@@ -307,7 +307,7 @@ class _Connection:
             self._nonces.add(record["nonce"])
             self._record(Sent(sent, host, record["id"], record["key"], record["nonce"]))
         if record.get("down"):
-            self._record(Farewell(sent, record["id"], record["key"]))
+            self._record(Deregistered(sent, record["id"], record["key"]))
 
         def reply(result: object) -> None:
             self._network.send(master, host, lambda: _settle(answer, result))

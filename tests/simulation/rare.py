@@ -43,15 +43,15 @@ BRANCHES: dict[str, str] = {
     "failed": "a run failed",
     "retried": "a run is tried again",
     "killed": "a run is killed with the term of its leader",
-    "withdrawn": "a run is not started, because its booking had to wait",
-    "late start": "a run is started though its booking had to wait",
+    "withdrawn": "a run is not started, because the write before it had to wait",
+    "late start": "a run is started though the write before it had to wait",
     "late acknowledgement": "an acknowledgement is done, its answer lost, and the leader goes on",
     "fenced": "a write of a former leader is refused",
-    "rollback": "a state is put back",
+    "rollback": "a state is restored",
     "new callback": "a run is due to another callback",
     "replaced": "the callback is replaced under a running master",
     "asked": "an operator asks for a run, and gets it",
-    "swept": "a seat is deleted that was unused for long",
+    "swept": "a registration is deleted that was unused for long",
     "left": "a run tells that a pod left",
     "came late": "a pod leaves that was lost",
     "moved": "a pod's id comes back at another address",
@@ -60,11 +60,11 @@ BRANCHES: dict[str, str] = {
     "stale": "a record is refused that is older than one there is",
     "leap": "a process goes on under a later nonce, since its own was refused",
     "new lease": "a living pod gets another lease",
-    "no space": "the store takes no write",
+    "no space": "the store accepts no write",
     "denied": "the store refuses credentials",
     "unsure": "the answer to a write is lost, which was done",
     "other version": "a record of a later version is rewritten",
-    "garbage": "somebody writes what is no record",
+    "garbage": "a client writes what is no record",
     **{f"restore {kind}": text for kind, text in RESTORES.items()},
     "restore forgets": "a run is forgotten by a restore, and numbers go on above it",
 }
@@ -94,7 +94,7 @@ class _Past:
         self.ended: dict[int, bool] = {}
         self.started: set[int] = set()
         self.unsure: dict[str, Unsure] = {}  # of each key, the last
-        self.waited = float("-inf")  # when the booking of a run last had to wait
+        self.waited = float("-inf")  # when the write that starts a run last had to wait
         self.nonces: dict[tuple[str, str, str], str] = {}  # of a node under an identity
         self.refused: dict[str, str] = {}  # node to the name of its last refusal
         self.keys: dict[str, str] = {}  # of each id
@@ -143,7 +143,7 @@ def _terms(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
                 yield "takeover"
             if _braked(tier, candidate.get("id", "")) and past.leader:
                 yield "braked takeover"
-            running = tier.book.running
+            running = tier.view.running
             if running is not None and not running["ended"]:
                 yield "orphan"
     for _, request in puts(entry, KEYS.requests):
@@ -156,7 +156,7 @@ def _terms(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
 def _runs(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
     match entry:
         case Started(_, node, run):
-            running: Record = tier.book.running or {}
+            running: Record = tier.view.running or {}
             reasons = {"callback": "new callback", "asked": "asked"}
             if running.get("reason") in reasons:
                 yield reasons[running["reason"]]
@@ -201,23 +201,25 @@ def _pods(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
             yield "leap"
     if not isinstance(entry, Commit):
         return
-    yield from ("swept" for name in deleted(entry, KEYS.registrations) if name in tier.book.seats)
+    yield from (
+        "swept" for name in deleted(entry, KEYS.registrations) if name in tier.view.registrations
+    )
     for change in entry.changes:
         key = change.kv.key
         name = key.removeprefix(KEYS.pods)
-        before = tier.book.pods.get(name) if key.startswith(KEYS.pods) else None
+        before = tier.view.pods.get(name) if key.startswith(KEYS.pods) else None
         now = decode(change.kv.value) if change.type == "put" else None
         if before is None or now is None:
             continue
         if now.get("id") != before["id"]:
             yield "usurped"
-        elif change.kv.lease != tier.book.raw[key].lease:
+        elif change.kv.lease != tier.view.raw[key].lease:
             yield "new lease"
     for name, pod in puts(entry, KEYS.pods):
         if past.keys.get(pod.get("id", ""), name) != name:
             yield "moved"
-    for name, seat in puts(entry, KEYS.registrations):
-        if seat.get("left") and name not in tier.book.pods:
+    for name, registration in puts(entry, KEYS.registrations):
+        if registration.get("left") and name not in tier.view.pods:
             yield "came late"
 
 
@@ -240,7 +242,7 @@ def _store(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
             yield "garbage"
         case Commit():
             for change in entry.changes:
-                before = tier.book.raw.get(change.kv.key)
+                before = tier.view.raw.get(change.kv.key)
                 if before is not None and change.type == "put":
                     old, new = decode(before.value), decode(change.kv.value)
                     if old and new and NEXT in old and before.lease == change.kv.lease:

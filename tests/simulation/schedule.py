@@ -13,23 +13,23 @@ from random import Random
 
 from tests.simulation.history import RESTORES, Settings
 
-HORIZON = 12.0  # the length of the troubled part, in times of TTL; the second generation's is 8
+HORIZON = 12.0  # the length of the part with faults, in times of TTL; the second generation's is 8
 SECOND = 1_000_000  # the first seed of the second generation
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that is done at `at`, to `who` (and `whom`), undone `lasting` seconds later."""
+    """One thing that is done at `at`, to `who` (and `detail`), undone `lasting` seconds later."""
 
     at: float
     do: str
     who: str = ""
-    whom: str = ""
+    detail: str = ""
     lasting: float = 0.0
 
     def __str__(self) -> str:
         lasting = f" for {self.lasting:.3f} s" if self.lasting else ""
-        return f"{self.at:9.3f}  {self.do} {self.who} {self.whom}".rstrip() + lasting
+        return f"{self.at:9.3f}  {self.do} {self.who} {self.detail}".rstrip() + lasting
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def _steps(rng: Random, plain: Schedule, count: int | None) -> Iterator[Step]:
             case "cut" | "lossy" | "stall" as do:
                 pair = rng.choice(((m, "etcd"), (m, "etcd"), (p, m)))
                 yield Step(at, do, *pair, lasting=long)
-            case "masters":  # all of them at once: what the gap is for
+            case "masters":  # all of them together: what the gap is for
                 for m in ms:
                     yield Step(at + rng.uniform(0, 1), rng.choice(("crash", "pause")), m, "", long)
             case "deploy":
@@ -187,7 +187,7 @@ class _Draws:
 
     @property
     def at(self) -> float:
-        """A time in the troubled part."""
+        """A time in the part with faults."""
         return self.rng.uniform(2, self.plain.horizon * self.plain.ttl)
 
     @property
@@ -229,13 +229,13 @@ def _restore(draws: _Draws) -> Iterator[Step]:
 def _conflict(draws: _Draws) -> Iterator[Step]:
     """Another pod at the address of one, another address for its id, or both: a second process."""
     how, who = draws.rng.choice(("reuse", "twin", "double")), draws.pod()
-    whom, at = draws.pod(who), draws.at
-    if who != whom:
+    other, at = draws.pod(who), draws.at
+    if who != other:
         if draws.rng.random() < 0.5:
             yield Step(
-                at - 0.5, draws.rng.choice(("crash", "leave", "pause")), whom, "", draws.long
+                at - 0.5, draws.rng.choice(("crash", "leave", "pause")), other, "", draws.long
             )
-        yield Step(at, how, who, whom, draws.long + draws.plain.ttl / 2)
+        yield Step(at, how, who, other, draws.long + draws.plain.ttl / 2)
 
 
 def _mute(draws: _Draws) -> Iterator[Step]:
@@ -319,7 +319,7 @@ def _garbage(draws: _Draws) -> Iterator[Step]:
 
 
 def _mass(draws: _Draws) -> Iterator[Step]:
-    """Most pods at once, and the leader meanwhile: what the brake of a term is for."""
+    """Most pods together, and the leader meanwhile: what the brake of a term is for."""
     at, rng, plain = draws.at, draws.rng, draws.plain
     names = [f"p{i}" for i in range(1, plain.pods + 1)]
     lost = rng.sample(names, rng.randint((len(names) + 1) // 2, len(names)))

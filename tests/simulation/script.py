@@ -8,11 +8,10 @@ from tests.simulation.history import (
     KEYS,
     STORE,
     Acknowledged,
-    Book,
     Commit,
+    Deregistered,
     Ended,
     Entry,
-    Farewell,
     Fault,
     Process,
     Record,
@@ -20,6 +19,7 @@ from tests.simulation.history import (
     Settings,
     Settled,
     Started,
+    StoreView,
 )
 
 from kontrol.ensemble.canonical import canonical
@@ -71,21 +71,27 @@ class Script:
             "put", KeyValue(key, value, created, self.revision, 1, self.leases.get(key, 0))
         )
 
-    def seat(self, it: Pod, *, left: bool = False) -> tuple[str, bytes]:
-        seat: Record = {"id": it.id, "nonce": it.nonce, "n": it.n, "seq": it.seq, "left": left}
-        return KEYS.registration(it.key), canonical(seat)
+    def registration(self, it: Pod, *, left: bool = False) -> tuple[str, bytes]:
+        registration: Record = {
+            "id": it.id,
+            "nonce": it.nonce,
+            "n": it.n,
+            "seq": it.seq,
+            "left": left,
+        }
+        return KEYS.registration(it.key), canonical(registration)
 
     def join(self, it: Pod) -> None:
         if it.id not in {e.node for e in self.entries if isinstance(e, Process)}:
             self.add(Process(self.at, it.id, up=True))
         self.pods[it.key] = it
-        self.commit((KEYS.pod(it.key), it.encode()), self.seat(it))
+        self.commit((KEYS.pod(it.key), it.encode()), self.registration(it))
         self.add(Acknowledged(self.at, self.at, it.id, it.key, it.nonce, it.n or 0, it.seq, TTL))
 
     def leave(self, it: Pod) -> None:
-        self.add(Farewell(self.at, it.id, it.key))
+        self.add(Deregistered(self.at, it.id, it.key))
         del self.pods[it.key]
-        self.commit((KEYS.pod(it.key), None), self.seat(it, left=True))
+        self.commit((KEYS.pod(it.key), None), self.registration(it, left=True))
 
     def crash(self, it: Pod) -> None:
         self.add(Process(self.at, it.id, up=False))
@@ -94,7 +100,7 @@ class Script:
         self.commit((KEYS.pod(it.key), None))
 
     def lose(self, *pods: Pod) -> None:
-        """Let pods go at once, without a farewell."""
+        """Let pods go together, without deregistering."""
         for it in pods:
             self.add(Process(self.at, it.id, up=False))
             del self.pods[it.key]
@@ -125,7 +131,7 @@ class Script:
     def listed(self) -> list[Pod]:
         return sorted(self.pods.values(), key=lambda it: it.seq)
 
-    def book(self, *, ended: bool = False) -> None:
+    def view(self, *, ended: bool = False) -> None:
         record: Record = {
             "run": self.run,
             "term": self.term,
@@ -140,14 +146,14 @@ class Script:
     def start(self, **given: list[int]) -> None:
         """Begin a run; `given` replaces parts of the true changes by lists of seqs."""
         self.run += 1
-        self.book()
+        self.view()
         now = {it.seq: it for it in self.listed()}
         gone = [self.before[seq] for seq in sorted(self.before.keys() - now.keys())]
-        farewells = {entry.id for entry in self.entries if isinstance(entry, Farewell)}
+        deregistered = {entry.id for entry in self.entries if isinstance(entry, Deregistered)}
         rows = {
             "joined": sorted(now.keys() - self.before.keys()),
-            "left": [it.seq for it in gone if it.id in farewells],
-            "lost": [it.seq for it in gone if it.id not in farewells],
+            "left": [it.seq for it in gone if it.id in deregistered],
+            "lost": [it.seq for it in gone if it.id not in deregistered],
             "changed": [
                 s for s in sorted(now.keys() & self.before.keys())
                 if now[s].canonical != self.before[s].canonical
@@ -192,12 +198,12 @@ class Script:
     def complaints(self) -> list[str]:
         return check(tuple(self.entries))
 
-    def book_now(self) -> Book:
+    def book_now(self) -> StoreView:
         """Return what the store has now."""
-        book = Book()
+        view = StoreView()
         for entry in self.entries:
-            book.apply(entry)
-        return book
+            view.apply(entry)
+        return view
 
 
 A, B, C = pod("p1", 0), pod("p2", 1), pod("p3", 2)
@@ -212,7 +218,7 @@ def good() -> Script:
     script.join(replace(A, n=1, payload="x"))
     script.start()
     script.end(ok=False)
-    script.book(ended=True)
+    script.view(ended=True)
     script.go(None)
     script.join(C)
     script.go(b"2")

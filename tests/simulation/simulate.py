@@ -12,7 +12,6 @@ from tests.simulation.checks.runs import behind
 from tests.simulation.history import (
     KEYS,
     STORE,
-    Book,
     Commit,
     Elected,
     Entry,
@@ -21,6 +20,7 @@ from tests.simulation.history import (
     Leased,
     Restore,
     Settled,
+    StoreView,
 )
 from tests.simulation.hosts import AgentHost, MasterHost
 from tests.simulation.network import Network
@@ -33,7 +33,7 @@ from tests.support.simloop import SimLoop, run
 
 from kontrol.store.protocol import Delete, Event, Lease, NoSpace, Put, Range
 
-PATIENCE = 900.0  # seconds of quiet in which the tier must have caught up; backoff takes 300
+CATCH_UP = 900.0  # seconds of quiet in which the tier must have caught up; backoff takes 300
 RAISE = 1_000_000_000  # revisions, as the documentation of etcdutl has it
 
 
@@ -102,7 +102,7 @@ class _Simulation:
     def __init__(self, schedule: Schedule, history: list[Entry]) -> None:
         self._schedule = schedule
         self._history = history
-        self._book = Book()
+        self._book = StoreView()
         self._masters: dict[str, MasterHost] = {}
         self._pauses: Counter[str] = Counter()
         self._full = 0  # how many reasons there are for the store to be full
@@ -151,7 +151,7 @@ class _Simulation:
         alive = tuple(a.alive for a in self._agents.values() if a.alive is not None)
         callbacks = {master.callback for master in self._masters.values()}
         same = callbacks.pop() if len(callbacks) == 1 else ""
-        limit = loop.time() + PATIENCE
+        limit = loop.time() + CATCH_UP
         while loop.time() < limit:
             await asyncio.sleep(2.0)
             if not any(behind(self._book, Settled(loop.time(), alive, same))):
@@ -162,7 +162,7 @@ class _Simulation:
 
     async def _do(self, step: Step) -> None:
         world, network = self._world, self._world.network
-        a, b, lasting = step.who, step.whom, step.lasting
+        a, b, lasting = step.who, step.detail, step.lasting
         everyone = (*self._masters, *self._agents, STORE)
         match step.do:
             case "start":
@@ -234,10 +234,10 @@ class _Simulation:
             if step.do == "deploy":
                 host.fingerprint = "callback 2"
             elif step.do == "set":
-                changes = (part.split("=") for part in step.whom.split())
+                changes = (part.split("=") for part in step.detail.split())
                 host.settings = replace(host.settings, **{k: float(v) for k, v in changes})
             elif step.do == "upgrade":
-                host.version = LATER if step.whom == "later" else EARLIER
+                host.version = LATER if step.detail == "later" else EARLIER
         else:
             if step.do == "leave":
                 await host.leave()
@@ -247,13 +247,13 @@ class _Simulation:
                 host.move()
         self._forget_pauses(step.who, node)
         if isinstance(host, AgentHost) and not step.lasting:
-            return  # for ever
+            return  # forever
         await asyncio.sleep(step.lasting)
         host.start()
 
     async def _wear(self, step: Step) -> None:
         """Let a host report as another one, or at another's address, for a while."""
-        host, other = self._agents[step.who], self._agents[step.whom]
+        host, other = self._agents[step.who], self._agents[step.detail]
         name = other.name if step.do in ("twin", "double") else ""
         ip = other.ip if step.do in ("reuse", "double") else ""
         for worn in ((name, ip), ("", "")):

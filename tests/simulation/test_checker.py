@@ -30,7 +30,7 @@ def overlap(s: Script) -> None:
     s.start()
 
 
-def unbooked(s: Script) -> None:
+def unrecorded(s: Script) -> None:
     s.join(B)
     s.start()
     s.end()
@@ -164,7 +164,7 @@ def told_left_who_was_lost(s: Script) -> None:
 
 
 def tombstone_of_the_living(s: Script) -> None:
-    s.commit((KEYS.pod(A.key), None), s.seat(A, left=True))
+    s.commit((KEYS.pod(A.key), None), s.registration(A, left=True))
 
 
 def a_list_that_never_was(s: Script) -> None:
@@ -191,7 +191,7 @@ def another_digest(s: Script) -> None:
     ("spoil", "invariant", "says"),
     [
         (overlap, "1", "is alive"),
-        (unbooked, "1", "the book has"),
+        (unrecorded, "1", "the ledger has"),
         (forgotten_change, "2", "applied is"),
         (pod_missing_at_the_end, "2", "alive are"),
         (unacknowledged_at_the_end, "2", "not acknowledged"),
@@ -256,8 +256,8 @@ def test_a_pod_that_changes_its_address_leaves() -> None:
     del script.pods[A.key]
     script.pods[moved.key] = moved
     script.commit(
-        (KEYS.pod(A.key), None), script.seat(old, left=True),
-        (KEYS.pod(moved.key), moved.encode()), script.seat(moved),
+        (KEYS.pod(A.key), None), script.registration(old, left=True),
+        (KEYS.pod(moved.key), moved.encode()), script.registration(moved),
     )  # fmt: skip
     script.start(left=[A.seq], lost=[])
     assert script.complaints() == []

@@ -1,4 +1,4 @@
-"""The checks of what holds runs, of seats, leases and records: what is right passes, all else not.
+"""Checks of what holds runs, of registrations, leases and records: they find what is wrong only.
 
 Histories are written by hand, a second between two commits; TTL is 10 s, the damper half a second.
 """
@@ -165,7 +165,7 @@ def later(script: Script, seconds: float) -> None:
     script.add(Asked(script.at, "m1", "release"))
 
 
-def test_a_change_that_nobody_runs_for() -> None:
+def test_a_change_without_a_run() -> None:
     script = four()
     script.join(E)
     later(script, 20)
@@ -183,7 +183,7 @@ def test_a_leader_that_cannot_is_not_late(fault: Fault | Process) -> None:
     assert not says(script, "10", "")
 
 
-def test_changes_without_end_that_nobody_runs_for() -> None:
+def test_changes_without_end_and_without_a_run() -> None:
     script = four()
     for n in range(1, 20):
         script.join(replace(A, n=n, payload=str(n)))
@@ -316,40 +316,40 @@ def test_a_pod_under_the_lease_of_a_former_ttl() -> None:
     assert says(script, "7", "after a refresh")
 
 
-# Seats
+# Registrations
 
 
 @pytest.mark.parametrize(("after", "wrong"), [(80, True), (101, False)])
-def test_a_seat_is_swept_at_its_age(after: float, wrong: bool) -> None:
+def test_a_registration_is_swept_at_its_age(after: float, wrong: bool) -> None:
     script = Script(Settings(age=100))
     script.join(A)
     script.go()
     script.crash(A)
     script.go()
-    seat = script.seat(A)[0]
+    registration = script.registration(A)[0]
     idle: Record = {"id": A.id, "nonce": A.nonce, "n": 0, "seq": A.seq, "left": False, "idle": 1}
-    script.commit((seat, canonical(idle)))
+    script.commit((registration, canonical(idle)))
     script.at += after - 5
-    script.commit((seat, None))
-    assert says(script, "9 seats", "is swept") is wrong
+    script.commit((registration, None))
+    assert says(script, "9 registrations", "is swept") is wrong
 
 
-def test_the_seat_of_a_living_pod_is_swept() -> None:
+def test_the_registration_of_a_living_pod_is_swept() -> None:
     script = Script(Settings(age=5))
     script.join(A)
     script.at += 20
-    script.commit((script.seat(A)[0], None))
-    assert says(script, "9 seats", "is swept")
+    script.commit((script.registration(A)[0], None))
+    assert says(script, "9 registrations", "is swept")
 
 
-def test_a_pod_whose_seat_was_swept_gets_another_number() -> None:
+def test_a_pod_whose_registration_was_swept_gets_another_number() -> None:
     script = Script(Settings(age=5))
     script.join(A)
     script.go()
     script.leave(A)
     script.go()
     script.at += 20
-    script.commit((script.seat(A)[0], None))
+    script.commit((script.registration(A)[0], None))
     script.join(replace(A, seq=7))
     assert script.complaints() == []
 
@@ -400,12 +400,14 @@ def test_a_rollback_to_another_state() -> None:
 
 
 @pytest.mark.parametrize(("keeps", "seq"), [(True, 0), (False, 0), (False, 9)])
-def test_an_unknown_field_of_a_seat(*, keeps: bool, seq: int) -> None:
+def test_an_unknown_field_of_a_registration(*, keeps: bool, seq: int) -> None:
     script = Script()
     key = KEYS.registration("k")
-    seat: Record = {"id": "p1", "nonce": "1", "n": 0, "seq": 0, "left": False}
-    script.commit((key, canonical({**seat, NEXT: True})))
-    script.commit((key, canonical({**seat, "n": 1, "seq": seq, **({NEXT: True} if keeps else {})})))
+    registration: Record = {"id": "p1", "nonce": "1", "n": 0, "seq": 0, "left": False}
+    script.commit((key, canonical({**registration, NEXT: True})))
+    script.commit(
+        (key, canonical({**registration, "n": 1, "seq": seq, **({NEXT: True} if keeps else {})}))
+    )
     assert says(script, "unknown", "loses a field") is (not keeps and seq == 0)
 
 
@@ -446,7 +448,7 @@ def test_a_number_is_reused_after_a_restore(*, witness: bool) -> None:
     script.join(E)
     script.run = 1
     script.go()
-    assert says(script, "4", "run 2 is booked") is witness
+    assert says(script, "4", "run 2 is recorded") is witness
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(2, False), (8, True)])
@@ -460,7 +462,7 @@ def test_a_witness_that_led_has_told_the_others(seconds: float, *, told: bool) -
     script.join(replace(E, seq=4))
     script.run = 1
     script.go()
-    assert says(script, "4", "run 2 is booked") is told
+    assert says(script, "4", "run 2 is recorded") is told
 
 
 def test_a_term_is_reused_after_a_restore() -> None:
@@ -476,7 +478,7 @@ def test_a_term_is_reused_after_a_restore() -> None:
     assert says(script, "4", "term 8 begins")
 
 
-def test_a_run_that_was_booked_before_a_restore_may_start() -> None:
+def test_a_run_that_was_recorded_before_a_restore_may_start() -> None:
     script = four()
     snapshot = list(script.book_now().raw.values())
     script.join(E)
@@ -488,11 +490,11 @@ def test_a_run_that_was_booked_before_a_restore_may_start() -> None:
     assert not says(script, "1", "")
 
 
-def test_a_run_that_nobody_booked_after_a_restore() -> None:
+def test_a_run_without_a_record_after_a_restore() -> None:
     script = four()
     script.restore([])
     script.add(Started(script.at, "m1", 9, 5, "x", b"[]", NOTHING, None))
-    assert says(script, "1", "while the book has")
+    assert says(script, "1", "while the ledger has")
 
 
 # Two processes under one identity
@@ -532,14 +534,14 @@ def test_a_late_message_of_an_earlier_process_whose_clock_was_ahead() -> None:
     assert not says(script, "5", "over")
 
 
-def test_who_is_contested_need_not_stay() -> None:
-    for contested in (False, True):
+def test_a_pod_with_conflicting_senders_need_not_stay() -> None:
+    for conflicting in (False, True):
         script = four()
-        if contested:
+        if conflicting:
             script.add(Process(script.at, "p9", up=True, id=A.id, key="k9"))
         script.at += 2 * TTL
         script.commit((KEYS.pod(A.key), None))
-        assert says(script, "6", "in reach") is not contested
+        assert says(script, "6", "in reach") is not conflicting
 
 
 def test_the_ttl_that_was_told_is_kept() -> None:
@@ -560,7 +562,7 @@ def test_a_process_that_is_refused_for_long(seconds: float, *, wrong: bool) -> N
     assert says(script, "6", "is refused") is wrong
 
 
-def test_a_process_that_another_one_contests_may_be_refused() -> None:
+def test_a_process_that_conflicts_with_another_one_may_be_refused() -> None:
     script = four()
     script.add(Process(script.at, E.id, up=True, id=A.id, key=A.key))
     script.at += 30
@@ -578,9 +580,9 @@ def test_a_process_that_replaces_a_paused_one_works() -> None:
     assert health.works("m1")
 
 
-def test_when_trouble_began_is_known_after_it_ended() -> None:
+def test_when_faults_began_is_known_after_they_ended() -> None:
     health = Health()
     for at, on in ((1, True), (5, False), (8, True)):
         health.apply(Fault(at, "full", STORE, on=on))
-    began = [health.trouble(at) for at in (0, 1, 4, 5, 6, 8, 9)]
+    began = [health.fault_since(at) for at in (0, 1, 4, 5, 6, 8, 9)]
     assert began == [NEVER, 1, 1, 1, NEVER, 8, 8]

@@ -234,7 +234,7 @@ def test_a_livelock_is_bounded() -> None:
         run(main(), max_steps=1000)
 
 
-def test_what_nobody_handles_is_raised() -> None:
+def test_what_is_not_handled_is_raised() -> None:
     async def main() -> None:
         def broken() -> None:
             raise ValueError("here")

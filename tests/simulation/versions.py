@@ -1,7 +1,7 @@
 """A store as masters of another version use it: their records have other fields than ours.
 
-One version later they have a field that we do not know, one version earlier they lack what is new.
-Such a master reads what it wrote as it wrote it; everybody else finds the other version's record.
+One version later they have a field that is unknown here, one version earlier they lack a new one.
+Such a master reads what it wrote as it wrote it; all others find the other version's record.
 """
 
 import json

@@ -11,7 +11,6 @@ from tests.simulation.checks.runs import EMPTY
 from tests.simulation.health import NEVER, Health
 from tests.simulation.history import (
     KEYS,
-    Book,
     Commit,
     Ended,
     Entry,
@@ -22,6 +21,7 @@ from tests.simulation.history import (
     Restore,
     Settings,
     Started,
+    StoreView,
     puts,
 )
 
@@ -52,7 +52,7 @@ def silence_of_the_tier(history: History) -> Iterator[str]:
 class Tier:
     """What the store says of the tier, and the pods lost of those of the last acknowledged run."""
 
-    book: Book = field(default_factory=Book)
+    view: StoreView = field(default_factory=StoreView)
     health: Health = field(default_factory=Health)
     lists: dict[tuple[int, str], list[Record]] = field(default_factory=dict)  # by run and digest
     lost: frozenset[int] = frozenset()
@@ -65,21 +65,25 @@ class Tier:
         self.health.apply(entry)
         if isinstance(entry, Started):
             self.lists[entry.run, entry.digest] = json.loads(entry.pods)
-        if not self.book.apply(entry):
+        if not self.view.apply(entry):
             return False
-        listed = self.book.listed
+        listed = self.view.listed
         if listed != self.listed:
             self.listed = listed
             self.digest = digest_of(Pod.decode(canonical(pod)) for pod in listed)
         members = [pod["seq"] for pod in self.members()]
         live = {pod["seq"] for pod in listed}
-        left = {seat["seq"] for seat in self.book.seats.values() if seat["left"]}
+        left = {
+            registration["seq"]
+            for registration in self.view.registrations.values()
+            if registration["left"]
+        }
         self.lost, self.of = frozenset(members) - live - left, len(members)
         return True
 
     def members(self) -> list[Record]:
         """Return the pods that the last acknowledged run was for."""
-        applied = self.book.applied
+        applied = self.view.applied
         return self.lists.get((applied["run"], applied["digest"]), []) if applied else []
 
 
@@ -154,7 +158,7 @@ def damper_waits(history: History) -> Iterator[str]:
         if isinstance(entry, Started):
             pods = json.loads(entry.pods)
             matches = [i for i in range(last, len(seen)) if seen[i][1] == pods]
-            running = tier.book.running or {}
+            running = tier.view.running or {}
             fresh = running.get("reason") == "ensemble" and running.get("attempt") == 1
             if matches and matches[0] > last and fresh:
                 settings = tier.health.settings[entry.node]
@@ -186,7 +190,7 @@ def _burst(changes: Sequence[float], start: float, quiet: float) -> float:
 
 
 def on_time(history: History) -> Iterator[str]:
-    """2, 10: what is due runs in time, under a leader without faults: nothing holds it for ever.
+    """2, 10: what is due runs in time, under a leader without faults: nothing holds it forever.
 
     In time is: once the damper's quiet is over, and its ceiling whatever changes; the gap, if pods
     are lost; the brake, if many are; and a minute for a new callback. Of what was tried and failed
@@ -226,23 +230,23 @@ _TELLING = (Commit, Restore, Process, Fault, Started, Ended)
 def _leads(tier: Tier) -> Settings | None:
     """Return the settings of the leader, if it is in its term and no fault is between.
 
-    Who stands again, having lost its term, waits for its own former candidacy to expire.
+    A master that campaigns again after its term waits for its own former candidacy to expire.
     """
-    leader = tier.book.leader
+    leader = tier.view.leader
     if leader is None or "term" not in leader or not tier.health.has_store(leader["id"]):
         return None
-    own = [it for it in tier.book.candidates.values() if it["id"] == leader["id"]]
+    own = [it for it in tier.view.candidates.values() if it["id"] == leader["id"]]
     return tier.health.settings[leader["id"]] if len(own) == 1 else None
 
 
 def _limits(tier: Tier, alive: set[int]) -> dict[str, float]:
     """Return what is due, and how many seconds it may be."""
-    settings, book = _leads(tier), tier.book
-    if settings is None or book.running is not None or alive:
+    settings, view = _leads(tier), tier.view
+    if settings is None or view.running is not None or alive:
         return {}
-    applied = book.applied
+    applied = view.applied
     if tier.digest == (applied["digest"] if applied else EMPTY):
-        leader = book.leader or {}
+        leader = view.leader or {}
         if applied is None or leader.get("fingerprint") == applied["fingerprint"]:
             return {}
         return {"the callback": (ROLL_OUT + settings.damper) * SKEW + SLACK}
@@ -257,12 +261,12 @@ def _limits(tier: Tier, alive: set[int]) -> dict[str, float]:
 
 
 def _facts(tier: Tier) -> dict[str, object]:
-    """Return what each reason is about: if that moves, it is due anew."""
-    book = tier.book
-    leader = book.leader or {}
+    """Return what each reason is about: if that moves, it is due again."""
+    view = tier.view
+    leader = view.leader or {}
     name = leader.get("id", "")
     term = (leader.get("term"), name, tier.health.has_store(name))
-    applied = (book.applied or {}).get("run")
+    applied = (view.applied or {}).get("run")
     return {
         "the callback": (term, applied, leader.get("fingerprint")),
         "a change": (term, applied, tier.digest, tier.lost),

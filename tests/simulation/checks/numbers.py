@@ -1,7 +1,7 @@
 """Terms and numbers of runs, which are given once: also over a restore, if a witness leads after.
 
 A *witness* is a master whose process had the store before the restore, and lives on. Until one of
-those leads, nobody can know which numbers were given after the snapshot was taken.
+those leads, no master can know which numbers were given after the snapshot was taken.
 """
 
 from collections.abc import Iterator
@@ -90,7 +90,7 @@ class Numbers:
             if running["term"] < self.term:
                 yield f"term {running['term']} begins a run at {at:.3f} after term {self.term}"
             if running["run"] <= known:
-                yield f"run {running['run']} is booked at {at:.3f} after run {known}"
+                yield f"run {running['run']} is recorded at {at:.3f} after run {known}"
         if running is not None:
             self.term = max(self.term, running["term"])
             self.run = max(self.run, running["run"])

@@ -1,4 +1,4 @@
-"""Invariants of pods and their seats: 5, 6, and 9 in part."""
+"""Invariants of pods and their registrations: 5, 6, and 9 in part."""
 
 import json
 import math
@@ -8,10 +8,9 @@ from tests.simulation.health import TIMEOUT, Health
 from tests.simulation.history import (
     KEYS,
     Acknowledged,
-    Book,
     Commit,
+    Deregistered,
     Elected,
-    Farewell,
     Fault,
     History,
     Leased,
@@ -22,6 +21,7 @@ from tests.simulation.history import (
     Sent,
     Settings,
     Started,
+    StoreView,
     deleted,
     puts,
 )
@@ -36,27 +36,32 @@ def numbers_and_order(history: History) -> Iterator[str]:
 
     Until a restore, which forgets, or a sweep.
     """
-    book = Book()
+    view = StoreView()
     ages = Ages()
-    owner: dict[int, Who] = {}  # of each seq, for ever
-    seats: dict[Who, int] = {}  # the seq of an identity, while nobody else has had the key
+    owner: dict[int, Who] = {}  # of each seq, permanently
+    given: dict[Who, int] = {}  # the seq of an identity, while no other has had the key
     holder: dict[str, str] = {}  # key to id
     newest: dict[Who, tuple[str, int]] = {}
     for entry in history:
         ages.apply(entry)
         gone = deleted(entry, KEYS.registrations) if isinstance(entry, Commit) else []
-        swept = [(book.seats[key]["id"], key) for key in gone if key in book.seats]
-        if not book.apply(entry):
+        swept = [(view.registrations[key]["id"], key) for key in gone if key in view.registrations]
+        if not view.apply(entry):
             continue
         if isinstance(entry, Restore):
-            owner = {seat["seq"]: (seat["id"], _key(key)) for key, seat in book.seats.items()}
-            seats = {
-                (seat["id"], key): seat["seq"] for key, seat in book.seats.items() if "." not in key
+            owner = {
+                registration["seq"]: (registration["id"], _key(key))
+                for key, registration in view.registrations.items()
             }
-            holder = {key: name for name, key in seats}
-            newest = {(pod["id"], key): _age(pod) for key, pod in book.pods.items()}
+            given = {
+                (registration["id"], key): registration["seq"]
+                for key, registration in view.registrations.items()
+                if "." not in key
+            }
+            holder = {key: name for name, key in given}
+            newest = {(pod["id"], key): _age(pod) for key, pod in view.pods.items()}
         for who in swept:
-            seats.pop(who, None)
+            given.pop(who, None)
             newest.pop(who, None)
         for key, pod in _pods(entry):
             who, seq, age = (pod["id"], key), pod["seq"], _age(pod)
@@ -65,17 +70,17 @@ def numbers_and_order(history: History) -> Iterator[str]:
             if owner.setdefault(seq, who) != who:
                 yield f"seq {seq} of {owner[seq]} goes to {who} at {entry.at:.3f}"
             if holder.get(key) not in (None, pod["id"]):
-                seats.pop((holder[key], key), None)
+                given.pop((holder[key], key), None)
             holder[key] = pod["id"]
-            if seats.setdefault(who, seq) != seq:
-                yield f"{who} was #{seats[who]} and becomes #{seq} at {entry.at:.3f}"
+            if given.setdefault(who, seq) != seq:
+                yield f"{who} was #{given[who]} and becomes #{seq} at {entry.at:.3f}"
             known = newest.setdefault(who, age)
             if ages.older(age, known, who, entry.at):
                 yield f"{who}: {age} is written at {entry.at:.3f} over {known}"
             newest[who] = age
-        numbers = [pod["seq"] for pod in book.pods.values()]
+        numbers = [pod["seq"] for pod in view.pods.values()]
         if len(set(numbers)) < len(numbers):
-            yield f"two live pods share a seq at {entry.at:.3f}: {book.listed}"
+            yield f"two live pods share a seq at {entry.at:.3f}: {view.listed}"
 
 
 class Ages:
@@ -103,10 +108,14 @@ class Ages:
             case Sent(_, node, _, _, nonce):
                 self._born[nonce] = self._current[node]
             case Commit():
-                for name, seat in puts(entry, KEYS.registrations):
-                    if seat.get("left") and seat.get("id") and seat.get("nonce") in self._born:
-                        who = seat["id"], _key(name)  # its process is not heard any more
-                        self._heard[who, self._born[seat["nonce"]]] = float("-inf")
+                for name, registration in puts(entry, KEYS.registrations):
+                    if (
+                        registration.get("left")
+                        and registration.get("id")
+                        and registration.get("nonce") in self._born
+                    ):
+                        who = registration["id"], _key(name)  # its process is not heard any more
+                        self._heard[who, self._born[registration["nonce"]]] = float("-inf")
             case Acknowledged(_, sent, name, key, nonce):
                 if nonce in self._born:
                     self._heard[(name, key), self._born[nonce]] = sent
@@ -117,7 +126,7 @@ class Ages:
         What a process sent before it ended must not be over what a later process said. Of two that
         live under one identity each may have the last word, in the order of their nonces; or once
         the other has been silent for half a TTL. Where a clock was set back between two processes,
-        nobody can tell a late message of the first from that of a third.
+        a late message of the first cannot be told from that of a third.
         """
         mine, other = (self._born.get(nonce, 0) for nonce, _ in (age, known))
         silent = at - self._heard.get((who, other), float("-inf")) > 0.45 * self._ttl
@@ -133,7 +142,7 @@ def _age(pod: Record) -> tuple[str, int]:
 
 
 def _key(name: str) -> str:
-    """Return the key of a seat, which an old one's name goes on after."""
+    """Return the key of a registration, which an old one's name goes on after."""
     return name.partition(".")[0]
 
 
@@ -153,7 +162,7 @@ def reporting_pods_stay(history: History) -> Iterator[str]:
     reach for a TTL, without a lossy link between; and for `TIMEOUT` before, for which a request
     that was lost on the way to the store may hold others up.
     """
-    book = Book()
+    view = StoreView()
     health = Health()
     acknowledged: dict[Who, Acknowledged] = {}
     lives: dict[Who, float] = {}  # for how long after it
@@ -166,15 +175,15 @@ def reporting_pods_stay(history: History) -> Iterator[str]:
                 lives[entry.id, entry.key] = min(entry.ttl, *health.ttls) - TIMEOUT
         gone: dict[str, str] = {}
         if isinstance(entry, Commit):
-            keys = [key for key in deleted(entry, KEYS.pods) if key in book.pods]
-            gone = {key: book.pods[key]["id"] for key in keys}
+            keys = [key for key in deleted(entry, KEYS.pods) if key in view.pods]
+            gone = {key: view.pods[key]["id"] for key in keys}
         if isinstance(entry, Restore):
             acknowledged.clear()
-        if not book.apply(entry):
+        if not view.apply(entry):
             continue
         for key, name in gone.items():
-            if key in book.pods or _left(entry, key):
-                continue  # replaced, or said farewell
+            if key in view.pods or _left(entry, key):
+                continue  # replaced, or deregistered
             last = acknowledged.get((name, key))
             if last is not None and entry.at - last.sent < lives[name, key]:
                 since = entry.at - last.sent
@@ -219,65 +228,67 @@ def who_asks_is_taken(history: History) -> Iterator[str]:
 def _left(entry: object, key: str) -> bool:
     """Tell whether a commit that deletes a pod says that it left."""
     return isinstance(entry, Commit) and any(
-        name == key and seat.get("left") for name, seat in puts(entry, KEYS.registrations)
+        name == key and registration.get("left")
+        for name, registration in puts(entry, KEYS.registrations)
     )
 
 
 def true_changes(history: History) -> Iterator[str]:
     """9: what a run is told is the difference from the last acknowledged; who left had said so."""
-    book = Book()
+    view = StoreView()
     lists: dict[tuple[int, str], dict[int, Record]] = {}  # (run, digest) to its pods
-    farewells: set[Who] = set()
+    deregistered: set[Who] = set()
     ids: dict[str, set[str]] = {}  # id to its keys
     fate: dict[int, str] = {}  # seq to left, lost, or either
     for entry in history:
         match entry:
-            case Farewell(_, name, key):
-                farewells.add((name, key))
+            case Deregistered(_, name, key):
+                deregistered.add((name, key))
             case Restore():
-                fate = dict.fromkeys(range(1 + max((*fate, *_seqs(book)), default=0)), "either")
+                fate = dict.fromkeys(range(1 + max((*fate, *_seqs(view)), default=0)), "either")
             case Commit():
-                _decide_fates(fate, entry, book)
+                _decide_fates(fate, entry, view)
                 for key, pod in _pods(entry):
                     ids.setdefault(pod["id"], set()).add(key)
-                for name, seat in puts(entry, KEYS.registrations):
-                    if not seat.get("left"):
+                for name, registration in puts(entry, KEYS.registrations):
+                    if not registration.get("left"):
                         continue
-                    moved = len(ids.get(seat["id"], ())) > 1
-                    if (seat["id"], _key(name)) not in farewells and not moved:
-                        yield f"{seat['id']} is said to have left at {entry.at:.3f}: it had not"
+                    moved = len(ids.get(registration["id"], ())) > 1
+                    if (registration["id"], _key(name)) not in deregistered and not moved:
+                        who = registration["id"]
+                        yield f"{who} is said to have left at {entry.at:.3f}: it had not"
             case Started(at, _, run):
                 now = {pod["seq"]: pod for pod in json.loads(entry.pods)}
                 lists[run, entry.digest] = now
-                applied = book.applied
+                applied = view.applied
                 before = lists[applied["run"], applied["digest"]] if applied else {}
                 yield from _told(f"run {run} at {at:.3f}", entry, before, now)
                 for name, rows in json.loads(entry.given).items():
                     for seq in [row["seq"] for row in rows if name in ("left", "lost")]:
                         if fate.get(seq) not in (name, "either"):
                             yield f"run {run} at {at:.3f}: #{seq} {name}? It {fate.get(seq)}"
-        book.apply(entry)
+        view.apply(entry)
 
 
-def _seqs(book: Book) -> list[int]:
-    return [pod["seq"] for pod in book.pods.values()]
+def _seqs(view: StoreView) -> list[int]:
+    return [pod["seq"] for pod in view.pods.values()]
 
 
-def _decide_fates(fate: dict[int, str], commit: Commit, before: Book) -> None:
-    """Note who left and who was lost by a commit; `before` is the book without it."""
+def _decide_fates(fate: dict[int, str], commit: Commit, before: StoreView) -> None:
+    """Note who left and who was lost by a commit; `before` is the store without it."""
     for key in deleted(commit, KEYS.pods):
         if key in before.pods:
             fate[before.pods[key]["seq"]] = "left" if _left(commit, key) else "lost"
     for key, pod in _pods(commit):
         known = before.pods.get(key)
         if known is not None and known["seq"] != pod["seq"]:
-            fate[known["seq"]] = "lost"  # put out by another identity
+            fate[known["seq"]] = "lost"  # replaced by another identity
     for key in deleted(commit, KEYS.registrations):
-        if key in before.seats:
-            fate[before.seats[key]["seq"]] = "either"  # swept, and nobody knows any more
-    for _, seat in puts(commit, KEYS.registrations):
-        if seat.get("left") and fate.get(seat["seq"]) == "lost":
-            fate[seat["seq"]] = "either"  # the farewell came after the expiry
+        if key in before.registrations:
+            fate[before.registrations[key]["seq"]] = "either"  # swept, and not known any more
+    for _, registration in puts(commit, KEYS.registrations):
+        if registration.get("left") and fate.get(registration["seq"]) == "lost":
+            fate[registration["seq"]] = "either"  # the deregistration came after the expiry
 
 
 def _told(
@@ -303,7 +314,7 @@ def silent_pods_go(history: History) -> Iterator[str]:
     takes as long as something keeps a pod from a lease of the new one; and the highest of all
     masters while the leader is of a version that does not say its own.
     """
-    book = Book()
+    view = StoreView()
     health = Health()
     refreshed: dict[int, float] = {}  # lease to its last refresh
     led: list[tuple[float, float]] = []  # when there was a leader with which TTL
@@ -321,16 +332,16 @@ def silent_pods_go(history: History) -> Iterator[str]:
             case Fault(at, "full"):
                 full = at
             case Commit(at):
-                for key in book.pods:
-                    lease = book.raw[KEYS.pods + key].lease
+                for key in view.pods:
+                    lease = view.raw[KEYS.pods + key].lease
                     heard = max(refreshed.get(lease, elected), elected)
                     limit = _ruled(led, heard, health, restored) + 2
                     room = heard - full > 2 * limit  # to change the lease for another
                     if lease and at - heard > limit and room and lease not in said:
                         said.add(lease)
                         yield f"{key} is there at {at:.3f}, {at - heard:.3f} s after a refresh"
-        if book.apply(entry):
-            leader = book.leader
+        if view.apply(entry):
+            leader = view.leader
             settings = health.settings.get(leader["id"]) if leader else None
             if leader is None or settings is None:
                 continue
@@ -346,17 +357,17 @@ def _ruled(led: list[tuple[float, float]], at: float, health: Health, restored: 
     A restore brings back leases, and candidacies, of some time before it.
     """
     highest = max((settings.ttl for settings in health.settings.values()), default=math.inf)
-    since = min(at, health.trouble(at)) - 2 * highest - TIMEOUT
+    since = min(at, health.fault_since(at)) - 2 * highest - TIMEOUT
     before = [ttl for begin, ttl in led if begin <= since][-1:]
     lately = [ttl for begin, ttl in led if begin <= at and since < max(begin, restored)]
     return max((*before, *lately), default=highest) + 1  # leases are of whole seconds
 
 
-def seats_stay(history: History) -> Iterator[str]:
-    """9: a seat, which tells who left and keeps a number, outlives its pod by the age promised."""
-    book = Book()
+def registrations_stay(history: History) -> Iterator[str]:
+    """9: a registration, which shows who left and keeps a number, outlives its pod as promised."""
+    view = StoreView()
     health = Health()
-    used: dict[str, float] = {}  # when each seat was last used
+    used: dict[str, float] = {}  # when each registration was last used
     for entry in history:
         health.apply(entry)
         if isinstance(entry, Restore):
@@ -364,14 +375,14 @@ def seats_stay(history: History) -> Iterator[str]:
         if isinstance(entry, Commit):
             age = min((settings.age for settings in health.settings.values()), default=math.inf)
             for name in deleted(entry, KEYS.registrations):
-                if name not in book.seats or name not in used:
+                if name not in view.registrations or name not in used:
                     continue
                 since = entry.at - used.pop(name)
-                if since < age / SKEW or (_key(name) in book.pods and "." not in name):
+                if since < age / SKEW or (_key(name) in view.pods and "." not in name):
                     yield f"{name} is swept at {entry.at:.3f}, {since:.3f} s after its last use"
             for key in deleted(entry, KEYS.pods):
                 used[key] = entry.at
-            for name, seat in puts(entry, KEYS.registrations):
-                if {**seat, "idle": 0} != {**book.seats.get(name, {}), "idle": 0}:
+            for name, registration in puts(entry, KEYS.registrations):
+                if {**registration, "idle": 0} != {**view.registrations.get(name, {}), "idle": 0}:
                     used[name] = entry.at
-        book.apply(entry)
+        view.apply(entry)

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 from tests.simulation.checks.runs import rolled_back
-from tests.simulation.history import KEYS, Book, Commit, History, Record, decode, puts, written
+from tests.simulation.history import KEYS, Commit, History, Record, StoreView, decode, puts, written
 from tests.simulation.versions import NEXT
 
 
 def rolled_back_once(history: History) -> Iterator[str]:
     """11: a rollback puts back the state that was asked for, once, with its answer."""
-    book = Book()
+    view = StoreView()
     for entry in history:
         if isinstance(entry, Commit) and rolled_back(entry) is not None:
             asked = [
@@ -20,29 +20,29 @@ def rolled_back_once(history: History) -> Iterator[str]:
             if len(asked) != 1:
                 yield f"a rollback at {entry.at:.3f} answers {asked}, not one request"
             for name, request in asked:
-                if "answer" in book.requests.get(name, {}):
+                if "answer" in view.requests.get(name, {}):
                     yield f"request {name} is done again at {entry.at:.3f}"
-                kept = book.raw.get(KEYS.state_of(request["run"]))
+                kept = view.raw.get(KEYS.state_of(request["run"]))
                 state = written(entry, KEYS.state)
                 if kept is None or kept.value != state:
                     run = request["run"]
                     yield f"at {entry.at:.3f} {state!r} is put back, run {run} left {kept}"
-        book.apply(entry)
+        view.apply(entry)
 
 
 def unknown_fields_stay(history: History) -> Iterator[str]:
     """What a later version wrote into a record is there after it is rewritten."""
-    book = Book()
+    view = StoreView()
     for entry in history:
         if isinstance(entry, Commit):
             for change in entry.changes:
-                before, key = book.raw.get(change.kv.key), change.kv.key
+                before, key = view.raw.get(change.kv.key), change.kv.key
                 if change.type == "delete" or before is None:
                     continue
                 old, new = decode(before.value), decode(change.kv.value)
                 if old and new and NEXT in old and NEXT not in new and _same(key, old, new):
                     yield f"{key} loses a field at {entry.at:.3f}: {new} is written over {old}"
-        book.apply(entry)
+        view.apply(entry)
 
 
 def _same(key: str, old: Record, new: Record) -> bool:

@@ -7,7 +7,6 @@ from tests.simulation.checks.numbers import Numbers
 from tests.simulation.history import (
     KEYS,
     Asked,
-    Book,
     Commit,
     Ended,
     History,
@@ -15,6 +14,7 @@ from tests.simulation.history import (
     Restore,
     Settled,
     Started,
+    StoreView,
     decode,
     deleted,
     puts,
@@ -29,46 +29,46 @@ EMPTY = digest_of(())
 
 
 def no_overlap(history: History) -> Iterator[str]:
-    """1: no two processes of callbacks live at one time; each only while its run is booked.
+    """1: no two processes of callbacks live at one time; each only while its run is recorded.
 
-    A restore may take the booking of one that is about to start.
+    A restore may undo the record of one that is about to start.
     """
-    book = Book()
+    view = StoreView()
     alive: dict[int, Started] = {}
     forgotten: set[int] = set()
     for entry in history:
         match entry:
             case Restore():
-                forgotten |= _under_way(book)
+                forgotten |= _under_way(view)
             case Started(at, node, run):
                 for other in alive.values():
                     yield f"run {run} starts on {node} at {at:.3f} while {other.run} is alive"
                 alive[run] = entry
-                if run not in _under_way(book) | forgotten:
-                    has = book.running
-                    yield f"run {run} starts on {node} at {at:.3f} while the book has {has}"
+                if run not in _under_way(view) | forgotten:
+                    has = view.running
+                    yield f"run {run} starts on {node} at {at:.3f} while the ledger has {has}"
             case Ended(_, run):
                 alive.pop(run, None)
-        book.apply(entry)
+        view.apply(entry)
 
 
-def _under_way(book: Book) -> set[int]:
-    running = book.running
+def _under_way(view: StoreView) -> set[int]:
+    running = view.running
     return set() if running is None or running["ended"] else {running["run"]}
 
 
 def nothing_lost(history: History) -> Iterator[str]:
     """2: when all is quiet, the pods that live are in the store, and their digest is applied."""
-    book = Book()
+    view = StoreView()
     for entry in history:
-        book.apply(entry)
+        view.apply(entry)
         if isinstance(entry, Settled):
-            yield from behind(book, entry)
+            yield from behind(view, entry)
 
 
-def behind(book: Book, settled: Settled) -> Iterator[str]:
+def behind(view: StoreView, settled: Settled) -> Iterator[str]:
     """Say what the tier has not caught up with."""
-    listed, applied = book.listed, book.applied
+    listed, applied = view.listed, view.applied
     held = {(p["id"], p["key"], json.dumps(p["payload"])) for p in listed}
     if held != set(settled.alive):
         yield f"the store has {sorted(held)}, alive are {sorted(settled.alive)}"
@@ -77,16 +77,16 @@ def behind(book: Book, settled: Settled) -> Iterator[str]:
         yield f"applied is {applied}, the live pods have {digest}"
     if applied and settled.fingerprint and applied["fingerprint"] != settled.fingerprint:
         yield f"applied is {applied}, the masters have {settled.fingerprint}"
-    if book.running is not None:
-        yield f"a run is not acknowledged: {book.running}"
+    if view.running is not None:
+        yield f"a run is not acknowledged: {view.running}"
 
 
 def nothing_needless(history: History) -> Iterator[str]:
-    """3: a run is booked only if digest or callback are not those last committed, or one stands.
+    """3: a run is recorded only if digest or callback are not those last committed, or one stands.
 
     Or if an operator asked for it.
     """
-    book = Book()
+    view = StoreView()
     asked = False
     for entry in history:
         if isinstance(entry, Asked):
@@ -94,13 +94,13 @@ def nothing_needless(history: History) -> Iterator[str]:
         if isinstance(entry, Commit):
             raw = written(entry, KEYS.running)
             run = None if raw is None else decode(raw)
-            if run is not None and not run["ended"] and book.running is None:
-                applied = book.applied
+            if run is not None and not run["ended"] and view.running is None:
+                applied = view.applied
                 same = run["digest"] == (applied["digest"] if applied else EMPTY)
                 same = same and (applied is None or applied["fingerprint"] == run["fingerprint"])
                 if same and not (asked and run.get("reason") == "asked"):
                     yield f"run {run['run']} at {entry.at:.3f} has nothing to do"
-        book.apply(entry)
+        view.apply(entry)
 
 
 def state_moves_by_runs(history: History) -> Iterator[str]:
@@ -108,7 +108,7 @@ def state_moves_by_runs(history: History) -> Iterator[str]:
 
     What a run is given is the state in the store; unless that was restored as it started.
     """
-    book = Book()
+    view = StoreView()
     numbers = Numbers()
     started: set[int] = set()
     ended: dict[int, Ended] = {}
@@ -119,13 +119,13 @@ def state_moves_by_runs(history: History) -> Iterator[str]:
         match entry:
             case Restore():
                 latest = 0
-                forgotten |= _under_way(book)
+                forgotten |= _under_way(view)
                 started = {run for run in started if run <= numbers.run}
             case Started(at, _, run):
                 if run in started:
                     yield f"run {run} starts again at {at:.3f}"
-                if entry.state != book.state and run not in forgotten:
-                    yield f"run {run} at {at:.3f} is given {entry.state!r}, not {book.state!r}"
+                if entry.state != view.state and run not in forgotten:
+                    yield f"run {run} at {at:.3f} is given {entry.state!r}, not {view.state!r}"
                 if entry.term < latest:
                     yield f"run {run} starts at {at:.3f} in term {entry.term}, which is over"
                 latest = max(latest, entry.term)
@@ -135,8 +135,8 @@ def state_moves_by_runs(history: History) -> Iterator[str]:
             case Commit():
                 yield from numbers.complaints(entry)
                 if rolled_back(entry) is None:
-                    yield from _acknowledgement(entry, book, ended)
-        book.apply(entry)
+                    yield from _acknowledgement(entry, view, ended)
+        view.apply(entry)
 
 
 def rolled_back(commit: Commit) -> int | None:
@@ -147,20 +147,20 @@ def rolled_back(commit: Commit) -> int | None:
     return None
 
 
-def _acknowledgement(commit: Commit, book: Book, ended: dict[int, Ended]) -> Iterator[str]:
+def _acknowledgement(commit: Commit, view: StoreView, ended: dict[int, Ended]) -> Iterator[str]:
     raw, state = written(commit, KEYS.applied), written(commit, KEYS.state)
     if raw is None:
         if state is not None or KEYS.state in deleted(commit, ""):
             yield f"the state moves at {commit.at:.3f} without an acknowledgement"
         return
-    run, last = json.loads(raw)["run"], book.applied
+    run, last = json.loads(raw)["run"], view.applied
     if last and run <= last["run"]:
         yield f"run {run} is acknowledged at {commit.at:.3f} after run {last['run']}"
-    running = book.running
+    running = view.running
     if running is None or running["run"] != run or running["ended"]:
-        yield f"run {run} is acknowledged at {commit.at:.3f}, the book had {running}"
+        yield f"run {run} is acknowledged at {commit.at:.3f}, the ledger had {running}"
     if KEYS.running not in deleted(commit, ""):
-        yield f"run {run} is acknowledged at {commit.at:.3f} and still booked as under way"
+        yield f"run {run} is acknowledged at {commit.at:.3f} and still recorded as under way"
     ending = ended.get(run)
     if ending is None or not ending.ok:
         yield f"run {run} is acknowledged at {commit.at:.3f}, it ended: {ending}"
@@ -173,12 +173,12 @@ def true_lists(history: History) -> Iterator[str]:
 
     And their digest is the run's.
     """
-    book = Book()
+    view = StoreView()
     seen: list[list[Record]] = [[]]
     oldest = 0
     for entry in history:
-        if book.apply(entry) and book.listed != seen[-1]:
-            seen.append(book.listed)
+        if view.apply(entry) and view.listed != seen[-1]:
+            seen.append(view.listed)
         if isinstance(entry, Started):
             pods: list[Record] = json.loads(entry.pods)
             matches = [i for i in range(oldest, len(seen)) if seen[i] == pods]
