@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kontrol import listener
 from kontrol.agent import control
 from kontrol.agent.control import ControlError, Who, ask_who, default_path, leave, serve
 
@@ -271,13 +272,13 @@ async def test_without_descriptors_the_agent_lives_and_takes_clients_later(
     loop = asyncio.get_running_loop()
     real, failures = loop.sock_accept, [OSError(24, "Too many open files")]
 
-    async def accept(listener: socket.socket) -> object:
+    async def accept(listening: socket.socket) -> object:
         if failures:
             raise failures.pop()
-        return await real(listener)
+        return await real(listening)
 
     monkeypatch.setattr(loop, "sock_accept", accept)
-    monkeypatch.setattr(control, "_AGAIN", 0.01)
+    monkeypatch.setattr(listener, "_PAUSE", 0.01)
     leaver = Leaver({})
     async with serving(path, leaver):
         await ask(path)

@@ -28,8 +28,9 @@ from tests.rpc.support import (
     until,
 )
 
+from kontrol.listener import BindError
 from kontrol.rpc.client import Client
-from kontrol.rpc.errors import BindError, LostRemote, RemoteError
+from kontrol.rpc.errors import LostRemote, RemoteError
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.security.gate import _GONE, _UNFINISHED
 from kontrol.rpc.security.keyfolder import NEEDS

@@ -19,9 +19,9 @@ from tests.rpc.support import (
     until,
 )
 
+from kontrol.listener import BindError
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import (
-    BindError,
     CallTimeout,
     LostRemote,
     ProtocolError,

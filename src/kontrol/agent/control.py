@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kontrol.listener import accept
 from kontrol.settings.private import run_folder
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ Leave = Callable[[], Awaitable[Mapping[str, str | None]]]
 _MAX_REQUEST = 8192  # bytes, of a line that names a pod
 _PATIENCE = 5.0  # seconds for a client to ask, and to take the answer
 _CLIENTS = 8
-_AGAIN = 1.0  # seconds, as asyncio's own servers wait
 
 
 class ControlError(Exception):
@@ -83,25 +83,13 @@ async def serve(path: Path, who: Who, leave: Leave) -> None:
         async with asyncio.TaskGroup() as group:
             while True:
                 await room.acquire()
-                connection = await _accept(listener)
+                connection = (await accept(listener))[0]
                 group.create_task(_answer(connection, who, leave, left)).add_done_callback(
                     lambda _: room.release()
                 )
     finally:
         _unlink(path, ours)
         listener.close()
-
-
-async def _accept(listener: socket.socket) -> socket.socket:
-    """Return the next client; without descriptors or memory for one, look again in a while."""
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            connection, _ = await loop.sock_accept(listener)
-            return connection
-        except OSError as error:
-            log.warning("control socket: no client can be taken: %s", error)
-            await asyncio.sleep(_AGAIN)
 
 
 def ask_who(path: Path, timeout: float = 10.0) -> Who:

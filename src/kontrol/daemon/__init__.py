@@ -12,8 +12,8 @@ from kontrol.daemon.daemon import Daemon
 from kontrol.daemon.notify import Notifier
 from kontrol.daemon.process import StartupError, raise_limits
 from kontrol.errors import leaves
+from kontrol.listener import BindError
 from kontrol.process.loop import BootLoop
-from kontrol.rpc.errors import BindError
 from kontrol.settings import Settings
 
 __all__ = ["run"]

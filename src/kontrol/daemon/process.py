@@ -5,7 +5,7 @@ import resource
 import socket
 from collections.abc import Callable, Collection
 
-from kontrol.rpc.errors import BindError
+from kontrol.listener import BindError
 
 
 class StartupError(Exception):

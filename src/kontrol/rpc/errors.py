@@ -1,8 +1,5 @@
 """What a caller may catch (`RpcError` and below), and what a handler may raise (`Refused`)."""
 
-import errno
-import os
-
 
 class RpcError(Exception):
     """The root of what a client or a server raises."""
@@ -38,27 +35,6 @@ class ProtocolError(RpcError):
 
 class Unsendable(RpcError):
     """What was to be sent has no form on the wire, or is over a limit. Nothing was sent."""
-
-
-class BindError(RpcError):
-    """The server cannot listen where it was told to; `taken` if somebody else listens there."""
-
-    taken = False
-
-    @classmethod
-    def of(cls, where: str, number: int | None, mend: str = "") -> "BindError":
-        """Say why the system refused `where`, by its error's `number`, and what to do.
-
-        `mend` is what helps unless it is the address that is wrong.
-        """
-        why = os.strerror(number or 0)
-        if number == errno.EADDRINUSE:
-            why += " (another process listens there)"
-        elif number == errno.EADDRNOTAVAIL:
-            mend = "; this host has no such address: set KONTROL_BIND to one that it has, or to *"
-        made = cls(f"cannot listen on {where}: {why}{mend}")
-        made.taken = number == errno.EADDRINUSE
-        return made
 
 
 class Refused(Exception):

@@ -19,9 +19,10 @@ from typing import Any, cast
 
 import zmq
 
+from kontrol.listener import BindError
 from kontrol.rpc.calls import Calls, Envelope, Serving
 from kontrol.rpc.channel import Illegal, Lost
-from kontrol.rpc.errors import BindError, LostRemote, Refused, Unsendable
+from kontrol.rpc.errors import LostRemote, Refused, Unsendable
 from kontrol.rpc.events import Beat, Done, Event, Item, Open, Reply, Result, failure
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.methods import Call, Catalog, Method, Signature, restricted

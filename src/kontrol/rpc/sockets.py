@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import zmq
 
+from kontrol.listener import BindError, plain_address
 from kontrol.resolver import resolve
-from kontrol.rpc.errors import BindError
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.security.keys import Pair
 
@@ -133,11 +133,6 @@ def monitor(context: Context, watched: "zmq.Socket[bytes]", events: int) -> "zmq
 def peer_name(identity: bytes, frame: zmq.Frame) -> str:
     """Return the name of the connection that a message came from: its IP address and identity."""
     return f"{plain_address(str(frame.get('Peer-Address')))}#{identity.hex()}"
-
-
-def plain_address(address: str) -> str:
-    """Return an address as people write it: IPv4 without its disguise as IPv6."""
-    return address.removeprefix("::ffff:")
 
 
 def _set(made: "zmq.Socket[bytes]", limits: Limits, options: dict[int, int]) -> None:

@@ -9,7 +9,7 @@ from kontrol.web.access import Gate
 from kontrol.web.app import App, Outages
 from kontrol.web.desk import Checks, Handlers, Metrics
 from kontrol.web.limits import Limits
-from kontrol.web.server import Listener
+from kontrol.web.server import http_listener
 from kontrol.web.view import View
 
 
@@ -62,11 +62,12 @@ class Web:
             outages=outages,
             full=full,
         )
-        self.listener = Listener(self.app.respond, limits=limits, tls=certificate)
+        self.listener = http_listener(self.app.respond, limits=limits, tls=certificate)
 
     async def bind(self, host: str, port: int) -> int:
         """Listen, and return the port; see `Listener.bind`. Raises `BindError`."""
-        return await self.listener.bind(host, port)
+        fix = "; set KONTROL_HTTP_PORT to another port, or to 0 for no REST"
+        return await self.listener.bind(host, port, name="REST", fix=fix)
 
     def accept(self, token: str) -> None:
         """Take one more token that may change things, beside those of the token file."""

@@ -30,10 +30,11 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from kontrol.filewatch import Watch
+from kontrol.listener import BindError, plain_address
 from kontrol.ratelimit import LogLimiter
-from kontrol.rpc.errors import BindError, Refused
+from kontrol.rpc.errors import Refused
 from kontrol.rpc.security.keys import Keyring, KeysError, Kind, ServerKind, fingerprint, list_file
-from kontrol.rpc.sockets import Context, monitor, plain_address
+from kontrol.rpc.sockets import Context, monitor
 from kontrol.rpc.transport import Transport
 
 _log = logging.getLogger(__name__)
