@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from kontrol.cli.table import Console
 
 Read = Callable[[], tuple[str, str]]
 
+CERTS = Path(__file__).parents[1] / "support" / "certs"
+
 WELL = f"""\
 All is well: 3 pods; nothing is due.
 
@@ -26,11 +29,11 @@ masters   2: redis-m-0, redis-m-1
 etcd      answers, mirror confirmed 410 ms ago
 pods      3: 2 cache, 1 proxy
 digest    {DIGEST}
-callback  idle: nothing is due, since run 42 was for exactly these pods
+callback  idle: nothing is due, run 42 was for exactly these pods
 
 RUN  STARTED     TOOK  PODS  RESULT                 WHY     CHANGES
  42  5 min ago  1.2 s     3  ok                     change  2 joined (#7 redis-7, #8 redis-8)
- 41  5 min ago  1.2 s     3  failed: exit status 3  again   2 joined (#7 redis-7, #8 redis-8)
+ 41  5 min ago  1.2 s     3  failed: exit status 3  retry   2 joined (#7 redis-7, #8 redis-8)
 """
 BRAKE = {
     "what": "BRAKE: 2 of 3 pods are lost, and the callback is held for 37 s more",
@@ -56,9 +59,9 @@ digest    1f:00:ad:3c:77:80:4e:91:b2:0d:
           5c:66:e8:19:fa:2b
 callback  HELD BY THE BRAKE for 37 s
           more: 2 of 3 pods (#1 redis-1,
-          #2 redis-2) are lost. It goes
-          on when they return, or after
-          `kontrol release`
+          #2 redis-2) are lost. It
+          continues when they return or
+          after `kontrol release`
 applied   run 42, for 3 pods; the pods
           changed since
 
@@ -95,6 +98,52 @@ def test_the_fix_of_a_master_of_an_earlier_version_is_shown() -> None:
         assert lines[:3] == ["1 thing is wrong:", f"- {BRAKE['what']}", f"  {BRAKE['fix']}"]
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (
+            ["status"],
+            "  see where they are; `kontrol release --master {}` runs the callback without",
+        ),
+        (["status"], "return or after `kontrol release --master {}`\n"),
+        (["explain", "42"], "kept: `kontrol rollback 42 --master {}` restores it"),
+        (["explain", "41"], "`kontrol explain 40 --master {}` shows one"),
+        (["explain"], "return or after `kontrol release --master {}`."),
+        (["pods", "none"], "`kontrol pods --master {}` lists all pods"),
+        (["explain", "7"], "`kontrol runs --master {}` lists them, `kontrol keys` does not\n"),
+        (["rollback", "7"], "`kontrol status --master http://other:1` and `kontrol explain --m"),
+        (["forget", "7"], "`kontrol pods --limit 3 --master {}`"),
+        (["run-now"], "look at `kontrol status --master {}` before"),
+    ],
+)
+def test_the_commands_that_are_shown_reach_the_same_masters(
+    run: Run, master: Master, read: Read, words: list[str], shown: str
+) -> None:
+    where = f"http://127.0.0.1:{master.port}|http://[::1]:{master.port}"
+    master.replies["GET /v1/status"] = Reply(held("brake", problems=[BRAKE]))
+    lists = {"name": "NoSuchRun", "message": "`kontrol runs` lists them, `kontrol keys` does not"}
+    master.replies["GET /v1/runs/7"] = Reply({"error": lists}, status=404)
+    message = "`kontrol status --master http://other:1` and `kontrol explain`"
+    refused = {"name": "Refused", "message": message}
+    master.replies["POST /v1/rollback"] = Reply({"error": refused}, status=409)
+    done = {"done": True, "message": "see `kontrol pods --limit 3`"}
+    master.replies["POST /v1/forget"] = Reply(done)
+    master.replies["POST /v1/runs"] = Reply({}, status=500)
+    run(*words, "--master", where)
+    assert shown.format(f"'{where}'") in "".join(read())
+    run(*words)  # the environment names the master: there is nothing to add
+    assert "--master 'http" not in "".join(read())
+
+
+def test_the_commands_that_are_shown_have_the_authority_too(
+    run: Run, master: Master, read: Read, tmp_path: Path
+) -> None:
+    ca = tmp_path / "an authority.pem"
+    ca.write_bytes((CERTS / "ca.pem").read_bytes())
+    assert run("explain", "41", "--master", master.url, "--ca", str(ca)) == 0
+    assert f"`kontrol explain 40 --master {master.url} --ca '{ca}'` shows one" in read()[0]
+
+
 def test_status_fits_80_columns_and_24_lines() -> None:
     runs = [entry(42 - i, why="x" * 500, ok=False) for i in range(5)]
     document = UntrustedJson.of(held("gap", problems=[BRAKE], runs=runs))
@@ -129,18 +178,18 @@ def test_status_tells_programs_whether_all_is_well(
 @pytest.mark.parametrize(
     ("document", "told"),
     [
-        (status(), "idle: nothing is due, since run 42 was for exactly these pods"),
+        (status(), "idle: nothing is due, run 42 was for exactly these pods"),
         (status(applied=None), "idle: nothing is due"),
         (held("damper"), "held by the damper for 37 s more: the ensemble changed"),
         (
             held("retry", running={"run": 43, "ended": True, "why": "exit status 3"}),
-            "run 43 failed (exit status 3): tried again in 37 s, or at once on a change",
+            "run 43 failed (exit status 3); it is retried in 37 s, or immediately if ",
         ),
         (held("gap"), "held for 37 s more: 2 of 3 pods (#1 redis-1, #2 redis-2) missing"),
         (held("brake"), "HELD BY THE BRAKE for 37 s more: 2 of 3 pods (#1 redis-1, #2"),
         (held("something new"), "held for 37 s more"),
         (status(plan={"what": "run", "reason": "callback"}), "a run is starting: the callback "),
-        (status(plan=None), "not known to the master that answers"),
+        (status(plan=None), "unknown to the master that answered"),
         (
             held("damper", running={"run": 43, "attempt": 2, "started": "2026-01-05T03:12:14Z"}),
             "run 43 is under way (attempt 2) for 30 s",
@@ -155,11 +204,11 @@ def test_status_tells_programs_whether_all_is_well(
                 usual_run_seconds=0.2,
                 changes_waiting_seconds=40.0,
             ),
-            "run 43 is under way for 44 s; one usually takes 200 ms; changes have waited 40 s",
+            "run 43 is under way for 44 s; runs usually take 200 ms; changes have waited 40 s",
         ),
         (  # a master of the version before
             status(running={"run": 43, "age": 44.2}, usual=0.2, waiting=40.0),
-            "run 43 is under way for 44 s; one usually takes 200 ms; changes have waited 40 s",
+            "run 43 is under way for 44 s; runs usually take 200 ms; changes have waited 40 s",
         ),
     ],
 )
@@ -183,7 +232,7 @@ def test_what_is_known_without_etcd_is_told_as_past() -> None:
     without = status(etcd={"ok": False, "seconds": 31.0}, plan={"what": "unknown"})
     lines = screen(UntrustedJson.of(without), "URL", Console())
     assert "leader    redis-m-0 at 10.0.0.5:8000, term 318, when etcd last answered" in lines
-    assert "callback  not known while etcd does not answer; nothing runs without it" in lines
+    assert "callback  unknown, because etcd does not answer; nothing runs without it" in lines
 
 
 def test_status_names_the_masters_that_are_silent(run: Run, master: Master, read: Read) -> None:
@@ -237,7 +286,7 @@ def test_no_such_pod(run: Run, master: Master, read: Read) -> None:
 
 def test_one_pod_is_not_watched(run: Run, master: Master, read: Read) -> None:
     assert run("pods", "a", "--watch") == 2
-    assert read() == ("", "kontrol: --watch shows every pod, or those of a --role: leave 'a' out\n")
+    assert read() == ("", "kontrol: --watch shows all pods, or those of a --role: remove 'a'\n")
     assert master.asked == []
 
 
@@ -248,12 +297,14 @@ def test_state_is_json(run: Run, master: Master, read: Read) -> None:
     assert json.loads(read()[0]) == {"run": 42, "state": {"primary": "redis-7"}}
     master.replies["GET /v1/state"] = Reply({"run": 0, "state": None})
     assert run("state") == 0
-    assert read() == ("null\n", "kontrol: no run was acknowledged yet: there is no state\n")
+    assert read() == ("null\n", "kontrol: no state: no run has been acknowledged yet\n")
     master.replies["GET /v1/state"] = Reply({"run": 0, "state": None, "acknowledged": 12})
     assert run("state") == 0
     out, err = read()
     assert out == "null\n"
-    assert err.startswith("kontrol: run 12 was acknowledged, but no run has printed a state yet:")
+    assert err.startswith(
+        "kontrol: no state: run 12 was acknowledged, but no run has printed one yet."
+    )
 
 
 def test_runs_are_a_table(run: Run, master: Master, read: Read) -> None:
@@ -266,22 +317,22 @@ def test_runs_are_a_table(run: Run, master: Master, read: Read) -> None:
     assert json.loads(read()[0]) == {"runs": [entry(42), FAILED]}
     master.replies["GET /v1/runs"] = Reply({"runs": []})
     assert run("runs") == 0
-    assert read() == ("", "kontrol: nothing ran yet; `kontrol explain` says why\n")
+    assert read() == ("", "kontrol: no run yet; `kontrol explain` shows why\n")
 
 
 def test_explain_a_run(run: Run, master: Master, read: Read) -> None:
     assert run("explain", "41") == 0
     assert read()[0] == (
-        "Run 41 failed: nothing of it was kept.\n"
-        "why       a run before it was not acknowledged\n"
-        "attempt   2, after others failed; `kontrol explain 40` tells of one\n"
+        "Run 41 failed: its output was discarded.\n"
+        "why       the run before it was not acknowledged\n"
+        "attempt   2, after earlier ones failed; `kontrol explain 40` shows one\n"
         "started   2026-01-05 03:08:12 UTC, took 1.2 s\n"
         "term      318\n"
         f"pods      3, digest {DIGEST}\n"
         "callback  fingerprint 9b9b9b9b9b9b9b9b\n"
         "joined    2: #7 redis-7, #8 redis-8\n"
         "ended     exit status 3\n"
-        "standard error, its end:\n"
+        "end of standard error:\n"
         "  | connecting\n"
         "  | no route to 10.0.0.9\n"
     )
@@ -294,24 +345,24 @@ def test_explain_a_run(run: Run, master: Master, read: Read) -> None:
 def test_explain_the_last_run_and_why_nothing_runs(run: Run, master: Master, read: Read) -> None:
     assert run("explain") == 0
     lines = read()[0].splitlines()
-    assert lines[0] == "Now: idle: nothing is due, since run 42 was for exactly these pods."
+    assert lines[0] == "Now: idle: nothing is due, run 42 was for exactly these pods."
     assert lines[2] == "Run 42 was acknowledged."
-    assert "state     kept: `kontrol rollback 42` puts it back" in lines
+    assert "state     kept: `kontrol rollback 42` restores it" in lines
     assert run("explain", "--json") == 0
     document = json.loads(read()[0])
     assert document == {"run": entry(42, state_kept=True), "status": status()}
     master.replies["GET /v1/runs"] = Reply({"runs": []})
     assert run("explain") == 0
-    assert read()[0].endswith("Nothing ran yet.\n")
+    assert read()[0].endswith("No run yet.\n")
 
 
 def test_explain_tells_what_is_withheld_and_who_asked() -> None:
     told = entry(42, reason="asked", by="REST from 10.0.0.9", why="over time", signal=9)
     del told["stderr"]
     text = "\n".join(explain(UntrustedJson.of(told), Console()))
-    assert "why       it was asked for, by REST from 10.0.0.9\n" in text
+    assert "why       it was requested, by REST from 10.0.0.9\n" in text
     assert "ended     over time; killed by signal 9\n" in text
-    assert "holders of a token alone" in text
+    assert "standard error requires a token" in text
 
 
 @pytest.mark.parametrize(
@@ -374,6 +425,6 @@ def test_bad_usage(run: Run, master: Master, words: list[str]) -> None:
 def test_verbose_tells_who_was_asked(run: Run, master: Master, read: Read) -> None:
     assert run("state", "-v") == 0
     assert read()[1] == (
-        f"kontrol: asking {master.url}, named by KONTROL_MASTER\n"
+        f"kontrol: asking {master.url} (from KONTROL_MASTER)\n"
         f"kontrol: {master.url}/v1/state answered\n"
     )

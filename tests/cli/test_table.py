@@ -67,16 +67,16 @@ def test_columns_that_do_not_fit_give_way_from_the_right() -> None:
 @given(_JSON, _JSON, st.sampled_from([None, 20, 80]))
 def test_any_document_is_laid_out(one_value: JSON, other: JSON, columns: int | None) -> None:
     """Whatever a master of another version says, there is no traceback and no control character."""
-    paper = Console(columns)
+    console = Console(columns)
     for base in (status(), entry(1), pod(1)):
         for name in base:
             doc = UntrustedJson.of({**base, name: one_value, "leader": other, "plan": other})
             lines = [
-                *screen(doc, "http://m:8001", paper),
-                *explain(doc, paper),
-                *ledger([doc], paper),
-                *table([doc], paper),
-                *one(doc, paper),
+                *screen(doc, "http://m:8001", console),
+                *explain(doc, console),
+                *ledger([doc], console),
+                *table([doc], console),
+                *one(doc, console),
                 now(doc),
                 *(line for pair in problems(doc) for line in pair),
             ]

@@ -19,7 +19,7 @@ import pytest
 from tests.cli.master import PODS, Master, Reply, pod, status
 
 from kontrol.cli.address import Endpoint
-from kontrol.cli.operate.watch import follow
+from kontrol.cli.operate.pods import follow
 from kontrol.cli.rest import Rest, RestError
 
 DEADLINE = 60.0

@@ -6,6 +6,7 @@ of code has to remember to. Widths are columns of the terminal, not characters.
 """
 
 import os
+import re
 import textwrap
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,6 +23,13 @@ _NAME = 24  # columns that the name of a field may take: a pod's may be of any l
 _COLOURS = {"good": "32", "bad": "1;31", "warn": "33", "head": "1", "dim": "2"}
 
 
+# A command in a text that takes `--master`, and has none.
+_COMMAND = re.compile(
+    r"`kontrol (?:status|pods|state|runs|explain|run-now|release|rollback|forget)\b"
+    r"(?:(?! --master)[^`])*`"
+)
+
+
 class Cell(NamedTuple):
     """A text of the table in a colour."""
 
@@ -31,21 +39,31 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """What is written on. `width` and `height` are None if it is no terminal: nothing is cut."""
+    """Where output goes. `width` and `height` are None if it is no terminal: then nothing is cut.
+
+    `reach` are the options by which this command reaches its masters, as a shell takes them.
+    """
 
     width: int | None = None
     height: int | None = None
     colours: bool = False
+    reach: str = ""
 
     @classmethod
-    def of(cls, stream: TextIO, environ: Mapping[str, str]) -> "Console":
-        """Look at a stream. Colours as https://no-color.org has it, and on no dumb terminal."""
+    def of(cls, stream: TextIO, environ: Mapping[str, str], reach: str = "") -> "Console":
+        """Look at a stream. Colours as in https://no-color.org, and not on a dumb terminal."""
         try:
             width, height = os.get_terminal_size(stream.fileno())
         except (OSError, ValueError):
-            return cls()
+            return cls(reach=reach)
         colours = not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-        return cls(width or 80, height or 24, colours)
+        return cls(width or 80, height or 24, colours, reach)
+
+    def remedy(self, text: str) -> str:
+        """Add `reach` to the commands in a text, so that they reach the same masters."""
+        if not self.reach:
+            return text
+        return _COMMAND.sub(lambda found: f"{found[0][:-1]}{self.reach}`", text)
 
     def paint(self, text: str, colour: str) -> str:
         """Colour a text that is already padded."""

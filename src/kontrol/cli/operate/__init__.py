@@ -1,1 +1,1 @@
-"""The commands that look at the ensemble through a master, and steer it."""
+"""The commands that show a tier through one of its masters, and those that make it act."""

@@ -1,8 +1,8 @@
-"""The commands that save and restore what masters keep: past them, in etcd, by their settings.
+"""`kontrol export` and `kontrol import`: they read and write a tier's etcd without its masters.
 
-They run where a master's environment is; no master need be alive, and for `import` none may be.
-The document holds the state, so its file is for its owner alone, and takes its name only when it
-is whole.
+They need a master's environment. For an export no master needs to run, and for an import none may.
+The document contains the state, so its file is readable by its owner only, and it gets its name
+only when it is complete.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def _export(options: argparse.Namespace, _others: list[str]) -> int:
 
     text = escaped_json(_with_store(_settings(), export), indent=2) + "\n"
     if options.file is None:
-        warn_of_readers("the state", "`kontrol export FILE` makes one for its owner alone")
+        warn_of_readers("the state", "`kontrol export FILE` makes one that only you can read")
         sys.stdout.write(text)
         return DONE
     try:
@@ -62,7 +62,7 @@ def _import(options: argparse.Namespace, _others: list[str]) -> int:
         raw = sys.stdin.buffer.read() if str(options.file) == "-" else options.file.read_bytes()
         document = parse(raw, depth=_DEPTH)
     except (OSError, NotJSON) as error:
-        say(f"{options.file}: expected an export of Kontrol; {error}")
+        say(f"{options.file}: expected a file made by `kontrol export`: {error}")
         return USAGE
     try:
         print(_with_store(settings, lambda store, records: restore(store, records, document)))
@@ -73,21 +73,21 @@ def _import(options: argparse.Namespace, _others: list[str]) -> int:
 
 
 def _settings() -> Settings:
-    """Return a master's settings, whatever else this environment is for. Exits on mistakes."""
+    """Return the settings of a master, whatever KONTROL_MODE says. Exits on mistakes."""
     modes = resolve(os.environ, {}).get(v.MODE) or frozenset()
     as_master = {} if "master" in modes else {v.MODE.name: "master"}
     resolved = examine({**os.environ, **as_master}, booted=booted.read(os.environ))
     if resolved.mistakes:
         complain(resolved)
-        say("this needs the environment of a master, and runs well in a master's container")
+        say(
+            "this command needs a master's environment: run it in a master's container, for example"
+        )
         raise SystemExit(USAGE)
     return assemble(resolved)
 
 
-def _with_store(
-    settings: Settings, work: "Callable[[Store, Records], Awaitable[_T]]"
-) -> "_T | int":
-    """Do some work on the masters' store; returns what came of it, or an exit status, said why."""
+def _with_store(settings: Settings, work: "Callable[[Store, Records], Awaitable[_T]]") -> "_T":
+    """Do some work on the masters' store, and return its result. Exits if that fails."""
     import asyncio
 
     from kontrol.daemon.process import Children, StartupError
@@ -120,7 +120,7 @@ def _with_store(
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file whole, or not at all. Raises `OSError`."""
+    """Write a file completely or not at all. Raises `OSError`."""
     import tempfile
 
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -137,18 +137,27 @@ def _write(path: Path, text: str) -> None:
 
 def _configure_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", nargs="?", type=Path, metavar="FILE", help="where to (default: standard output)"
+        "file",
+        nargs="?",
+        type=Path,
+        metavar="FILE",
+        help="the file to write (default: standard output)",
     )
 
 
 def _configure_import(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="an export; - for standard input")
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="a file made by `kontrol export`; - for standard input",
+    )
 
 
 COMMANDS = (
     Command(
         "export",
-        "save state, numbers and ledger as JSON, with a master's settings for etcd",
+        "save the tier's state, registrations and ledger as JSON (needs a master's settings)",
         "kontrol export backup.json",
         _export,
         _configure_export,
@@ -156,10 +165,10 @@ COMMANDS = (
     ),
     Command(
         "import",
-        "restore an export into a tier that is not in use, while no master runs",
+        "restore an export into an unused tier, while no master runs (needs a master's settings)",
         "kontrol import backup.json",
         _import,
         _configure_import,
-        statuses=f"{_STATUSES}  5  refused: the tier is in use, or the file is no export\n",
+        statuses=f"{_STATUSES}  5  refused: the tier is in use, or the file is not an export\n",
     ),
 )

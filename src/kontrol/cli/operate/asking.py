@@ -1,7 +1,8 @@
-"""What all commands that ask masters share: their options, the client, and how they print."""
+"""What the commands that use REST share: their options, the client, and how they print."""
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,7 +27,7 @@ Work: TypeAlias = Callable[[argparse.Namespace, "Rest", "Console"], int]
 
 
 def asking(work: Work) -> Callable[[argparse.Namespace, list[str]], int]:
-    """Make a command of what asks masters: the client is made, and its failures are told."""
+    """Make a command: create the client, do the work with it, and report its failures."""
 
     def run(options: argparse.Namespace, _others: list[str]) -> int:
         from kontrol.cli.address import find
@@ -45,7 +46,8 @@ def asking(work: Work) -> Callable[[argparse.Namespace, list[str]], int]:
             say(f"warning: {warning}")
         if target.note:
             say(target.note)
-        tell(f"asking {' or '.join(map(str, target.endpoints))}, named by {target.source}")
+        tell(f"asking {' or '.join(map(str, target.endpoints))} (from {target.source})")
+        console = Console.of(sys.stdout, os.environ, _reach(options))
         rest = Rest(
             target.endpoints,
             token=token,
@@ -56,47 +58,53 @@ def asking(work: Work) -> Callable[[argparse.Namespace, list[str]], int]:
             tell=tell,
         )
         try:
-            return work(options, rest, Console.of(sys.stdout, os.environ))
+            return work(options, rest, console)
         except RestError as error:
-            say(str(error))
+            say(console.remedy(str(error)))
             return error.exit_status
 
     return run
 
 
+def _reach(options: argparse.Namespace) -> str:
+    """Return the options that name the masters, to be added to another command."""
+    given = {"--master": options.master, "--ca": options.ca}
+    return "".join(f" {name} {shlex.quote(str(text))}" for name, text in given.items() if text)
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options that all of them take."""
-    parser.add_argument("--json", action="store_true", help="print the JSON document")
+    """Add the options that all of these commands take."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--master",
         metavar="WHERE",
-        help="the master to ask: host, host:port of REST, host|host, or http(s)://host:port "
-        "(default: KONTROL_MASTER; else this process's master, the tier that its agent reports "
+        help="the masters: host, host:port of REST, host|host, or http(s)://host:port (default: "
+        "KONTROL_MASTER, else the master of this environment, the tier that its agent reports "
         "to, or this host)",
     )
     parser.add_argument(
         "--ca",
         type=Path,
         metavar="FILE",
-        help="PEM file with the authority that vouches for the master: ask by TLS",
+        help="use TLS, and accept certificates that are signed by the authority in this PEM file",
     )
     parser.add_argument(
         "--timeout",
         type=seconds,
         default=5.0,
         metavar="SECONDS",
-        help="how long to wait for one master's answer (default: %(default)g)",
+        help="how long to wait for the answer of each master (default: %(default)g)",
     )
     parser.add_argument(
         "-v",
         "--verbose",
         action="store_true",
-        help="tell which masters were asked, and how it went",
+        help="show which masters are asked, and what each answers",
     )
 
 
 def items(document: "dict[str, JSON]", name: str) -> "list[JSON]":
-    """Return a list of the document, empty if there is none."""
+    """Return a list in the document, empty if there is none."""
     found = document.get(name)
     return found if isinstance(found, list) else []
 

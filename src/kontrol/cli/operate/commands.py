@@ -1,7 +1,7 @@
-"""The commands that look at the ensemble through a master, and steer it.
+"""The commands that show a tier through one of its masters, and those that make its leader act.
 
-Each asks a master over REST and lays out what it says; `--json` prints the document itself. What
-a command needs is imported when it runs.
+Each sends a request over REST and formats the answer; `--json` prints the answer itself. What a
+command needs is imported when it runs.
 """
 
 import argparse
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kontrol.cli import completion
 from kontrol.cli.command import DONE, NOTHING, UNANSWERED, USAGE, Command, count, say
-from kontrol.cli.operate import archive as operate_archive
+from kontrol.cli.operate import archive
 from kontrol.cli.operate.asking import (
     ASKING,
     WRONG,
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from kontrol.cli.table import Console
     from kontrol.ensemble.canonical import JSON
 
-_LEADER = 10.0  # seconds that a master waits for its leader to do what was asked
+_LEADER = 10.0  # seconds that a master waits for its leader's answer
 _DOING = """\
-  4  no master answered, or the leader has not yet done it
+  4  no master answered, or the leader has not answered yet
   5  refused: token missing or insufficient, or refused by the leader
 """
 
 
-def _status(options: argparse.Namespace, rest: "Rest", paper: "Console") -> int:
+def _status(options: argparse.Namespace, rest: "Rest", console: "Console") -> int:
     from kontrol.cli.operate.document import UntrustedJson
     from kontrol.cli.operate.status import problems, screen
 
@@ -43,32 +43,31 @@ def _status(options: argparse.Namespace, rest: "Rest", paper: "Console") -> int:
     if options.json:
         show_json(answer.document)
     else:
-        show(screen(status, str(answer.endpoint), paper))
+        show(screen(status, str(answer.endpoint), console))
     for failure in answer.silent:
         say(f"another master did not answer: {failure}")
     return WRONG if problems(status) else DONE
 
 
-def _pods(options: argparse.Namespace, rest: "Rest", paper: "Console") -> int:
+def _pods(options: argparse.Namespace, rest: "Rest", console: "Console") -> int:
     from kontrol.cli.operate.document import UntrustedJson
-    from kontrol.cli.operate.pods import matching, one, table
+    from kontrol.cli.operate.pods import follow, matching, one, table
 
     if options.watch:
         if options.pod is not None:
-            say(f"--watch shows every pod, or those of a --role: leave {options.pod!r} out")
+            say(f"--watch shows all pods, or those of a --role: remove {options.pod!r}")
             return USAGE
-        from kontrol.cli.operate.watch import follow
-
-        follow(rest, options.role, as_json=options.json)
+        follow(rest, options.role, as_json=options.json, reach=console.reach)
     if options.pod is not None:
         pod = _one_pod(rest, options.pod)
         if pod is None:
-            say(f"no pod has the id, key or number {options.pod!r}; `kontrol pods` lists them all")
+            hint = console.remedy("`kontrol pods` lists all pods")
+            say(f"no pod has the id, key or number {options.pod!r}; {hint}")
             return NOTHING
         if options.json:
             show_json(pod)
         else:
-            show(one(UntrustedJson.of(pod), paper))
+            show(one(UntrustedJson.of(pod), console))
         return DONE
     document = rest.get("/v1/pods").document
     everyone = items(document, "pods")
@@ -76,7 +75,7 @@ def _pods(options: argparse.Namespace, rest: "Rest", paper: "Console") -> int:
     if options.json:
         show_json({**document, "pods": pods})
     elif pods:
-        show(table([UntrustedJson.of(pod) for pod in pods], paper))
+        show(table([UntrustedJson.of(pod) for pod in pods], console))
     if not pods:
         of = f" of role {' or '.join(options.role)}" if options.role else ""
         say(f"no pods{of}" + (f" among {len(everyone)}" if everyone else ""))
@@ -84,7 +83,7 @@ def _pods(options: argparse.Namespace, rest: "Rest", paper: "Console") -> int:
 
 
 def _one_pod(rest: "Rest", name: str) -> "JSON":
-    """Return the pod with this key, id or number, None if there is none."""
+    """Return the pod with this key, id or number, or None."""
     from urllib.parse import quote
 
     from kontrol.cli.operate.pods import named
@@ -100,25 +99,25 @@ def _one_pod(rest: "Rest", name: str) -> "JSON":
     return named(items(rest.get("/v1/pods").document, "pods"), name)
 
 
-def _state(options: argparse.Namespace, rest: "Rest", _paper: "Console") -> int:
+def _state(options: argparse.Namespace, rest: "Rest", _console: "Console") -> int:
     document = rest.get("/v1/state").document
     if options.json:
         show_json(document)
         return DONE
     if not document.get("run"):
         last = document.get("acknowledged")
-        why = "no run was acknowledged yet: there is no state"
+        why = "no state: no run has been acknowledged yet"
         if isinstance(last, int) and last:
             why = (
-                f"run {last} was acknowledged, but no run has printed a state yet: what the "
-                "callback writes to its standard output, as JSON, becomes the state"
+                f"no state: run {last} was acknowledged, but no run has printed one yet. The "
+                "callback sets it by printing JSON to its standard output"
             )
         say(why)
     show_json(document.get("state"))
     return DONE
 
 
-def _runs(options: argparse.Namespace, rest: "Rest", paper: "Console") -> int:
+def _runs(options: argparse.Namespace, rest: "Rest", console: "Console") -> int:
     from kontrol.cli.operate.document import UntrustedJson
     from kontrol.cli.operate.runs import ledger
 
@@ -127,13 +126,13 @@ def _runs(options: argparse.Namespace, rest: "Rest", paper: "Console") -> int:
     if options.json:
         show_json(document)
     elif entries:
-        show(ledger(entries, paper))
+        show(ledger(entries, console))
     else:
-        say("nothing ran yet; `kontrol explain` says why")
+        say(console.remedy("no run yet; `kontrol explain` shows why"))
     return DONE
 
 
-def _explain(options: argparse.Namespace, rest: "Rest", paper: "Console") -> int:
+def _explain(options: argparse.Namespace, rest: "Rest", console: "Console") -> int:
     from kontrol.cli.operate.document import UntrustedJson
     from kontrol.cli.operate.runs import explain, now
 
@@ -142,7 +141,7 @@ def _explain(options: argparse.Namespace, rest: "Rest", paper: "Console") -> int
         if options.json:
             show_json(document)
         else:
-            show(explain(_entry(document), paper))
+            show(explain(_entry(document), console))
         return DONE
     status = rest.get("/v1/status").document
     latest = items(rest.get("/v1/runs", limit=1).document, "runs")
@@ -151,8 +150,8 @@ def _explain(options: argparse.Namespace, rest: "Rest", paper: "Console") -> int
     if options.json:
         show_json({"run": last, "status": status})
         return DONE
-    lines = paper.wrap(f"Now: {now(UntrustedJson.of(status))}.")
-    lines += ["", *explain(_entry(last), paper)] if last else ["Nothing ran yet."]
+    lines = console.wrap(f"Now: {console.remedy(now(UntrustedJson.of(status)))}.")
+    lines += ["", *explain(_entry(last), console)] if last else ["No run yet."]
     show(lines)
     return DONE
 
@@ -164,10 +163,10 @@ def _entry(document: "dict[str, JSON]") -> "UntrustedJson":
     return UntrustedJson.of(inner if isinstance(inner, dict) else document)
 
 
-def _ask(path: str) -> Work:
-    """Make what asks the leader to do something."""
+def _request(path: str) -> Work:
+    """Make the work of a command that has the leader do something."""
 
-    def work(options: argparse.Namespace, rest: "Rest", _paper: "Console") -> int:
+    def work(options: argparse.Namespace, rest: "Rest", console: "Console") -> int:
         from kontrol.cli.operate.document import UntrustedJson
 
         body: dict[str, JSON] = {
@@ -176,35 +175,42 @@ def _ask(path: str) -> Work:
         answer = rest.post(path, body, patience=_LEADER)
         if options.json:
             show_json(answer.document)
-        told = UntrustedJson.of(answer.document)
-        done = told.true("done")
+        reply = UntrustedJson.of(answer.document)
+        done = reply.true("done")
         if not options.json:
-            text = told.text("message", "done" if done else "the leader has not answered yet")
+            text = reply.text("message", "done" if done else "the leader has not answered yet")
+            text = console.remedy(text)
             print(text) if done else say(text)
         return DONE if done else UNANSWERED
 
     return work
 
 
-_number = count(1, 10**18, "expected the number of a run, from 1")
-_limit = count(1, 200, "expected 1 to 200, which is all that is kept")
+_number = count(1, 10**18, "expected the number of a run, 1 or higher")
+_limit = count(1, 200, "expected 1 to 200: the ledger keeps the last 200 runs")
 
 
 def _configure_pods(parser: argparse.ArgumentParser) -> None:
     configure(parser)
-    parser.add_argument("pod", nargs="?", metavar="POD", help="one pod: its id, key, or number")
     parser.add_argument(
-        "--role", action="append", default=[], help="only pods of this role; may be repeated"
+        "pod", nargs="?", metavar="POD", help="show one pod, by its id, key or number (as #7)"
     )
     parser.add_argument(
-        "--watch", action="store_true", help="go on, and show every change; Ctrl-C ends it"
+        "--role", action="append", default=[], help="show only pods of this role; may be repeated"
+    )
+    parser.add_argument(
+        "--watch", action="store_true", help="keep running and show every change, until Ctrl-C"
     )
 
 
 def _configure_runs(parser: argparse.ArgumentParser) -> None:
     configure(parser)
     parser.add_argument(
-        "--limit", type=_limit, default=20, metavar="N", help="how many (default: %(default)d)"
+        "--limit",
+        type=_limit,
+        default=20,
+        metavar="N",
+        help="how many to list (default: %(default)d)",
     )
 
 
@@ -215,18 +221,18 @@ def _configure_explain(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=_number,
         metavar="RUN",
-        help="its number (default: the last one, and why nothing runs now)",
+        help="the number of a run (default: the last one, and what happens now)",
     )
 
 
 def _configure_rollback(parser: argparse.ArgumentParser) -> None:
     configure(parser)
-    parser.add_argument("run", type=_number, metavar="RUN", help="whose state to put back")
+    parser.add_argument("run", type=_number, metavar="RUN", help="restore the state as of this run")
 
 
 def _configure_forget(parser: argparse.ArgumentParser) -> None:
     configure(parser)
-    parser.add_argument("pod", metavar="POD", help="its key, its id, or # and its number")
+    parser.add_argument("pod", metavar="POD", help="the key, id or number (as '#7') of the pod")
 
 
 COMMANDS: tuple[Command, ...] = (
@@ -236,7 +242,7 @@ COMMANDS: tuple[Command, ...] = (
         "kontrol status --master masters",
         asking(_status),
         configure,
-        statuses=f"{ASKING}  6  a master answered, and something is wrong\n",
+        statuses=f"{ASKING}  6  a master answered, and there are problems\n",
     ),
     Command(
         "pods",
@@ -248,7 +254,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "state",
-        "print the state that the last acknowledged run left, as JSON",
+        "print the callback's current state, as JSON",
         "kontrol state",
         asking(_state),
         configure,
@@ -256,7 +262,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "runs",
-        "list the last runs of the callback",
+        "list the latest runs of the callback",
         "kontrol runs --limit 50",
         asking(_runs),
         _configure_runs,
@@ -264,7 +270,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "explain",
-        "tell why a run ran and how it ended, or why nothing runs now",
+        "show why a run started and how it ended, or why nothing runs now",
         "kontrol explain 12",
         asking(_explain),
         _configure_explain,
@@ -272,9 +278,9 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "run-now",
-        "have the leader run the callback now",
+        "run the callback now, on the leader",
         "kontrol run-now",
-        asking(_ask("/v1/runs")),
+        asking(_request("/v1/runs")),
         configure,
         statuses=_DOING,
     ),
@@ -282,26 +288,26 @@ COMMANDS: tuple[Command, ...] = (
         "release",
         "release the brake: treat the missing pods as gone and run the callback",
         "kontrol release",
-        asking(_ask("/v1/release")),
+        asking(_request("/v1/release")),
         configure,
         statuses=_DOING,
     ),
     Command(
         "rollback",
-        "put back the state that a run left, fenced and recorded",
+        "restore the callback's state as it was after a run",
         "kontrol rollback 12",
-        asking(_ask("/v1/rollback")),
+        asking(_request("/v1/rollback")),
         _configure_rollback,
         statuses=_DOING,
     ),
     Command(
         "forget",
-        "clear a pod's seat: delete its record, and take whoever reports it next",
+        "clear a pod's registration: delete its record, and accept its next report",
         "kontrol forget redis-7",
-        asking(_ask("/v1/forget")),
+        asking(_request("/v1/forget")),
         _configure_forget,
         statuses=_DOING,
     ),
-    *operate_archive.COMMANDS,
+    *archive.COMMANDS,
     *completion.COMMANDS,
 )

@@ -1,4 +1,4 @@
-"""What a master answers, read without trust: a field that is missing or odd is no traceback."""
+"""A master's answers, read without trusting them: no missing or odd field raises an error."""
 
 from datetime import datetime
 
@@ -14,7 +14,7 @@ class UntrustedJson:
 
     @classmethod
     def of(cls, value: JSON) -> "UntrustedJson":
-        """Make a whole document harmless, and wrap it."""
+        """Escape all strings of a document, and wrap it."""
         return cls(tame(value))
 
     def __bool__(self) -> bool:
@@ -74,7 +74,7 @@ class UntrustedJson:
 
 
 def lasting(seconds: float) -> str:
-    """Return a duration in the unit that suits it."""
+    """Return a duration as text, in a fitting unit."""
     if seconds < 1:
         return f"{1000 * max(0.0, seconds):.0f} ms"
     if seconds < 10:
@@ -89,10 +89,10 @@ def lasting(seconds: float) -> str:
 
 
 def ago(then: datetime | None, now: datetime | None) -> str:
-    """Return how long ago something was, by the masters' clocks."""
+    """Return how long ago `then` was, by the masters' clocks; empty if unknown."""
     return f"{lasting((now - then).total_seconds())} ago" if then and now else ""
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun."""
+    """Return a number with its noun, in the plural unless it is 1."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

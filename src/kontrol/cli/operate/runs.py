@@ -1,4 +1,4 @@
-"""Runs in words: the table of the ledger, one run explained, and why none is running now."""
+"""Runs as text: the tables of the ledger, one run explained, and why none is under way now."""
 
 from datetime import datetime
 
@@ -8,41 +8,41 @@ from kontrol.cli.table import Cell, Console
 _REASONS = {
     "ensemble": ("change", "the ensemble changed"),
     "callback": ("callback", "the callback changed: its command line, or a file that it names"),
-    "unacknowledged": ("again", "a run before it was not acknowledged"),
-    "asked": ("asked", "it was asked for"),
-    "rollback": ("rollback", "a state was put back"),
-    "forget": ("forget", "a pod's seat was cleared"),
+    "unacknowledged": ("retry", "the run before it was not acknowledged"),
+    "asked": ("request", "it was requested"),
+    "rollback": ("rollback", "an earlier state was restored"),
+    "forget": ("forget", "a pod's registration was cleared"),
 }
-_WITHHELD = "standard error is told to holders of a token alone: KONTROL_TOKEN_FILE"
+_WITHHELD = "standard error requires a token: set KONTROL_TOKEN_FILE"
 _NAMED = 20  # pods that a plan names at most
-SILENT = 3.0  # seconds: a leader that is well reports more often
+SILENT = 3.0  # seconds: a healthy leader reports more often
 _KINDS = ("joined", "left", "lost", "changed")
 
 
 def reason(entry: UntrustedJson) -> str:
-    """Return in one word why it ran."""
+    """Return the reason of a run in one word."""
     name = entry.text("reason")
     return _REASONS.get(name, (name, ""))[0]
 
 
 def changes(entry: UntrustedJson, *, names: bool = False) -> str:
-    """Return what changed, as `2 joined, 1 lost`, on demand with the first pods by name."""
-    told = []
+    """Return what changed, as `2 joined, 1 lost`; with `names`, the first pods are named."""
+    parts = []
     for kind in _KINDS:
         part = entry.doc("changes").doc(kind)
         if count := part.count("count"):
             first = part.texts("first")
             more = ", ..." if count > len(first) else ""
             named = f" ({', '.join(first)}{more})" if names and first else ""
-            told.append(f"{count} {kind}{named}")
-    return ", ".join(told) or "none"
+            parts.append(f"{count} {kind}{named}")
+    return ", ".join(parts) or "none"
 
 
 def result(entry: UntrustedJson) -> Cell:
-    """Return how it ended."""
+    """Return how a run ended."""
     if entry.true("ok"):
         return Cell("ok", "good")
-    return Cell(f"failed: {entry.text('why', 'no reason is kept')}", "bad")
+    return Cell(f"failed: {entry.text('why', 'for an unknown reason')}", "bad")
 
 
 def rows(entries: list[UntrustedJson], now: datetime | None) -> list[list[str | Cell]]:
@@ -65,7 +65,7 @@ HEAD = ("RUN", "STARTED", "TOOK", "PODS", "RESULT", "WHY", "CHANGES")
 NUMBERS = ("RUN", "TOOK", "PODS", "TERM", "TRY")
 
 
-def ledger(entries: list[UntrustedJson], paper: Console) -> list[str]:
+def ledger(entries: list[UntrustedJson], console: Console) -> list[str]:
     """Return the table of `kontrol runs`."""
     head = ("RUN", "TERM", "TRY", "STARTED", "TOOK", "PODS", "RESULT", "WHY", "CHANGES")
     lines: list[list[str | Cell]] = [
@@ -82,21 +82,25 @@ def ledger(entries: list[UntrustedJson], paper: Console) -> list[str]:
         ]
         for entry in entries
     ]
-    return paper.table(head, lines, NUMBERS)
+    return console.table(head, lines, NUMBERS)
 
 
-def explain(entry: UntrustedJson, paper: Console) -> list[str]:
-    """Tell all that is known of one run."""
+def explain(entry: UntrustedJson, console: Console) -> list[str]:
+    """Return all that is known of one run."""
     run, attempt, ok = entry.text("run"), entry.count("attempt"), entry.true("ok")
-    head = f"Run {run} " + ("was acknowledged." if ok else "failed: nothing of it was kept.")
-    why = _REASONS.get(entry.text("reason"), ("", "no reason is kept"))[1]
+    head = f"Run {run} " + ("was acknowledged." if ok else "failed: its output was discarded.")
+    why = _REASONS.get(entry.text("reason"), ("", "unknown"))[1]
     if by := entry.text("by"):
         why += f", by {by}"
     pairs: list[tuple[str, str | Cell]] = [("why", why)]
     if attempt > 1:
         earlier = entry.count("run") - 1
         pairs.append(
-            ("attempt", f"{attempt}, after others failed; `kontrol explain {earlier}` tells of one")
+            (
+                "attempt",
+                f"{attempt}, after earlier ones failed; "
+                + console.remedy(f"`kontrol explain {earlier}` shows one"),
+            )
         )
     pairs += [
         ("started", f"{_date(entry.time('started'))} UTC, took {_took(entry)}"),
@@ -109,37 +113,38 @@ def explain(entry: UntrustedJson, paper: Console) -> list[str]:
         pairs.append(("changes", "none since the last acknowledged run"))
     pairs.append(("ended", Cell(_ending(entry), "good" if ok else "bad")))
     if entry.true("state_kept"):
-        pairs.append(("state", f"kept: `kontrol rollback {run}` puts it back"))
+        restore = console.remedy(f"`kontrol rollback {run}` restores it")
+        pairs.append(("state", f"kept: {restore}"))
     elif ok and "state_kept" in entry:
-        pairs.append(("state", "none: no longer kept, or no run had printed one by then"))
-    lines = [paper.paint(head, "good" if ok else "bad"), *paper.fields(pairs)]
+        pairs.append(("state", "none: it is no longer kept, or no run had printed one yet"))
+    lines = [console.paint(head, "good" if ok else "bad"), *console.fields(pairs)]
     stderr = entry.texts("stderr")
     if stderr:
-        lines += [paper.paint("standard error, its end:", "dim")]
+        lines += [console.paint("end of standard error:", "dim")]
         lines += [f"  | {line}" for line in stderr]
     else:
-        none = "nothing on standard error" if "stderr" in entry else _WITHHELD
-        lines.append(paper.paint(none, "dim"))
+        none = "standard error is empty" if "stderr" in entry else _WITHHELD
+        lines.append(console.paint(none, "dim"))
     return lines
 
 
 def now(status: UntrustedJson) -> str:
-    """Say what the leader is doing about the callback, or why it does nothing."""
+    """Return what the leader does about the callback, or why it does nothing."""
     running, plan = status.doc("running"), status.doc("plan")
     waiting = status.number("changes_waiting_seconds", "waiting")
     if under_way(status):
         attempt = running.count("attempt")
         again = f" (attempt {attempt})" if attempt > 1 else ""
         usual = status.number("usual_run_seconds", "usual")
-        told = f"run {running.text('run')} is under way{again}{lasted(running, status)}"
-        told += "" if usual is None else f"; one usually takes {lasting(usual)}"
-        return told + ("" if waiting is None else f"; changes have waited {lasting(waiting)}")
+        text = f"run {running.text('run')} is under way{again}{lasted(running, status)}"
+        text += "" if usual is None else f"; runs usually take {lasting(usual)}"
+        return text + ("" if waiting is None else f"; changes have waited {lasting(waiting)}")
     if running and not running.true("ended"):
         return _cut_off(plan, running)
     match plan.text("what"):
         case "idle":
             applied = status.doc("applied").text("run")
-            since = f", since run {applied} was for exactly these pods" if applied else ""
+            since = f", run {applied} was for exactly these pods" if applied else ""
             return f"idle: nothing is due{since}"
         case "run":
             return f"a run is starting: {_due(plan)}"
@@ -147,12 +152,12 @@ def now(status: UntrustedJson) -> str:
             return _held(plan, running)
         case _:
             etcd = status.doc("etcd").true("ok")
-            without = "not known while etcd does not answer; nothing runs without it"
-            return "not known to the master that answers" if etcd else without
+            without = "unknown, because etcd does not answer; nothing runs without it"
+            return "unknown to the master that answered" if etcd else without
 
 
 def under_way(status: UntrustedJson) -> bool:
-    """Tell whether a run is under way, on a leader that reports."""
+    """Return whether a run is under way, on a leader that reports."""
     running, leader = status.doc("running"), status.doc("leader")
     cut_off = status.doc("plan").text("hold") == "predecessor"
     reports = bool(leader) and (leader.number("last_seen_seconds", "silent") or 0) < SILENT
@@ -160,7 +165,7 @@ def under_way(status: UntrustedJson) -> bool:
 
 
 def lasted(running: UntrustedJson, status: UntrustedJson) -> str:
-    """Say for how long a run has been under way, after a space; empty if that is not known."""
+    """Return for how long a run has been under way, as ` for 3 s`, or nothing if unknown."""
     age = running.number("age")
     if age is None and (then := running.time("started")) and (now := status.time("time")):
         age = (now - then).total_seconds()
@@ -177,28 +182,28 @@ def _cut_off(plan: UntrustedJson, running: UntrustedJson) -> str:
 
 
 def _held(plan: UntrustedJson, running: UntrustedJson) -> str:
-    """Say what a run that is due waits for."""
+    """Return what a run that is due waits for."""
     left = lasting(plan.number("seconds") or 0)
-    who = _missing(plan)
+    pods = _missing(plan)
     why = running.text("why")
     failed = f"run {running.text('run')} failed" + (f" ({why})" if why else "")
     return {
         "damper": f"held by the damper for {left} more: {_due(plan)}",
-        "retry": f"{failed}: tried again in {left}, or at once on a change",
-        "gap": f"held for {left} more: {who} missing after a time without masters or etcd",
+        "retry": f"{failed}; it is retried in {left}, or immediately if the ensemble changes",
+        "gap": f"held for {left} more: {pods} missing after an outage of masters or etcd",
         "brake": (
-            f"HELD BY THE BRAKE for {left} more: {who} are lost. It goes on when they return, or "
+            f"HELD BY THE BRAKE for {left} more: {pods} are lost. It continues when they return or "
             "after `kontrol release`"
         ),
         "rollout": (
-            f"the callback changed; waiting up to {left} for masters that have the former one: "
+            f"the callback changed; waiting up to {left} for masters that have the previous one: "
             f"{', '.join(plan.texts('peers')) or 'unknown'}"
         ),
     }.get(plan.text("hold"), f"held for {left} more")
 
 
 def _missing(plan: UntrustedJson) -> str:
-    """Name the pods that are lost; the master names the first `_NAMED`, and no more."""
+    """Name the lost pods; masters name the first `_NAMED` at most."""
     lost = plan.texts("lost")
     many = plan.count("missing") or len(lost)
     first, of = ", ".join(lost[:5]), counted(plan.count("of"), "pod")
@@ -220,8 +225,8 @@ def _kind(entry: UntrustedJson, kind: str) -> str:
 
 
 def _ending(entry: UntrustedJson) -> str:
-    """Tell the leader's words on the end, and the exit status or signal if they leave it out."""
-    why = entry.text("why", "acknowledged" if entry.true("ok") else "no reason is kept")
+    """Return why a run ended, with the exit status or signal if the reason leaves it out."""
+    why = entry.text("why", "acknowledged" if entry.true("ok") else "the reason is unknown")
     status = f"exit status {entry.text('status')}" if "status" in entry else ""
     if "signal" in entry:
         status = f"killed by signal {entry.text('signal')}"

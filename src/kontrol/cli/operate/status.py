@@ -1,4 +1,4 @@
-"""The whole situation on one screen. Its first line says in words whether all is well."""
+"""`kontrol status`: the state of a tier on one screen, whose first line says if all is well."""
 
 from collections.abc import Sequence
 
@@ -8,48 +8,48 @@ from kontrol.cli.table import Cell, Console
 
 
 def problems(status: UntrustedJson) -> list[tuple[str, str]]:
-    """Return what is wrong and how to fix it: as the master says, else as the status shows.
+    """Return each problem and its fix: as the master names them, else as the status shows.
 
-    Masters of an earlier version call the fix `mend`.
+    Masters of the version before call the fix `mend`.
     """
-    told = [
+    found = [
         (each.text("what", "?"), each.text("fix", each.text("mend")))
         for each in status.docs("problems")
     ]
-    if told:
-        return told
+    if found:
+        return found
     if not status.doc("etcd").true("ok"):
-        told.append(("etcd does not answer this master", "look at etcd, and the master's log"))
+        found.append(("etcd does not answer this master", "check etcd, and see the master's log"))
     if not status.doc("leader"):
-        told.append(("there is no leader", "look at the log of each master"))
-    return told
+        found.append(("no master leads", "see the masters' logs"))
+    return found
 
 
-def screen(status: UntrustedJson, asked: str, paper: Console) -> list[str]:
-    """Lay the situation out; `asked` is the URL of the master that answered."""
-    lines = _verdict(status, paper)
-    lines += ["", *paper.fields(_fields(status, asked))]
+def screen(status: UntrustedJson, asked: str, console: Console) -> list[str]:
+    """Return the lines of the screen; `asked` is the URL of the master that answered."""
+    lines = _verdict(status, console)
+    lines += ["", *console.fields(_fields(status, asked, console))]
     entries = status.docs("runs")
     if entries:
         rows = runs.rows(entries, status.time("time"))
-        lines += ["", *paper.table(runs.HEAD, rows, runs.NUMBERS)]
+        lines += ["", *console.table(runs.HEAD, rows, runs.NUMBERS)]
     return lines
 
 
-def _verdict(status: UntrustedJson, paper: Console) -> list[str]:
-    wrong = problems(status)
+def _verdict(status: UntrustedJson, console: Console) -> list[str]:
+    wrong = [(what, console.remedy(fix)) for what, fix in problems(status)]
     if not wrong:
         ensemble = status.doc("ensemble")
-        [line, *more] = paper.wrap(
+        [line, *more] = console.wrap(
             f"All is well: {counted(ensemble.count('pods'), 'pod')}; {_doing(status)}."
         )
-        return [paper.paint(text, "good") for text in (line, *more)]
+        return [console.paint(text, "good") for text in (line, *more)]
     number = len(wrong)
     head = "1 thing is wrong:" if number == 1 else f"{number} things are wrong:"
-    lines = [paper.paint(head, "bad")]
+    lines = [console.paint(head, "bad")]
     for what, fix in wrong:
-        lines += [paper.paint(line, "bad") for line in paper.wrap(f"- {what}", "  ")]
-        lines += paper.wrap(f"  {fix}", "  ") if fix else []
+        lines += [console.paint(line, "bad") for line in console.wrap(f"- {what}", "  ")]
+        lines += console.wrap(f"  {fix}", "  ") if fix else []
     return lines
 
 
@@ -63,10 +63,12 @@ def _doing(status: UntrustedJson) -> str:
         "idle": "nothing is due",
         "wait": f"a run is due in {lasting(seconds)}" if seconds > 0 else "a run is due now",
         "run": "a run is starting",
-    }.get(plan.text("what"), "what is due is not known to this master")
+    }.get(plan.text("what"), "this master does not know what is due")
 
 
-def _fields(status: UntrustedJson, asked: str) -> Sequence[tuple[str, str | Cell]]:
+def _fields(
+    status: UntrustedJson, asked: str, console: Console
+) -> Sequence[tuple[str, str | Cell]]:
     ensemble, applied = status.doc("ensemble"), status.doc("applied")
     pairs: list[tuple[str, str | Cell]] = [
         ("tier", f"{status.text('namespace', '?')}/{status.text('app', '?')}"),
@@ -79,12 +81,12 @@ def _fields(status: UntrustedJson, asked: str) -> Sequence[tuple[str, str | Cell
         ("etcd", _etcd(status.doc("etcd"))),
         ("pods", _pods(ensemble)),
         ("digest", ensemble.text("digest", "unknown")),
-        ("callback", Cell(runs.now(status), _colour(status))),
+        ("callback", Cell(console.remedy(runs.now(status)), _colour(status))),
     ]
     if applied and status.doc("plan").text("what") != "idle":
         same = "the pods are the same now" if status.true("current") else "the pods changed since"
-        told = f"run {applied.text('run')}, for {counted(applied.count('pods'), 'pod')}; {same}"
-        pairs.append(("applied", told))
+        text = f"run {applied.text('run')}, for {counted(applied.count('pods'), 'pod')}; {same}"
+        pairs.append(("applied", text))
     return pairs
 
 
@@ -93,23 +95,23 @@ def _leader(status: UntrustedJson) -> str | Cell:
     if not leader:
         return Cell("none", "bad")
     at = f" at {leader.text('address')}" if "address" in leader else ""
-    told = f"{leader.text('id', '?')}{at}, term {leader.text('term', '?')}"
+    text = f"{leader.text('id', '?')}{at}, term {leader.text('term', '?')}"
     if (silent := leader.number("last_seen_seconds", "silent") or 0) >= runs.SILENT:
-        return Cell(f"{told}, last seen {lasting(silent)} ago", "bad")
+        return Cell(f"{text}, last seen {lasting(silent)} ago", "bad")
     if not status.doc("etcd").true("ok"):
-        return Cell(f"{told}, when etcd last answered", "warn")
-    return told
+        return Cell(f"{text}, when etcd last answered", "warn")
+    return text
 
 
 def _masters(status: UntrustedJson) -> str:
-    """Name the candidates; a callback that is not the leader's is a deploy under way."""
+    """Name the candidates; one with another callback than the leader is part of a deployment."""
     ours = status.doc("leader").text("fingerprint")
-    told = []
+    names = []
     for each in status.docs("candidates"):
         theirs = each.text("fingerprint")
         other = " (another callback)" if ours and theirs and ours != theirs else ""
-        told.append(f"{each.text('id', '?')}{other}")
-    return f"{len(told)}: {', '.join(told)}" if told else "none"
+        names.append(f"{each.text('id', '?')}{other}")
+    return f"{len(names)}: {', '.join(names)}" if names else "none"
 
 
 def _etcd(etcd: UntrustedJson) -> str | Cell:
@@ -122,8 +124,8 @@ def _etcd(etcd: UntrustedJson) -> str | Cell:
 
 def _pods(ensemble: UntrustedJson) -> str:
     roles = ensemble.doc("roles")
-    told = ", ".join(f"{roles.text(role)} {role}" for role in sorted(roles.fields))
-    return f"{ensemble.count('pods')}: {told}" if told else str(ensemble.count("pods"))
+    text = ", ".join(f"{roles.text(role)} {role}" for role in sorted(roles.fields))
+    return f"{ensemble.count('pods')}: {text}" if text else str(ensemble.count("pods"))
 
 
 def _colour(status: UntrustedJson) -> str:
