@@ -1,4 +1,4 @@
-# Everything runs in .venv, made from requirements/ alone; no root, no other set-up.
+# Everything runs in .venv, made from requirements/ alone; no root and no other set-up needed.
 PYTHON ?= python3
 BIN := .venv/bin
 DOCKERFILES := debian-13/Dockerfile debian-12/Dockerfile alpine-3.24/Dockerfile deploy/examples/image/Dockerfile
@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED := --only-binary :all: --require-hashes --requirement
 
 .venv/run: requirements/build.txt requirements/run.txt pyproject.toml
-	$(PYTHON) -m venv --clear .venv  # so that nothing stays that is no longer asked for
+	$(PYTHON) -m venv --clear .venv  # so that no package stays that is no longer listed
 	$(INSTALL) $(LOCKED) requirements/build.txt --requirement requirements/run.txt
 	$(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
@@ -29,18 +29,18 @@ LOCKED := --only-binary :all: --require-hashes --requirement
 	$(BIN)/python -m tests.support.programs $(BIN)
 	touch $@
 
-demo: .venv/run  ## the main job on an embedded etcd, on loopback
+demo: .venv/run  ## show the whole loop on loopback, with an embedded etcd
 	$(BIN)/kontrol demo
 
 TESTS ?=
-test: .venv/test  ## every test that needs no privilege, or TESTS; lists by name what it leaves out
+test: .venv/test  ## run every test that needs no privileges, or TESTS; lists by name what it leaves out
 	$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
 N ?= 1000
-simulate: .venv/test  ## N fresh random schedules against the invariants; SEED=... repeats a series
+simulate: .venv/test  ## run N new random schedules against the invariants; SEED=... repeats a series
 	$(BIN)/python -m tests.simulation $(SEED) --count $(N)
 
-mutate: .venv/test  ## lists the changes of the control loop that no test notices: half an hour
+mutate: .venv/test  ## list the changes of the control loop that no test notices: half an hour
 	$(BIN)/python -m tests.mutation
 
 check: lint types imports docs
@@ -65,17 +65,17 @@ imports: .venv/dev
 docs: .venv/dev
 	$(MAKE) -C docs html
 
-lock: .venv/dev  ## after a change of dependencies: pins what is new, by version and hash
+lock: .venv/dev  ## after a change of dependencies: pin new ones, by version and hash
 	requirements/lock
 
-renew: .venv/dev  ## pins the newest versions of everything; for a scheduled job
+renew: .venv/dev  ## pin the newest versions of everything; for a scheduled job
 	requirements/lock --upgrade
 	$(MAKE) .venv/dev
 
-audit: .venv/dev  ## fails if a pinned version has a known vulnerability; says what it could not check
+audit: .venv/dev  ## fail if a pinned version has a known vulnerability; says what it could not check
 	$(BIN)/python requirements/audit.py
 
-dist: .venv/dev  ## builds sdist and wheel, and tries both where nothing else of this folder is
+dist: .venv/dev  ## build sdist and wheel, and test both outside of this folder
 	rm -rf dist
 	$(BIN)/python -m hatchling build -t sdist -t wheel
 	$(BIN)/python -m tests.support.distributions --tests $(TESTS)

@@ -1,8 +1,8 @@
-"""Automaton: how soon a script starts, how fast states change, and what it costs to be idle.
+"""Automaton: how soon a script starts, how fast states change, and what an idle machine costs.
 
     python -m bench.automaton [ROUNDS] [IDLE_SECONDS]
 
-Scripts tell the time of their start through a FIFO. The limit is a bare process that does the
+Scripts report the time of their start through a FIFO. The limit is a bare process that does the
 same, started from this one, in the same run.
 """
 

@@ -2,9 +2,9 @@
 
     python -m bench.control_loop [ROUNDS]
 
-The callback is a shell script of one line that tells the time of its start through a FIFO. Limits
-are measured in the same run: what etcd itself, or a bare process, takes for the part that nobody
-can save.
+The callback is a one-line shell script that reports the time of its start through a FIFO. Limits
+are measured in the same run: what etcd itself, or a bare process, takes for the part that cannot be
+saved.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from kontrol.store.etcd import EtcdConfig, EtcdStore
 from kontrol.store.protocol import Put
 
 _TTL, _FOVER = 25, 15
-_LOADERS, _PODS_EACH, _AT_ONCE, _LOAD_SECONDS = 2, 500, 64, 6.0
+_LOADERS, _PODS_EACH, _PARALLEL, _LOAD_SECONDS = 2, 500, 64, 6.0
 
 
 class Stage:
@@ -126,7 +126,7 @@ class Daemon:
 
 @asynccontextmanager
 async def stage() -> AsyncIterator[Stage]:
-    """A stage with a fresh etcd."""
+    """A stage with a new etcd."""
     with tempfile.TemporaryDirectory(prefix="kontrol-bench-") as folder:
         async with embedded_etcd() as endpoints:
             found = Stage(Path(folder), ",".join(endpoints))
@@ -142,7 +142,7 @@ async def _started(stage: Stage) -> float:
 
 
 async def change_and_leave(rounds: int) -> list[Row]:
-    """Payload change, and graceful leave, to the callback's start; memory while at it."""
+    """Payload change, and graceful leave, to the callback's start; memory meanwhile."""
     async with stage() as here:
         payload = here.folder / "payload.json"
         payload.write_text('"0"', encoding="utf-8")
@@ -269,7 +269,7 @@ async def keepalives() -> list[Row]:
 
 
 async def _load(port: int, number: int) -> None:
-    """Send keepalives as fast as they are acknowledged; prints what came of it."""
+    """Send keepalives as fast as they are acknowledged; prints the result."""
     records = [
         Keepalive(
             app="bench",
@@ -285,8 +285,8 @@ async def _load(port: int, number: int) -> None:
     times: list[float] = []
     async with Client("127.0.0.1", port) as client:
         begun = time.monotonic()
-        for first in range(0, _PODS_EACH, _AT_ONCE):
-            some = records[first : first + _AT_ONCE]
+        for first in range(0, _PODS_EACH, _PARALLEL):
+            some = records[first : first + _PARALLEL]
             await asyncio.gather(*(client.call("ping", record, timeout=30) for record in some))
         joined = _PODS_EACH / (time.monotonic() - begun)
         begun = time.monotonic()
@@ -304,10 +304,10 @@ async def _load(port: int, number: int) -> None:
                     continue
                 acknowledged += 1
                 times.append(time.monotonic() - sent)
-                turn += _AT_ONCE
+                turn += _PARALLEL
 
         async with asyncio.TaskGroup() as group:
-            for first in range(_AT_ONCE):
+            for first in range(_PARALLEL):
                 group.create_task(one(first))
         seconds = time.monotonic() - begun
     print(
@@ -323,7 +323,7 @@ async def _load(port: int, number: int) -> None:
 
 
 async def _refreshes(etcd: str) -> float:
-    """Lease refreshes per second that the client can have from this etcd, 64 at once."""
+    """Lease refreshes per second that the client gets from this etcd, 64 at a time."""
     async with EtcdStore(EtcdConfig(tuple(etcd.split(",")))) as store:
         leases = [(await store.grant(60)).id for _ in range(64)]
         begun = time.monotonic()
@@ -371,7 +371,7 @@ async def _puts_to_watch(rounds: int) -> list[float]:
 
 
 def _bare() -> str:
-    """MB resident of an interpreter with what an agent cannot do without."""
+    """MB resident of an interpreter with what an agent needs at least."""
     code = (
         "import asyncio, zmq, msgpack\n"
         "print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmRSS')))"

@@ -1,4 +1,4 @@
-"""The image: its size, how soon a pod made from it reports, and how its first process behaves.
+"""The image: its size, how soon a pod based on it reports, and how its first process behaves.
 
     python -m bench.image [ROUNDS]
 
@@ -72,7 +72,7 @@ async def start(image: str, rounds: int) -> list[Row]:
 
 
 async def first_process(image: str, rounds: int) -> list[Row]:
-    """How long SIGTERM takes to end it all, what is left then, and what becomes of orphans."""
+    """How long a SIGTERM takes to end all, what is left then, and what happens to orphans."""
     ended, left, zombies = [], 0, 0
     async with Containers(image) as containers:
         for number in range(rounds):

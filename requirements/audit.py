@@ -26,7 +26,7 @@ def pins(folder: Path) -> set[str]:
     return {pin for text in texts for pin in _PIN.findall(text)}
 
 
-def judge(pinned: int, found: list[dict[str, Any]], trouble: str) -> tuple[int, str]:
+def judge(pinned: int, found: list[dict[str, Any]], failure: str) -> tuple[int, str]:
     """Return the exit status and what to say of pip-audit's findings, one for each package."""
     checked = [each for each in found if "skip_reason" not in each]
     bad = [each for each in checked if each["vulns"]]
@@ -37,8 +37,8 @@ def judge(pinned: int, found: list[dict[str, Any]], trouble: str) -> tuple[int, 
         for vuln in each["vulns"]
     ]
     lines.append(f"checked {len(checked)} of {pinned} pinned packages: {len(bad)} vulnerable")
-    if trouble:
-        lines.append(f"pip-audit failed: {trouble}")
+    if failure:
+        lines.append(f"pip-audit failed: {failure}")
     if len(checked) < pinned:
         lines.append("the rest could not be checked: the index has no advisories for them")
     return (1 if bad else 0), "\n".join(lines)
@@ -58,13 +58,13 @@ def lists(pinned: set[str]) -> list[str]:
 
 
 def ask(text: str) -> tuple[list[dict[str, Any]], str]:
-    """Return pip-audit's findings of one list, and its trouble if it had any."""
+    """Return pip-audit's findings of one list, and its failure if it failed."""
     command = [sys.executable, "-m", "pip_audit", "--format", "json", "--no-deps", "--disable-pip"]
     command += ["--progress-spinner", "off", "--requirement"]
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as file:
         file.write(text)
         file.flush()
-        # It trusts whom pip trusts.
+        # It trusts the authorities that pip trusts.
         trusted = {"REQUESTS_CA_BUNDLE": os.environ["PIP_CERT"]} if "PIP_CERT" in os.environ else {}
         try:
             done = subprocess.run(
@@ -89,8 +89,8 @@ def main(folder: Path) -> int:
     pinned = pins(folder)
     answers = [ask(text) for text in lists(pinned)]
     found = [each for answer, _ in answers for each in answer]
-    trouble = "; ".join(dict.fromkeys(trouble for _, trouble in answers if trouble))
-    status, text = judge(len(pinned), found, trouble)
+    failure = "; ".join(dict.fromkeys(failure for _, failure in answers if failure))
+    status, text = judge(len(pinned), found, failure)
     print(text)
     return status
 
