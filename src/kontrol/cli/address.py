@@ -12,9 +12,17 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
-from kontrol.settings import Mistake, SettingsError, Variable
 from kontrol.settings import variables as v
-from kontrol.settings.resolve import MASTER, NOTHING, Booted, Resolved, resolve
+from kontrol.settings.resolve import (
+    MASTER,
+    NOTHING,
+    Booted,
+    Mistake,
+    Resolved,
+    SettingsError,
+    resolve,
+)
+from kontrol.settings.variables import Variable
 
 _T = TypeVar("_T")
 

@@ -10,8 +10,8 @@ prints is never mistaken for it. The state is kept as printed, byte for byte, an
 in any language. So what these read differently (NaN, a number that becomes infinite, a member that
 is there twice) is refused.
 
-Building the input and judging the outcome are pure functions; `Callback` adds a folder for the
-files and the guard.
+Building the input and judging the outcome are functions of their arguments alone; `Callback` adds
+a folder for the files and the guard.
 """
 
 import asyncio

@@ -10,7 +10,7 @@ SIGTERM is asked for once; the first reason stands, except that a deadline that 
 main process still runs is always told as "fenced".
 """
 
-import signal
+from signal import SIGKILL, SIGTERM, Signals
 
 
 class KillSchedule:
@@ -57,7 +57,7 @@ class KillSchedule:
         if self.reason is None:
             self._killing = True
 
-    def due(self, now: float) -> signal.Signals | None:
+    def due(self, now: float) -> Signals | None:
         """Return the signal that all of the command's processes must be sent now, if any."""
         if self._deadline is not None and now >= self._deadline and not self._killing:
             if not self._main_exited:
@@ -68,8 +68,8 @@ class KillSchedule:
         if self._kill_at is not None and now >= self._kill_at:
             self._killing = True
         if self._killing:
-            return signal.SIGKILL
+            return SIGKILL
         if self.reason is not None and not self._told:
             self._told = True
-            return signal.SIGTERM
+            return SIGTERM
         return None

@@ -1,6 +1,6 @@
 """One command under way, as the daemon sees it: what it wrote, when it must be over, how it ended.
 
-No I/O: `kontrol.process.guard` feeds it with what it reads, and asks it for the outcome.
+`kontrol.process.guard` feeds it with what it reads, and asks it for the outcome.
 """
 
 import asyncio

@@ -1,1 +1,1 @@
-"""ZeroRPC, protocol version 3: a pure codec and channel state machine, and ZeroMQ beneath them."""
+"""ZeroRPC, protocol version 3: a codec and a channel state machine, on ZeroMQ."""

@@ -16,7 +16,7 @@ it, because passive peers only start beating when they have heard us. As the ref
 for two things: any event is a sign of life, and silence that may be our own fault is forgiven: a
 tick that comes an interval late, or while events are known to wait that we have not read.
 
-Time is an argument everywhere: seconds of any monotonic clock.
+Pure. Time is an argument everywhere: seconds of any monotonic clock.
 """
 
 from collections import OrderedDict

@@ -1,7 +1,8 @@
 """The events of a ZeroRPC channel, as values, and their names and arguments on the wire.
 
-One class per event of protocol version 3. `Open` carries the method's name in the place of the
-event's name; every other event has a fixed one. `from_wire` is the inverse of `name` and `args`.
+Pure. One class per event of protocol version 3. `Open` carries the method's name in the place of
+the event's name; every other event has a fixed one. `from_wire` is the inverse of `name` and
+`args`.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,6 @@
 """Settings: the environment parsed and validated once, into frozen values.
 
-A setting is one row in `variables`. `parse` is the pure way from texts to `Settings`; `load` adds
+A setting is one row in `variables`. `parse` turns texts into `Settings`; `load` adds
 what needs the running system. Both report every mistake in one go.
 """
 

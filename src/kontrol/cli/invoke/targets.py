@@ -1,4 +1,4 @@
-"""Which pods a command is for: selectors and conditions over keepalive records. Pure.
+"""Which pods a command is for: selectors and conditions over keepalive records.
 
 Where `kontrol invoke` learns of the pods, and in whose name it asks.
 
