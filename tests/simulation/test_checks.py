@@ -293,6 +293,24 @@ def test_a_silent_pod_whose_lease_a_restore_brought_back(*, restored: bool) -> N
     assert says(script, "7", f"{A.key} is there") is not restored
 
 
+@pytest.mark.parametrize("leader", [True, False])
+def test_a_silent_pod_that_was_accepted_without_a_leader(*, leader: bool) -> None:
+    """Under a lease of the TTL of a master that restarted."""
+    script = Script(Settings(ttl=TTL))
+    script.commit((KEYS.candidate(5), canonical({"id": "m1", "term": 5, "ttl": TTL})))
+    if not leader:
+        script.commit((KEYS.candidate(5), None))
+    script.add(Process(script.at, "m2", up=True, settings=Settings(ttl=2 * TTL)))
+    script.at += 100
+    script.leases[KEYS.pod(A.key)] = 77
+    script.join(A)
+    script.add(Leased(script.at, 77, 20))
+    script.add(Process(script.at, A.id, up=False))
+    script.at += 2 * TTL
+    script.commit((KEYS.pod(A.key), None))
+    assert says(script, "7", f"{A.key} is there") is leader
+
+
 def test_an_election_of_the_store_gives_a_silent_pod_its_time_again() -> None:
     script = leased()
     script.add(Process(script.at, A.id, up=False))

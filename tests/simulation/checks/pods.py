@@ -312,7 +312,8 @@ def silent_pods_go(history: History) -> Iterator[str]:
 
     The TTL is the leader's; the highest of those that led while a change of it went round, which
     takes as long as something keeps a pod from a lease of the new one; and the highest of all
-    masters while the leader is of a version that does not say its own.
+    masters while there is no leader, or one of a version that does not say its TTL: then each
+    master uses its own.
     """
     view = StoreView()
     health = Health()
@@ -340,15 +341,12 @@ def silent_pods_go(history: History) -> Iterator[str]:
                     if lease and at - heard > limit and room and lease not in said:
                         said.add(lease)
                         yield f"{key} is there at {at:.3f}, {at - heard:.3f} s after a refresh"
-        if view.apply(entry):
-            leader = view.leader
-            settings = health.settings.get(leader["id"]) if leader else None
-            if leader is None or settings is None:
-                continue
-            # Masters of the version before do not say theirs, so that each goes by its own.
-            ttl = settings.ttl if "ttl" in leader else max(health.ttls)
-            if not led or led[-1][1] != ttl:
-                led.append((entry.at, ttl))
+        view.apply(entry)
+        leader = view.leader
+        settings = health.settings.get(leader["id"]) if leader and "ttl" in leader else None
+        ttl = settings.ttl if settings is not None else max(health.ttls, default=0.0)
+        if not led or led[-1][1] != ttl:
+            led.append((entry.at, ttl))
 
 
 def _ruled(led: list[tuple[float, float]], at: float, health: Health, restored: float) -> float:
