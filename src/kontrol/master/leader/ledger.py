@@ -5,14 +5,10 @@ either it is acknowledged (`state`, `applied`, its entry, and `running` removed)
 entry, and `running` marked as ended, which keeps it due). A rollback moves `state`.
 
 Invariant: every write is fenced by the term, compares the revisions of all three heads (`running`,
-`applied`, `state`) and moves at least one of them. So no write takes effect twice, however late a
-copy of it arrives. A write whose answer was lost took effect if the heads are now what it wrote. If
-they are neither that nor what they were before, the store was restored, and the term writes nothing
-more.
+`applied`, `state`) and moves at least one of them (`heads.py`). So no write takes effect twice,
+however late a copy of it arrives, and none does after the store was restored.
 """
 
-import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -20,6 +16,7 @@ from dataclasses import replace
 from kontrol.ensemble.ensemble import Changes, Member, missing
 from kontrol.ensemble.pod import Pod
 from kontrol.master.highwater import HighWater
+from kontrol.master.leader.heads import Heads
 from kontrol.master.records.fields import BELIEVED_RUN
 from kontrol.master.records.masters import Meta
 from kontrol.master.records.records import Records
@@ -34,15 +31,12 @@ from kontrol.master.records.runs import (
 )
 from kontrol.master.term import OwnedKey, Term
 from kontrol.store.protocol import (
-    Ambiguous,
     Compare,
     Delete,
     KeyValue,
-    LeaseGone,
     Put,
     Range,
     Store,
-    Unavailable,
 )
 
 log = logging.getLogger(__name__)
@@ -51,7 +45,6 @@ _STATES = 20
 _RUNS = 200
 _NEWEST = 20  # entries, of which some may be damaged
 _ASK = 40  # members that one transaction looks up: three ranges each, of 128 operations
-_RESTORED = "the ledger is not as it was left: the store was restored"
 
 
 class Ledger:
@@ -72,8 +65,7 @@ class Ledger:
         self._ttl = ttl
         self._before: Running | None = None  # what the run under way replaced
         keys = records.keys
-        self._heads = {keys.running: 0, keys.applied: 0, keys.state: 0}  # revisions; 0: absent
-        self._moving = False
+        self._heads = Heads(store, term, (keys.running, keys.applied, keys.state))
 
     async def open(self, highwater: HighWater) -> None:
         """Read the ledger, and give the term its number, above all that `highwater` saw.
@@ -111,8 +103,7 @@ class Ledger:
         if applied:
             self.applied = records.applied(applied[0], chunks) or Applied()
         self.state = records.state(state[0]) if state else None
-        for kv in (*applied, *running, *state):
-            self._heads[kv.key] = kv.mod_revision
+        self._heads.read([*applied, *running, *state])
         unended = records.running(running[0]) if running else None
         numbers = [self.applied.run, highwater.run, *(keys.number(kv.key) or 0 for kv in newest)]
         stored = (records.last_run(last_run[0]) or 0) if last_run else 0
@@ -127,7 +118,7 @@ class Ledger:
         if known + step > stored:  # the next leader may not know
             await self._put(keys.last_run, last_run, b"%d" % (known + step))
         self.running = None if unended is None or unended.withdrawn else unended
-        self._term.expect(lambda: () if self._moving else self._unmoved())
+        self._term.expect(self._heads.expected)
 
     async def _put(self, key: str, read: Sequence[KeyValue], value: bytes) -> None:
         """Write a key that was `read`, until the store has answered."""
@@ -142,7 +133,7 @@ class Ledger:
 
     async def start(self, running: Running) -> None:
         """Write that a run begins; only then may its process start."""
-        await self._move(
+        await self._heads.move(
             [
                 Put(self._keys.last_run, b"%d" % running.run),
                 Put(self._keys.running, running.encode()),
@@ -172,7 +163,7 @@ class Ledger:
             ops.append(Put(self._keys.state, state))
         if kept is not None:
             ops.append(Put(self._keys.state_of(run), kept))
-        await self._move(ops)
+        await self._heads.move(ops)
         self.state = kept
         self.running = None
         self.applied = Applied(run, digest, fingerprint, members, self._ttl, running.revision)
@@ -180,7 +171,7 @@ class Ledger:
     async def fail(self, pods: int, changes: Changes, ending: Ending) -> None:
         """Write that the run under way ended without success: it stays due."""
         ended = replace(self._under_way(), ended=True, why=ending.why)
-        await self._move(
+        await self._heads.move(
             [
                 Put(self._keys.running, ended.encode()),
                 Put(self._keys.run(ended.run), encode_entry(ended, pods, changes, ending)),
@@ -199,7 +190,7 @@ class Ledger:
         running, before = self._under_way(), self._before
         now = before or replace(running, ended=True, withdrawn=True)
         ending = Ending(ok=False, why=f"not started: {why}")
-        await self._move(
+        await self._heads.move(
             [
                 Put(self._keys.running, now.encode()),
                 Put(self._keys.run(running.run), encode_entry(running, pods, changes, ending)),
@@ -253,7 +244,7 @@ class Ledger:
         ]
         condition, put = answer(run)
         self.next_run += 1
-        if not await self._move([*ops, put], [condition]):
+        if not await self._heads.move([*ops, put], [condition]):
             return None
         self.state = state
         return run
@@ -292,7 +283,9 @@ class Ledger:
         old = [*states[:-_STATES], *runs[:-_RUNS]]
         old += [key for key in chunks if not key.startswith(mine)]
         for i in range(0, len(old), 100):
-            await self._term.insist([Delete(key) for key in old[i : i + 100]], self._unmoved())
+            await self._term.insist(
+                [Delete(key) for key in old[i : i + 100]], self._heads.compares()
+            )
 
     async def fates(self, pods: Iterable[Pod], most: int | None = None) -> set[int] | None:
         """Return which pods of the acknowledged list left, by `seq`; others not in `pods` are lost.
@@ -329,74 +322,3 @@ class Ledger:
     def _under_way(self) -> Running:
         assert self.running is not None, "no run was started"  # noqa: S101
         return self.running
-
-    def _unmoved(self) -> list[Compare]:
-        """Compare the heads with what they were when they were last read or written here.
-
-        The fence alone does not show that the store was restored: the candidacy that it compares
-        may be in the snapshot.
-        """
-        return [Compare(key, "mod", "=", revision) for key, revision in self._heads.items()]
-
-    async def _move(self, ops: Sequence[Put | Delete], conditions: Sequence[Compare] = ()) -> bool:
-        """Write what moves a head, once, even if answers are lost.
-
-        Returns False, and nothing was written, if one of `conditions` does not hold or the lease of
-        one of `ops` is gone. Raises `Deposed` if something else moved the heads, and `StoreError`.
-        """
-        self._moving = True
-        moved = False
-        with contextlib.suppress(LeaseGone):  # nothing was written
-            moved = await self._insist(ops, conditions)
-        self._moving = False  # not if it is unknown what was written
-        return moved
-
-    async def _insist(self, ops: Sequence[Put | Delete], conditions: Sequence[Compare]) -> bool:
-        delay = 0.0
-        while True:
-            try:
-                answer = await self._term.write([*self._unmoved(), *conditions], ops)
-                if answer.succeeded:
-                    for op in ops:
-                        if op.key in self._heads:
-                            put = isinstance(op, Put)
-                            self._heads[op.key] = answer.header.revision if put else 0
-                    return True
-                done = await self._settle(ops)
-                if done or conditions:
-                    return done
-            except (Ambiguous, Unavailable) as error:
-                log.warning("the ledger waits for the store: %s", error)
-            delay = min(1.0, delay * 2 or 0.05)
-            await asyncio.sleep(delay)
-
-    async def _settle(self, ops: Sequence[Put | Delete]) -> bool:
-        """Return whether an earlier try wrote `ops`. Raises `Deposed` if something else moved.
-
-        One transaction is one revision: all that it put has that revision, and our values.
-        """
-        written = {op.key: op for op in ops}
-        keys = list(self._heads | written)
-        answer = await self._store.txn([], [Range(key) for key in keys])
-        found = {key: kvs[0] for i, key in enumerate(keys) if (kvs := answer.range(i).kvs)}
-        heads = {key: found[key].mod_revision if key in found else 0 for key in self._heads}
-        if heads == self._heads:
-            return False
-        revisions = set()
-        for key in keys:
-            op, kv = written.get(key), found.get(key)
-            if isinstance(op, Put):
-                if kv is None and op.lease:
-                    continue  # expired since
-                ours = kv is not None and kv.value == op.value
-                revisions.add(kv.mod_revision if kv else 0)
-            elif isinstance(op, Delete):
-                ours = kv is None
-            else:
-                ours = heads[key] == self._heads[key]
-            if not ours:
-                raise self._term.depose(_RESTORED)
-        if len(revisions) != 1:
-            raise self._term.depose(_RESTORED)
-        self._heads = heads
-        return True
