@@ -7,7 +7,7 @@ from kontrol.web.access import Access
 from kontrol.web.routes import ROUTES, Route
 
 _WHO = {
-    Access.STRANGER: "Anyone.",
+    Access.ANYONE: "Anyone.",
     Access.LOCAL: "Holders of a token; without one, clients on loopback.",
     Access.READER: "Holders of a token.",
     Access.WRITER: "Holders of the token that may change things.",
@@ -136,8 +136,8 @@ def render(routes: Iterable[Route] = ROUTES) -> str:
         name = f"{route.method} {route.path}"
         lines += [f"``{name}``", "-" * (len(name) + 4), ""]
         lines += [_code(route.doc), "", f":Who: {_WHO[route.least]}"]
-        if route.reduced:
-            lines.append(f":Without a token: Less {_code(route.reduced)}.")
+        if route.redacted:
+            lines.append(f":Without a token: Less {_code(route.redacted)}.")
         lines += [f":``{key}``: {_code(text)}" for key, text in route.query.items()]
         if route.body:
             lines.append(f":Body: ``{route.body}``")
@@ -151,7 +151,7 @@ def _curl(route: Route) -> str:
     words = ["curl"]
     if route.method != "GET":
         words.append(f"-X {route.method}")
-    if route.least > Access.STRANGER:
+    if route.least > Access.ANYONE:
         words.append('-H "Authorization: Bearer $(head -1 token)"')
     if route.body:
         words.append(f"-d '{route.body}'")

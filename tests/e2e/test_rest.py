@@ -280,7 +280,7 @@ async def test_what_cannot_be_served_is_told_with_its_mend(tokens: Path, tmp_pat
         _, busy = await agent(tier, "a")
         for more, says in (
             ({"KONTROL_HTTP_PORT": str(busy.port)}, "KONTROL_HTTP_PORT to another port, or to 0"),
-            ({"KONTROL_TOKEN_FILE": str(short)}, "KONTROL_TOKEN_FILE is .*line 1 is no token"),
+            ({"KONTROL_TOKEN_FILE": str(short)}, "KONTROL_TOKEN_FILE is .*line 1 is not a token"),
             ({"KONTROL_TLS_CERT": str(short), "KONTROL_TLS_KEY": str(short)}, "KONTROL_TLS_CERT: "),
         ):
             settings = {"KONTROL_HTTP_PORT": str(free_port()), "KONTROL_BIND": "127.0.0.1", **more}

@@ -29,7 +29,7 @@ from kontrol.web.web import Web
 
 AT_ONCE = 24
 LIMITS = Limits(request=0.5, idle=0.5, linger=0.05, rate=1e9, burst=1 << 40)
-"""Those of the product, but patience: a request that never ends would take the test's time."""
+"""Those of the product, but the timeouts: a request that never ends would take the test's time."""
 
 _STATUS = re.compile(rb"^HTTP/1\.1 (\d{3}) ", re.MULTILINE)
 _METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "get"]

@@ -22,11 +22,11 @@ DEADLINE = 30.0
 
 WRITER = "writer-token-0123456789"
 READER = "reader-token-0123456789"
-STRANGER = "198.51.100.7"
+REMOTE = "198.51.100.7"
 """An address that is neither ours nor loopback's (RFC 5737)."""
 
 SECRET = "hush-this-is-secret"
-"""Stands wherever a stranger may not look: in payloads, states, output, unknown fields."""
+"""Stands wherever a client without a token may not look: payloads, states, unknown fields."""
 
 ENTRY: Document = {
     "run": 7,
@@ -59,7 +59,7 @@ class FakeView:
 
     def __init__(self) -> None:
         self.wrong: Exception | None = None
-        self.answer: Document = {"request": "1", "done": True, "message": "so be it"}
+        self.answer: Document = {"request": "1", "done": True, "message": "done"}
         self.asked: list[tuple[OperatorAction, str, int | str | None]] = []
         self.silent = False
         self.count = 2
@@ -284,7 +284,7 @@ async def ask(
     method: str,
     target: str,
     *,
-    peer: str = STRANGER,
+    peer: str = REMOTE,
     headers: Mapping[str, str] | None = None,
     token: str = "",
     body: bytes = b"",

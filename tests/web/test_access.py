@@ -1,4 +1,4 @@
-"""Who may see and do what: tokens, loopback, and strangers."""
+"""Who may see and do what: tokens, loopback, and neither."""
 
 import json
 import logging
@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.web.support import (
     READER,
+    REMOTE,
     SECRET,
-    STRANGER,
     WRITER,
     FakeView,
     ask,
@@ -36,7 +36,7 @@ def token_file(tmp_path: Path) -> Path:
 
 
 def put(path: Path, text: str) -> None:
-    """Replace a file at once."""
+    """Replace a file in one step."""
     fresh = path.with_name("fresh")
     fresh.write_text(text, "utf-8")
     fresh.rename(path)
@@ -46,7 +46,7 @@ def targets() -> list[tuple[str, str]]:
     return [(r.method, r.path.format(key="k1", run="7")) for r in ROUTES]
 
 
-async def test_a_stranger_without_a_token_file_gets_health_and_metrics_only() -> None:
+async def test_a_client_without_a_token_gets_health_and_metrics_only() -> None:
     view = FakeView()
     web = endpoint(None, view)
     for method, target in targets():
@@ -72,7 +72,7 @@ async def test_the_token_of_this_user_s_commands_may_do_all(
     assert [kind for kind, *_ in view.asked] == ["release"]
 
 
-async def test_a_stranger_with_a_token_file_must_send_a_token(token_file: Path) -> None:
+async def test_a_client_must_send_a_token_of_the_token_file(token_file: Path) -> None:
     view = FakeView()
     web = endpoint(token_file, view)
     for method, target in targets():
@@ -191,7 +191,7 @@ async def test_a_token_that_is_not_ours_is_refused_even_on_loopback(
     token_file: Path, header: str
 ) -> None:
     web = endpoint(token_file)
-    for peer in (STRANGER, "127.0.0.1", "::1"):
+    for peer in (REMOTE, "127.0.0.1", "::1"):
         said = {"authorization": header}
         status, told = await ask(web, "GET", "/v1/pods", peer=peer, headers=said)
         assert (status, json.loads(told)["error"]["name"]) == (401, "BadToken")
@@ -258,13 +258,13 @@ async def test_a_token_file_that_goes_bad_changes_nothing(
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "line 1 is no token"),
-        (b"\n", "line 1 is no token"),
-        (b"hush\n", "line 1 is no token"),
-        (WRITER.encode() + b"\nhush", "line 2 is no token"),
+        (b"", "line 1 is not a token"),
+        (b"\n", "line 1 is not a token"),
+        (b"hush\n", "line 1 is not a token"),
+        (WRITER.encode() + b"\nhush", "line 2 is not a token"),
         (WRITER.encode() + b"\n\n" + READER.encode(), "3 lines"),
-        (b"hush hush hush hush", "line 1 is no token"),
-        (b"\xff" * 20, "line 1 is no token"),
+        (b"hush hush hush hush", "line 1 is not a token"),
+        (b"\xff" * 20, "line 1 is not a token"),
         (WRITER.encode() * 1000, "4096"),
         (f"{WRITER}\n{WRITER}\n".encode(), "the same token"),
     ],

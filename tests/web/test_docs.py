@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 from docs import metrics_page, rest_page
-
 from kontrol.metrics import NAMES
 from kontrol.web.routes import ROUTES
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as clients speak it, well and badly. Patience and sizes are those of `Limits`."""
+"""HTTP/1.1 as clients speak it, well and badly. Timeouts and sizes are those of `Limits`."""
 
 import asyncio
 import logging
@@ -137,7 +137,7 @@ async def test_bad_and_odd_requests(head: bytes, expected: int) -> None:
 
 
 async def test_a_refusal_reaches_a_client_that_still_sends() -> None:
-    """Closing at once would reset the connection, and the reset would overtake the answer."""
+    """Closing immediately would reset the connection, and the reset would overtake the answer."""
     async with serving(web()) as port:
         answer = await raw(port, HEALTH + b"Content-Length: 100000\r\n\r\n" + b"a" * 100_000)
         assert status(answer) == 413
@@ -246,7 +246,7 @@ async def test_a_crowd_keeps_no_probe_out_and_costs_little_memory() -> None:
             for i in range(2000):
                 one = stack.enter_context(socket.socket())
                 held.append(one)
-                if len(held) > 200:  # more than are served at once
+                if len(held) > 200:  # more than are served at the same time
                     held.popleft().close()
                 one.bind((f"127.9.{i % 200}.{i // 200 + 1}", 0))
                 one.settimeout(0)
@@ -304,7 +304,7 @@ async def test_an_answer_under_way_is_not_put_out() -> None:
             await one.close()
 
 
-async def test_what_nobody_expected_is_500_without_a_traceback(
+async def test_an_unexpected_error_is_500_without_a_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     view = FakeView()
@@ -341,7 +341,7 @@ async def test_a_store_that_is_full_is_503_and_said_to_be_full() -> None:
 async def test_a_store_that_is_silent_is_told_before_clients_give_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kontrol.web.desk._PATIENCE", 0.1)
+    monkeypatch.setattr("kontrol.web.handlers._TIMEOUT", 0.1)
     view = FakeView()
     view.silent = True
     async with serving(web(view)) as port:
@@ -391,7 +391,7 @@ async def test_ten_thousand_pods_are_sent_in_parts() -> None:
         assert status(await raw(port, b"GET /v1/pods HTTP/1.0\r\n\r\n")) == 200
 
 
-async def test_a_port_that_is_taken_is_told_with_its_mend() -> None:
+async def test_a_port_that_is_taken_is_reported_with_the_fix() -> None:
     async with serving(web()) as port:
         with pytest.raises(BindError, match=r"another process listens there.*KONTROL_HTTP_PORT"):
             await web().bind("127.0.0.1", port)

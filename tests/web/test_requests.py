@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tests.web.support import SECRET, STRANGER, FakeView, ask, client, endpoint, serving
+from tests.web.support import REMOTE, SECRET, FakeView, ask, client, endpoint, serving
 
 from kontrol.settings import variables as v
 from kontrol.web import hosts
@@ -36,7 +36,7 @@ NAMES = hosts.names_of(
     ],
 )
 def test_hosts_that_are_ours(host: str) -> None:
-    hosts.check(Request("GET", "/", STRANGER, {"host": host}), NAMES)
+    hosts.check(Request("GET", "/", REMOTE, {"host": host}), NAMES)
 
 
 # What a master of `deploy/` is asked under, with no variable and no annotation set.
@@ -57,12 +57,12 @@ def test_a_service_in_every_form_and_cluster_domain(pod: str, domain: str) -> No
     for form in ("", ".games", ".games.svc", f".games.svc.{domain}", f".games.svc.{domain}."):
         for port in ("", ":8001"):
             host = f"{pod}masters{form}{port}"
-            hosts.check(Request("GET", "/", STRANGER, {"host": host}), MASTERS)
+            hosts.check(Request("GET", "/", REMOTE, {"host": host}), MASTERS)
     host = f"10-1-2-3.games.pod.{domain}"
-    hosts.check(Request("GET", "/", STRANGER, {"host": host.upper()}), MASTERS)
+    hosts.check(Request("GET", "/", REMOTE, {"host": host.upper()}), MASTERS)
 
 
-@pytest.mark.parametrize("peer", [STRANGER, LOCAL])
+@pytest.mark.parametrize("peer", [REMOTE, LOCAL])
 @pytest.mark.parametrize("host", ["10.1.2.3:8001", "10.1.2.3", "[fd00::7]:8001", "192.0.2.9"])
 def test_kubelet_and_prometheus_ask_by_address(host: str, peer: str) -> None:
     hosts.check(Request("GET", "/healthz", peer, {"host": host}), MASTERS)
@@ -72,15 +72,15 @@ def test_kubelet_and_prometheus_ask_by_address(host: str, peer: str) -> None:
     ("host", "peer"),
     [
         ("masters.games.svc.evil.example", LOCAL),  # who forwards a port has a browser
-        ("masters.evil.example", STRANGER),
-        ("masters.other", STRANGER),
-        ("masters.other.svc.cluster.local", STRANGER),
-        ("other.games.svc.cluster.local", STRANGER),
-        ("10-1-2-4.masters.games.svc", STRANGER),
-        ("masters.games.evil.example", STRANGER),
-        ("masters.games.pod.cluster.local", STRANGER),
-        ("evil.example.svc.cluster.local", STRANGER),
-        (".svc.cluster.local", STRANGER),
+        ("masters.evil.example", REMOTE),
+        ("masters.other", REMOTE),
+        ("masters.other.svc.cluster.local", REMOTE),
+        ("other.games.svc.cluster.local", REMOTE),
+        ("10-1-2-4.masters.games.svc", REMOTE),
+        ("masters.games.evil.example", REMOTE),
+        ("masters.games.pod.cluster.local", REMOTE),
+        ("evil.example.svc.cluster.local", REMOTE),
+        (".svc.cluster.local", REMOTE),
     ],
 )
 def test_a_name_that_is_nearly_the_services(host: str, peer: str) -> None:
@@ -120,7 +120,7 @@ def test_a_long_name_of_a_service_has_the_shorter_ones_too(name: str) -> None:
 )
 async def test_hosts_that_are_not(host: str, status: int) -> None:
     with pytest.raises(HttpError) as told:
-        hosts.check(Request("GET", "/", STRANGER, {"host": host}), NAMES)
+        hosts.check(Request("GET", "/", REMOTE, {"host": host}), NAMES)
     assert told.value.status == status
     web = endpoint(None)
     for target in ("/healthz", "/metrics", "/v1/pods"):
@@ -142,7 +142,7 @@ async def test_an_agent_says_that_it_is_none() -> None:
     assert (await ask(web, "GET", "/readyz"))[0] == 200
 
 
-async def test_readiness_names_what_fails_and_keeps_peers_words_from_strangers() -> None:
+async def test_readiness_names_what_fails_and_hides_what_peers_answered_without_a_token() -> None:
     view = FakeView()
     view.checks.append({"name": "tier", "ok": False, "detail": "never", "error": SECRET})
     web = endpoint(None, view)
@@ -173,4 +173,4 @@ async def test_queries_are_those_of_the_route() -> None:
     for run in ("0", "x", "-1", "7x", "9" * 400, "%37"):
         assert (await ask(web, "GET", f"/v1/runs/{run}", peer="127.0.0.1"))[0] == 400, run
     assert (await ask(web, "GET", "/v1/runs/8", peer="127.0.0.1"))[0] == 404
-    assert (await ask(web, "GET", "/v1/pods/nobody", peer="127.0.0.1"))[0] == 404
+    assert (await ask(web, "GET", "/v1/pods/none", peer="127.0.0.1"))[0] == 404

@@ -78,7 +78,7 @@ async def test_a_renewed_certificate_is_shown_to_new_connections(
         assert await shown(port) == first
 
 
-async def test_who_does_not_speak_tls_harms_nobody(tmp_path: Path) -> None:
+async def test_a_client_without_tls_does_no_harm(tmp_path: Path) -> None:
     web = secured(mounted(tmp_path))
     async with serving(web) as port:
         assert b"200" not in await raw(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -107,8 +107,8 @@ async def _health(port: int) -> int:
 @pytest.mark.parametrize(
     ("cert", "key", "says"),
     [
-        ("member.pem", "client.key", "no certificate with its key"),
-        ("member.key", "member.key", "no certificate with its key"),
+        ("member.pem", "client.key", "not a certificate with its key"),
+        ("member.key", "member.key", "not a certificate with its key"),
         ("nothing.pem", "member.key", "cannot be read: No such file"),
     ],
 )

@@ -1,9 +1,9 @@
-"""Who asks: by token, or from where.
+"""How much a client may do: by its token, or by where it comes from.
 
 Tokens are kept and compared as SHA-256 digests, in constant time, so that neither their bytes nor
 their length can be guessed from how long a refusal takes. Without a token a client on loopback may
-read what names no secret: it is in the pod itself, or holds a port that Kubernetes forwarded for
-it. A request that a proxy passed on is not from there, wherever the proxy is.
+read what holds no secret: it is in the pod itself, or uses a port that Kubernetes forwards. A
+request that a proxy passed on does not count as local, wherever the proxy is.
 """
 
 import enum
@@ -25,9 +25,9 @@ _FORWARDED = ("forwarded", "x-forwarded-", "x-real-ip", "via")  # beginnings of 
 
 
 class Access(enum.IntEnum):
-    """How much a client may do; who may do more may do less."""
+    """How much a client may do; each level includes those below it."""
 
-    STRANGER = 0
+    ANYONE = 0
     LOCAL = 1
     READER = 2
     WRITER = 3
@@ -35,16 +35,16 @@ class Access(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The digests of the tokens: of the one that may change things, and of one that may read."""
+    """The digests of the tokens: of the one that may write, and of the one that may only read."""
 
     writer: bytes
     reader: bytes | None = None
 
     @classmethod
     def parse(cls, raw: bytes) -> "Tokens":
-        """Read a token file: a token on its first line, and if wanted one on the second.
+        """Read a token file: a token on its first line, and an optional one on the second.
 
-        Raises `ValueError`, which names what is wrong but never a token.
+        Raises `ValueError`, which describes the mistake and never contains a token.
         """
         if len(raw) > _MOST:
             raise ValueError(
@@ -56,16 +56,16 @@ class Tokens:
         for number, line in enumerate(lines, 1):
             if not _TOKEN.match(line):
                 raise ValueError(
-                    f"line {number} is no token; expected 16 to 512 of the characters "
+                    f"line {number} is not a token; expected 16 to 512 of the characters "
                     f"0-9 A-Z a-z . _ ~ + / - and = at its end ({_MAKE})"
                 )
         writer, *reader = (_digest(line) for line in lines)
         if reader == [writer]:
-            raise ValueError("both lines are the same token; expected another one for reading")
+            raise ValueError("both lines are the same token; expected a different one for reading")
         return cls(writer, reader[0] if reader else None)
 
     def access(self, token: str) -> Access | None:
-        """Return what a token may do; None if it is not one of ours."""
+        """Return what a token may do; None if it is not in the file."""
         digest = _digest(token)
         writes = hmac.compare_digest(digest, self.writer)
         reads = hmac.compare_digest(digest, self.reader or bytes(len(digest)))
@@ -75,9 +75,9 @@ class Tokens:
 
 
 class Gate:
-    """Tells who asks. `path` is the token file, None if there is none; it may change.
+    """Judges clients. `path` is the token file, None if there is none; it may change.
 
-    Raises `OSError` and `ValueError` for a file that is not there, or holds no tokens.
+    Raises `OSError` for a file that cannot be read, `ValueError` for one that holds no tokens.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -91,11 +91,11 @@ class Gate:
         self._own: bytes | None = None
 
     def accept(self, token: str) -> None:
-        """Take one more token that may change things: that of this user's commands."""
+        """Accept one more token that may write: that of this user's commands."""
         self._own = _digest(token)
 
     def judge(self, request: Request) -> Access:
-        """Return how much the client may do. Raises `HttpError` for a token that is not ours."""
+        """Return how much the client may do. Raises `HttpError` for an unknown token."""
         given = request.headers.get("authorization")
         if given is not None and self._own is not None:
             digest = _digest(given.removeprefix("Bearer "))
@@ -113,20 +113,20 @@ class Gate:
                     _CHALLENGE,
                 )
             return access
-        return Access.LOCAL if is_local(request) else Access.STRANGER
+        return Access.LOCAL if is_local(request) else Access.ANYONE
 
     def require(self, access: Access, least: Access) -> None:
-        """Refuse who may not do as much as `least`. Raises `HttpError`."""
+        """Refuse a client that may not do as much as `least`. Raises `HttpError`."""
         if access >= least:
             return
         if access is Access.READER:
             raise HttpError(
                 403,
                 "ReadOnlyToken",
-                "this token may only read; send the first line of the token file instead",
+                "this token may only read; send the token on the first line of the token file",
             )
         if self._tokens is None:
-            where = " (or ask on loopback)" if least is Access.LOCAL else ""
+            where = " (or send the request on loopback)" if least is Access.LOCAL else ""
             raise HttpError(
                 403,
                 "NoTokenFile",
@@ -146,7 +146,7 @@ def _digest(token: str) -> bytes:
 
 
 def is_local(request: Request) -> bool:
-    """Tell whether the client is in this pod, or let in by who forwards a port of it."""
+    """Return whether the client is in this pod, or uses a forwarded port of it."""
     return request.peer in _HERE and not any(
         name.startswith(_FORWARDED) for name in request.headers
     )

@@ -1,7 +1,7 @@
-"""From a request to its answer: host, rate, route, access, and then the desk.
+"""From a request to its answer: host, rate, route, access, and then a handler.
 
-Invariant: every request gets an answer within the limit, and no answer holds a traceback. What
-nobody expected is logged, counted, and answered with 500.
+Invariant: every request gets an answer within the limit, and no answer holds a traceback. An
+unexpected error is logged, counted, and answered with 500.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from kontrol.ratelimit import LogLimiter, RateLimiter
 from kontrol.web import hosts
 from kontrol.web.access import Access, Gate
-from kontrol.web.desk import ApiRequest, Handlers
+from kontrol.web.handlers import ApiRequest, Handlers
 from kontrol.web.limits import Limits
 from kontrol.web.message import HttpError, Request, Response
 from kontrol.web.routes import Route, Router
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _BAD_TOKENS_EVERY = 60.0  # seconds between log lines about tokens that are not ours
 # Not limited in rate: they cost no more than a refusal, and Kubernetes, which kills a pod that does
-# not answer them, may share its address (a node's that translates addresses) with a flood.
+# not answer them, may share its address with a flood (where a node translates addresses).
 _PROBES = ("/healthz", "/readyz")
 _PATH = re.compile(r"/[!-~]*\Z")
 
@@ -30,11 +30,11 @@ Outages = tuple[type[Exception], ...]
 
 
 class App:
-    """Answers requests. `answers` counts them by status, `failures` those that nobody expected."""
+    """Answers requests. `answers` counts them by status, `failures` the unexpected errors."""
 
     def __init__(
         self,
-        desk: Handlers,
+        handlers: Handlers,
         *,
         names: frozenset[str],
         gate: Gate,
@@ -42,13 +42,13 @@ class App:
         outages: Outages = (),
         full: Outages = (),
     ) -> None:
-        """`names` are those under which this process may be asked, in lower case.
+        """`names` are the host names of this process, in lower case.
 
-        `outages` are errors of the view that mean: etcd does not answer; `full`, that it is full.
+        `outages` are the errors of the view if etcd does not answer, `full` if it is full.
         """
         self.answers: Counter[int] = Counter()
         self.failures = 0
-        self._desk = desk
+        self._handlers = handlers
         self._names = names
         self._gate = gate
         self._limits = limits
@@ -88,13 +88,13 @@ class App:
         self.failures += 1
         log.error("%s %s failed", request.method, request.target[:200], exc_info=error)
         return HttpError(
-            500, "InternalError", "this is a fault of Kontrol; its log has the details"
+            500, "InternalError", "this is a fault in Kontrol; its log has the details"
         ).answer
 
     async def _handle(self, request: Request) -> Response:
         hosts.check(request, self._names)
         wrong: HttpError | None = None
-        access = Access.STRANGER
+        access = Access.ANYONE
         try:
             access = self._gate.judge(request)
         except HttpError as error:
@@ -113,13 +113,13 @@ class App:
         route, names, allow = self._router.find(request.method, path)
         if route is None:
             return Response(204, headers=(("Allow", allow),))
-        if route.least > Access.STRANGER:
+        if route.least > Access.ANYONE:
             if wrong is not None:
                 self._log_bad_token(request, now)
                 raise wrong
             self._gate.require(access, route.least)
         return await route.handle(
-            self._desk, ApiRequest(request, access, names, _query(query, route))
+            self._handlers, ApiRequest(request, access, names, _query(query, route))
         )
 
     def _log_bad_token(self, request: Request, now: float) -> None:
@@ -141,7 +141,9 @@ def _parts(target: str) -> tuple[str, str]:
         target = "/" + rest.partition("/")[2]
     path, _, query = target.partition("?")
     if not _PATH.match(path):
-        raise HttpError(400, "BadTarget", f"{target[:80]!r} is no target; expected a path, as /v1")
+        raise HttpError(
+            400, "BadTarget", f"{target[:80]!r} is not a target; expected a path, as /v1"
+        )
     return path, query
 
 
@@ -152,13 +154,15 @@ def _query(text: str, route: Route) -> dict[str, str]:
     except ValueError as error:
         if not text:
             return {}
-        raise HttpError(400, "BadQuery", f"{text[:80]!r} is no query: {error}") from None
+        raise HttpError(400, "BadQuery", f"{text[:80]!r} is not a query: {error}") from None
     known = ", ".join(route.query) or "none"
     for name, _ in pairs:
         if name not in route.query:
             raise HttpError(
-                400, "BadQuery", f"{name[:40]!r} is no parameter of {route.path}; expected {known}"
+                400,
+                "BadQuery",
+                f"{name[:40]!r} is not a parameter of {route.path}; expected {known}",
             )
     if len(dict(pairs)) < len(pairs):
-        raise HttpError(400, "BadQuery", f"a parameter comes twice in {text[:80]!r}; expected once")
+        raise HttpError(400, "BadQuery", f"a parameter is repeated in {text[:80]!r}; expected once")
     return dict(pairs)

@@ -1,11 +1,11 @@
 """One connection: requests in, answers out, in order, by HTTP/1.1.
 
-h11 knows the protocol and holds no socket; here is the glue to asyncio's streams, and the patience
-with a client: a bound on each wait, and on all that is kept of what it sends.
+h11 knows the protocol and holds no socket; this is the glue to asyncio's streams, with a bound on
+each wait for a client, and on all that is kept of what it sends.
 
-Invariant: a request is answered once, and an answer is sent whole or the connection ends. While
-`waiting` is true nobody is owed anything, and the connection may be put out; so it may while
-`unread` is true, since who does not read is not kept waiting.
+Invariant: a request is answered once, and an answer is sent completely or the connection ends.
+While `waiting` is true no answer is owed, and the connection may be evicted; so it may while
+`unread` is true, since a client that does not read loses nothing.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import h11
 from kontrol.web.limits import Limits
 from kontrol.web.message import HttpError, Request, Response
 
-_CHUNK = 8 * 1024  # bytes read at once
+_CHUNK = 8 * 1024  # bytes read in one go
 _LINGER_BYTES = 256 * 1024
 
 _ALWAYS = (
@@ -29,7 +29,7 @@ _ALWAYS = (
     ("Referrer-Policy", "no-referrer"),
     ("X-Content-Type-Options", "nosniff"),
 )
-"""Headers of every answer: nothing is kept, framed, guessed at, or told to another site."""
+"""Headers of every answer: nothing is cached, framed, sniffed, or sent to another site."""
 
 _REASONS = {
     200: b"OK",
@@ -52,7 +52,7 @@ _REASONS = {
     503: b"Service Unavailable",
     505: b"HTTP Version Not Supported",
 }
-"""What people see beside a status; the names are those of RFC 9110, 6585 and 7540."""
+"""The reason phrases of RFC 9110, 6585 and 7540."""
 
 Respond = Callable[[Request], Awaitable[Response]]
 
@@ -60,7 +60,7 @@ _Sent = h11.InformationalResponse | h11.Response | h11.Data | h11.EndOfMessage
 
 
 class Connection:
-    """Serves one client until either side has enough."""
+    """Serves one client until either side closes."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Connection:
         self._bare = False  # whether the answer owed is to a `HEAD`: its headers alone
 
     async def run(self) -> None:
-        """Serve. A client that goes away, or is too slow, ends it without a word."""
+        """Serve. A client that goes away, or is too slow, ends it without an answer."""
         try:
             while await self._cycle():
                 self._http.start_next_cycle()
@@ -99,7 +99,7 @@ class Connection:
             self._writer.transport.abort()
 
     async def _cycle(self) -> bool:
-        """Take one request and answer it; returns whether another may follow."""
+        """Read one request and answer it; returns whether another may follow."""
         self.waiting = True
         try:
             request = await self._request()
@@ -116,7 +116,7 @@ class Connection:
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
     async def _request(self) -> Request | None:
-        """Read one request; None if the client closes, or stays silent.
+        """Read one request; None if the client closes, or sends nothing.
 
         Raises `HttpError` and `h11.RemoteProtocolError`.
         """
@@ -126,7 +126,7 @@ class Connection:
         body = bytearray()
         self._bare = False
         try:
-            async with asyncio.timeout(limits.request if begun else limits.idle) as patience:
+            async with asyncio.timeout(limits.request if begun else limits.idle) as deadline:
                 while True:
                     event = self._http.next_event()
                     if event is h11.NEED_DATA:
@@ -134,7 +134,7 @@ class Connection:
                         self._http.receive_data(await self._reader.read(_CHUNK))
                         if not begun:
                             begun = True
-                            patience.reschedule(loop.time() + limits.request)
+                            deadline.reschedule(loop.time() + limits.request)
                     elif isinstance(event, h11.Request):
                         head = event
                         self._bare = event.method == b"HEAD"
@@ -155,12 +155,12 @@ class Connection:
             ) from None
 
     async def _continue(self) -> None:
-        """Tell a client that asks first (`Expect: 100-continue`) to go on."""
+        """Let a client go on that waits for it (`Expect: 100-continue`)."""
         if self._http.they_are_waiting_for_100_continue:
             await self._write(h11.InformationalResponse(status_code=100, headers=[]))
 
     def _examine(self, head: h11.Request) -> None:
-        """Judge what can be told before the body comes. Raises `HttpError`."""
+        """Judge what is known before the body comes. Raises `HttpError`."""
         limits = self._limits
         names = {name for name, _ in head.headers}
         if {b"content-length", b"transfer-encoding"} <= names:
@@ -197,11 +197,11 @@ class Connection:
         )
 
     def _judge(self, error: h11.RemoteProtocolError) -> HttpError:
-        """Return the refusal of what is no HTTP, or too much of it."""
+        """Return the refusal of a request that is not HTTP, or too large."""
         if error.error_status_hint == 501:
             return HttpError(501, "NotImplemented", str(error))
         if error.error_status_hint != 431:
-            return HttpError(400, "BadRequest", f"this is no HTTP/1.1 request: {error}")
+            return HttpError(400, "BadRequest", f"this is not an HTTP/1.1 request: {error}")
         if b"\n" not in self._http.trailing_data[0]:
             return self._too_long()
         return self._too_much()
@@ -224,7 +224,7 @@ class Connection:
         )
 
     async def _refuse(self, error: HttpError) -> None:
-        """Answer a request that was not read to its end, and give the client time to see it."""
+        """Answer a request that was not read to its end, and let the client read the answer."""
         await self._send(error.answer, close=True)
         if self._writer.can_write_eof():
             self._writer.write_eof()
@@ -267,5 +267,5 @@ class Connection:
 
 
 def _date() -> str:
-    """The date as HTTP wants it; nothing here sets a locale, so the names are English."""
+    """Return the date as HTTP has it; nothing here sets a locale, so the names are English."""
     return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())

@@ -1,12 +1,12 @@
-"""The names under which this process may be asked.
+"""The host names of this process: a request for another one is refused.
 
 A page in an operator's browser may point a name of its own at our address, and then read answers
-as its own (DNS rebinding). The browser tells the name in `Host`; one that is not ours is refused.
-An address is always right: nobody can point it elsewhere.
+as its own (DNS rebinding). The browser sends the name in `Host`; one that is not ours is refused.
+An address is always accepted: no page can point it elsewhere.
 
-What such a page is after is what a client on loopback may read. So a Service's name is taken in
-every cluster domain (`masters.games.svc.ANY.DOMAIN`), but from elsewhere alone: whose domain that
-is, a process does not know, and from elsewhere there is no more to read than a stranger may.
+Such a page is after what a client on loopback may read. So a Service's name is accepted in every
+cluster domain (`masters.games.svc.ANY.DOMAIN`), but only from elsewhere: a process does not know
+its cluster domain, and from elsewhere there is nothing more to read than without a token.
 """
 
 import ipaddress
@@ -21,13 +21,13 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%25[\w.~-]+)?\]|[^\[\]:/?#@*\s]*)(?::[0
 
 
 _DOMAINS = ("cluster.local", "clusterset.local")
-"""The domain that clusters have unless told otherwise, and that of several clusters together."""
+"""The default domain of clusters, and that of several clusters together."""
 
 
 def names_of(
     *, ident: str, ip: str, hostname: str, namespace: str, masters: Iterable[str]
 ) -> frozenset[str]:
-    """Return the names of a pod: its own, and those of the Services that `masters` are named by.
+    """Return the names of a pod: its own, and those of the Services of its `masters`.
 
     `masters` are DNS names or addresses, as tiers have them. A name without a dot, or with one, may
     be a Service's in Kubernetes, which has longer forms too, also for each pod behind it. A name
@@ -78,7 +78,7 @@ def check(request: Request, names: frozenset[str]) -> None:
         raise HttpError(
             421,
             "UnknownHost",
-            f"{name[:80]!r} is no name of this process; ask by address, or list the name in "
+            f"{name[:80]!r} is not a name of this process; use its address, or list the name in "
             "KONTROL_NAMES there",
         )
 

@@ -11,10 +11,10 @@ class Limits:
     """
 
     connections: int = 128
-    """Connections. One more puts out the one that has been waiting for a request the longest."""
+    """Connections. One more evicts the one that has been waiting for a request the longest."""
 
     connections_per_address: int = 32
-    """Connections from one address; one more puts out that address's oldest that waits."""
+    """Connections from one address; one more evicts that address's oldest that waits."""
 
     head: int = 8192
     """Bytes of a request's line and headers; more is 431, or 414 if the line itself is longer."""
@@ -41,10 +41,10 @@ class Limits:
     """Seconds for a client to take 64 KiB of an answer; over them the connection is closed."""
 
     linger: float = 0.5
-    """Seconds in which a client that was refused amid its request may take in why."""
+    """Seconds in which a client that was refused during its request may read why."""
 
     rate: float = 50.0
     """Requests per second from one address without a token, but for health; more is 429."""
 
     burst: int = 200
-    """Requests that an address which was quiet may make at once."""
+    """Requests that an address which was quiet may send at the same time."""

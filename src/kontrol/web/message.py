@@ -1,4 +1,4 @@
-"""Requests and answers as values. Nothing here knows sockets, tokens, or what is asked for."""
+"""Requests and answers as values. Nothing here knows sockets, tokens or routes."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ Headers = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, whole. Names of headers are in lower case; repeated ones are joined by commas.
+    """One complete request. Names of headers are in lower case; repeated ones are joined by commas.
 
     `peer` is the client's address. `target` is as it came.
     """
@@ -24,7 +24,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer. A body in parts is made while it is sent, so that it is never held whole."""
+    """One answer. A body in parts is made while it is sent, so that it is never held completely."""
 
     status: int
     body: bytes | Iterable[bytes] = b""
@@ -33,7 +33,7 @@ class Response:
 
 
 class HttpError(Exception):
-    """A request that is not granted: status, a name for programs, a message with the mend."""
+    """A request that is refused: status, a name for programs, a message with the fix."""
 
     def __init__(self, status: int, name: str, message: str, headers: Headers = ()) -> None:
         super().__init__(f"{status} {name}: {message}")

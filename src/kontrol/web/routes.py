@@ -1,4 +1,4 @@
-"""The table of routes: the one place that knows what can be asked for.
+"""The table of routes.
 
 Requests are matched with it, and the page of the documentation is made from it.
 """
@@ -8,23 +8,22 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from kontrol.web.access import Access
-from kontrol.web.desk import ApiRequest, Handlers
+from kontrol.web.handlers import ApiRequest, Handlers
 from kontrol.web.message import HttpError, Response
 
 _OK = {200: "The document."}
 _READ = {
     401: "The token is missing or wrong.",
-    403: "Not told to whoever asks.",
-    404: "The process is an agent only.",
+    403: "This requires a token.",
+    404: "The process is only an agent.",
     503: "etcd does not answer.",
 }
 _CHANGE = {
     200: "Done.",
-    202: "Asked for; the leader has not answered within 10 s. `kontrol status` tells what comes "
-    "of it.",
+    202: "Requested; the leader has not answered within 10 s. `kontrol status` shows the result.",
     401: "The token is missing or wrong.",
     403: "The token may only read, or the masters have no token file.",
-    404: "The process is an agent only.",
+    404: "The process is only an agent.",
     409: "The leader refused; the message says why.",
     503: "etcd does not answer, or is full; the message says how to fix that.",
 }
@@ -33,9 +32,9 @@ _NO_BODY = {400: "There is a body, other than `{}`."}
 
 @dataclass(frozen=True)
 class Route:
-    """One thing to ask for. `least` is what a client must be allowed at least.
+    """One route. `least` is the access that a client must have at least.
 
-    `reduced` says what is left out for who holds no token; `query` names its parameters.
+    `redacted` says what is left out for a client without a token; `query` names its parameters.
     """
 
     method: str
@@ -46,11 +45,11 @@ class Route:
     statuses: Mapping[int, str]
     query: Mapping[str, str] = field(default_factory=dict)
     body: str = ""
-    reduced: str = ""
+    redacted: str = ""
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """What its paths match; names in braces stand for one segment each."""
+        """The pattern of its paths; names in braces stand for one segment each."""
         return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(self.path)) + r"\Z")
 
 
@@ -58,7 +57,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "GET",
         "/healthz",
-        Access.STRANGER,
+        Access.ANYONE,
         Handlers.healthz,
         "Whether the process is alive: its loop answers. For a liveness probe.",
         {200: 'Always `{"ok": true}`.'},
@@ -66,20 +65,20 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "GET",
         "/readyz",
-        Access.STRANGER,
+        Access.ANYONE,
         Handlers.readyz,
         "Whether the process does its work, check by check. A master is ready while etcd answers "
         "and its mirror is current; an agent once every tier has acknowledged a keepalive within "
         "the TTL, and until it deregisters. For a readiness probe.",
         {200: "Every check is `ok`.", 503: "At least one is not; `detail` says why."},
-        reduced="what a tier's master answered",
+        redacted="what a tier's master answered",
     ),
     Route(
         "GET",
         "/metrics",
-        Access.STRANGER,
+        Access.ANYONE,
         Handlers.metrics,
-        "All numbers, in Prometheus' text format.",
+        "All metrics, in Prometheus' text format.",
         {200: "The metrics."},
     ),
     Route(
@@ -87,10 +86,10 @@ ROUTES: tuple[Route, ...] = (
         "/v1/status",
         Access.LOCAL,
         Handlers.status,
-        "The whole situation: etcd, leader and candidates, ensemble, what is due and what holds "
-        "it, the run under way, the last runs, and what is wrong, with the fix.",
+        "The state of the tier: etcd, leader and candidates, ensemble, what is due and what holds "
+        "it, the run under way, the last runs, and problems with their fixes.",
         _OK | _READ,
-        reduced="the standard error of runs",
+        redacted="the standard error of runs",
     ),
     Route(
         "GET",
@@ -99,7 +98,7 @@ ROUTES: tuple[Route, ...] = (
         Handlers.pods,
         "The live pods in order, as the callback sees them, and the digest of that list.",
         _OK | _READ,
-        reduced="payloads, and all fields that Kontrol does not know",
+        redacted="payloads, and all fields that Kontrol does not know",
     ),
     Route(
         "GET",
@@ -107,15 +106,15 @@ ROUTES: tuple[Route, ...] = (
         Access.LOCAL,
         Handlers.pod,
         "One live pod.",
-        _OK | _READ | {404: "No live pod has this key, or the process is an agent only."},
-        reduced="as above",
+        _OK | _READ | {404: "No live pod has this key, or the process is only an agent."},
+        redacted="as above",
     ),
     Route(
         "GET",
         "/v1/state",
         Access.READER,
         Handlers.state,
-        "The state that the callback returned last, and the run that gave it.",
+        "The state that the callback returned last, and the run that returned it.",
         _OK | _READ,
     ),
     Route(
@@ -133,28 +132,31 @@ ROUTES: tuple[Route, ...] = (
         Access.LOCAL,
         Handlers.runs,
         "The last entries of the ledger, the newest first.",
-        _OK | _READ | {400: "`limit` is no number from 1 to 200."},
+        _OK | _READ | {400: "`limit` is not a number from 1 to 200."},
         query={"limit": "How many, from 1 to 200; 20 by default."},
-        reduced="standard error",
+        redacted="standard error",
     ),
     Route(
         "GET",
         "/v1/runs/{run}",
         Access.LOCAL,
         Handlers.run,
-        "One entry of the ledger; `state_kept` tells whether it can be rolled back to.",
+        "One entry of the ledger; `state_kept` says whether its state can be restored.",
         _OK
         | _READ
-        | {400: "No number.", 404: "The ledger has no such run, or the process is an agent only."},
-        reduced="standard error",
+        | {
+            400: "Not a number.",
+            404: "There is no such run, or the process is only an agent.",
+        },
+        redacted="standard error",
     ),
     Route(
         "POST",
         "/v1/runs",
         Access.WRITER,
         Handlers.run_now,
-        "Run the callback now, though nothing is due; the brake and the gap hold it all the same. "
-        "The answer comes when the run has started; `/v1/runs/{run}` tells how it ended.",
+        "Run the callback now, even if nothing is due; the brake and the gap still hold it. "
+        "The answer is sent when the run has started; `/v1/runs/{run}` shows how it ended.",
         _CHANGE | _NO_BODY | {200: "The run has started."},
     ),
     Route(
@@ -162,7 +164,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/release",
         Access.WRITER,
         Handlers.release,
-        "Let the brake go: the callback runs although too many pods are lost.",
+        "Release the brake: treat the missing pods as gone, and run the callback.",
         _CHANGE | _NO_BODY,
     ),
     Route(
@@ -170,7 +172,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/rollback",
         Access.WRITER,
         Handlers.rollback,
-        "Put the state of an earlier run back, as a run of its own in the ledger.",
+        "Restore the state of an earlier run, as a run of its own in the ledger.",
         _CHANGE | {400: "The body names no run."},
         body='{"run": 7}',
     ),
@@ -179,9 +181,10 @@ ROUTES: tuple[Route, ...] = (
         "/v1/forget",
         Access.WRITER,
         Handlers.forget,
-        "Clear a pod's seat: its record goes, it counts as having left, and whoever reports it "
-        "next is taken under the same number, whatever the nonces. `pod` is its key, its id, or "
-        "`#` and its number. A seat that cannot be read is deleted. It is an entry of the ledger.",
+        "Delete a pod's registration, even one that cannot be read: its record is deleted, it "
+        "counts as having left, and the next process that reports it gets the same number, "
+        "whatever its nonce. `pod` is its key, its id, or `#` and its number. The ledger has an "
+        "entry of it.",
         _CHANGE | {400: "The body names no pod."},
         body='{"pod": "2Ky07"}',
     ),
@@ -200,7 +203,7 @@ class Router:
                 methods["HEAD"] = route
 
     def find(self, method: str, path: str) -> tuple[Route | None, dict[str, str], str]:
-        """Return the route, what stands in the path for its names, and the methods to allow.
+        """Return the route, the path's parameters, and the methods to allow.
 
         The route is None for `OPTIONS`. Raises `HttpError`: 404 and 405.
         """
@@ -222,5 +225,5 @@ class Router:
         raise HttpError(
             404,
             "NoSuchPath",
-            f"{path[:80]!r} is nothing here; expected one of {', '.join(self._patterns)}",
+            f"{path[:80]!r} is not a path of this API; expected one of {', '.join(self._patterns)}",
         )

@@ -12,7 +12,7 @@ from kontrol.reloading import ReloadingFile
 class Certificate:
     """A certificate and its key, as the context for the next connection.
 
-    Raises `OSError` (a file that is not there, or does not hold what it should).
+    Raises `OSError` for files that cannot be read, or are not a certificate with its key.
     """
 
     def __init__(self, cert: Path, key: Path) -> None:
@@ -21,7 +21,7 @@ class Certificate:
         self._context = ReloadingFile("KONTROL_TLS_CERT", [cert, key], self._load)
 
     def __call__(self) -> ssl.SSLContext:
-        """Return the context with the certificate of now; connections keep the one they have."""
+        """Return the context with the current certificate; connections keep the one they have."""
         return self._context.value
 
     def _load(self) -> ssl.SSLContext:
@@ -31,8 +31,8 @@ class Certificate:
             context.load_cert_chain(self._cert, self._key, password=_no_password)
         except ssl.SSLError as error:
             raise OSError(
-                f"{self._cert} and {self._key} are no certificate with its key, in PEM and without "
-                f"a password: {error.reason or error}"
+                f"{self._cert} and {self._key} are not a certificate with its key, in PEM and "
+                f"without a password: {error.reason or error}"
             ) from None
         except OSError as error:
             raise OSError(f"{self._cert} or {self._key} cannot be read: {error.strerror}") from None
@@ -40,5 +40,5 @@ class Certificate:
 
 
 def _no_password() -> str:
-    """Answer OpenSSL, which would ask on the terminal else."""
+    """Answer OpenSSL, which would otherwise ask on the terminal."""
     return ""

@@ -1,4 +1,4 @@
-"""What the endpoint asks of a master: a protocol, so that neither knows the other."""
+"""What the endpoint needs of a master: a protocol, so that neither knows the other."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
@@ -11,13 +11,13 @@ OperatorAction = Literal["run", "release", "rollback", "forget"]
 
 
 class View(Protocol):
-    """A master as its operators see it: JSON values, whole; what strangers see is made of them.
+    """A master as its operators see it: complete JSON values, which `redaction` reduces.
 
-    A method that reads the store may raise what `Web` was told is an outage.
+    A method that reads the store may raise one of the `outages` of `Web`.
     """
 
     async def status(self) -> Document:
-        """Return the whole situation, as `kontrol status` shows it."""
+        """Return the state of the tier, as `kontrol status` shows it."""
         ...
 
     def pods(self) -> list[Document]:
@@ -34,7 +34,7 @@ class View(Protocol):
         ...
 
     async def state(self) -> Document:
-        """Return `run`, the run that gave the state, and `state`."""
+        """Return `state`, and `run`, the run that returned it."""
         ...
 
     async def runs(self, limit: int) -> list[Document]:

@@ -7,24 +7,23 @@ from typing import Never
 from kontrol.metrics import Metric, render
 from kontrol.web.access import Gate
 from kontrol.web.app import App, Outages
-from kontrol.web.desk import Checks, Handlers, Metrics
+from kontrol.web.handlers import Checks, Handlers, Metrics
 from kontrol.web.limits import Limits
 from kontrol.web.server import http_listener
 from kontrol.web.view import View
 
 
 class WebError(Exception):
-    """The endpoint cannot be had as it was configured; the message names the setting."""
+    """The endpoint cannot be started as it is configured; the message names the setting."""
 
 
 class Web:
     """The REST endpoint. `bind`, then `serve`.
 
-    `names` are those under which this process may be asked (`hosts.names_of`); `ready` and
-    `metrics` are asked in turn for checks and for text; `view` is the master, None on a mere agent;
-    `outages` are its errors that mean: etcd does not answer, and `full` those of them that mean: it
-    is full. `tls` is the certificate's file and its key's. Raises `WebError` for files that will
-    not do.
+    `names` are the host names of this process (`hosts.names_of`); `ready` and `metrics` are called
+    in turn for checks and for text; `view` is the master, None on an agent; `outages` are its
+    errors that mean that etcd does not answer. `tls` is the certificate's file and its key's.
+    Raises `WebError` for files that cannot be used.
     """
 
     def __init__(
@@ -53,9 +52,9 @@ class Web:
             except OSError as error:
                 raise WebError(f"KONTROL_TLS_CERT: {error}") from None
         checks = ready if view is None else (*ready, view.ready)
-        desk = Handlers(view=view, ready=checks, metrics=(*metrics, lambda: render(WEB, self)))
+        handlers = Handlers(view=view, ready=checks, metrics=(*metrics, lambda: render(WEB, self)))
         self.app = App(
-            desk,
+            handlers,
             names=frozenset(names),
             gate=gate,
             limits=limits,
@@ -70,11 +69,11 @@ class Web:
         return await self.listener.bind(host, port, name="REST", fix=fix)
 
     def accept(self, token: str) -> None:
-        """Take one more token that may change things, beside those of the token file."""
+        """Accept one more token that may write, beside those of the token file."""
         self._gate.accept(token)
 
     async def serve(self) -> Never:
-        """Serve until cancelled; then end what is under way."""
+        """Serve until cancelled; then end the connections."""
         await self.listener.serve()
 
 
@@ -93,7 +92,7 @@ WEB: tuple[Metric[Web], ...] = (
     Metric(
         "kontrol_http_errors_total",
         "counter",
-        "Requests and connections that failed for reasons that nobody expected; the log has them.",
+        "Requests and connections that failed with an unexpected error; the log has them.",
         lambda web: web.app.failures + web.listener.failed,
     ),
     Metric(
@@ -111,7 +110,7 @@ WEB: tuple[Metric[Web], ...] = (
     Metric(
         "kontrol_http_connections_evicted_total",
         "counter",
-        "Connections that were put out, while they waited for a request, to make room for others.",
+        "Connections that were evicted, while they waited for a request, to make room for others.",
         lambda web: web.listener.evicted,
     ),
 )

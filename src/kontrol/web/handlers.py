@@ -1,4 +1,4 @@
-"""What answers: one method for each route, given who asks and what for."""
+"""The handlers: one method for each route, given a request and how much its client may do."""
 
 import asyncio
 import re
@@ -16,8 +16,8 @@ from kontrol.web.view import Document, OperatorAction, View
 Checks = Callable[[], Sequence[Mapping[str, JSON]]]
 Metrics = Callable[[], str]
 
-_PART = 64 * 1024  # bytes of a long answer made and sent at once
-_PATIENCE = 4.0  # seconds for the store; clients wait for 5 at least, and should be told why
+_PART = 64 * 1024  # bytes of a long answer that are made and sent in one go
+_TIMEOUT = 4.0  # seconds for the store; clients wait for 5 at least, and should get the reason
 _RUNS = 20
 _LONGEST = 253  # characters of a pod's name
 _MOST_RUNS = 200  # the ledger keeps no more
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """One request, understood: who may do what, and what stands in its path and query."""
+    """One request to the API: its client's access, and the parameters of its path and query."""
 
     request: Request
     access: Access
@@ -37,12 +37,12 @@ class ApiRequest:
 
     @property
     def trusted(self) -> bool:
-        """Whether everything may be shown."""
+        """Whether the client may see everything."""
         return self.access >= Access.READER
 
 
 class Handlers:
-    """Answers. `view` is None on a mere agent; `ready` and `metrics` are asked in turn."""
+    """Answers requests. `view` is None on an agent; `ready` and `metrics` are called in turn."""
 
     def __init__(
         self, *, view: View | None, ready: Sequence[Checks], metrics: Sequence[Metrics]
@@ -55,65 +55,67 @@ class Handlers:
     def _view(self) -> View:
         if self._maybe is None:
             raise HttpError(
-                404, "NotAMaster", "this process is an agent only; ask a master of its tier"
+                404,
+                "NotAMaster",
+                "this process is an agent only; ask a master of its tier",
             )
         return self._maybe
 
     async def healthz(self, _: ApiRequest) -> Response:
-        """Say that the loop turns, which is all that this answer needs."""
+        """Answer, which shows that the event loop runs."""
         return document({"ok": True})
 
-    async def readyz(self, ask: ApiRequest) -> Response:
-        """Tell every check; 503 if one fails."""
+    async def readyz(self, api: ApiRequest) -> Response:
+        """Return every check; 503 if one fails."""
         checks = [check for checks in self._ready for check in checks()]
         ready = all(check["ok"] for check in checks)
         shown = [
-            dict(check) if ask.access >= Access.LOCAL else redaction.check(check)
+            dict(check) if api.access >= Access.LOCAL else redaction.check(check)
             for check in checks
         ]
         return document({"ready": ready, "checks": shown}, 200 if ready else 503)
 
     async def metrics(self, _: ApiRequest) -> Response:
-        """Tell all numbers."""
+        """Return all metrics."""
         text = "".join(render() for render in self._metrics)
         return Response(200, text.encode("utf-8"), CONTENT_TYPE)
 
-    async def status(self, ask: ApiRequest) -> Response:
-        """Tell the whole situation."""
+    async def status(self, api: ApiRequest) -> Response:
+        """Return the state of the tier."""
         whole = await self._view.status()
-        return document(whole if ask.trusted else redaction.status(whole))
+        return document(whole if api.trusted else redaction.status(whole))
 
-    async def pods(self, ask: ApiRequest) -> Response:
-        """Tell the ordered pods and their digest, in parts: there may be many."""
+    async def pods(self, api: ApiRequest) -> Response:
+        """Return the ordered pods and their digest, in parts: there may be many."""
         pods, digest = self._view.pods(), self._view.digest
-        return Response(200, _parts(pods, digest, _whole if ask.trusted else redaction.pod))
+        return Response(200, _parts(pods, digest, _whole if api.trusted else redaction.pod))
 
-    async def pod(self, ask: ApiRequest) -> Response:
-        """Tell one pod."""
-        key = ask.path["key"]
+    async def pod(self, api: ApiRequest) -> Response:
+        """Return one pod."""
+        key = api.path["key"]
         for pod in self._view.pods():
             if pod["key"] == key:
-                return document(pod if ask.trusted else redaction.pod(pod))
+                return document(pod if api.trusted else redaction.pod(pod))
         raise HttpError(404, "NoSuchPod", f"no live pod has the key {key!r}; see /v1/pods")
 
     async def state(self, _: ApiRequest) -> Response:
-        """Tell the state, and which run gave it."""
+        """Return the callback's state, and the run that returned it."""
         return document(await _soon(self._view.state()))
 
     async def leader(self, _: ApiRequest) -> Response:
-        """Tell who leads."""
+        """Return the leader."""
         leader: JSON = self._view.leader()
         return document({"leader": leader})
 
-    async def runs(self, ask: ApiRequest) -> Response:
-        """Tell the last entries of the ledger."""
-        limit = _number(ask.query.get("limit", str(_RUNS)), "limit", 1, _MOST_RUNS)
+    async def runs(self, api: ApiRequest) -> Response:
+        """Return the last entries of the ledger."""
+        limit = _number(api.query.get("limit", str(_RUNS)), "limit", 1, _MOST_RUNS)
         runs = await _soon(self._view.runs(limit))
-        return document({"runs": runs if ask.trusted else [redaction.entry(run) for run in runs]})
+        return document({"runs": runs if api.trusted else [redaction.entry(run) for run in runs]})
 
-    async def run(self, ask: ApiRequest) -> Response:
-        """Tell one entry of the ledger."""
-        number = _number(ask.path["run"], "the run", 1, 10**18)
+    async def run(self, api: ApiRequest) -> Response:
+        """Return one entry of the ledger."""
+        number = _number(api.path["run"], "the run", 1, 10**18)
         run = await _soon(self._view.run(number))
         if run is None:
             raise HttpError(
@@ -122,40 +124,40 @@ class Handlers:
                 f"run {number} is not in the ledger, which keeps the last {_MOST_RUNS}; "
                 "/v1/runs, or `kontrol runs`, lists them",
             )
-        return document(run if ask.trusted else redaction.entry(run))
+        return document(run if api.trusted else redaction.entry(run))
 
-    async def run_now(self, ask: ApiRequest) -> Response:
+    async def run_now(self, api: ApiRequest) -> Response:
         """Ask the leader to run the callback now."""
-        _body(ask.request, ())
-        return await self._wish(ask, "run")
+        _body(api.request, ())
+        return await self._operate(api, "run")
 
-    async def release(self, ask: ApiRequest) -> Response:
+    async def release(self, api: ApiRequest) -> Response:
         """Ask the leader to release the brake."""
-        _body(ask.request, ())
-        return await self._wish(ask, "release")
+        _body(api.request, ())
+        return await self._operate(api, "release")
 
-    async def rollback(self, ask: ApiRequest) -> Response:
-        """Ask the leader to put the state of an earlier run back."""
-        run = _body(ask.request, ("run",)).get("run")
+    async def rollback(self, api: ApiRequest) -> Response:
+        """Ask the leader to restore the state of an earlier run."""
+        run = _body(api.request, ("run",)).get("run")
         if not isinstance(run, int) or isinstance(run, bool) or not 1 <= run <= 10**18:
             raise HttpError(400, "BadRun", f'run is {run!r}; expected a number, as {{"run": 7}}')
-        return await self._wish(ask, "rollback", run)
+        return await self._operate(api, "rollback", run)
 
-    async def forget(self, ask: ApiRequest) -> Response:
-        """Ask the leader to clear a pod's seat."""
-        pod = _body(ask.request, ("pod",)).get("pod")
+    async def forget(self, api: ApiRequest) -> Response:
+        """Ask the leader to delete a pod's registration."""
+        pod = _body(api.request, ("pod",)).get("pod")
         if not isinstance(pod, str) or not 1 <= len(pod) <= _LONGEST or not pod.isprintable():
             raise HttpError(
                 400,
                 "BadPod",
                 f'pod is {pod!r:.80}; expected its key or id, as {{"pod": "2Ky07"}}',
             )
-        return await self._wish(ask, "forget", pod=pod)
+        return await self._operate(api, "forget", pod=pod)
 
-    async def _wish(
-        self, ask: ApiRequest, kind: OperatorAction, run: int | None = None, *, pod: str = ""
+    async def _operate(
+        self, api: ApiRequest, kind: OperatorAction, run: int | None = None, *, pod: str = ""
     ) -> Response:
-        by = f"REST from {ask.request.peer}"
+        by = f"REST from {api.request.peer}"
         answer = await self._view.ask(kind, by, run=run, pod=pod)
         if answer.get("refused"):
             raise HttpError(409, "Refused", str(answer.get("message", "the leader refused")))
@@ -164,7 +166,7 @@ class Handlers:
 
 async def _soon(read: Awaitable[T]) -> T:
     """Await what is read from the store. Raises `TimeoutError`."""
-    async with asyncio.timeout(_PATIENCE):
+    async with asyncio.timeout(_TIMEOUT):
         return await read
 
 
@@ -202,7 +204,7 @@ def _body(request: Request, names: tuple[str, ...]) -> Mapping[str, JSON]:
     try:
         value = parse(request.body, depth=4)
     except NotJSON as error:
-        raise HttpError(400, "BadBody", f"the body is no JSON ({error}); {expected}") from None
+        raise HttpError(400, "BadBody", f"the body is not JSON ({error}); {expected}") from None
     if not isinstance(value, dict) or set(value) - set(names):
         raise HttpError(400, "BadBody", f"the body is {request.body[:80]!r}; {expected}")
     return value
