@@ -1,3 +1,8 @@
 """Kontrol: a control loop for an ensemble of pods, programmed by a shell script."""
 
-__version__ = "1.0.0.dev0"
+__all__ = ["__version__"]
+
+try:
+    from kontrol._version import __version__
+except ModuleNotFoundError:  # a checkout that nothing was built or installed from yet
+    __version__ = "0+unknown"

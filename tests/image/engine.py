@@ -23,6 +23,7 @@ TOP = Path(__file__).parents[2]
 DEFAULT, OLDER = "debian-13", "debian-12"  # the folders of the Dockerfiles
 SUITES = {DEFAULT: "trixie", OLDER: "bookworm"}
 NAME = "localhost/kontrol-test"
+VERSION = "98.7.6"  # not this checkout's, which changes with each commit
 PODMAN = ("podman", "--runtime", "runc")
 BUILD = 420.0  # seconds for a build: it downloads
 COMMAND = 60.0
@@ -95,6 +96,7 @@ async def kontrol_image(system: str = DEFAULT) -> str:
                     TOP / system / "Dockerfile",
                     TOP,
                     "--build-arg=TELEGRAF=none",
+                    f"--build-arg=VERSION={VERSION}",
                     *options,
                 )
             await _forget_others()
@@ -135,7 +137,7 @@ def _digest() -> str:
         top = TOP / part
         paths = sorted(top.rglob("*")) if top.is_dir() else [top]
         for path in paths:
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and path.name != "_version.py" and "__pycache__" not in path.parts:
                 mode = path.stat().st_mode & 0o111
                 digest.update(f"{path.relative_to(TOP)} {mode} {path.stat().st_size}\n".encode())
                 digest.update(path.read_bytes())

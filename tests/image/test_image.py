@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 from tests.image.containers import Container, Containers
-from tests.image.engine import SUITES, EngineError, build, podman
+from tests.image.engine import SUITES, VERSION, EngineError, build, podman
 from tests.image.tier import tier
 from tests.support.etcd import CA
-
-import kontrol
 
 pytestmark = [pytest.mark.privileged("podman", "runc", "debootstrap"), pytest.mark.timeout(300)]
 
@@ -88,7 +86,7 @@ async def test_as_it_is(image: str) -> None:
         assert await container.exec("sh", "-c", "id -u; whoami; pwd; echo $HOME") == (
             "10001\nkontrol\n/home/kontrol\n/home/kontrol"
         )
-        assert await container.exec("kontrol", "--version") == f"kontrol {kontrol.__version__}"
+        assert await container.exec("kontrol", "--version") == f"kontrol {VERSION}"
         # Nothing is started by default, and that is healthy.
         assert await status(container) == {"telegraf": "STOPPED"}
         await container.exec("kontrol-health")
