@@ -17,8 +17,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from automaton.api import State, States, made
 from automaton.manifest import FAULTY
+from automaton.states import State, States, made
 
 
 class _Faulty(Exception):
@@ -55,8 +55,29 @@ def _describe(path: Path) -> dict[str, Any]:
             raise _Faulty(
                 state.line, f"{state.tag!r} takes no argument or one, the input; not more"
             )
-    described = [{"line": state.line, "fields": state.fields} for state in states.states]
-    return {"line": states.line, "fields": states.fields, "states": described}
+    described = [{"line": state.line, "fields": _fields(state)} for state in states.states]
+    fields = {"initial": states.initial, "terminal": states.terminal}
+    if states.payload is not None:
+        fields["payload"] = states.payload
+    return {"line": states.line, "fields": fields, "states": described}
+
+
+def _fields(state: State) -> dict[str, Any]:
+    """Return a state as a YAML manifest has it: only what differs from the defaults."""
+    fields: dict[str, Any] = {"tag": state.tag}
+    if state.transitions:
+        fields["next"] = state.transitions
+    if state.force:
+        fields["force"] = state.force
+    if state.timeout is not None:
+        fields["timeout"] = state.timeout
+    if state.on:
+        fields["on"] = state.on
+    if state.retry:
+        fields["retry"] = state.retry
+    if state.env:
+        fields["env"] = state.env
+    return fields
 
 
 def _run(path: Path, tag: str) -> None:
