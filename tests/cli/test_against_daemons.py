@@ -112,7 +112,7 @@ async def test_a_night(token: Path, callback: str) -> None:
         # Steer it; without the token, or to what is not kept: refused.
         assert (await shell.kontrol("run-now")).out == f"run {run + 1} has started\n"
         explained = (await shell.becomes("was acknowledged.", "explain", str(run + 1))).out
-        assert "why       it was asked for, by REST from 127." in explained
+        assert "why       it was requested, by REST from 127." in explained
         assert "\n  | for " in explained
         done = await shell.kontrol("rollback", str(run))
         assert (done.status, done.err) == (0, "")
