@@ -1,4 +1,4 @@
-"""`kontrol`, and `python -m kontrol`: looks whether this environment is ours, then runs a command.
+"""`kontrol`, and `python -m kontrol`: checks the Python environment, then runs a command.
 
 Other projects' distributions `kontrol` and `automaton` install import packages of the same names,
 over ours or before ours, so this comes before anything else is imported.
@@ -19,12 +19,12 @@ _REMEDY = (
 
 def main() -> int:
     """Run the command that the arguments say; returns the exit status."""
-    stranger = other_automaton()
-    if stranger is not None:
-        _say(f"the package automaton in {stranger} is another project's; {_REMEDY}")
+    other = other_automaton()
+    if other is not None:
+        _say(f"the package automaton in {other} belongs to another project; {_REMEDY}")
         return _USAGE
     for found in others_installed(sys.path):
-        _say(f"warning: {found} is another project's, and may have replaced files; {_REMEDY}")
+        _say(f"warning: {found} is of another project, and may have replaced files; {_REMEDY}")
 
     from kontrol.cli import main as run
 

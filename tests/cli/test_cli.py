@@ -71,11 +71,11 @@ def test_bad_usage_is_status_2(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["stauts"], "there is no 'stauts': did you mean status?"),
+        (["stauts"], "'stauts' is unknown: did you mean status?"),
         (["Rollbck", "7"], "did you mean rollback?"),
-        (["keys", "maek"], "there is no 'maek': did you mean make?"),
+        (["keys", "maek"], "'maek' is unknown: did you mean make?"),
         (["completion", "fihs"], "did you mean fish?"),
-        (["qqqqqq"], "there is no 'qqqqqq' (there are config, leave, "),
+        (["qqqqqq"], "'qqqqqq' is unknown (expected config, leave, "),
     ],
 )
 def test_the_nearest_of_what_is_known_is_named(

@@ -34,7 +34,10 @@ def test_another_automaton_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "automaton" / "__init__.py").write_text("")
     done = run(tmp_path, SOURCE)
     assert done.returncode == 2
-    assert f"the package automaton in {tmp_path / 'automaton'} is another project's" in done.stderr
+    assert (
+        f"the package automaton in {tmp_path / 'automaton'} belongs to another project"
+        in done.stderr
+    )
     assert "kontrol-loop" in done.stderr
 
 
@@ -44,5 +47,5 @@ def test_another_distribution_beside_it_is_named(tmp_path: Path, name: str) -> N
     (tmp_path / "kontrol_loop-1.0.0.dist-info").mkdir()
     done = run(SOURCE, tmp_path)
     assert done.returncode == 0
-    assert f"warning: {tmp_path / name} is another project's" in done.stderr
+    assert f"warning: {tmp_path / name} is of another project" in done.stderr
     assert "kontrol_loop" not in done.stderr

@@ -46,7 +46,7 @@ def test_the_tier_is_the_first_that_is_named(
     environ: dict[str, str], master: str | None, tier: Tier
 ) -> None:
     place = find(environ, master)
-    assert (place.tier, place.pods_file, place.mandate) == (tier, None, {})
+    assert (place.tier, place.pods_file, place.fence) == (tier, None, {})
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,10 @@ async def test_a_callback_has_its_pods_and_its_mandate(tmp_path: Path) -> None:
     environ = {"TIER": "ns/app", "TERM_ID": "5", "RUN": "7", "PODS_FILE": str(path)}
     place = find({**environ, "KONTROL_MASTER": "m1"}, None)
     assert await place.pods() == [{"id": "a"}]
-    assert place.mandate == {"tier": "ns/app", "term": 5, "run": 7}
+    assert place.fence == {"tier": "ns/app", "term": 5, "run": 7}
     asked = find(environ, "m2")
-    assert (asked.tier.host, asked.pods_file, asked.mandate) == ("m2", None, place.mandate)
-    assert find({**environ, "RUN": ""}, None).mandate == {}
+    assert (asked.tier.host, asked.pods_file, asked.fence) == ("m2", None, place.fence)
+    assert find({**environ, "RUN": ""}, None).fence == {}
     with pytest.raises(SettingsError, match="TERM_ID"):
         find({**environ, "TERM_ID": "five"}, None)
     path.unlink()
@@ -114,13 +114,13 @@ async def test_says_whom_it_asked_in_vain() -> None:
         with pytest.raises(NoMaster) as caught:
             await find({}, f"127.0.0.2|127.0.0.1:{port}").pods()
         assert "127.0.0.2:" in str(caught.value)
-        assert "127.0.0.1: Forbidden: not you: name one by --master" in str(caught.value)
+        assert "127.0.0.1: Forbidden: not you. Name one with --master" in str(caught.value)
 
     async def odd(call: Call, *fields: object) -> object:
         return json.loads('{"pods": []}')
 
     async with serving({"pods": odd}, heartbeat=5) as port:
-        with pytest.raises(NoMaster, match="did not answer with pods"):
+        with pytest.raises(NoMaster, match="did not answer with a list of pods"):
             await find({}, f"127.0.0.1:{port}").pods()
 
 

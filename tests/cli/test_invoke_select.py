@@ -52,13 +52,13 @@ def test_a_selector_that_matches_nothing_stops_everything(selector: str) -> None
     "where", ["payload.state=ready", "payload.n=1.5", "payload.l.1=true", "payload.l.x=1", "a.b=1"]
 )
 def test_conditions_that_no_pod_meets(where: str) -> None:
-    with pytest.raises(NoMatch, match="no pod matches, of 3"):
+    with pytest.raises(NoMatch, match="no pod of 3 matches"):
         names(where=(where,))
 
 
 def test_says_why_no_payload_matches() -> None:
     selection = Selection(where=(("payload.state", "READY"),))
-    with pytest.raises(NoMatch, match="holders of keys only"):
+    with pytest.raises(NoMatch, match="only to clients with a key"):
         selection.choose([{"id": "a"}])
 
 

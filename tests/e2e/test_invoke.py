@@ -91,21 +91,24 @@ async def test_an_agent_of_the_original_is_called_on_the_tiers_port(tmp_path: Pa
         assert (ran.status, ran.out) == (0, ["old | a", "old | b"])
         ran = await invoke("old", "--json", "--", "true", **at)
         assert json.loads(ran.out[0])["why"] == (
-            "an agent of the original: its exit status is not known"
+            "exit status unknown: its agent is of the original Kontrol"
         )
         ran = await invoke("old", "--timeout", "0.1", "--", "sleep", "30", **at)
-        assert (ran.status, "old  hung: its command was not over in time" in ran.err) == (5, True)
+        assert (ran.status, "old  hung: its command did not end in time" in ran.err) == (5, True)
         ran = await invoke("--all", "--", "true", **at)
-        assert (ran.status, "off  takes no commands: set" in ran.err) == (5, True)
+        assert (ran.status, "off  accepts no commands: set" in ran.err) == (5, True)
         keys = {"KONTROL_KEYS": str(cluster(tmp_path / "keys"))}
         ran = await invoke("old", "--", "true", **at, **keys)
-        assert (ran.status, "old  an agent of the original, which knows no keys" in ran.err) == (
+        assert (
+            ran.status,
+            "old  its agent is of the original Kontrol, which has no keys" in ran.err,
+        ) == (
             5,
             True,
         )
     ran = await invoke("old", "--", "true", **at)
     assert ran.status == 5
-    assert "the connection was refused (an agent of the original: its record" in ran.err
+    assert "the connection was refused (its agent is of the original Kontrol: its record" in ran.err
 
 
 async def test_what_is_too_large_to_send_is_told_and_not_lost(pods: Crowd) -> None:
@@ -132,15 +135,15 @@ async def test_statuses_tell_what_is_wrong(pods: Crowd) -> None:
     at = {"KONTROL_MASTER": pods.master}
     for status, words, says in (
         (3, ["pod-0", "pdo-*", "--", "true"], "no pod has the id, key or number 'pdo-*' among 3"),
-        (3, ["--role", "web", "--", "true"], "no pod matches, of 3"),
-        (2, ["--", "true"], "expected a selector, --role or --where; --all means every pod"),
-        (2, ["--all", "pod-0", "--", "true"], "leave the selectors out"),
+        (3, ["--role", "web", "--", "true"], "no pod of 3 matches"),
+        (2, ["--", "true"], "expected a selector, --role or --where, or --all for every pod"),
+        (2, ["--all", "pod-0", "--", "true"], "remove the selectors"),
         (2, ["--all"], "expected a command after --"),
-        (2, ["--all", "--shell", "--", "echo", "a"], "--shell takes one word, got 2"),
+        (2, ["--all", "--shell", "--", "echo", "a"], "--shell takes one word, and there are 2"),
         (2, ["--all", "--parallel", "1000", "--", "true"], "expected a whole number from 1 to 256"),
         (2, ["--all", "--where", "x", "--", "true"], "expected a path and a value"),
         (2, ["--all", "--master", "a/b", "--", "true"], "--master"),
-        (4, ["--all", "--master", "127.0.0.1:9", "--", "true"], "no master told of the pods"),
+        (4, ["--all", "--master", "127.0.0.1:9", "--", "true"], "no master listed the pods"),
     ):
         ran = await invoke(*words, **at)
         assert (ran.status, says in ran.err) == (status, True), ran
@@ -175,9 +178,9 @@ async def test_dead_and_hung_pods_hold_nobody_up_and_are_named(tmp_path: Path) -
         ran = await result(process)
         assert ran.status == 5
         assert "kontrol: 3 of 6 pods failed:" in ran.err
-        assert "  hung-0  hung: no answer within 5 s; it was told nothing" in ran.err
+        assert "  hung-0  hung: no answer within 5 s; the command was not sent" in ran.err
         assert "  dead-0  dead: tcp://127.0.0.1:" in ran.err
-        assert "  closed  takes no commands: set KONTROL_KEYS, or KONTROL_INVOKE" in ran.err
+        assert "  closed  accepts no commands: set KONTROL_KEYS, or KONTROL_INVOKE" in ran.err
         assert (tmp_path / "told").read_text() == "\n\n\n"
 
 

@@ -82,7 +82,7 @@ async def test_without_keys_only_what_says_insecure(tmp_path: Path) -> None:
             r"callback.*3 of 3 pods failed|callback.*2 of 3 pods failed"
         )
         since = tier.masters[0].lines.index(found.string)
-        await tier.masters[0].logged(r"\bb +takes no commands: set KONTROL_KEYS", since)
+        await tier.masters[0].logged(r"\bb +accepts no commands: set KONTROL_KEYS", since)
         await tier.masters[0].logged(r"\bc +refused: Forbidden: '/bin/sh' is not allowed", since)
         await tier.masters[0].logged(r"run \d+ .*failed|attempt", since)
         at = {"KONTROL_MASTER": tier.name, **NOBODY}

@@ -95,7 +95,7 @@ def test_a_rotation_tells_what_to_do_next_and_shows_no_secret(folder: Path, kind
     [
         (("show", "nowhere"), "`kontrol keys make` makes one"),
         (("secret", "nowhere", "--kind", "agent"), "`kontrol keys make` makes one"),
-        (("secret", "nowhere", "--kind", "pod"), "there are master, agent, operator"),
+        (("secret", "nowhere", "--kind", "pod"), "expected master, agent, operator"),
         (("rotate", "nowhere", "agent"), "`kontrol keys make` makes one"),
         (("rotate", "nowhere", "agent", "AKEY"), "unrecognized arguments"),
         ((), "ACTION"),

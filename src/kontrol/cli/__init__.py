@@ -1,7 +1,7 @@
-"""The commands. Without one, the daemon runs as the environment says.
+"""The commands of `kontrol`. Without a command, it runs the daemon that the environment configures.
 
-Each command is one row of a table: what its parser takes, what it does, and an example for its
-help. What a command needs is imported when it runs, so that `kontrol config` is quick.
+Each command is one row of a table: its options, what it does, and an example for its help. What a
+command needs is imported when it runs, so that `kontrol config` is quick.
 """
 
 import argparse
@@ -44,7 +44,7 @@ example:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status. Leaves by `SystemExit` for help and bad usage."""
+    """Run a command; returns the exit status. Raises `SystemExit` for help and wrong usage."""
     sys.excepthook = _internal_error
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # as in `kontrol config | head`: the reader has had enough
+    except BrokenPipeError:  # as in `kontrol config | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     return status
@@ -70,7 +70,10 @@ def _daemon(options: argparse.Namespace) -> int:
     if resolved.mistakes:
         status = complain(resolved)
         if v.MODE.name not in os.environ:
-            say("to try things out: `kontrol demo`, or KONTROL_MODE=debug with an etcd beside it")
+            say(
+                "to try Kontrol: `kontrol demo`, or KONTROL_MODE=debug with KONTROL_ETCD=embedded "
+                "(or an etcd on this host)"
+            )
         return status
     settings = assemble(resolved)
     if options.debug:
@@ -84,18 +87,18 @@ def _daemon(options: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; completion and the documentation are made from it."""
+    """Return the parser of all commands, from which completion and documentation are made."""
     root = Parser(
         prog="kontrol",
         description=(
-            "Without a command: run the daemon (agent, master or both) as the environment says."
+            "Without a command: run the daemon, an agent, a master or both as KONTROL_MODE says."
         ),
         epilog=f"{_EXAMPLE}\n{ALL_STATUSES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     root.add_argument("--version", action="version", version=f"kontrol {__version__}")
-    root.add_argument("-d", dest="debug", action="store_true", help="log debug lines")
+    root.add_argument("-d", dest="debug", action="store_true", help="log debug messages")
     root.set_defaults(command=None)
     commands = root.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
@@ -116,9 +119,9 @@ def parser() -> argparse.ArgumentParser:
 def _internal_error(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Print what nobody expected; the interpreter then ends with status 1."""
+    """Print an unexpected error; the interpreter then exits with status 1."""
     traceback.print_exception(kind, error, trace)
     say(
-        f"internal error in version {__version__}. This is a fault of Kontrol: please report it"
-        " with the lines above."
+        f"internal error in version {__version__}. This is a bug in Kontrol: please report it with "
+        "the lines above."
     )

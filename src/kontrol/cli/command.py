@@ -1,4 +1,4 @@
-"""What every command is made of: its row in the table, its exit status, and how it complains."""
+"""What all commands share: their row in the table, exit statuses, and messages to people."""
 
 import argparse
 import contextlib
@@ -23,26 +23,26 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 STATUSES = """\
 exit status:
   0  done
-  1  internal error: a traceback, which we ask you to report
-  2  configuration or usage
+  1  internal error: please report the traceback
+  2  wrong configuration or usage
   3  nothing matched
 """
 
 ALL_STATUSES = f"""\
 {STATUSES}\
-  4  nobody answered: no master, no etcd, no agent
+  4  no answer from a master, etcd or an agent
   5  refused; for invoke: some pods failed
-  6  status: a master answered, and something is wrong
+  6  for status: a master answered, and there are problems
   130  interrupted from the keyboard
 
-What a command means by them, `kontrol COMMAND --help` tells.
+See `kontrol COMMAND --help` for what they mean for each command.
 """
 
 _INVALID = re.compile(r"(.*): invalid choice: '(.*)' \(choose from (.*)\)\Z", re.DOTALL)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that names the nearest of what it knows; those of commands are made of it, too."""
+    """A parser that suggests the nearest valid word; the parsers of commands are of this class."""
 
     def error(self, message: str) -> NoReturn:
         """Leave with status 2."""
@@ -51,16 +51,16 @@ class Parser(argparse.ArgumentParser):
             known = [choice.strip(" '\"") for choice in choices.split(",")]
             near = difflib.get_close_matches(given, known, 1)
             meant = f": did you mean {near[0]}?" if near else ""
-            message = f"{what}: there is no {given!r}{meant} (there are {', '.join(known)})"
+            message = f"{what}: {given!r} is unknown{meant} (expected {', '.join(known)})"
         super().error(message)
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command. `statuses` are lines on exit statuses of its own.
+    """One command. `statuses` are the lines of its help on its own exit statuses.
 
-    `run` takes the options and, if `passes` (it parses them itself), all other words; `parser`
-    then returns the parser that it does so with, for completion and the documentation.
+    `run` gets the options and, if `passes`, all words after the command's name, which it parses
+    with the parser that `parser` returns; completion and the documentation are made from that.
     """
 
     name: str
@@ -74,18 +74,18 @@ class Command:
 
 
 def seconds(text: str) -> float:
-    """A time limit, for argparse."""
+    """Parse a time limit. Raises `argparse.ArgumentTypeError`."""
     with contextlib.suppress(ValueError):
         number = decimal(text)
         if 0 < number <= 86_400:
             return number
     raise argparse.ArgumentTypeError(
-        f"{text!r}: expected seconds, over 0 and up to 86400, in digits 0-9 as 25 or 0.5"
+        f"{text!r}: expected a number of seconds over 0 and up to 86400, as 25 or 0.5"
     )
 
 
 def count(least: int, most: int, what: str = "") -> Callable[[str], int]:
-    """Return a parser of whole numbers, for argparse; `what` is told of a number that is none."""
+    """Return a parser of whole numbers, for argparse; `what` is its error message."""
 
     def parse(text: str) -> int:
         try:
@@ -97,24 +97,24 @@ def count(least: int, most: int, what: str = "") -> Callable[[str], int]:
 
 
 def warn_of_readers(what: str, remedy: str) -> None:
-    """Warn if what is secret goes to standard output, and that is a file that others can read."""
+    """Warn if standard output, which gets secrets, is a file that others can read."""
     try:
         found = os.fstat(sys.stdout.fileno())
-    except (OSError, ValueError):  # it is closed, or no file of the system
+    except (OSError, ValueError):  # it is closed, or has no descriptor
         return
     if stat.S_ISREG(found.st_mode) and (mode := found.st_mode & 0o777) & 0o077:
         say(f"warning: others can read this file (mode {mode:03o}), which gets {what}: {remedy}")
 
 
 def complain(resolved: Resolved) -> int:
-    """Tell every mistake, and the remarks that may explain it; returns the status."""
+    """Print every mistake in the settings, and what may explain it. Returns the exit status."""
     for level, text in resolved.notes:
         say(f"{logging.getLevelName(level).lower()}: {text}")
     return refuse(resolved.mistakes)
 
 
 def refuse(mistakes: Sequence[Mistake]) -> int:
-    """Tell every mistake in the settings; returns the status."""
+    """Print every mistake in the settings. Returns the exit status."""
     if not mistakes:
         return DONE
     say(str(SettingsError(mistakes)))

@@ -1,9 +1,8 @@
-"""What can be typed, as a tree made from the parsers: completion and the documentation read it.
+"""`kontrol completion`, which prints a completion script for a shell, and the tree of commands.
 
-`kontrol completion`: completion for a shell, printed as a script and made from the parsers.
-
-Only what is fixed is completed: words, options and files. Pods and runs would need a master, and
-a key that waits for the network is worse than none.
+The tree is made from the parsers; the documentation is made from it too. Only what is fixed is
+completed: words, options and files. Completing pods and runs would take a request to a master, and
+the shell would hang while none answers.
 """
 
 import argparse
@@ -16,9 +15,9 @@ from kontrol.cli.command import DONE, Command
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An option with its spellings, or a positional word without any.
+    """An option with its spellings, or a positional argument, which has none.
 
-    `value` is how its value is called, empty if it takes none; `path`: it names a file or folder.
+    `value` is the name of its value, empty if it takes none; `path`: it is a file or a folder.
     """
 
     flags: tuple[str, ...]
@@ -31,7 +30,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A command: its words from the program's name on, what it takes, and its own commands."""
+    """A command: its words from `kontrol` on, its arguments, and its own subcommands."""
 
     words: tuple[str, ...]
     help: str
@@ -40,7 +39,7 @@ class Node:
     children: "tuple[Node, ...]"
 
     def walk(self) -> "Iterator[Node]":
-        """Yield this one and all below it."""
+        """Yield this node and all below it."""
         yield self
         for child in self.children:
             yield from child.walk()
@@ -49,13 +48,13 @@ class Node:
 def tree(
     parser: argparse.ArgumentParser, words: tuple[str, ...] = ("kontrol",), text: str = ""
 ) -> Node:
-    """Return what a parser takes, or the parser that its command has of its own."""
+    """Return the tree of a parser, or of the parser that its command brings itself."""
     command: Command | None = parser.get_default("command")
     if command is not None and command.parser is not None and len(words) == 2:
         parser = command.parser()
     arguments: list[Argument] = []
     children: list[Node] = []
-    for action in parser._actions:  # noqa: SLF001  # argparse has no public way to tell
+    for action in parser._actions:  # noqa: SLF001  # argparse has no public way
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  # the same
             helps = {row.dest: row.help or "" for row in action._choices_actions}  # noqa: SLF001
             children += [
@@ -117,8 +116,8 @@ complete -o default -F _kontrol kontrol
 
 def _zsh(root: Node) -> str:
     def case(node: Node) -> str:
-        told = " ".join(_quote(f"{w}:{text}" if text else w) for w, text in _described(node))
-        return f'("{" ".join(node.words)}") list=({told}) ;;'
+        words = " ".join(_quote(f"{w}:{text}" if text else w) for w, text in _described(node))
+        return f'("{" ".join(node.words)}") list=({words}) ;;'
 
     return f"""\
 #compdef kontrol
@@ -178,12 +177,12 @@ _SHELLS: dict[str, "Callable[[Node], str]"] = {"bash": _bash, "zsh": _zsh, "fish
 
 
 def _commands(root: Node) -> str:
-    """Return a pattern of the commands there are."""
+    """Return a shell pattern of all commands."""
     return "|".join(f'"{" ".join(node.words)}"' for node in root.walk() if node is not root)
 
 
 def _with_values(root: Node) -> str:
-    """Return a pattern of the options after which a value comes: files, for want of better."""
+    """Return a shell pattern of the options that take a value, which is completed as a file."""
     return "|".join(
         f'"{" ".join(node.words)} {flag}"'
         for node in root.walk()
@@ -202,7 +201,7 @@ def _typed(node: Node) -> Iterable[str]:
 
 
 def _described(node: Node) -> Iterable[tuple[str, str]]:
-    """Yield what can be typed in a command's place, each with what it is."""
+    """Yield the words that can follow a command, each with its description."""
     for child in node.children:
         yield child.words[-1], child.help
     for argument in node.arguments:
@@ -211,18 +210,18 @@ def _described(node: Node) -> Iterable[tuple[str, str]]:
 
 
 def _quote(text: str) -> str:
-    """Quote for all three shells: a quotation mark becomes a typographic one."""
+    """Quote for all three shells; an apostrophe becomes a typographic one."""
     return "'" + text.replace("'", "\N{RIGHT SINGLE QUOTATION MARK}").replace("\n", " ") + "'"
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", choices=tuple(_SHELLS), help="for which shell")
+    parser.add_argument("shell", choices=tuple(_SHELLS), help="the shell")
 
 
 COMMANDS = (
     Command(
         "completion",
-        "print completion for a shell, to be sourced by it",
+        "print the completion script of a shell",
         "source <(kontrol completion bash)",
         _completion,
         _configure,

@@ -1,4 +1,4 @@
-"""The commands that make, print and rotate the keys. No secret is ever an argument."""
+"""`kontrol keys`: make, print and rotate keys. No secret is ever a command-line argument."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ def _make(options: argparse.Namespace) -> int:
 
     names = make(options.folder, _today())
     say(f"made {', '.join(names)} in {options.folder}")
-    say("keep this folder where only you can read it: it can do everything that the cluster can")
+    say("keep this folder private: its keys allow to run commands on every pod")
     return DONE
 
 
@@ -27,8 +27,8 @@ def _secret(options: argparse.Namespace) -> int:
     name = options.name or f"kontrol-keys-{'-'.join(kinds)}"
     text = manifest(options.folder, kinds, name, options.namespace)
     if sys.stdout.isatty():
-        say("this is secret: rather pipe it into `kubectl apply -f -`")
-    warn_of_readers("secret keys", "pipe it into `kubectl apply -f -`, or set `umask 077` before")
+        say("this is secret; better pipe it into `kubectl apply -f -`")
+    warn_of_readers("secret keys", "pipe it into `kubectl apply -f -`, or run `umask 077` first")
     print(text, end="")
     return DONE
 
@@ -55,7 +55,7 @@ def _show(options: argparse.Namespace) -> int:
         for key, remark in parse_list(texts.get(name, ""), str(folder / name)).items():
             rows.append((kind, fingerprint(key), key, "here" if key in own else "-", remark))
     rows += [
-        (kind, fingerprint(key), key, "here", "not accepted: it is in no list")
+        (kind, fingerprint(key), key, "here", "not accepted: not in the list")
         for key, kind in own.items()
         if key not in keys.accepted
     ]
@@ -85,30 +85,34 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
     def add(name: str, action: Action, text: str) -> argparse.ArgumentParser:
         sub = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        sub.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of keys")
+        sub.add_argument("folder", type=Path, metavar="FOLDER", help="the folder with the keys")
         sub.set_defaults(action=action)
         return sub
 
-    add("make", _make, "make a folder with keys of all kinds; nothing is overwritten")
-    secret = add("secret", _secret, "print a Kubernetes Secret with what such a process needs")
+    add("make", _make, "make a folder with keys of all kinds; existing files are not overwritten")
+    secret = add(
+        "secret", _secret, "print a Kubernetes Secret with the keys that a kind of process needs"
+    )
     secret.add_argument(
         "--kind",
         action="append",
         required=True,
         choices=kinds,
-        help="whose; twice, master and agent, for pods that are both",
+        help="kind of the process; give master and agent for pods that are both",
     )
-    secret.add_argument("--name", help="of the Secret (default: kontrol-keys-KIND)")
-    secret.add_argument("--namespace", help="of the Secret (default: kubectl's)")
-    rotate = add("rotate", _rotate, "take the next of three steps of replacing a key")
-    rotate.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
-    add("show", _show, "list the public keys, and which secret keys are here")
+    secret.add_argument("--name", help="name of the Secret (default: kontrol-keys-KIND)")
+    secret.add_argument("--namespace", help="namespace of the Secret (default: that of kubectl)")
+    rotate = add("rotate", _rotate, "take the next of the three steps that replace a key")
+    rotate.add_argument(
+        "kind", choices=kinds, metavar="KIND", help=f"kind of the key: {', '.join(kinds)}"
+    )
+    add("show", _show, "list the public keys, and which secret keys are in the folder")
 
 
 COMMANDS: tuple[Command, ...] = (
     Command(
         "keys",
-        "make, print and rotate the keys that KONTROL_KEYS names",
+        "make, print and rotate the keys of KONTROL_KEYS",
         "kontrol keys make keys && kontrol keys secret keys --kind agent | kubectl apply -f -",
         _run,
         _configure,

@@ -1,7 +1,7 @@
-"""Text for people: tables and sentences that fit the terminal, and cannot steer it.
+"""Text for people: tables and sentences that fit the terminal, and cannot control it.
 
-What a master answers holds words of strangers: a pod's id, its payload, a callback's standard
-error. `tame` makes a whole document harmless before any of it is laid out, so that no later line
+A master's answer contains untrusted text: a pod's id, its payload, a callback's standard error.
+`tame` makes a whole document harmless before any of it is laid out, so that no later line
 of code has to remember to. Widths are columns of the terminal, not characters.
 """
 

@@ -1,1 +1,1 @@
-"""The command that runs others on pods."""
+"""`kontrol invoke`, which runs commands on pods."""

@@ -1,6 +1,6 @@
-"""The command that runs commands on pods: `kontrol invoke SELECTOR... -- COMMAND`.
+"""`kontrol invoke SELECTOR... -- COMMAND`: run a command on pods.
 
-Its words are parted here, at the first `--`: what follows is the command, whatever it looks like.
+Its words are split at the first `--`: what follows is the command, whatever it looks like.
 """
 
 import argparse
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
     from kontrol.cli.invoke.targets import Place, Record, Selection
 
 FAILED = 5
-_MOST = 256  # at once: each is three sockets, of which ZeroMQ's context takes 1023
+_MOST = 256  # pods at a time: each takes three sockets, and ZeroMQ's context has 1023
 _DESCRIPTORS = 5  # of one connection
-_OTHERS = 50  # descriptors
+_OTHERS = 50  # descriptors that are not of connections
 
 _NAME = "invoke"
-_HELP = "run a command on pods, and show what it writes as it comes"
+_HELP = "run a command on pods, and show its output as it comes"
 _EXAMPLE = "kontrol invoke --role redis -- redis-cli ping"
 _OWN = f"""\
-  {UNANSWERED}  no master told of the pods
-  {FAILED}  some pods failed: they are named at the end, with the reason
-  {INTERRUPTED}  interrupted from the keyboard, or by a signal; the commands were ended
+  {UNANSWERED}  no master listed the pods
+  {FAILED}  some pods failed: the end of the output names them, with the reason
+  {INTERRUPTED}  interrupted from the keyboard or by a signal; the commands were ended
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of what comes before `--`."""
+    """Return the parser of the words before `--`."""
     made = argparse.ArgumentParser(
         prog=f"kontrol {_NAME}",
         usage=f"kontrol {_NAME} [options] [SELECTOR ...] -- COMMAND [ARGUMENT ...]",
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         "selectors",
         nargs="*",
         metavar="SELECTOR",
-        help="a pod's id, its key, '#' and its number, or a glob of ids; several are a union",
+        help="a pod's id, key or number (as '#7'), or a glob of ids; with several, all that match",
     )
     made.add_argument("--all", action="store_true", help="every pod")
     made.add_argument(
@@ -68,17 +68,17 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="PATH=VALUE",
-        help="only pods whose record has this value, as payload.state=READY",
+        help="only pods with this value in their record, as payload.state=READY",
     )
     made.add_argument(
-        "--shell", action="store_true", help="COMMAND is one word, a line for the pod's /bin/sh"
+        "--shell", action="store_true", help="run COMMAND, one word, by /bin/sh on the pod"
     )
     made.add_argument(
         "--parallel",
         type=count(1, _MOST),
         default=100,
         metavar="N",
-        help=f"how many pods at once, up to {_MOST} (default: %(default)s)",
+        help=f"how many pods at a time, up to {_MOST} (default: %(default)s)",
     )
     made.add_argument(
         "--timeout",
@@ -87,13 +87,14 @@ def parser() -> argparse.ArgumentParser:
         help="how long the command may take on each pod (default: no limit)",
     )
     made.add_argument(
-        "--json", action="store_true", help="print one JSON object per line for all that happens"
+        "--json", action="store_true", help="print JSON: one object per line for each event"
     )
     made.add_argument(
         "--master",
         metavar="TIER",
-        help="the masters to ask for the pods, as host[:port] (default: $KONTROL_MASTER, this "
-        "master, the annotation's first tier, this host; within a callback, its $PODS_FILE)",
+        help="the masters that list the pods, as host[:port] (default: KONTROL_MASTER, else the "
+        "master of this environment, the tier that its agent reports to, or this host; within a "
+        "callback, its PODS_FILE)",
     )
     return made
 
@@ -106,11 +107,11 @@ def _run(_options: argparse.Namespace, others: list[str]) -> int:
     if not words or not words[0]:
         made.error("expected a command after --, as in: -- redis-cli ping")
     if options.shell and len(words) > 1:
-        made.error(f"--shell takes one word, got {len(words)}: quote the line")
+        made.error(f"--shell takes one word, and there are {len(words)}: quote the command")
     if not (options.all or options.selectors or options.role or options.where):
-        made.error("expected a selector, --role or --where; --all means every pod")
+        made.error("expected a selector, --role or --where, or --all for every pod")
     if options.all and options.selectors:
-        made.error("--all means every pod: leave the selectors out")
+        made.error("--all means every pod: remove the selectors")
     return _invoke(options, words, made)
 
 
@@ -140,7 +141,7 @@ def _invoke(options: argparse.Namespace, words: list[str], made: argparse.Argume
     selection = Selection(tuple(options.selectors), tuple(options.role), where)
     request = {"cmd": words[0]} if options.shell else {"argv": words}
     try:
-        return asyncio.run(_fan_out(options, place, selection, {**request, **place.mandate}))
+        return asyncio.run(_fan_out(options, place, selection, {**request, **place.fence}))
     except NoMatch as error:
         say(str(error))
         return NOTHING
@@ -185,7 +186,7 @@ async def _fan_out(
 
 
 def _affordable(parallel: int) -> int:
-    """Take as many descriptors as the system lets us; return how many pods at once they allow."""
+    """Raise the limit of descriptors; return for how many pods at a time it is enough."""
     import resource
 
     needed = _OTHERS + _DESCRIPTORS * parallel
@@ -200,7 +201,7 @@ def _affordable(parallel: int) -> int:
 async def _watched(
     fan: "FanOut", report: "JsonReport | TextReport", targets: "Sequence[Target]"
 ) -> int:
-    """Run, with signals: the first ends the commands, a second leaves at once."""
+    """Run, with signals: the first one ends the commands, a second one exits immediately."""
     import asyncio
     import signal
 
@@ -208,7 +209,9 @@ async def _watched(
 
     def stop(number: signal.Signals) -> None:
         nonlocal stopped
-        if stopped and number != signal.SIGHUP:  # which comes with others as a terminal closes
+        if (
+            stopped and number != signal.SIGHUP
+        ):  # which comes together with others when a terminal closes
             os._exit(INTERRUPTED)
         stopped = True
         fan.stop()
@@ -225,9 +228,9 @@ async def _watched(
 
 
 def _target(pod: "Record", port: int) -> "Target":
-    """Return where a pod listens; an agent of the original does so on the tier's `port`.
+    """Return where a pod listens; an agent of the original Kontrol does on the tier's `port`.
 
-    Its record names no port, as that of an agent that takes no commands; but it has no nonce.
+    Its record has no port, like that of an agent that accepts no commands, but also no nonce.
     """
     from kontrol.cli.invoke.fanout import Target
 

@@ -1,15 +1,15 @@
-"""One command on many pods: at once but for a bound, each pod by itself.
+"""Runs one command on many pods, up to a number of pods at a time, each independent of the others.
 
-A pod is asked whether it is there before it is told what to run. So one that is dead or hung is
-known as such soon, and is certain not to have been told. What comes of each pod is a `Result`,
-never an exception; none holds up another.
+A pod is pinged before the command is sent. So a pod that is dead or hangs is known soon, and has
+certainly not received the command. The outcome of each pod is a `Result`, never an exception; no
+pod delays another one.
 
-An agent of the original only knows `invoke`: what the command wrote to standard output comes at its
-end, and nothing is told of its exit status.
+An agent of the original Kontrol has only `invoke`: the command's standard output comes when it
+ends, and its exit status is not reported.
 
-`stop` ends what runs. A caller that goes away ends its command, but nobody would know whether the
-word got through; so each pod is asked once more, on the same connection: its answer comes after it
-has heard that it is to end its command.
+`stop` ends what runs. A caller that disconnects ends its command, but would not know whether the
+pod noticed; so each pod is pinged once more on the same connection: its answer comes after it has
+received the cancellation.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ from typing import Literal, Protocol
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import CallTimeout, LostRemote, RemoteError, RpcError, Unsendable
 
-PATIENCE = 5.0  # seconds for a pod that is there to say so
-ORIGINAL = 70.0  # seconds: an agent of the original gives up a command after 60
-GRACE = 10.0  # seconds for a pod to end a command that is out of time: SIGTERM, 5 s, SIGKILL
-FAREWELL = 2.0  # seconds for pods to hear that they are to end their commands
+PING = 5.0  # seconds for a pod to answer a ping
+ORIGINAL = 70.0  # seconds: an agent of the original Kontrol gives up a command after 60
+GRACE = 10.0  # seconds for a pod to end a command that timed out: SIGTERM, 5 s, SIGKILL
+CANCELLED = 2.0  # seconds for a pod to confirm that its command is cancelled
 
 Kind = Literal["done", "dead", "hung", "lost", "refused", "exit", "ended", "interrupted", "closed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A pod: `name` for people, and where its agent listens; port 0 takes no commands.
+    """A pod: `name` for people, and where its agent listens; with port 0 it accepts no commands.
 
-    An `original` agent is one of the original Kontrol, which knows `invoke` alone.
+    An `original` agent is one of the original Kontrol, which has only `invoke`.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a pod; `why` is for people. `final` is what `exec` told at last."""
+    """The outcome of a pod; `why` is for people. `final` is the last item that `exec` sent."""
 
     target: Target
     kind: Kind
@@ -61,17 +61,17 @@ class Result:
 
 
 class Report(Protocol):
-    """Takes what happens, as it happens."""
+    """Receives what happens, as it happens."""
 
     async def output(self, target: Target, stream: str, data: str | bytes) -> None:
-        """Take what a command wrote to `stream`; the pod waits until this returns."""
+        """Receive what a command wrote to `stream`; the pod waits until this returns."""
 
     async def ended(self, result: Result) -> None:
-        """Take what came of a pod."""
+        """Receive the outcome of a pod."""
 
 
 class FanOut:
-    """Runs `request`, as `exec` takes it, on pods, `parallel` at a time."""
+    """Runs `request`, which is one of `exec`, on pods, `parallel` at a time."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class FanOut:
     ) -> None:
         """`timeout` is seconds for each command; the pods end those that take longer.
 
-        `keyed`: connections are made with keys, which agents of the original do not know.
+        `keyed`: connections are made with keys, which agents of the original Kontrol do not have.
         """
         timed = request if timeout is None else {**request, "timeout": timeout}
         self._request = json.dumps(timed)
@@ -99,13 +99,13 @@ class FanOut:
         self._running: set[asyncio.Task[Result]] = set()
 
     async def run(self, targets: Sequence[Target]) -> list[Result]:
-        """Run it everywhere; return what came of each, in the order of `targets`."""
+        """Run it on all targets; return their results, in the order of `targets`."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._one(target)) for target in targets]
         return [task.result() for task in tasks]
 
     def stop(self) -> None:
-        """End what runs, and start nothing more; `run` then returns."""
+        """End the running commands, and start no more; then `run` returns."""
         self._stopping = True
         for task in self._running:
             task.cancel()
@@ -123,14 +123,14 @@ class FanOut:
             return Result(
                 target,
                 "closed",
-                "takes no commands: set KONTROL_KEYS, or KONTROL_INVOKE=insecure, for its agent",
+                "accepts no commands: set KONTROL_KEYS, or KONTROL_INVOKE=insecure, for its agent",
             )
         if target.original and self._keyed:
             return Result(
                 target,
                 "closed",
-                "an agent of the original, which knows no keys: it cannot be called with"
-                " KONTROL_KEYS",
+                "its agent is of the original Kontrol, which has no keys: it cannot be called with "
+                "KONTROL_KEYS",
             )
         task = asyncio.create_task(self._speak(target))
         self._running.add(task)
@@ -138,7 +138,7 @@ class FanOut:
             await asyncio.wait({task})
         finally:
             self._running.discard(task)
-            if not task.done():  # we are cancelled ourselves: another pod's output met an error
+            if not task.done():  # this task is cancelled: printing another pod's output failed
                 task.cancel()
                 await asyncio.wait({task})
         if task.cancelled():  # before its first step
@@ -155,15 +155,17 @@ class FanOut:
                         return await self._invoke(client, target)
                     return await self._execute(client, target)
                 except (asyncio.CancelledError, TimeoutError) as error:
-                    heard = await _confirm(client)
+                    confirmed = await _confirm(client)
                     if isinstance(error, asyncio.CancelledError) and not self._stopping:
                         raise
-                    return _given_up(target, heard=heard, late=isinstance(error, TimeoutError))
+                    return _given_up(
+                        target, confirmed=confirmed, late=isinstance(error, TimeoutError)
+                    )
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
-            return Result(target, "interrupted", "interrupted before it was told what to run")
-        except RpcError as error:  # its keys, say: nothing was sent
+            return Result(target, "interrupted", "interrupted before the command was sent")
+        except RpcError as error:  # because of its keys, for example: nothing was sent
             return Result(target, "refused", f"refused: {error}")
 
     async def _execute(self, client: Client, target: Target) -> Result:
@@ -189,38 +191,48 @@ class FanOut:
         return judge(target, final)
 
     async def _invoke(self, client: Client, target: Target) -> Result:
-        """Have an agent of the original run the command."""
+        """Run the command on an agent of the original Kontrol."""
         limit = min(self._limit or ORIGINAL, ORIGINAL)
         try:
             value = await client.call("invoke", self._line, timeout=limit)
         except CallTimeout:
             raise TimeoutError from None
         except RemoteError as error:
-            return Result(target, "refused", f"refused by an agent of the original: {error}")
+            return Result(
+                target, "refused", f"refused by an agent of the original Kontrol: {error}"
+            )
         except RpcError as error:
             return Result(target, "lost", f"lost while its command ran: {error}")
         if not isinstance(value, str | bytes):
-            return Result(target, "ended", "an agent of the original: no answer within its 60 s")
+            return Result(
+                target, "ended", "no answer within 60 s from an agent of the original Kontrol"
+            )
         if value:
             text = value if isinstance(value, bytes) else value.encode("utf-8")
             await self._report.output(target, "stdout", text + b"\n")
-        return Result(target, "done", "an agent of the original: its exit status is not known")
+        return Result(target, "done", "exit status unknown: its agent is of the original Kontrol")
 
 
 def _line(request: Mapping[str, object]) -> object:
-    """Return a request's command as a line for the shell."""
+    """Return the command of a request as a line for the shell."""
     argv = request.get("argv")
     return shlex.join(map(str, argv)) if isinstance(argv, list) else request.get("cmd")
 
 
 async def _greet(client: Client, target: Target) -> Result | None:
-    """Ask a pod whether it is there: None if it is."""
+    """Ping a pod; return None if it answers."""
     try:
-        await client.call("_zerorpc_ping", timeout=PATIENCE)
+        await client.call("_zerorpc_ping", timeout=PING)
     except CallTimeout:
-        return Result(target, "hung", f"hung: no answer within {PATIENCE:g} s; it was told nothing")
+        return Result(
+            target, "hung", f"hung: no answer within {PING:g} s; the command was not sent"
+        )
     except LostRemote as error:
-        what = " (an agent of the original: its record names no port)" if target.original else ""
+        what = (
+            " (its agent is of the original Kontrol: its record has no port)"
+            if target.original
+            else ""
+        )
         return Result(target, "dead", f"dead: {error}{what}")
     except RemoteError as error:
         return Result(target, "refused", f"refused: {error}")
@@ -228,25 +240,29 @@ async def _greet(client: Client, target: Target) -> Result | None:
 
 
 async def _confirm(client: Client) -> bool:
-    """Tell whether a pod has heard that it is to end its command."""
+    """Return whether a pod confirms that its command is cancelled."""
     try:
-        await client.call("_zerorpc_ping", timeout=FAREWELL)
+        await client.call("_zerorpc_ping", timeout=CANCELLED)
     except RpcError:
         return False
     return True
 
 
-def _given_up(target: Target, *, heard: bool, late: bool) -> Result:
-    told = "its command was ended" if heard else "it does not answer, and may still run its command"
+def _given_up(target: Target, *, confirmed: bool, late: bool) -> Result:
+    now = (
+        "its command was ended"
+        if confirmed
+        else "it does not answer, and may still run its command"
+    )
     if late:
-        return Result(target, "hung", f"hung: its command was not over in time; {told}")
-    return Result(target, "interrupted", f"interrupted: {told}")
+        return Result(target, "hung", f"hung: its command did not end in time; {now}")
+    return Result(target, "interrupted", f"interrupted: {now}")
 
 
 def judge(target: Target, final: Mapping[str, object] | None) -> Result:
-    """Judge what `exec` told at last."""
+    """Return the result for the last item that `exec` sent, None if none came."""
     if final is None:
-        return Result(target, "lost", "its answer ended without the exit status")
+        return Result(target, "lost", "its answer ended without an exit status")
     status, signal, why = (final.get(name) for name in ("exit", "signal", "why"))
     if why is not None:
         return Result(target, "ended", str(why), final)

@@ -1,8 +1,8 @@
 """What `kontrol invoke` prints: lines with the pod's name in front, or JSON; progress; a summary.
 
-Writing is done in a thread. A reader that stops reading (a pager) must hold up the commands whose
-output it does not take, by their pipes, and not this process's event loop: without its heartbeats,
-the pods would end every command.
+Writing is done in a thread. If the reader (a pager) stops reading, that must block the commands
+whose output is not read, through their pipes, and not this process's event loop: without its
+heartbeats, the pods would end every command.
 
 On a terminal, what pods write is escaped (`kontrol_common.text`): a pod cannot steer the terminal
 of the operator. Elsewhere the bytes are passed on as they came.
@@ -25,7 +25,7 @@ _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 
 
 class Lines:
-    """Puts `prefix` in front of each line of a stream that comes in pieces. Pure."""
+    """Adds `prefix` to each line of a stream that comes in pieces. Pure."""
 
     def __init__(self, prefix: bytes, *, escape: bool = False) -> None:
         self._prefix = prefix
@@ -33,7 +33,7 @@ class Lines:
         self._rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Return the lines that are now whole; one that grows too long is broken."""
+        """Return the lines that are complete now; one that grows too long is broken."""
         data = self._rest + data
         end = data.rfind(b"\n") + 1
         if len(data) - end > LONGEST:
@@ -42,7 +42,7 @@ class Lines:
         return self._marked(data[:end])
 
     def end(self) -> bytes:
-        """Return a last line without its end, with one."""
+        """Return the last line if it is not complete, with a line end."""
         rest, self._rest = self._rest, b""
         return self._marked(rest + b"\n") if rest else b""
 
@@ -61,7 +61,7 @@ def escaped_lines(lines: bytes) -> bytes:
 
 
 class Printer:
-    """Writes to standard output and error, whole pieces in order, beside a line of progress.
+    """Writes to standard output and error, whole pieces in order, below them a line of progress.
 
     `tty_out` and `tty_err` say which are terminals. Raises what writing raises.
     """
@@ -75,12 +75,12 @@ class Printer:
         self._turn = asyncio.Lock()
 
     async def write(self, data: bytes, *, err: bool = False) -> None:
-        """Write to one of both; the line of progress makes way, and comes back."""
+        """Write to one of them; the line of progress is removed first, and drawn again."""
         async with self._turn:
             await asyncio.to_thread(self._write, data, err=err)
 
     async def progress(self, text: str) -> None:
-        """Show how far it is, on a terminal; an empty text takes the line away."""
+        """Show the progress, on a terminal only; an empty text removes the line."""
         if self.tty_err:
             async with self._turn:
                 self._progress = text.encode("utf-8")
@@ -99,7 +99,7 @@ class Printer:
 
 
 class TextReport:
-    """For people: each line with its pod's name; at last, who failed, and why."""
+    """For people: each line with its pod's name; at the end, which pods failed, and why."""
 
     def __init__(self, printer: Printer, targets: Sequence[Target], *, colour: bool) -> None:
         self._printer = printer
@@ -114,11 +114,11 @@ class TextReport:
         self._failed = 0
 
     async def begin(self) -> None:
-        """Show that it begins."""
+        """Show the progress for the first time."""
         await self._printer.progress(f"kontrol: 0 of {self._total} pods done")
 
     async def output(self, target: Target, stream: str, data: str | bytes) -> None:
-        """Print the lines that are now whole."""
+        """Print the lines that are complete now."""
         lines = self._lines.get((target, stream))
         if lines is None:
             lines = self._lines[target, stream] = self._make(target, err=stream == "stderr")
@@ -127,7 +127,7 @@ class TextReport:
             await self._printer.write(whole, err=stream == "stderr")
 
     async def ended(self, result: Result) -> None:
-        """Print what is left of a pod's output, and count it."""
+        """Print the rest of a pod's output, and count the pod."""
         for stream in ("stdout", "stderr"):
             lines = self._lines.pop((result.target, stream), None)
             if lines is not None and (rest := lines.end()):
@@ -162,15 +162,15 @@ class JsonReport:
         self._printer = printer
 
     async def begin(self) -> None:
-        """Say nothing: it has not begun."""
+        """Print nothing."""
 
     async def output(self, target: Target, stream: str, data: str | bytes) -> None:
-        """Print a piece; what is no UTF-8 in it becomes U+FFFD."""
+        """Print a piece; what is not UTF-8 in it becomes U+FFFD."""
         text = data if isinstance(data, str) else data.decode("utf-8", "replace")
         await self._print({"pod": target.name, "key": target.key, stream: text})
 
     async def ended(self, result: Result) -> None:
-        """Print what came of a pod."""
+        """Print the outcome of a pod."""
         final = result.final or {}
         await self._print(
             {
@@ -184,7 +184,7 @@ class JsonReport:
         )
 
     async def finish(self, results: Sequence[Result]) -> None:
-        """Print how many there were, and the names of those that failed."""
+        """Print the number of pods, and the names of those that failed."""
         failed = [result.target.name for result in results if not result.ok]
         await self._print({"pods": len(results), "failed": failed})
 
@@ -193,7 +193,7 @@ class JsonReport:
 
 
 def summary(failed: Sequence[Result], total: int) -> str:
-    """Return a table of who failed and why, with a line above it."""
+    """Return a table of the pods that failed, and why, below a line that counts them."""
     rows = [("POD", "WHY"), *((result.target.name, result.why) for result in failed)]
     width = max(len(name) for name, _ in rows)
     head = f"kontrol: {len(failed)} of {total} pod{'s' if total != 1 else ''} failed:"
@@ -202,7 +202,7 @@ def summary(failed: Sequence[Result], total: int) -> str:
 
 
 def is_terminal(stream: BinaryIO) -> bool:
-    """Tell whether a stream is a terminal."""
+    """Return whether a stream is a terminal."""
     with contextlib.suppress(OSError, ValueError):
         return os.isatty(stream.fileno())
     return False

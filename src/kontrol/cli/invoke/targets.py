@@ -1,10 +1,9 @@
-"""Which pods a command is for: selectors and conditions over keepalive records.
+"""On which pods `kontrol invoke` runs a command: where the list comes from, and the selection.
 
-Where `kontrol invoke` learns of the pods, and in whose name it asks.
-
-Within a callback: from `$PODS_FILE`, the ensemble that the run is for, in the name of its tier,
-term and run, which with `KONTROL_KEYS` masters alone may do. Elsewhere: from a master, by ZeroRPC,
-with keys as an operator if the folder has that key, else as a master.
+Within a callback, the pods are those of `$PODS_FILE`, for which the run is, and the command is sent
+in the name of the callback's tier, term and run; with `KONTROL_KEYS`, only masters may do that.
+Elsewhere, a master is asked by ZeroRPC; with keys, as an operator if the folder has an operator's
+key, else as a master.
 """
 
 import asyncio
@@ -35,19 +34,19 @@ _DEPTH = 32
 
 
 class NoMatch(Exception):
-    """A selector, or all of them and the conditions together, match no pod."""
+    """A selector matches no pod, or selectors and conditions together do not."""
 
 
 class BadSelection(ValueError):
-    """What was given cannot select pods; the message says what was expected."""
+    """A condition that cannot be parsed; the message says what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The union of `selectors` (none: every pod), less what a role or a condition leaves out.
+    """The union of `selectors` (none: all pods), limited by roles and conditions.
 
-    A selector is an id, a key, `#` and a number, or a glob of ids; `where` has a dotted path and
-    a text each.
+    A selector is an id, a key, `#` and a number, or a glob of ids; a condition in `where` is a
+    dotted path and a text.
     """
 
     selectors: tuple[str, ...] = ()
@@ -56,14 +55,13 @@ class Selection:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields of records that the conditions look at."""
+        """The fields of records that the conditions use."""
         return tuple(path.partition(".")[0] for path, _ in self.where)
 
     def choose(self, pods: Sequence[Record]) -> list[Record]:
         """Return the pods that match, in their order. Raises `NoMatch`.
 
-        A selector that matches nothing is a mistake, not an empty part of a whole: then nothing is
-        chosen at all.
+        If one of the selectors matches nothing, that is a mistake: nothing is chosen.
         """
         for selector in self.selectors:
             if not any(is_named(pod, selector) for pod in pods):
@@ -74,8 +72,8 @@ class Selection:
             if any(path.startswith("payload") for path, _ in self.where) and not any(
                 "payload" in pod for pod in pods
             ):
-                hint = ": masters tell payloads to holders of keys only (KONTROL_KEYS)"
-            raise NoMatch(f"no pod matches, of {len(pods)}{hint}")
+                hint = ": masters send payloads only to clients with a key (KONTROL_KEYS)"
+            raise NoMatch(f"no pod of {len(pods)} matches{hint}")
         return chosen
 
     def _matches(self, pod: Record) -> bool:
@@ -85,7 +83,7 @@ class Selection:
 
 
 def is_named(pod: Record, selector: str) -> bool:
-    """Tell whether a selector means this pod."""
+    """Return whether a selector matches this pod."""
     if selector.startswith("#"):
         return f"#{pod.get('seq')}" == selector
     if selector in (pod.get("id"), pod.get("key")):
@@ -96,9 +94,9 @@ def is_named(pod: Record, selector: str) -> bool:
 
 
 def has(pod: Record, path: str, text: str) -> bool:
-    """Tell whether the value at `path` is the string `text`, or what `text` says as JSON.
+    """Return whether the value at `path` is the string `text`, or equals `text` parsed as JSON.
 
-    A path is the names of members, parted by dots; in an array, numbers from 0.
+    A path is names of members separated by dots; in an array, numbers from 0.
     """
     value: JSON = dict(pod)
     for name in path.split("."):
@@ -120,7 +118,7 @@ def has(pod: Record, path: str, text: str) -> bool:
 
 
 def condition(text: str) -> tuple[str, str]:
-    """Part `payload.state=READY` into its path and its text. Raises `BadSelection`."""
+    """Split `payload.state=READY` into its path and its text. Raises `BadSelection`."""
     path, equals, wanted = text.partition("=")
     if not equals or not all(path.split(".")):
         raise BadSelection(f"{text!r}: expected a path and a value, as payload.state=READY")
@@ -129,23 +127,23 @@ def condition(text: str) -> tuple[str, str]:
 
 VARIABLE = v.MASTER.name
 _CALLBACK = ("TIER", "TERM_ID", "RUN", "PODS_FILE")
-_PATIENCE = 5.0  # seconds for one master
+_TIMEOUT = 5.0  # seconds for one master
 _LIST_DEPTH = 64  # a list of records, which are half as deep
 _NEEDED = (v.PORT.name, v.BIND.name, v.ANNOTATIONS.name, v.KEYS.name)
 
 LIMITS = Limits(frame=512 * 1024, readable=2 * 1024 * 1024, window=8)
-"""Of a pod's answers. Of each of a hundred at once, what is not printed yet is kept here."""
+"""Limits of a pod's answers: what is not printed yet is in memory, for a hundred pods."""
 
 _FIELDS = ("id", "key", "seq", "role", "ip", "port", "nonce")
 
 
 class NoMaster(Exception):
-    """No master told of the pods; the message says which were asked, and why not."""
+    """No master listed the pods; the message names those that were asked, and why they did not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Makes clients, with keys if there are any; `kind` is that of our own key."""
+    """Makes clients, with keys if there are any; `kind` is the kind of our own key."""
 
     keys: Keyring | None = None
     kind: Kind = "operator"
@@ -162,36 +160,36 @@ class Asker:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What the environment says: who we are, which tier to ask, and the callback that runs us.
+    """What the environment says: our keys, the tier, and the callback that runs this command.
 
-    `mandate` has the members of a request that the fence wants; it is empty outside a callback.
+    `fence` has the members of a request that agents fence it by; it is empty outside a callback.
     """
 
     asker: Asker
     tier: Tier
     pods_file: Path | None
-    mandate: Mapping[str, str | int]
+    fence: Mapping[str, str | int]
 
     async def pods(self, *more: str) -> Sequence[Record]:
-        """Return the pods, ordered by number, with what it takes to select and reach them.
+        """Return the pods, ordered by number, with the fields needed to select and reach them.
 
-        And with the fields `more`, if the master tells them. Raises `NoMaster`.
+        The fields `more` are included if the master sends them. Raises `NoMaster`.
         """
-        fields = dict.fromkeys((*_FIELDS, *more))  # all of them might be more than an answer holds
+        fields = dict.fromkeys((*_FIELDS, *more))  # all fields could exceed the size of an answer
         if self.pods_file is not None:
             return _records(_load(self.pods_file), str(self.pods_file))
         failures = []
         for host in await _hosts(self.tier):
             try:
                 async with self.asker.master(host, self.tier.port) as client:
-                    return _records(await client.call("pods", *fields, timeout=_PATIENCE), host)
+                    return _records(await client.call("pods", *fields, timeout=_TIMEOUT), host)
             except RemoteError as error:
                 failures.append(f"{host}: {escaped(str(error))}")
             except RpcError as error:
                 failures.append(str(error))
         raise NoMaster(
-            f"no master told of the pods: {'; '.join(failures)}: name one by --master or {VARIABLE}"
-            f", with the port of {v.PORT.name}, which is not that of REST"
+            f"no master listed the pods: {'; '.join(failures)}. Name one with --master or "
+            f"{VARIABLE}, with the port of ZeroRPC ({v.PORT.name}), not that of REST"
         )
 
 
@@ -206,11 +204,11 @@ def find(environ: Mapping[str, str], master: str | None, booted: Booted = NOTHIN
         _asker(resolved.get(v.KEYS), within=within),
         _tier(resolved, environ, master),
         Path(environ["PODS_FILE"]) if within and master is None else None,
-        _mandate(environ) if within else {},
+        _fence(environ) if within else {},
     )
 
 
-def _mandate(environ: Mapping[str, str]) -> Mapping[str, str | int]:
+def _fence(environ: Mapping[str, str]) -> Mapping[str, str | int]:
     numbers = {}
     for name in ("TERM_ID", "RUN"):
         try:
@@ -234,7 +232,7 @@ def _asker(folder: Path | None, *, within: bool) -> Asker:
         try:
             keys.own("master")
         except KeysError:
-            raise error from None  # an operator's key is what people ought to have
+            raise error from None  # which names the operator's key
         return Asker(keys, "master")
     return Asker(keys)
 
@@ -242,7 +240,7 @@ def _asker(folder: Path | None, *, within: bool) -> Asker:
 def _tier(resolved: Resolved, environ: Mapping[str, str], master: str | None) -> Tier:
     """Return the tier to ask: `--master`, `KONTROL_MASTER`, this master, the annotation's first.
 
-    Without any of them, whoever listens on this host, where `KONTROL_BIND` says.
+    Without any of them, this host, at the address of `KONTROL_BIND`.
     """
     port = resolved.require(v.PORT)
     own = Tier(own_address(resolved), port)
@@ -259,7 +257,7 @@ def _tier(resolved: Resolved, environ: Mapping[str, str], master: str | None) ->
 def _named(
     resolved: Resolved, environ: Mapping[str, str], master: str | None, port: int
 ) -> tuple[str, Tier] | None:
-    """Return the tier that somebody named, after who did. Raises `SettingsError`."""
+    """Return the tier that is named, and where; None if none is. Raises `SettingsError`."""
     annotations = resolved.get(v.ANNOTATIONS) or {}
     for source, text in (
         ("--master", master or ""),
@@ -278,7 +276,7 @@ def _named(
 
 def _parse(text: str, port: int) -> Tier:
     """Return the first tier of a list, or the hosts of URLs. Raises `ValueError`."""
-    if "://" in text:  # of REST, which is on the same hosts
+    if "://" in text:  # those of REST, which is on the same hosts
         names = [urlsplit(url).hostname or "" for url in text.split("|")]
         text = "|".join(f"[{name}]" if ":" in name else name for name in names)
     tiers = parse_tiers(text, port)
@@ -292,12 +290,12 @@ async def _hosts(tier: Tier) -> Sequence[str]:
     found: list[str] = []
     for host in tier.hosts:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT):
                 found += await resolve_name(host, tier.port)
         except (OSError, TimeoutError) as error:
             if len(tier.hosts) == 1:
-                why = str(error) or "its name is not resolved in time"
-                raise NoMaster(f"{host}: {why}: name a master by --master") from None
+                why = str(error) or "its name was not resolved in time"
+                raise NoMaster(f"{host}: {why}. Name another master with --master") from None
     return list(dict.fromkeys(found))
 
 
@@ -311,4 +309,4 @@ def _load(path: Path) -> object:
 def _records(answer: object, source: str) -> Sequence[Record]:
     if isinstance(answer, list) and all(isinstance(one, dict) and "id" in one for one in answer):
         return answer
-    raise NoMaster(f"{source} did not answer with pods, but {answer!r:.80}")
+    raise NoMaster(f"{source} did not answer with a list of pods, but {answer!r:.80}")
