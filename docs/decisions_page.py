@@ -5,7 +5,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent / "decisions"
 
-_TITLE = re.compile(r"# (\d+)[.:]? (.+)")
+_TITLE = re.compile(r"# (\d{4}): (.+)")
 _STATUS = re.compile(r"\*\*Status:\*\* (.+?)\.?\n\n", re.DOTALL)
 _LINK = re.compile(r"\[(\d{4})\]\(\S+?\)")
 
@@ -19,7 +19,7 @@ def render() -> str:
     for path in sorted(FOLDER.glob("*.md")):
         text = path.read_text(encoding="utf-8")
         title = _TITLE.match(text)
-        if title is None or not path.name.startswith(f"{int(title[1]):04}-"):
+        if title is None or not path.name.startswith(f"{title[1]}-"):
             msg = f"{path.name} begins with {text.splitlines()[0]!r}: expected `# NNNN: Title`"
             raise ValueError(msg)
         found = _STATUS.search(text)
@@ -27,7 +27,7 @@ def render() -> str:
         status = _LINK.sub(r"\1", status).replace("`", "``")
         name = title[2].replace("`", "")
         rows.append(
-            f"   * - {int(title[1]):04}\n     - :doc:`{name} <{path.stem}>`\n"
+            f"   * - {title[1]}\n     - :doc:`{name} <{path.stem}>`\n"
             f"     - {status[0].upper()}{status[1:]}"
         )
     return "\n".join(rows) + "\n"

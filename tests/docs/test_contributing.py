@@ -1,6 +1,7 @@
 """CONTRIBUTING.md: the tree is the tree, what is named exists, and the vocabulary is in use."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,18 @@ def test_every_package_of_the_first_level_is_in_the_tree() -> None:
     assert {
         f"{path.relative_to(ROOT)}/" for path in (SOURCE / "kontrol/master").glob("[a-z]*/")
     } <= paths
+
+
+def test_the_layers_are_those_that_are_checked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    [layers] = [
+        contract["layers"]
+        for contract in project["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers" and "kontrol.cli" in contract["layers"]
+    ]
+    _, _, block = TEXT.partition("from top to bottom:\n\n```text\n")
+    block, _, _ = block.partition("```")
+    assert block.splitlines() == [layer.replace("kontrol.", "") for layer in layers]
 
 
 def test_files_and_names_in_the_instructions_exist() -> None:
