@@ -6,7 +6,8 @@ SCRIPTS := .ci/run requirements/lock image/base image/finish image/packages imag
 	image/root/home/kontrol/boot.sh image/root/usr/bin/kontrol-health \
 	deploy/etcd/certificates deploy/masters/on-change deploy/examples/image/hello
 
-.PHONY: demo test simulate mutate check lint types imports docs format lock renew audit dist bench clean
+.PHONY: demo test coverage simulate mutate check lint types imports docs format lock renew audit \
+	dist release bench clean
 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED := --only-binary :all: --require-hashes --requirement
@@ -36,6 +37,16 @@ TESTS ?=
 test: .venv/test  ## run every test that needs no privileges, or TESTS; lists by name what it leaves out
 	$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
+coverage: .venv/dev  ## what the tests, or TESTS, reach, by line and branch: a table, and htmlcov/
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n auto --dist worksteal $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	for package in kontrol/master automaton kontrol/rpc; do \
+		echo "src/$$package: $$($(BIN)/coverage report --include="src/$$package/*" --format=total) %"; \
+	done
+	$(BIN)/coverage report
+
 N ?= 1000
 simulate: .venv/test  ## run N new random schedules against the invariants; SEED=... repeats a series
 	$(BIN)/python -m tests.simulation $(SEED) --count $(N)
@@ -51,6 +62,7 @@ lint: .venv/dev
 	$(BIN)/hadolint $(DOCKERFILES)
 	$(BIN)/shellcheck $(SCRIPTS)
 	$(BIN)/python -m tests.words.check
+	$(BIN)/zizmor --quiet --offline .github
 
 format: .venv/dev
 	$(BIN)/ruff check --fix
@@ -65,7 +77,7 @@ imports: .venv/dev
 docs: .venv/dev
 	$(MAKE) -C docs html
 
-lock: .venv/dev  ## after a change of dependencies: pin new ones, by version and hash
+lock: $(if $(wildcard $(BIN)/uv),,.venv/dev)  ## after a change of dependencies: pin new ones, by version and hash
 	requirements/lock
 
 renew: .venv/dev  ## pin the newest versions of everything; for a scheduled job
@@ -76,12 +88,14 @@ audit: .venv/dev  ## fail if a pinned version has a known vulnerability; says wh
 	$(BIN)/python requirements/audit.py
 
 dist: .venv/dev  ## build sdist and wheel, and test both outside of this folder
+release: .venv/dev  ## as dist, for the version of this commit's tag; stops if there is none
+dist release:
 	rm -rf dist
 	$(BIN)/python -m hatchling build -t sdist -t wheel
-	$(BIN)/python -m tests.support.distributions --tests $(TESTS)
+	$(BIN)/python -m tests.support.distributions $(if $(filter release,$@),--tag) --tests $(TESTS)
 
 bench: .venv/test
 	$(BIN)/python -m bench
 
 clean:
-	rm -rf .venv docs/_build build dist
+	rm -rf .venv docs/_build build dist htmlcov .coverage*
