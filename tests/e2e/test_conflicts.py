@@ -121,7 +121,7 @@ async def test_the_status_names_a_forger_that_has_an_agent_s_key(tmp_path: Path)
         mark = daemon.mark
         async with thief:
             async with forging(thief, forgery(tier, pod["ip"])):
-                what = await told(operator, "compete")
+                what = await told(operator, "report for one registration")
                 assert f"nonce {pod['nonce']}/" in what
                 assert f"nonce {FORGED}/" in what
                 assert what.count("from 127.0.0.1 (agent key ") == 2
@@ -130,7 +130,7 @@ async def test_the_status_names_a_forger_that_has_an_agent_s_key(tmp_path: Path)
             stopped = time.monotonic()
             await daemon.logged("reporting to .* again", mark)
             assert time.monotonic() - stopped < TTL + SLACK
-        await untold(operator, "compete")
+        await untold(operator, "report for one registration")
 
 
 async def test_a_stranger_s_ghosts_are_stopped_and_honest_pods_go_on(tmp_path: Path) -> None:
