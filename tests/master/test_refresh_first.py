@@ -248,6 +248,7 @@ async def test_a_pod_that_reports_stays_beside_a_newer_record_whose_sender_stops
                     await store.refresh(lease)
                 await asyncio.sleep(ttl / 8)
         assert pods_in(cluster) == [(seq, key, created)]
+        assert (await store.remaining(lease))[0] > 0, "evicted after TTL/2, and not expired"
 
 
 @virtual

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from kontrol.ensemble.pod import Keepalive, Pod
 from kontrol.master.records.pods import Live
-from kontrol.master.registry.admission import Join, Leave, Refuse, Write
+from kontrol.master.registry.admission import Join, Leave, Refuse, Write, proves_alive
 from kontrol.master.registry.conflicts import Claim, Conflict, Conflicts, Flip, Flips, Retries
 from kontrol.master.registry.queue import Entry
 from kontrol.store.protocol import Store
@@ -73,8 +73,9 @@ class Senders:
         process, ttl = (record.key, record.id, record.nonce), self._ttl()
         if not self._retries.add(process, asyncio.get_running_loop().time(), ttl):
             return
-        leases = [live.lease for live in (view.live, *view.elsewhere) if live is not None]
-        found = await all_of(self._store.remaining(lease) for lease in leases)
+        records = [live for live in (view.live, *view.elsewhere) if live is not None]
+        holders = [live for live in records if not proves_alive(record, live)]
+        found = await all_of(self._store.remaining(live.lease) for live in holders)
         # Whole seconds, cut; and where the tier's TTL changed, the pod reports by the longer one.
         if all(
             not granted or granted - left - 1 >= max(granted, ttl) / 2 for left, granted in found
@@ -82,16 +83,13 @@ class Senders:
             entry.decision = refusal.otherwise
             return
         ages = (float(granted - left) if granted else math.inf for left, granted in found)
-        self._note_conflict(entry, refusal, min(ages))
+        own = [live for live in holders if live.pod.id == record.id]
+        holder = own[0] if own and refusal.name == "Stale" else holders[0]
+        self._note_conflict(entry, refusal.name, holder.pod, min(ages))
 
-    def _note_conflict(self, entry: Entry, refusal: Refuse, seen: float) -> None:
-        """Note who holds what this sender reports, last seen that many seconds ago."""
+    def _note_conflict(self, entry: Entry, name: str, pod: Pod, seen: float) -> None:
+        """Note that `pod` holds what this sender reports, last seen that many seconds ago."""
         record, view = entry.record, entry.view
-        live = view.live
-        if view.elsewhere and (live is None or refusal.name == "Stale"):
-            live = view.elsewhere[0]
-        assert live is not None  # noqa: S101 - one of them was seen
-        pod = live.pod
         registration = (
             view.registration if pod.key == record.key else view.registrations.get(pod.key)
         )
@@ -100,7 +98,7 @@ class Senders:
         self._conflicts.note(
             _claim(record, str(entry.sender)),
             Claim(pod.id, pod.key, pod.ip, pod.nonce, pod.n, sender, seen),
-            refusal.name,
+            name,
             asyncio.get_running_loop().time(),
             self._ttl(),
         )
