@@ -12,6 +12,7 @@ from kontrol import filewatch, inotify
 from kontrol.inotify import Inotify
 from kontrol.master.callback import Callback
 from kontrol.master.fingerprint import Fingerprint
+from kontrol.process.clock import boottime
 from kontrol.process.guard import Guard
 from kontrol.settings.values import argv
 
@@ -28,6 +29,7 @@ def build(command: str, *, shell: bool = False, path: str = "/usr/bin:/bin") -> 
         secrets=(),
         guard=Guard(),
         on_stderr=lambda _: None,
+        clock=boottime,
     )
 
 

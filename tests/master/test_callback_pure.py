@@ -26,6 +26,7 @@ from kontrol.master.callback import (
     write_files,
 )
 from kontrol.master.fingerprint import Fingerprint
+from kontrol.process.clock import boottime
 from kontrol.process.command import Outcome, Reason
 
 JSON = st.recursive(
@@ -264,7 +265,7 @@ def test_the_fingerprint_follows_the_command_line(tmp_path: Path) -> None:
 
 
 def fingerprint_of(command: str, *folders: Path) -> Fingerprint:
-    return Fingerprint(command, ":".join(map(str, folders)), shell=False)
+    return Fingerprint(command, ":".join(map(str, folders)), shell=False, clock=boottime)
 
 
 def program(folder: Path, text: str) -> None:
@@ -303,7 +304,7 @@ def test_an_empty_part_of_the_path_is_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    subject = Fingerprint("on-change", "", shell=False)
+    subject = Fingerprint("on-change", "", shell=False, clock=boottime)
     assert subject.paths() == [Path("on-change")]
     before = subject.read()
     program(tmp_path, "one")
@@ -314,7 +315,9 @@ def test_a_shell_ends_words_at_its_operators(tmp_path: Path) -> None:
     for name in ("library", "hook"):
         (tmp_path / name).write_text("", encoding="utf-8")
     command = f". {tmp_path}/library;{tmp_path}/hook|cat"
-    found = {one: Fingerprint(command, "", shell=one).paths() for one in (True, False)}
+    found = {
+        one: Fingerprint(command, "", shell=one, clock=boottime).paths() for one in (True, False)
+    }
     assert {tmp_path / "library", tmp_path / "hook"} < set(found[True])
     assert found[False][1:] == [Path(command.partition(" ")[2])]
 

@@ -76,6 +76,7 @@ async def build(pipe: Life, scratch: Path) -> AsyncIterator[Build]:
                 secrets={"KONTROL_KEYS", "SECRET"},
                 guard=guard,
                 on_stderr=log,
+                clock=boottime,
                 tier=tier,
             )
 

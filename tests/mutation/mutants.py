@@ -126,7 +126,9 @@ class Facts:
             frozenset(
                 f.name
                 for f in functions
-                if _returns(f) == "None" and any(isinstance(n, ast.Raise) for n in ast.walk(f))
+                if _returns(f) == "None"
+                and f.name != "__init__"  # which `super().__init__()` calls in any class
+                and any(isinstance(n, ast.Raise) for n in ast.walk(f))
             ),
         )
 

@@ -156,6 +156,7 @@ def test_tests_that_fail_without_a_mutant_judge_nothing(toy: Toy) -> None:
         ("self.must(a)", {"check": ["pass"]}),
         ("await self.must(a)", {"check": ["pass"]}),
         ("self.other(a)", {}),
+        ("super().__init__(a)", {}),
         ("return (lambda: a < b)()", {"shift": ["a <= b"]}),
     ],
 )
@@ -164,6 +165,7 @@ def test_what_is_changed(tmp_path: Path, body: str, changes: dict[str, list[str]
     path = tmp_path / "code.py"
     path.write_text(
         "class A:\n"
+        "    def __init__(self) -> None:\n        raise ValueError\n"
         "    def fence(self) -> Compare: ...\n"
         "    def must(self) -> None:\n        raise ValueError\n"
         f"    async def f(self, a, b, c, compares):\n{lines}"

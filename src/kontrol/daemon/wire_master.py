@@ -98,6 +98,7 @@ async def make_master(
             secrets=SECRETS,
             guard=guard,
             on_stderr=logging.getLogger("kontrol.callback").info,
+            clock=boottime,
             tier=f"{settings[v.NAMESPACE]}/{settings.app}",
         )
     master = Master(

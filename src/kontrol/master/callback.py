@@ -94,13 +94,15 @@ class Callback:
         secrets: Collection[str],
         guard: Guard,
         on_stderr: Callable[[str], None],
+        clock: Callable[[], float],
         tier: str = "",
     ) -> None:
         """`argv` is what to execute for `command`: its words, or if `shell` a shell that reads it.
 
         `timeout` is in seconds; `secrets` names variables of `environ` to keep from the callback.
         `tier` is "namespace/app": by it and the term, agents fence the commands that the callback
-        has them run. `on_stderr` is called with each line of standard error.
+        has them run. `on_stderr` is called with each line of standard error. `clock` is the boot
+        clock, in seconds.
         """
         self._argv = argv
         self._timeout = timeout
@@ -111,7 +113,7 @@ class Callback:
         self._guard = guard
         self._on_stderr = on_stderr
         path = self._environ.get("PATH", os.defpath)
-        self._fingerprint = Fingerprint(command, path, shell=shell)
+        self._fingerprint = Fingerprint(command, path, shell=shell, clock=clock)
         self._last: str | None = None  # the fingerprint that was returned last
 
     def fingerprint(self) -> str:
@@ -143,7 +145,7 @@ class Callback:
                 await asyncio.sleep(_SETTLE)
 
     async def run(self, request: RunRequest, deadline: float) -> RunOutcome:
-        """Run it once, until `deadline` (seconds of `boottime`) at the latest."""
+        """Run it once, until `deadline` (seconds of the boot clock) at the latest."""
         try:
             folder = Path(tempfile.mkdtemp(prefix="kontrol-"))  # mode 0700
         except OSError as error:
@@ -178,7 +180,7 @@ class Callback:
                 )
 
     def extend(self, deadline: float) -> None:
-        """Move the deadline of the run under way (seconds of `boottime`)."""
+        """Move the deadline of the run under way (seconds of the boot clock)."""
         self._guard.extend(deadline)
 
     async def stop(self) -> None:

@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kontrol.process.clock import boottime
-
 # Seconds. Two writes within one tick of a file system's clock (up to 10 ms) leave the same times.
 _TICK = 0.1
 
@@ -41,9 +39,7 @@ class Fingerprint:
     Reading it often is cheap: a file is read again only when its inode, size or times change.
     """
 
-    def __init__(
-        self, command: str, path: str, *, shell: bool, clock: Callable[[], float] = boottime
-    ) -> None:
+    def __init__(self, command: str, path: str, *, shell: bool, clock: Callable[[], float]) -> None:
         """`path` is the PATH that the command is run with; `clock` returns seconds."""
         self._command = command
         lexer = shlex.shlex(command, posix=True, punctuation_chars=shell)  # the shell's ; | & etc.
