@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
@@ -146,6 +147,15 @@ async def test_each_ensemble_that_the_leader_sees_is_counted_once() -> None:
             await asyncio.sleep(2)
             assert two.leader_id == "m2"
             assert two.counts.digests == 0
+
+
+@virtual
+async def test_when_runs_ended_is_counted_by_the_clock_that_was_given() -> None:
+    """It was the machine's own, also in simulations."""
+    cluster, at = MemoryCluster(), datetime(2026, 3, 1, tzinfo=UTC)
+    async with running(cluster, Stub(), wall=at.isoformat) as master, alive(master, 1):
+        await asyncio.sleep(3)
+        assert master.counts.last_run == master.counts.last_success == at.timestamp()
 
 
 @virtual
