@@ -8,8 +8,8 @@ way (the `..data` of a Kubernetes volume) are all seen. One inotify instance ser
 Invariant: a directory is watched before the name is looked up in it, and the file before it is
 read. So a change that the walk or the reader missed has left an event.
 
-Where the kernel cannot tell (no inotify, none left, a directory that may not be read, a file
-system that changes elsewhere), `changed` returns at a fixed interval instead.
+Where the kernel cannot report changes (no inotify, none left, a directory that may not be read, a
+file system that changes elsewhere), `changed` returns at a fixed interval instead.
 """
 
 import asyncio
@@ -32,22 +32,22 @@ _MAX_LINKS = 40  # as the kernel: path_resolution(7)
 _DIRECTORY = (
     inotify.CREATE | inotify.DELETE | inotify.MOVED_FROM | inotify.MOVED_TO | inotify.ATTRIB
 )
-_FILE = inotify.MODIFY  # its directory tells the rest
+_FILE = inotify.MODIFY  # its directory's watch reports the rest
 
 
 class Watch:
     """Watches files: `arm`, read them, await `changed`, and again. A context manager.
 
-    Must be made on the running loop. `sure` says that events tell of every change.
+    Make it on the running loop. `sure` says that there is an event for every change.
     """
 
     def __init__(self, name: str, *, interval: float) -> None:
-        """`name` is for the log; `interval`, in seconds, is how often to look without events."""
+        """`name` is for the log; `interval`, in seconds, is how often to check without events."""
         self._name = name
         self._interval = interval
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
-        self._whole = False  # whether what changed came by a rename, complete at once
+        self._whole = False  # whether the change came by a rename, complete in one step
         self._last = float("-inf")
         self._names: dict[int, set[str]] = {}  # of each watch; '' stands for the inode itself
         self._inotify: Inotify | None = None
@@ -82,7 +82,7 @@ class Watch:
             self._inotify.remove(watch)
 
     async def changed(self) -> None:
-        """Return soon after the next change, or when it is time to look."""
+        """Return soon after the next change, or after the interval."""
         with suppress(TimeoutError):
             async with asyncio.timeout(None if self.sure else self._interval):
                 await self._event.wait()
@@ -94,7 +94,7 @@ class Watch:
 
     def _judge(self, doubt: str | None) -> None:
         if self.sure and doubt is not None:
-            log.info("%s: looking every %g s: %s", self._name, self._interval, doubt)
+            log.info("%s: checking every %g s: %s", self._name, self._interval, doubt)
         self.sure = doubt is None
 
     def _readable(self) -> None:
@@ -141,7 +141,7 @@ class Watch:
         return foreign
 
     def _add(self, events: Inotify, path: str, name: str, mask: int) -> bool:
-        """Watch `path` for `name`; False if it is gone, of which its parent's watch has told."""
+        """Watch `path` for `name`; False if it is gone, which its parent's watch has reported."""
         try:
             watch = events.add(path, mask)
         except (FileNotFoundError, NotADirectoryError):

@@ -1,7 +1,7 @@
 """Linux's inotify(7) and statfs(2), as much of them as watching files takes.
 
-Through ctypes: the standard library has neither, and a package for these four calls would weigh
-more than they do.
+With ctypes: the standard library has neither, and a package for these four calls would be larger
+than they are.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ _HEADER = struct.Struct("iIII")  # watch, mask, cookie, length of the name
 _BUFFER = 64 * 1024
 _STATFS = 256  # bytes, more than any struct statfs has
 
-# File systems whose changes the kernel itself makes, so that it can tell of all of them; statfs(2)
+# File systems whose changes the kernel itself makes, so that it can report all of them; statfs(2)
 # lists the numbers. On others (NFS, FUSE, 9p...) changes are made elsewhere, without an event.
 _LOCAL = frozenset(
     {
@@ -54,15 +54,15 @@ class Inotify:
         return self._fd
 
     def add(self, path: str, mask: int) -> int:
-        """Watch `path` and return the watch, the one that there is for its inode if any."""
+        """Watch `path` and return the watch; one for the same inode is used again."""
         return self._checked(self._libc.inotify_add_watch(self._fd, os.fsencode(path), mask))
 
     def remove(self, watch: int) -> None:
-        """End a watch; one that its inode's end has ended already is no error."""
+        """End a watch; one that has ended with its inode is not an error."""
         self._libc.inotify_rm_watch(self._fd, watch)
 
     def read(self) -> Iterator[tuple[int, int, str]]:
-        """Take the events that are there: watch, mask, and name within a directory, or ''."""
+        """Read the pending events: watch, mask, and name within a directory, or ''."""
         try:
             data = os.read(self._fd, _BUFFER)
         except BlockingIOError:
@@ -75,7 +75,7 @@ class Inotify:
             at += length
 
     def local(self, path: str) -> bool:
-        """Say whether the file system of `path` tells of every change."""
+        """Return whether the file system of `path` reports every change."""
         result = ctypes.create_string_buffer(_STATFS)
         if self._libc.statfs(os.fsencode(path), result) != 0:
             return False

@@ -1,11 +1,11 @@
 """The log: one event per line on a stream, as text or JSON, in UTC, without floods.
 
-A line that says what an earlier one said (same logger, level and text) is held back and counted:
-it comes at most once in `PERIOD` seconds, with its count. What was held back is told when another
-line is logged after the period is over, or when the log ends: nothing here has a clock of its own.
+A line that is the same as an earlier one (same logger, level and text) is held back and counted: it
+is written at most once in `PERIOD` seconds, with its count. Held-back lines are written when
+another line is logged after the period, or when the log ends: nothing here has a clock of its own.
 
-Invariant: one event is one line, whatever its text. Line ends and control characters are escaped,
-so that text from elsewhere can neither forge an event nor steer a terminal.
+Invariant: one event is one line, whatever its text. It is escaped (`kontrol_common.text`), so that
+text from elsewhere can neither forge an event nor steer a terminal.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ from typing import Literal, NamedTuple, TextIO
 from kontrol_common.text import escaped
 
 PERIOD = 60.0  # seconds
-_MOST_KEYS = 1024  # different lines that are remembered at once
+_MOST_KEYS = 1024  # different lines that are remembered at a time
 _LONGEST = 16_384  # characters of one event
-# Another's words, and what others had run: never held back; bounded where they are made.
+# Output of the callback, and the audit: never held back; bounded where they are made.
 _VERBATIM = frozenset({"kontrol.callback", "kontrol.audit"})
-_CHATTY = ("asyncio", "grpc", "concurrent")  # libraries whose debug lines tell a user nothing
+_CHATTY = ("asyncio", "grpc", "concurrent")  # libraries whose debug lines are of no use to users
 
 
 class Event(NamedTuple):
-    """What is written of a record: a copy, since a record keeps its traceback's frames alive.
+    """The content of a record: a copy, since a record keeps its traceback's frames alive.
 
     `created` is in seconds since 1970, UTC; `text` is the message, with its traceback if any.
     """
@@ -72,17 +72,17 @@ class Repeats:
         Those lines count as written now, and so are held back for another period. With `final`,
         or when too many different lines are remembered, periods end early.
         """
-        told: list[tuple[Event, int]] = []
+        held: list[tuple[Event, int]] = []
         for key, window in list(self._windows.items()):
             crowded = len(self._windows) > self.most
             if not (final or crowded or now - window.since >= self.period):
                 break
             del self._windows[key]
             if window.more:
-                told.append((window.event, window.more))
+                held.append((window.event, window.more))
                 if not (final or crowded):
                     self._windows[key] = _Window(now, window.event)
-        return told
+        return held
 
 
 class LineHandler(logging.Handler):
@@ -109,21 +109,21 @@ class LineHandler(logging.Handler):
         self._write(lines)
 
     def close(self) -> None:
-        """Tell what is held back, and end."""
-        self._write([self._line(*told) for told in self._repeats.due(self._clock(), final=True)])
+        """Write what is held back, and close."""
+        self._write([self._line(*held) for held in self._repeats.due(self._clock(), final=True)])
         super().close()
 
     def _write(self, lines: list[str]) -> None:
         if not lines:
             return
-        # Nobody is left to tell: OSError when the reader has gone, ValueError when it is closed.
+        # OSError: the reader has gone. ValueError: the stream is closed.
         with contextlib.suppress(OSError, ValueError):
             self._stream.write("".join(f"{line}\n" for line in lines))
             self._stream.flush()
 
 
 def event_of(record: logging.LogRecord) -> Event:
-    """Return what is written of `record`, bounded in length."""
+    """Return the content of `record`, bounded in length."""
     text = record.getMessage()
     if record.exc_info:
         text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"

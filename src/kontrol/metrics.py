@@ -1,16 +1,14 @@
-"""Metrics in Prometheus' text format, version 0.0.4, from tables.
+"""Metrics: tables of rows, their text format, those of every process, and statsd.
 
 A row says what a metric is and how to read it from its source; the pages of the documentation are
-made from the same rows. Names follow Prometheus' conventions: the unit at the end, in base units;
-`_total` for what only rises.
+made from the same rows. The text format is Prometheus', version 0.0.4. Names follow Prometheus'
+conventions: the unit at the end, in base units; `_total` for what only rises. The metrics of every
+process have the names that Prometheus' own libraries use.
 
-What every process tells of itself, under the names that Prometheus' own libraries use.
-
-The original's four counters, sent to a statsd server as it sent them.
-
-Each event is one datagram, `name,tier=kontrol:1|c`: telegraf's form, with the tag in the name. It
-is a courtesy, so it never gets in the way: a datagram that cannot be sent at once is dropped. The
-server's name is looked up again at times, since what is behind it moves.
+The original's four counters are sent to a statsd server as it sent them: each event is one
+datagram, `name,tier=kontrol:1|c`, telegraf's form with the tag in the name. They never delay
+anything: a datagram that cannot be sent immediately is dropped. The server's name is looked up
+again from time to time, since its address may change.
 """
 
 import asyncio
@@ -37,14 +35,14 @@ Values = tuple[str, ...]
 """The values of a metric's labels, in the order of their names."""
 
 Total = tuple[int, float]
-"""What a summary tells: how many there were, and their sum."""
+"""The numbers of a summary: how many there were, and their sum."""
 
 
 @dataclass(frozen=True)
 class Metric(Generic[S]):
     """One metric of a source `S`.
 
-    `read` returns a number, or None if there is none to tell now; with `labels`, pairs of their
+    `read` returns a number, or None if there is none now; with `labels`, pairs of their
     values and a number. A summary's numbers are `Total`s: it has no quantiles.
     """
 
@@ -103,19 +101,19 @@ def _quote(text: str) -> str:
     return _escape(text).replace('"', r"\"")
 
 
-_SELF = Path("/proc/self")  # Linux; elsewhere what would come from it is not told
+_SELF = Path("/proc/self")  # Linux; elsewhere its metrics are left out
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """This process. `started` is in seconds since 1970, `mode` what it was told to be."""
+    """This process. `started` is in seconds since 1970, `mode` is KONTROL_MODE."""
 
     mode: str = ""
     started: float = 0.0
 
     @classmethod
     def since_now(cls, mode: str) -> "Process":
-        """Return this process, taken to start now."""
+        """Return this process, as if it started now."""
         return cls(mode, time.time())
 
 
@@ -143,7 +141,7 @@ PROCESS: tuple[Metric[Process], ...] = (
     Metric(
         "kontrol_build_info",
         "gauge",
-        "Always 1; the labels tell the version, Python's, and KONTROL_MODE.",
+        "Always 1; the labels are the version, Python's, and KONTROL_MODE.",
         lambda p: [((__version__, ".".join(map(str, sys.version_info[:3])), p.mode), 1)],
         ("version", "python", "mode"),
     ),
@@ -176,8 +174,8 @@ log = logging.getLogger(__name__)
 NAMES = ("keepalive_emitted", "callback_invoked", "lock_obtained", "md5_changed")
 
 _EARLY = 64  # events that wait for the first look-up
-_AGAIN = 60.0  # seconds between look-ups
-_PATIENCE = 10.0  # seconds for one
+_LOOK_UP_EVERY = 60.0  # seconds
+_TIMEOUT = 10.0  # seconds for one
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
@@ -192,7 +190,7 @@ class Statsd:
         self._early: deque[str] = deque(maxlen=_EARLY)
         self._address = ""
         self._socket: socket.socket | None = None
-        self._wrong = ""
+        self._problem = ""
 
     def count(self, name: str) -> None:
         """Count one event, a name of `NAMES`. Never blocks, never raises."""
@@ -206,7 +204,7 @@ class Statsd:
         try:
             while True:
                 await self._look_up()
-                await asyncio.sleep(_AGAIN)
+                await asyncio.sleep(_LOOK_UP_EVERY)
         finally:
             if self._socket is not None:
                 self._socket.close()
@@ -214,42 +212,42 @@ class Statsd:
 
     async def _look_up(self) -> None:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT):
                 addresses = await self._resolve(self._host, self._port)
             if not addresses:
                 raise OSError("the look-up found no address")
             if self._address not in addresses:
                 self._open(addresses[0])
-        except OSError as error:  # a time-out is one
+        except OSError as error:  # a timeout is one
             self._complain(str(error) or "its name was not found in time")
 
     def _open(self, address: str) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        fresh = socket.socket(family, socket.SOCK_DGRAM)
+        new = socket.socket(family, socket.SOCK_DGRAM)
         try:
-            fresh.setblocking(False)  # noqa: FBT003 - the standard library's signature
-            fresh.connect((address, self._port))
+            new.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            new.connect((address, self._port))
         except OSError:
-            fresh.close()
+            new.close()
             raise
         if self._socket is not None:
             self._socket.close()
-        self._socket, self._address, self._wrong = fresh, address, ""
+        self._socket, self._address, self._problem = new, address, ""
         while self._early:
-            self._send(fresh, self._early.popleft())
+            self._send(new, self._early.popleft())
 
     def _send(self, opened: socket.socket, name: str) -> None:
         try:
             opened.send(f"{name},tier=kontrol:1|c".encode("ascii"))
         except BlockingIOError:
             pass
-        except OSError as error:  # nobody listens there, as an earlier datagram was told
+        except OSError as error:  # nothing listens there, as ICMP reported for an earlier datagram
             self._complain(str(error))
 
     def _complain(self, why: str) -> None:
-        """Log what is wrong, once until it is another thing, or another address is found."""
-        if why != self._wrong:
-            self._wrong = why
+        """Log a problem, once until it is another one, or another address is found."""
+        if why != self._problem:
+            self._problem = why
             log.warning(
                 "KONTROL_STATSD: %s port %d gets no counters: %s", self._host, self._port, why
             )

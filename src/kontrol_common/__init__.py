@@ -1,1 +1,1 @@
-"""What both products stand on: `kontrol` and `automaton` import it, and it imports neither."""
+"""What both products use: `kontrol` and `automaton` import it, and it imports neither."""

@@ -5,7 +5,7 @@ parent: no process group names them. On Linux a *child subreaper* keeps them all
 whatever is orphaned below it becomes its child. So the tree below a subreaper is complete, and it
 is empty exactly when the subreaper has no child left: a process that lives has an ancestor that is
 a child. Everything else here is a snapshot, and a snapshot of a moving tree can miss a process that
-is handed from one parent to another meanwhile; hence kill, await, reap, and look again until empty.
+is passed from one parent to another meanwhile. So kill, await, reap, and look again until empty.
 
 A process id is reused once its process has been reaped. What we signal is therefore named by a
 pidfd, opened before we check that the process is still the one that we found.
@@ -35,7 +35,7 @@ STRAY_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
 """Signals that mean nothing to a daemon, and that would kill it unless they are handled."""
 
 SAME_SIGNAL = 0.1
-"""Seconds within which a second signal counts as the first: `timeout` sends two at a stroke."""
+"""Seconds within which a second signal counts as the first: `timeout` sends two in a row."""
 
 
 def handled_signals() -> tuple[signal.Signals, ...]:
@@ -69,7 +69,7 @@ def _prctl(option: int, value: int) -> bool:
 
 @functools.cache  # a child that is to be executed soon finds it loaded
 def _loaded() -> "tuple[Callable[..., int], Callable[[], int]]":
-    """Return prctl(2), and what tells its error."""
+    """Return prctl(2), and the function that returns its error."""
     import ctypes  # 5 ms and 0.5 MB that only a few processes need
 
     call = ctypes.CDLL(None, use_errno=True).prctl
@@ -192,8 +192,8 @@ def descendants(pid: int, spare: Collection[int] = ()) -> list[int]:
 def kill_descendants(pid: int, sig: int = signal.SIGKILL, spare: Collection[int] = ()) -> list[int]:
     """Signal every living descendant of `pid` but `spare` and theirs; return the ids signalled.
 
-    SIGKILL goes out in rounds, until a look finds nobody new: whoever has it can fork no more. It
-    goes to whole process groups too, at one stroke, so that a process that forks and exits without
+    SIGKILL is sent in rounds, until no new process is found: one that has it can fork no more. It
+    is sent to whole process groups too, in one call, so that a process that forks and exits without
     end cannot outrun us. Any other signal goes once to each. Processes that we may not signal (of
     another user) are passed over. Nothing is awaited: once those returned have exited, call again,
     until it returns none.
@@ -270,7 +270,7 @@ def _open_pidfd(pid: int) -> int | None:
 def reap_orphans(known: Collection[int]) -> list[int]:
     """Reap the zombies among our children that are not in `known`; return their ids.
 
-    `known` must hold every child of this process that somebody waits for: its status is theirs.
+    `known` must hold every child of this process that is awaited elsewhere: its status is needed.
     Each is waited for by its own id, never "any child", so that no status can be stolen.
     """
     reaped = []
@@ -279,14 +279,14 @@ def reap_orphans(known: Collection[int]) -> list[int]:
             try:
                 pid, _ = os.waitpid(process.pid, os.WNOHANG)
             except ChildProcessError:
-                continue  # somebody was quicker
+                continue  # it was reaped meanwhile
             if pid:
                 reaped.append(pid)
     return reaped
 
 
 async def exited(pid: int) -> None:
-    """Wait until the process has exited, without reaping it; at once if there is none.
+    """Wait until the process has exited, without reaping it; return immediately if there is none.
 
     `pid` must be a child, or the caller must know that its id is not reused meanwhile.
     """
@@ -319,7 +319,7 @@ def _wait(pid: int) -> None:
 async def kill_orphans(known: Callable[[], Collection[int]], timeout: float = 5.0) -> list[int]:
     """SIGKILL, await and reap all children but `known()`, with all that is below them.
 
-    For a subreaper whose own children are `known()` (called anew in each round, since others may
+    For a subreaper whose own children are `known()` (called again in each round, since others may
     start children meanwhile): on return nothing else is left below it. Returns the ids of children
     that are left after `timeout` seconds all the same: of another user, or stuck in the kernel.
     """
@@ -330,12 +330,12 @@ async def kill_orphans(known: Callable[[], Collection[int]], timeout: float = 5.
         kill_descendants(os.getpid(), spare=known())
         reap_orphans(known())
         left = [pid for pid in children(os.getpid()) if pid not in known()]
-        patience = end - time.monotonic()
-        if not left or patience <= 0:
+        remaining = end - time.monotonic()
+        if not left or remaining <= 0:
             return left
         waits = [asyncio.ensure_future(exited(pid)) for pid in left]
         try:
-            await asyncio.wait(waits, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()

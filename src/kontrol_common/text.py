@@ -1,4 +1,4 @@
-r"""Text that is fit for a terminal and for one line of a log, whoever wrote it.
+r"""Text that is fit for a terminal and for one line of a log, wherever it comes from.
 
 The rule, the same everywhere: a character is shown as an escape if its Unicode general category is
 *Other* or *Separator*, except for the space. So these are escaped, and nothing else is:
@@ -10,8 +10,8 @@ The rule, the same everywhere: a character is shown as an escape if its Unicode 
     Co, Cn  private use and unassigned: what they do is up to the terminal
     Zl, Zp, Zs  separators: line, paragraph, and all spaces other than U+0020
 
-It is Python's own rule for `repr` (`str.isprintable`), so that texts that were quoted by `repr` and
-texts that were not agree. An escape is written as Python writes it: `\n`, `\x1b`, `\u200f`.
+It is Python's own rule for `repr` (`str.isprintable`), so quoted texts look the same. An escape is
+written as Python writes it: `\n`, `\x1b`, `\u200f`.
 A backslash is no such character, so escapes cannot be undone: this is for people.
 """
 

@@ -58,7 +58,7 @@ def says(*parts: bytes) -> Callable[[socket.socket], None]:
     ("raw", "told"),
     [
         (OK + b"Content-Length: 5\r\n\r\nhello", "status 200 and application/json, no JSON: "),
-        (OK + b"Content-Length: 2\r\n\r\n[]", "JSON of another kind. That is no Kontrol master"),
+        (OK + b"Content-Length: 2\r\n\r\n[]", "JSON of another kind. That is not a Kontrol master"),
         (OK + b"Content-Length: 4\r\n\r\n\xff\xfe{}", "no JSON: not UTF-8 at byte 0"),
         (OK + b"\r\n" + b"[" * 99_999, "no JSON"),
         (OK + b"\r\n" + b'{"a":' * 300 + b"1" + b"}" * 300, "deeper than 200 levels"),
@@ -128,7 +128,7 @@ def test_nothing_listens() -> None:
     port = unused_port()
     error = failure(at(port))
     assert f"connection refused: nothing listens on port {port}" in str(error)
-    assert "--master or KONTROL_MASTER says whom to ask" in str(error)
+    assert "--master or KONTROL_MASTER names the masters to ask" in str(error)
 
 
 def test_a_name_that_is_none() -> None:
@@ -208,7 +208,7 @@ def test_a_master_that_cannot_is_left_for_another(master: Master) -> None:
         other.replies = {name: Reply(error, status=503) for name in other.replies}
         both = [at(other.port), at(master.port)]
         assert Rest(both).get("/v1/status").endpoint == at(master.port)
-        assert Rest(both).post("/v1/release", {}, patience=1).endpoint == at(master.port)
+        assert Rest(both).post("/v1/release", {}, wait=1).endpoint == at(master.port)
         with pytest.raises(RestError) as caught:
             Rest(both[:1]).get("/v1/status")
         assert str(caught.value).startswith("no master can do this now:\n  http://")
@@ -222,7 +222,7 @@ def test_what_may_have_been_done_is_not_asked_of_another(master: Master, raw: by
     with listening(says(raw)) as port:
         client = Rest([at(port), at(master.port)])
         with pytest.raises(RestError, match="It may have been done all the same") as caught:
-            client.post("/v1/runs", {}, patience=1)
+            client.post("/v1/runs", {}, wait=1)
         assert caught.value.exit_status == 4
         assert master.asked == []
         assert client.get("/v1/status").endpoint == at(master.port)
@@ -230,7 +230,7 @@ def test_what_may_have_been_done_is_not_asked_of_another(master: Master, raw: by
 
 def test_what_was_never_sent_is_asked_of_another(master: Master) -> None:
     client = Rest([at(unused_port()), at(master.port)])
-    assert client.post("/v1/runs", {}, patience=1).endpoint == at(master.port)
+    assert client.post("/v1/runs", {}, wait=1).endpoint == at(master.port)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_tls_is_verified(master: Master, monkeypatch: pytest.MonkeyPatch) -> Non
         Rest([at(master.port, "https")], ca=CERTS / "ca.pem").get("/")
 
 
-def test_an_expired_certificate_has_another_mend() -> None:
+def test_an_expired_certificate_has_another_fix() -> None:
     told = rest_exchange._why(Untrusted("h", "certificate has expired"), at(1, "https"))
     assert "certificate has expired. Renew" in told
     assert "--ca" not in told

@@ -1,4 +1,4 @@
-"""Whom the commands ask, by what they are told."""
+"""Which masters the commands ask, by their options and settings."""
 
 import json
 from pathlib import Path

@@ -135,7 +135,7 @@ async def test_links_that_are_absolute_go_up_or_lead_to_links(tmp_path: Path) ->
         await follower.sees(3)
 
 
-async def test_a_loop_of_links_is_endured_until_it_is_mended(tmp_path: Path) -> None:
+async def test_a_loop_of_links_is_no_fault_until_it_is_repaired(tmp_path: Path) -> None:
     (tmp_path / "x").symlink_to("y")
     (tmp_path / "y").symlink_to("x")
     async with following(tmp_path / "x") as follower:
@@ -221,7 +221,7 @@ async def test_writes_from_another_process_without_a_pause(tmp_path: Path) -> No
         assert numbers == sorted(numbers)
 
 
-async def test_what_happens_beside_the_file_wakes_nobody(tmp_path: Path) -> None:
+async def test_what_happens_beside_the_file_wakes_no_reader(tmp_path: Path) -> None:
     path = tmp_path / "payload.json"
     put(path, 1)
     with Watch("file", interval=0.1) as watch:
@@ -289,8 +289,8 @@ async def test_without_inotify_the_file_is_looked_at(
         await follower.sees(1)
         replace(path, 2)
         await follower.sees(2)
-    assert "looking every 0.1 s: [Errno 24] Too many open files" in caplog.text
-    assert caplog.text.count("looking every") == 1
+    assert "checking every 0.1 s: [Errno 24] Too many open files" in caplog.text
+    assert caplog.text.count("checking every") == 1
 
 
 async def test_where_changes_leave_no_event_the_file_is_looked_at(

@@ -177,7 +177,7 @@ def test_warnings_of_python_are_logged() -> None:
     assert "DeprecationWarning: old" in stream.getvalue()
 
 
-def test_a_stream_that_fails_harms_nobody() -> None:
+def test_a_stream_that_fails_does_no_harm() -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError

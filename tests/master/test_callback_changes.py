@@ -250,7 +250,7 @@ async def test_a_file_system_without_events_is_looked_at(
     callback = build(str(hook))
     async with told(callback):
         replace(hook, "two")
-    assert "the callback's files: looking every 1 s:" in caplog.text
+    assert "the callback's files: checking every 1 s:" in caplog.text
 
 
 async def test_no_descriptor_is_left_open(tmp_path: Path) -> None:

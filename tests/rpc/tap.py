@@ -1,4 +1,4 @@
-"""Somebody on the network: sees what passes, and can send what it has seen."""
+"""An observer on the network: it sees what passes, and can send what it has seen."""
 
 import asyncio
 import contextlib

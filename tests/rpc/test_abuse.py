@@ -1,4 +1,4 @@
-"""Hostile and broken peers: everything that can be answered is, and nobody else notices.
+"""Hostile and broken peers: everything that can be answered is, and no other peer notices.
 
 The server runs in a process of its own, so that its memory and its delays are its own.
 """
@@ -132,7 +132,7 @@ def junk() -> dict[str, tuple[bool, bytes]]:
 
 
 @pytest.mark.parametrize("what", junk())
-async def test_junk_on_the_port_disturbs_nobody(what: str) -> None:
+async def test_junk_on_the_port_disturbs_no_other_peer(what: str) -> None:
     async with server() as (_, port), bystander(port) as took, contextlib.AsyncExitStack() as stack:
         for _ in range(TIMES):
             after, data = junk()[what]
@@ -145,7 +145,7 @@ async def test_junk_on_the_port_disturbs_nobody(what: str) -> None:
     undisturbed(took)
 
 
-async def test_a_flood_of_hostile_structures_delays_nobody_for_long() -> None:
+async def test_a_flood_of_hostile_structures_delays_no_other_peer_for_long() -> None:
     start = event(HEADER, "echo", [])[:-1]
     flood = [
         start + b"\xdd\x00\x1f\xff\xff" + b"\x90" * (2**21 - 60),
@@ -186,7 +186,7 @@ async def test_five_thousand_connections() -> None:
     undisturbed(took)
 
 
-async def test_an_endless_stream_that_somebody_asks_for_holds_up_nobody() -> None:
+async def test_an_endless_stream_delays_no_other_call() -> None:
     """Its handler never waits for anything; neither for its caller, who may be gone by now."""
     open_ones = 0
 

@@ -37,12 +37,12 @@ from kontrol.rpc.security.keyfolder import NEEDS
 from kontrol.rpc.security.keys import KINDS, Keyring, KeysError, Kind
 from kontrol.rpc.server import Call, Method, Server, restricted
 
-OTHER_KEY = "it expects another public key here: it is of another cluster, or has not heard of ours"
+OTHER_KEY = "it expects another public key here: it is of another cluster, or does not know ours"
 LISTS = "masters, agents, operators"
 
 
 class Shell:
-    """A method that must not run for everybody."""
+    """A method that must not run for all callers."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -62,7 +62,7 @@ class Shell:
         kinds: tuple[Kind, ...] = ("master", "operator")
         return {
             "invoke": restricted(self.invoke, *kinds, insecure=insecure),
-            "exec": restricted(self.exec, *kinds, insecure=insecure, mend="say please"),
+            "exec": restricted(self.exec, *kinds, insecure=insecure, fix="say please"),
             "who": self.who,
         }
 
@@ -132,7 +132,7 @@ async def refusal(client: Client, within: float = DEADLINE) -> str:
     return str(caught.value)
 
 
-async def test_strangers_run_nothing_and_learn_why(
+async def test_unknown_clients_run_nothing_and_get_the_reason(
     keys: Path, others: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shell = Shell()
@@ -190,7 +190,7 @@ async def test_a_client_trusts_no_server_without_keys(keys: Path) -> None:
 
 
 async def test_an_agent_cannot_play_the_master(keys: Path, tmp_path: Path) -> None:
-    """Whoever has an agent's key cannot have other agents report to it."""
+    """The holder of an agent's key cannot have other agents report to it."""
     folder = part(tmp_path / "thief", keys, *NEEDS["agent"])
     (folder / "master.secret").write_bytes((keys / "agent.secret").read_bytes())
     (folder / "agents").write_text("", encoding="utf-8")
@@ -230,8 +230,8 @@ async def test_a_plain_peer_gets_nothing_and_its_call_does_not_run(keys: Path) -
     assert not ours.calls
 
 
-async def test_options_missing_would_let_everybody_in(keys: Path) -> None:
-    """The domain is enforced: with nobody there to be asked, nobody gets in."""
+async def test_options_missing_would_accept_every_key(keys: Path) -> None:
+    """The domain is enforced: without an answer from the gate, no peer gets in."""
     shell = Shell()
     keyring = Keyring.load(keys)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

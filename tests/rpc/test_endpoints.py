@@ -239,7 +239,7 @@ async def test_a_client_finds_its_server_again() -> None:
 
 
 async def test_ends_that_meet_leave_zeromq_alive() -> None:
-    """Both close at once: the I/O thread must not report it to a monitor that is gone."""
+    """Both close at the same time: the I/O thread must not report it to a monitor that is gone."""
     for _ in range(200):
         connected: asyncio.Future[asyncio.StreamWriter] = asyncio.Future()
 

@@ -9,7 +9,7 @@ from tests.rpc.mutants import Mutants
 
 
 @pytest.mark.parametrize("keyed", [False, True], ids=["without keys", "with keys"])
-async def test_random_and_mutated_input_harms_nobody(tmp_path: Path, keyed: bool) -> None:
+async def test_random_and_mutated_input_does_no_harm(tmp_path: Path, keyed: bool) -> None:
     keys = cluster(tmp_path / "keys") if keyed else None
     report = await Fuzz(8000, 8000, keys).run()
     assert report.messages == 8000

@@ -92,7 +92,7 @@ def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
     assert os.listdir(tmp_path) == [name]  # noqa: PTH208 - names are wanted
 
 
-def test_what_is_missing_is_named_with_the_mend(tmp_path: Path) -> None:
+def test_what_is_missing_is_named_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(KeysError, match=r"nowhere: expected a folder of keys; `kontrol keys make`"):
         Keyring.load(tmp_path / "nowhere")
     keys = Keyring.load(tmp_path)

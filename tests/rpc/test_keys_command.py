@@ -91,7 +91,7 @@ def test_a_rotation_tells_what_to_do_next_and_shows_no_secret(folder: Path, kind
 
 
 @pytest.mark.parametrize(
-    ("words", "mend"),
+    ("words", "fix"),
     [
         (("show", "nowhere"), "`kontrol keys make` makes one"),
         (("secret", "nowhere", "--kind", "agent"), "`kontrol keys make` makes one"),
@@ -101,7 +101,7 @@ def test_a_rotation_tells_what_to_do_next_and_shows_no_secret(folder: Path, kind
         ((), "ACTION"),
     ],
 )
-def test_mistakes_end_with_status_2_and_the_mend(words: tuple[str, ...], mend: str) -> None:
+def test_mistakes_end_with_status_2_and_the_fix(words: tuple[str, ...], fix: str) -> None:
     failed = keys(*words)
     assert (failed.returncode, failed.stdout) == (2, "")
-    assert mend in failed.stderr
+    assert fix in failed.stderr

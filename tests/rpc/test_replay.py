@@ -1,4 +1,4 @@
-"""What somebody on the network can do with what it sees of a port with keys: nothing.
+"""What an observer on the network can do with what it sees of a port with keys: nothing.
 
 Each attack is made on a port without keys too, where it succeeds: so it is one.
 """
@@ -16,7 +16,7 @@ from tests.rpc.tap import Tap, connected, tapped
 
 from kontrol.rpc.errors import LostRemote, RpcError
 
-SECRET = "the payload of a pod, which is nobody else's business"
+SECRET = "the payload of a pod, which is secret"
 
 
 @contextlib.asynccontextmanager
@@ -60,7 +60,7 @@ async def test_a_captured_connection_cannot_be_replayed(keys: Path | None) -> No
                         await until(lambda: len(ours.calls) > 1)
                         break
                     async with asyncio.timeout(DEADLINE):
-                        # The server closes: who its peer is has to be proved anew.
+                        # The server closes: its peer has to be proved again.
                         while await reader.read(65536):
                             pass
         async with caller(port, keys, "master") as client:
@@ -85,7 +85,7 @@ async def test_a_message_cannot_be_repeated_within_its_connection(keys: Path | N
     assert [call.args[0] for call in ours.calls].count("once") == (2 if keys is None else 1)
 
 
-async def test_whoever_changes_a_byte_ends_the_connection_and_nothing_else(tmp_path: Path) -> None:
+async def test_a_changed_byte_ends_the_connection_and_nothing_else(tmp_path: Path) -> None:
     keys = cluster(tmp_path / "keys")
     async with endpoint(keys) as (ours, tap, way, port), caller(way, keys, "master") as client:
         await client.call("echo", "first", timeout=DEADLINE)

@@ -1,4 +1,4 @@
-"""Keys replaced while calls go on: nobody is turned away, and the old keys end up worthless.
+"""Keys replaced while calls go on: no peer is refused, and the old keys end up worthless.
 
 The folders here are those of two masters, of agents and of an operator; what `kontrol keys rotate`
 changes in the whole is handed to them one by one, as Kubernetes would, in any order.
@@ -22,7 +22,7 @@ from kontrol.rpc.security.keys import KINDS, Keyring, Kind, list_file, secret_fi
 
 PINGERS = 20
 RATE = 10  # pings per second of each
-PATIENCE = 1.5  # seconds: TTL/3 of the shortest TTL that tests use; a pod is lost after thrice that
+LONGEST = 1.5  # seconds: TTL/3 of the shortest TTL that tests use; a pod is lost after thrice that
 
 
 class Pinger:
@@ -67,7 +67,9 @@ async def pinging(port: int, folders: list[Path]) -> AsyncIterator[list[Pinger]]
     try:
         await until(lambda: all(one.count for one in pingers))
         for one in pingers:
-            one.silence = 0.0  # the beginning, with twenty handshakes at once, is not the matter
+            one.silence = (
+                0.0  # the beginning, with twenty handshakes at the same time, is not the matter
+            )
         yield pingers
         seen = [one.count for one in pingers]
         await until(lambda: all(one.count > n + 3 for one, n in zip(pingers, seen, strict=True)))
@@ -78,7 +80,7 @@ async def pinging(port: int, folders: list[Path]) -> AsyncIterator[list[Pinger]]
 
 
 def hand_out(whole: Path, folders: dict[Path, Kind]) -> None:
-    """Give everybody what is theirs, in any order."""
+    """Give each process its keys, in any order."""
     for folder in random.sample(list(folders), len(folders)):
         part(folder, whole, *NEEDS[folders[folder]])
 
@@ -101,7 +103,7 @@ async def test_no_pod_is_lost_while_a_key_is_rotated(tmp_path: Path, kind: Kind)
                 lambda: all(one.count > n + RATE for one, n in zip(pingers, seen, strict=True))  # noqa: B023
             )
         await within_reach(port, whole, kind, old, tmp_path)
-    assert max(one.silence for one in pingers) < PATIENCE
+    assert max(one.silence for one in pingers) < LONGEST
     for one in pingers:  # an operator's key is nothing to agents; each other costs one connection
         assert len(one.errors) <= (0 if kind == "operator" else 8), one.errors
 
@@ -149,7 +151,7 @@ async def test_a_server_without_its_secret_goes_on_with_the_old(
 
 
 async def test_a_stolen_key_is_shut_out_by_editing_a_list(tmp_path: Path) -> None:
-    """Of all three steps at once: whoever has the stolen key is shut out, open calls included."""
+    """The holder of the stolen key is shut out after all three steps, open calls included."""
     whole = cluster(tmp_path / "whole")
     stolen = part(tmp_path / "stolen", whole, *NEEDS["operator"])
     ours = Ours()
@@ -195,7 +197,7 @@ async def test_a_client_leaves_a_server_whose_key_was_removed(tmp_path: Path) ->
 
 
 def test_every_kind_is_given_what_it_needs_to_hear_of_new_keys() -> None:
-    """Whoever talks to whom has to accept each other's keys."""
+    """Peers that talk to each other have to accept each other's keys."""
     for one, other in (("agent", "master"), ("operator", "master"), ("operator", "agent")):
         assert list_file(other) in NEEDS[one]  # type: ignore[arg-type,index]  # literals
         assert list_file(one) in NEEDS[other]  # type: ignore[arg-type,index]  # literals

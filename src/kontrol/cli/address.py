@@ -1,7 +1,7 @@
-"""Where to ask: from `--master`, the environment, or what an agent reports to, to URLs.
+"""The masters to ask: from `--master`, the environment, or an agent's tiers, to URLs.
 
 Pure. A tier is written as everywhere else, `masters` or `10.0.0.1|10.0.0.2:8000`: its port is that
-of ZeroRPC, and REST is on the same hosts, on `KONTROL_HTTP_PORT`. Or as URLs, which say it all.
+of ZeroRPC, and REST is on the same hosts, on `KONTROL_HTTP_PORT`. Or as URLs, which have both.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ class Endpoint(NamedTuple):
     """Where a REST endpoint is: `http` or `https`, a name or an address without brackets, a port.
 
     A name stands for every master behind it. `pin` is a file with the certificate that it must
-    have, whatever names are in it, None for any that an authority vouches for.
+    have, whatever names are in it; None for any certificate of a trusted authority.
     """
 
     scheme: str
@@ -52,7 +52,7 @@ class Endpoint(NamedTuple):
 class Target:
     """The masters to ask, in this order; `source` says where they were named.
 
-    `token_file` may be None; `note` is what a person should know of how that was read, else empty.
+    `token_file` may be None; `note` says how the value was read, if that may surprise.
     """
 
     endpoints: tuple[Endpoint, ...]

@@ -4,7 +4,7 @@ The token goes to the masters that were named and nowhere else: redirects are no
 environment's proxies are not asked. Something that changes the ensemble is sent once: where the
 answer to it is lost, no other master is asked to do it again.
 
-Whatever goes wrong is a `RestError` that says what was asked, what came, and the mend.
+Every failure is a `RestError` that says what was asked, what came, and the fix.
 """
 
 import json
@@ -27,15 +27,15 @@ from kontrol_common.text import escaped
 
 _DEPTH = 200  # twice what a state may have
 _TOKEN = 4096  # characters of a token
-_LONGEST = 1000  # characters that are shown of what a stranger says
+_LONGEST = 1000  # characters that are shown of a master's words
 _NOTHING = ("NoSuchPod", "NoSuchRun")  # errors of REST that mean: nothing matched
-_NOBODY = (
+_NO_MASTER = (
     f"\nA running master serves REST unless {v.HTTP_PORT.name} is 0. --master or {v.MASTER.name} "
-    "says whom to ask: host, or http(s)://host:port"
+    "names the masters to ask: host, or http(s)://host:port"
 )
 _LATE = (
-    "\nA master that takes the connection and says nothing is stuck, or its host is slow: see its "
-    "log; --timeout waits longer"
+    "\nA master that accepts the connection and does not answer is stuck, or its host is slow: see "
+    "its log; --timeout waits longer"
 )
 
 # What to do where a token is missing or insufficient, by the error's name.
@@ -73,9 +73,9 @@ class RestError(Exception):
 
 
 class ApiAnswer(NamedTuple):
-    """What a master said: its HTTP status (200 to 299), the document, and who said it.
+    """A master's answer: its HTTP status (200 to 299), the document, and the master.
 
-    `silent` tells of the masters that were asked before it, in vain.
+    `silent` lists the masters that were asked before it and did not answer.
     """
 
     status: int
@@ -98,7 +98,7 @@ class Rest:
         timeout: float = 5.0,
         tell: Callable[[str], None] = lambda _text: None,
     ) -> None:
-        """`timeout` is in seconds, for one answer; `tell` is told of each try.
+        """`timeout` is in seconds, for one answer; `tell` is called with the result of each try.
 
         Without a `token` from `token_file`, `own` may know that of an endpoint on this host.
         """
@@ -116,14 +116,14 @@ class Rest:
         path = f"{path}?{urlencode(query)}" if query else path
         return self._ask(Request("GET", path, headers=self._headers), self._timeout)
 
-    def post(self, path: str, body: Mapping[str, JSON], *, patience: float) -> ApiAnswer:
-        """Change something; `patience` is how long the master itself may wait.
+    def post(self, path: str, body: Mapping[str, JSON], *, wait: float) -> ApiAnswer:
+        """Change something; `wait` is for how many seconds the master itself may wait.
 
         Raises `RestError`.
         """
         headers = {**self._headers, "Content-Type": "application/json"}
         request = Request("POST", path, json.dumps(body).encode("ascii"), headers)
-        return self._ask(request, self._timeout + patience)
+        return self._ask(request, self._timeout + wait)
 
     def _ask(self, request: Request, seconds: float) -> ApiAnswer:
         failures: list[NoAnswer] = []
@@ -137,14 +137,14 @@ class Rest:
                 self._endpoints.remove(endpoint)
                 self._endpoints.insert(0, endpoint)
                 return answer._replace(silent=tuple(map(str, failures)))
-        mend = _NOBODY
+        fix = _NO_MASTER
         if any(isinstance(error, Late) for error in failures):
-            mend = _LATE
+            fix = _LATE
         elif any(error.explained for error in failures):
-            mend = ""
+            fix = ""
         unable = failures and all(isinstance(error, Unable) for error in failures)
         head = "no master can do this now:" if unable else "no master answered:"
-        raise RestError("\n  ".join([head, *map(str, failures)]) + mend)
+        raise RestError("\n  ".join([head, *map(str, failures)]) + fix)
 
     def _ask_all(
         self, endpoint: Endpoint, request: Request, seconds: float, failures: list[NoAnswer]
@@ -170,7 +170,7 @@ class Rest:
                 if error.sent and request.method == "POST":
                     raise RestError(
                         f"{request.method} {failures[-1]}. It may have been done all the same: "
-                        "look at `kontrol status` before you ask again"
+                        "check `kontrol status` before you try again"
                     ) from None
                 continue
             self._tell(f"{url} answered")
@@ -178,9 +178,9 @@ class Rest:
         return None
 
     def _note(self, url: str, error: NoAnswer, failures: list[NoAnswer]) -> None:
-        told = type(error)(f"{url}: {error}", sent=error.sent, explained=error.explained)
-        failures.append(told)
-        self._tell(str(told))
+        failure = type(error)(f"{url}: {error}", sent=error.sent, explained=error.explained)
+        failures.append(failure)
+        self._tell(str(failure))
 
 
 def read_token(path: Path | None) -> str | None:
@@ -221,11 +221,13 @@ def _wrong_token(path: Path, expected: str) -> SettingsError:
 def _judge(
     asked: str, endpoint: Endpoint, response: Response, token_file: Path | None
 ) -> ApiAnswer:
-    """Judge a response. Raises `RestError`, or `NoAnswer` if another master may do better."""
+    """Judge a response. Raises `RestError`, or `NoAnswer` if another master may answer."""
     status = response.status
     if 300 <= status < 400:
         to = escaped(response.headers.get("location", "")[:_LONGEST])
-        raise RestError(f"{asked}: redirected to {to!r}, which is not followed: name it yourself")
+        raise RestError(
+            f"{asked}: redirected to {to!r}, which is not followed: name that address instead"
+        )
     what = "JSON of another kind"
     try:
         document = parse_json(response.body, depth=_DEPTH)
@@ -234,31 +236,31 @@ def _judge(
     if not isinstance(document, dict):
         kind = escaped(response.headers.get("content-type", "")[:80]) or "no content type"
         raise RestError(
-            f"{asked}: status {status} and {kind}, {what}. That is no Kontrol master: {PORTS}, "
-            "unless a proxy stands before it"
+            f"{asked}: status {status} and {kind}, {what}. That is not a Kontrol master: {PORTS}, "
+            "unless there is a proxy in front of it"
         )
     if 200 <= status < 300:
         return ApiAnswer(status, document, endpoint)
-    name, told = _told(document)
+    name, message = _error_of(document)
     if status >= 500:
-        raise Unable(f"status {status}: {told}", sent=status != 503, explained=True)
+        raise Unable(f"status {status}: {message}", sent=status != 503, explained=True)
     if denied := _DENIED.get(name):
         held = "that was sent" if token_file is None else f"in {token_file} ({v.TOKEN_FILE.name})"
         raise RestError(denied.format(endpoint=endpoint, held=held), REFUSED)
     if status == 409:
-        raise RestError(f"refused: {told}", REFUSED)
+        raise RestError(f"refused: {message}", REFUSED)
     if name in _NOTHING:
-        raise RestError(told, NOTHING)
-    raise RestError(f"{asked}: status {status}: {told}", _exit_status(status))
+        raise RestError(message, NOTHING)
+    raise RestError(f"{asked}: status {status}: {message}", _exit_status(status))
 
 
 def _exit_status(status: int) -> int:
-    """Return what a command ends with when a master says no."""
-    return {400: USAGE, 404: UNANSWERED}.get(status, REFUSED)  # 404 is who is no master, or older
+    """Return the exit status of a command that a master refuses."""
+    return {400: USAGE, 404: UNANSWERED}.get(status, REFUSED)  # 404 is an agent, or an older master
 
 
-def _told(document: Mapping[str, JSON]) -> tuple[str, str]:
-    """Return the error's name and what the master says, harmless and of a bounded length."""
+def _error_of(document: Mapping[str, JSON]) -> tuple[str, str]:
+    """Return the error's name and the master's message, escaped and bounded."""
     error = document.get("error")
     if not isinstance(error, dict):
         return "", "it does not say why"

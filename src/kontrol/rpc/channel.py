@@ -11,7 +11,7 @@ that has no row is illegal, raises `Illegal`, and changes nothing.
 
 *Beats.* Both ends send a beat every `heartbeat` seconds, the first one interval after the channel
 opened, so that a call that ends sooner never pays for one. A peer counts as lost when, at one of
-these moments, nothing was heard for over two intervals; the first interval is not held against
+these moments, nothing was received for over two intervals; the first interval is not held against
 it, because passive peers only start beating when they have heard us. As the reference has it, but
 for two things: any event is a sign of life, and silence that may be our own fault is forgiven: a
 tick that comes an interval late, or while events are known to wait that we have not read.
@@ -70,7 +70,7 @@ class Illegal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The peer has not been heard for `silence` seconds."""
+    """The peer has not sent anything for `silence` seconds."""
 
     silence: float
 

@@ -26,9 +26,10 @@ __all__ = ["Client", "Limits"]
 class Client:
     """Calls the ZeroRPC server at `host` and `port`, a name or an address.
 
-    `heartbeat` is in seconds and should be the server's (ZeroRPC's default is 5): a peer silent for
-    two to three of them is lost. `context` is the ZeroMQ context, with its I/O thread; by default
-    all of the process share one. An asynchronous context manager; it connects when first used.
+    `heartbeat` is in seconds and should be the server's (ZeroRPC's default is 5): a peer that sends
+    nothing for two to three of them is lost. `context` is the ZeroMQ context, with its I/O thread;
+    by default all of the process share one. An asynchronous context manager; it connects when first
+    used.
 
     With `keys` it proves its own key of the kind `as_`, and answers only count from a server that
     proves to have the key of one of the kinds in `to`, which are tried in turn. Raises `KeysError`
@@ -50,7 +51,7 @@ class Client:
         self._host = host
         self._port = port
         self._heartbeat = heartbeat
-        # We chose this peer: its answers may hold what strangers' questions may not.
+        # We chose this peer: its answers may be larger than what unknown clients may send.
         self._limits = limits or replace(Limits(), values=1_000_000)
         self._context = context or zmq.Context.instance()
         self._keys = keys
@@ -168,7 +169,7 @@ class Client:
             try:
                 await connection.shaken()
             except asyncio.CancelledError:
-                connection.close("nobody waits for it any more")
+                connection.close("no call waits for it any more")
                 raise
             if connection.ended is None:
                 return connection
@@ -186,15 +187,15 @@ class Client:
         return [Credentials(pair, server) for server in keys.accepted(*self._to)]
 
     def _unexpected(
-        self, event: Event | None, method: str, timeout: float | None, mend: str
+        self, event: Event | None, method: str, timeout: float | None, fix: str
     ) -> Exception:
-        """Return the error for what is not the answer hoped for."""
+        """Return the error for an unexpected event."""
         if isinstance(event, Failure):
             return RemoteError(event.error, event.message, event.traceback)
         where = f"{method} at {self._host}:{self._port}"
         if event is None:
             return CallTimeout(f"{where}: no answer within {timeout:g} s")
-        return ProtocolError(f"{where} answered {event.name}: {mend}")
+        return ProtocolError(f"{where} answered {event.name}: {fix}")
 
 
 async def _explained(lost: LostRemote, connection: Connection) -> LostRemote:

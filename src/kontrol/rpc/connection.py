@@ -1,8 +1,8 @@
 """One connection of a client, from its first attempt to its end, and the calls that are open on it.
 
-A connection ends for good when TCP says so, be it refused or closed: ZeroMQ would go on
-reconnecting in silence, and later deliver calls that their caller has long given up. Here every
-open call fails at once, and what was queued is dropped. Invariant: an open call gets what arrived
+A connection ends permanently when TCP says that it is refused or closed: ZeroMQ would go on
+reconnecting silently, and later deliver calls that their caller has long given up. Here every open
+call fails immediately, and what was queued is dropped. Invariant: an open call gets what arrived
 before the end, then its error; nothing waits on a connection that is over.
 """
 
@@ -32,7 +32,7 @@ _ENDINGS = {
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "it does not speak ZeroMQ as we do",
     int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "it does not accept our key",
 }
-# A server says no word to who expects another key of it, and closes.
+# A server sends nothing to a client that expects another key of it, and closes.
 _MISTAKES = {
     int(zmq.EVENT_DISCONNECTED),
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL),
@@ -154,7 +154,7 @@ class Connection:
         if not self._shaken.done():
             self._shaken.set_result(None)
         self._pulse.stop()
-        # In this order: ZeroMQ's I/O thread, and every socket with it, would wait for ever to
+        # In this order: ZeroMQ's I/O thread, and every socket with it, would wait forever to
         # report an event to a monitor that is closed but not disabled.
         self._socket.disable_monitor()
         self._monitor.close()
@@ -213,5 +213,5 @@ class Connection:
             reason = "it uses no keys" if self._keyed else f"it speaks {_KEYS_ONLY}"
         elif self._keyed and not self._shaken.done() and event in _MISTAKES:
             self.mistaken = True
-            reason = "it has not the key that we expect of it"
+            reason = "it does not have the key that we expect"
         self.close(reason)

@@ -16,16 +16,16 @@ class RemoteError(RpcError):
 
 
 class LostRemote(RpcError):
-    """The peer went silent (heartbeats missed), or the connection to it died or never was.
+    """The peer sent no heartbeats, or the connection to it ended or could not be made.
 
     What was asked may or may not have been done.
     """
 
 
 class CallTimeout(RpcError):
-    """No answer came within the call's own time-out. What was asked may or may not have been done.
+    """No answer came within the call's own timeout. What was asked may or may not have been done.
 
-    The peer has been told to give up.
+    The peer has been asked to give up.
     """
 
 

@@ -40,7 +40,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error instead of an answer, or the caller's word that it gave up; closes the channel."""
+    """An error instead of an answer, or the caller's notice that it gave up; closes the channel."""
 
     name: ClassVar[str] = "ERR"
     error: str
@@ -110,8 +110,8 @@ Event = Open | Reply | More | Beat
 def failure(error: str, message: str) -> Failure:
     """Return an error; in the place of a traceback, it says the same again.
 
-    The reference library shows its users nothing but that; a real one would tell strangers
-    what we are made of.
+    The reference library shows its users nothing but that; a real one would show unknown
+    clients our internals.
     """
     return Failure(error, message, f"{error}: {message}")
 

@@ -15,12 +15,12 @@ from kontrol.rpc.security.keys import Kind
 
 @dataclass(slots=True)
 class Call:
-    """One call: the `method`'s name, its `args`, and who calls.
+    """One call: the `method`'s name, its `args`, and the caller.
 
     `peer` is for logs and for telling connections apart: the caller's IP address, `#`, and
     the connection's identity in hex. It proves nothing. `caller` is proved: the kind of the
     caller's key, None where no keys are used; `key` is how that public key begins, for logs.
-    `gone` says why nobody waits for the answer any more; it is set before the handler is cancelled.
+    `gone` says why the answer is not awaited any more; it is set before the handler is cancelled.
     """
 
     method: str
@@ -42,21 +42,21 @@ class Restricted:
     method: Method
     kinds: tuple[Kind, ...]
     insecure: bool
-    mend: str
+    fix: str
 
     def __call__(self, *args: object) -> Coroutine[Any, Any, object] | AsyncIterator[object]:
-        """Call the method itself: who may is the server's business."""
+        """Call the method itself: the server checks the caller."""
         return self.method(*args)
 
 
 def restricted(
-    method: Method, *kinds: Kind, insecure: bool = False, mend: str = "set KONTROL_KEYS"
+    method: Method, *kinds: Kind, insecure: bool = False, fix: str = "set KONTROL_KEYS"
 ) -> Method:
     """Return `method` for callers with a key of these kinds; others get `Forbidden` in its place.
 
-    Where no keys are used it is refused too, with the `mend`, unless `insecure` allows everybody.
+    Where no keys are used it is refused too, with the `fix`, unless `insecure` allows all callers.
     """
-    return Restricted(method, kinds, insecure, mend)
+    return Restricted(method, kinds, insecure, fix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Signature:
         if rule is None or caller in rule.kinds or (caller is None and rule.insecure):
             return
         whose = f"{self.name} is for holders of {' and '.join(rule.kinds)} keys only"
-        how = rule.mend if caller is None else f"this connection's is of the kind {caller}"
+        how = rule.fix if caller is None else f"this connection's is of the kind {caller}"
         raise Refused("Forbidden", f"{whose}: {how}")
 
     def check(self, count: int) -> None:
@@ -158,7 +158,7 @@ class Catalog:
         method = self._all.get(name)
         if method is None:
             known = ", ".join(sorted(self._public)) or "none"
-            raise Refused("NameError", f"{name!r} is no method of {self.name}; it has: {known}")
+            raise Refused("NameError", f"{name!r} is not a method of {self.name}; it has: {known}")
         method.check(len(args))
         return method
 
@@ -190,7 +190,7 @@ class Catalog:
     def _described(self, name: object) -> Signature:
         method = self._all.get(name) if isinstance(name, str) else None
         if method is None:
-            raise Refused("NameError", f"{name!r:.80} is no method of {self.name}")
+            raise Refused("NameError", f"{name!r:.80} is not a method of {self.name}")
         return method
 
 

@@ -30,7 +30,7 @@ from kontrol.rpc.pulse import HeartbeatTimer
 from kontrol.rpc.security.gate import Gate
 from kontrol.rpc.security.keys import Keyring, Kind, ServerKind, fingerprint
 from kontrol.rpc.sockets import Context, peer_name, router
-from kontrol.rpc.transport import Transport, patiently
+from kontrol.rpc.transport import Transport, until_sent
 from kontrol.rpc.wire import Codec, Id, Malformed, Message
 
 __all__ = ["Call", "Limits", "Method", "Server", "restricted"]
@@ -234,8 +234,8 @@ class Server:
     async def _stream(self, channel: Serving, items: AsyncGenerator[object, None]) -> None:
         """Send the items as fast as the caller asks for them.
 
-        Now and then everybody else has a turn: a handler that has all items at hand would go on
-        for ever, and for a caller that is gone too, if somebody asks for that many.
+        Now and then other tasks get a turn: a handler that has all items at hand would otherwise go
+        on without end, even for a caller that is gone.
         """
         sent = 0
         async with contextlib.aclosing(items):
@@ -246,7 +246,7 @@ class Server:
                 while not channel.credit:
                     channel.room = asyncio.get_running_loop().create_future()
                     await channel.room
-                await patiently(partial(self._emit, channel, Item(item)))
+                await until_sent(partial(self._emit, channel, Item(item)))
 
     def _ended(self, channel: Serving, method: Signature, task: asyncio.Task[object]) -> None:
         """Answer with what a handler came to, unless its caller is gone."""
@@ -274,7 +274,7 @@ class Server:
         """End an open channel, now or when its caller has room for it."""
         channel.owed = ending
         if channel.credit and not self._settle(channel):
-            channel.task = self._own(patiently(lambda: self._settle(channel)))
+            channel.task = self._own(until_sent(lambda: self._settle(channel)))
 
     def _settle(self, channel: Serving) -> bool:
         """Send the ending that a channel owes, if it is still open; False if it must wait."""

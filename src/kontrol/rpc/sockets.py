@@ -119,7 +119,7 @@ def monitor(context: Context, watched: "zmq.Socket[bytes]", events: int) -> "zmq
     """Return a socket on which ZeroMQ reports events of `watched`, without a bound on their number.
 
     ZeroMQ's I/O thread would wait where there is one, holding a lock that the event loop needs to
-    bind, or to stop watching: strangers who connect fast enough could halt the process.
+    bind, or to stop watching: clients that connect fast enough could halt the process.
     """
     where = f"inproc://kontrol.monitor.{id(watched)}"
     watched.monitor(where, events)

@@ -1,7 +1,7 @@
 """A ZeroMQ socket on the event loop, without a future or a task per message.
 
 ZeroMQ signals through one descriptor that becomes readable when *anything* happened inside, and
-that any call on the socket, a send too, may quieten again. Hence the two rules kept here: receive
+that any call on the socket, a send too, may quieten again. So there are two rules here: receive
 until there is nothing left before waiting for the descriptor, and look again after every send
 (once per turn of the loop, however many sends there were). `zmq.asyncio` keeps them too, at the
 price of a future and several callbacks per message; the endpoints here only need a callback.
@@ -18,10 +18,10 @@ _BATCH = 64
 """Messages received in one turn of the loop, so that nothing else waits long."""
 
 
-async def patiently(send: Callable[[], bool]) -> None:
+async def until_sent(send: Callable[[], bool]) -> None:
     """Call `send` until it returns True.
 
-    In growing pauses, because ZeroMQ does not tell when the pipe to one of a router's peers has
+    In growing pauses, because ZeroMQ does not report when the pipe to one of a router's peers has
     room again. A pipe is full only for a moment, or because its peer does not read.
     """
     pause = 0.001
@@ -76,7 +76,7 @@ class Transport:
 
     async def deliver(self, parts: Sequence[bytes]) -> None:
         """Send as soon as the peer's queue has room. Raises `LostRemote`."""
-        await patiently(lambda: self.send(parts))
+        await until_sent(lambda: self.send(parts))
 
     def drain(self) -> bool:
         """Receive what is there, up to one batch; return whether more may be left.

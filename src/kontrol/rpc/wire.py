@@ -9,10 +9,10 @@ Python 2 peers send text as msgpack bin, and the oldest send everything as raw; 
 UTF-8 is read as `str`, raw that is not is read as `bytes`, and a message id is kept as it came,
 to the byte and the type, because its owner looks it up by both.
 
-Frames come from strangers. Before msgpack builds anything, `_skip` walks the structure and counts:
-a header may promise a million values in five bytes, and msgpack would make room for them at every
-level of nesting. So decoding costs no more than the limits allow, whatever the bytes. Arbitrary
-bytes raise `Malformed` and nothing else, with the message id if that much could be read.
+Frames come from unknown clients. Before msgpack builds anything, `_skip` walks the structure and
+counts: a header may promise a million values in five bytes, and msgpack would make room for them at
+every level of nesting. So decoding costs no more than the limits allow, whatever the bytes.
+Arbitrary bytes raise `Malformed` and nothing else, with the message id if that much could be read.
 """
 
 import contextlib

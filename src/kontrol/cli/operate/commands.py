@@ -172,7 +172,7 @@ def _request(path: str) -> Work:
         body: dict[str, JSON] = {
             name: getattr(options, name) for name in ("run", "pod") if name in options
         }
-        answer = rest.post(path, body, patience=_LEADER)
+        answer = rest.post(path, body, wait=_LEADER)
         if options.json:
             show_json(answer.document)
         reply = UntrustedJson.of(answer.document)

@@ -1,18 +1,18 @@
-"""The gate of a listening socket with keys: who may connect, and which key a message came with.
+"""The gate of a listening socket with keys: which peers may connect, and the key of a message.
 
 Theory of operation. ZeroMQ's CURVE encrypts, and proves to each end that the other has the secret
 key of its public one. A peer that does not use CURVE, or expects another key of this server, fails
-before it is asked for its own; so a stranger learns nothing, not even whether a key would be
+before it is asked for its own; so an unknown client learns nothing, not even whether a key would be
 accepted. Then ZeroMQ asks, through its authentication protocol (ZAP, RFC 27 of ZeroMQ), whether the
-peer's public key is welcome. The gate answers from the keyring, on the event loop like every other
+peer's public key is accepted. The gate answers from the keyring, on the event loop like every other
 socket here. ZeroMQ marks each message of the connection with the key, as `User-Id`.
 
-Without somebody to ask, ZeroMQ would let every key in: the domain is enforced, the gate is open
+Without an answer to that, ZeroMQ would accept every key: the domain is enforced, the gate is open
 before the socket is bound, and each call's key is looked up again, since a connection outlives its
 handshake. The folder is watched (`watch`): when a key is removed, calls that are open under it end
-at once, even if their peers send nothing.
+immediately, even if their peers send nothing.
 
-When the keyring has another secret key for this server, the socket is bound anew with it. ZeroMQ
+When the keyring has another secret key for this server, the socket is bound again with it. ZeroMQ
 closes the connections with the listener; their owners connect again, to either key
 (docs/decisions/0091).
 """
@@ -48,12 +48,12 @@ _SERVES: Mapping[ServerKind, tuple[Kind, ...]] = {
     "master": ("master", "agent", "operator"),
     "agent": ("master", "operator"),
 }
-"""Whose calls a server of each kind takes at all."""
+"""The kinds of keys whose calls a server of each kind accepts at all."""
 
 _REASONS = {
     int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH): "it does not use keys",
     int(zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC): (
-        "it expects another public key here: it is of another cluster, or has not heard of ours"
+        "it expects another public key here: it is of another cluster, or does not know ours"
     ),
 }
 _EVENTS = (
@@ -63,14 +63,14 @@ _EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
-_GONE = "a peer that was gone at once"
-_UNFINISHED = "it ended before it had proved a key: it may have none, or just see whether we listen"
+_GONE = "a peer that was gone immediately"
+_UNFINISHED = "it ended before it had proved a key: it may have none, or only test the port"
 
 
 class Gate:
     """Guards a router that serves as `own`. `open`, `secure` the router, bind it, `start`.
 
-    Raises `KeysError` if `keys` lack the secret key of that kind, or anybody to serve.
+    Raises `KeysError` if `keys` lack the secret key of that kind, or any key to serve.
     """
 
     def __init__(self, keys: Keyring, own: ServerKind) -> None:
@@ -79,7 +79,7 @@ class Gate:
         self._own: ServerKind = own
         self._serves = _SERVES[own]
         self._pair = keys.own(own)
-        keys.accepted(*self._serves)  # else nobody could ever connect
+        keys.accepted(*self._serves)  # else no peer could ever connect
         self._zap: zmq.Socket[bytes] | None = None
         self._asked: Transport | None = None
         self._monitor: Transport | None = None
@@ -94,7 +94,7 @@ class Gate:
         self._fail: Callable[[BindError], None] = lambda _: None
 
     def open(self, context: Context) -> None:
-        """Be there to be asked, before anybody can connect. Raises `BindError`."""
+        """Open the socket that ZeroMQ asks, before any peer can connect. Raises `BindError`."""
         self._zap = context.socket(zmq.REP)
         self._zap.setsockopt(zmq.LINGER, 0)
         try:
@@ -153,14 +153,14 @@ class Gate:
         """Answer no more; to be called when the router is closed."""
         if self._zap is not None and not self._zap.closed:
             with contextlib.suppress(zmq.ZMQError):  # it is not bound if that has failed
-                self._zap.unbind(_ZAP)  # at once: closing does so some time later
+                self._zap.unbind(_ZAP)  # immediately: closing does so some time later
         if self._asked is not None:
             self._asked.close()
         elif self._zap is not None:
             self._zap.close(linger=0)
 
     async def watch(self) -> Never:
-        """Take up changes of the keys as they come, whether or not any peer says a word."""
+        """Use changed keys as soon as they are there, whether or not any peer sends anything."""
         with Watch("the keys", interval=_LOOK) as watch:
             while True:
                 watch.arm(self._keys.paths())  # before looking, so that no change falls between
@@ -212,9 +212,9 @@ class Gate:
             self._asked.send((version, request, status, text, user, b""))
 
     def _noticed(self, frames: list[zmq.Frame]) -> None:
-        """Take an event of the router's: for the log, and to see in time that keys have changed.
+        """Handle an event of the router: for the log, and to see in time that keys have changed.
 
-        What failed is told without its address, but the end of that connection follows at once.
+        A failure is reported without its address, but the end of its connection comes next.
         """
         message = parse_monitor_message([frame.bytes for frame in frames])
         event, value = int(message["event"]), int(message["value"])

@@ -1,11 +1,11 @@
-"""A folder with all keys of a cluster, as its owner keeps it: made, rotated, parted among Secrets.
+"""A folder with all keys of a cluster, as its owner keeps it: made, rotated, split into Secrets.
 
 Rotation is in three steps, between which what has changed is given to the processes; each step can
 be repeated after a crash. The folder itself remembers how far it is: step 1 leaves
 `KIND.secret.next` and a listed public key, step 2 puts it into use and marks the old public key as
 retired, step 3 drops what is marked. At no moment is a key in use that has not been listed since
-the step before; so whoever has the folder of this step or of the one before gets along with
-everybody (docs/decisions/0091).
+the step before; so a process that has the folder of this step or of the one before works with
+all others (docs/decisions/0091).
 """
 
 import base64
@@ -144,7 +144,7 @@ def _second(kind: Kind, old: Pair, new: Pair) -> Step:
 def _third(kind: Kind, retired: list[str]) -> Step:
     return Step(
         3,
-        f"{', '.join(map(fingerprint, retired))} is accepted no more",
+        f"{', '.join(map(fingerprint, retired))} is not accepted any more",
         f"{_renew_list(kind)}: that ends it",
     )
 

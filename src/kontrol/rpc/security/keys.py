@@ -3,7 +3,7 @@
 `master.secret`, `agent.secret` and `operator.secret` hold one's own secret key, each only where it
 is needed. `masters`, `agents` and `operators` list the public keys that are accepted, so that there
 can be several while keys are being rotated. All are UTF-8 text: one key of 40 characters (Z85) per
-line, with any remark after a space; empty lines and lines that begin with `#` say nothing (keys
+line, with any remark after a space; empty lines and lines that begin with `#` are ignored (keys
 made here never begin with one). A public key has one kind, which is what its holder may do.
 
 A folder changes while it is used: mounted Secrets are replaced as a whole, behind symbolic links.
@@ -42,7 +42,7 @@ _SHOWN = 8
 
 
 class KeysError(RpcError, ValueError):
-    """A key that is missing or none; the message names the file and what to do."""
+    """A key that is missing or not valid; the message names the file and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ def parse_list(text: str, where: str) -> dict[str, str]:
         key = words[0]
         if not _is_key(key):
             raise KeysError(
-                f"{where}, line {number}: {key!r:.60} is no public key; expected 40 characters of"
-                " Z85, as `kontrol keys show` prints them"
+                f"{where}, line {number}: {key!r:.60} is not a public key; expected 40 characters"
+                " of Z85, as `kontrol keys show` prints them"
             )
         found[key] = words[1].strip() if len(words) > 1 else ""
     return found
@@ -107,7 +107,7 @@ def parse_list(text: str, where: str) -> dict[str, str]:
 def parse_secret(text: str, where: str) -> Pair:
     """Return the pair of the one secret key in `text`.
 
-    Raises `KeysError`, which does not tell the text.
+    Raises `KeysError`, which does not contain the text.
     """
     lines = [line.split() for line in text.splitlines() if not line.lstrip().startswith("#")]
     keys = [words[0] for words in lines if words]
