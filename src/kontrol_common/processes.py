@@ -78,7 +78,7 @@ def _loaded() -> "tuple[Callable[..., int], Callable[[], int]]":
 
 
 class _Process:
-    """One process as it was when looked at. `start` (clock ticks since boot) tells reuse of ids."""
+    """One process as it was found. `start` (clock ticks since boot) distinguishes reused ids."""
 
     __slots__ = ("group", "parent", "pid", "session", "start", "zombie")
 
@@ -159,7 +159,7 @@ def _ps() -> Iterator[_Process]:
             int(pid),
             parent=int(parent),
             group=int(group),
-            session=int(group),  # `ps` there tells none
+            session=int(group),  # `ps` has none there
             start=0,  # nor that; ids wrap slowly
             zombie=state[:1] == b"Z",
         )

@@ -95,7 +95,7 @@ class Connection:
         self.ended: LostRemote | None = None
         """Why the connection is over, once it is."""
         self.mistaken = False
-        """Whether it ended because, as far as we can tell, the peer has not the expected key."""
+        """Whether it ended because, as far as is known, the peer does not have the expected key."""
         self.unmade = False
         """Whether it ended because it could not be made, for a reason that ZeroMQ keeps."""
         self.server = "" if credentials is None else credentials.server
@@ -141,7 +141,7 @@ class Connection:
             self._transport.send((b"", frame))
 
     def release(self, channel: Calling) -> None:
-        """Forget a channel, and tell the peer if it still has to answer."""
+        """Forget a channel, and notify the peer if it still has to answer."""
         self._channels.remove(channel.id)
         if not channel.closed and channel.error is None:
             self.emit(channel, Failure("Cancelled", "the caller has given up", ""))

@@ -3,7 +3,7 @@
 One callback takes each message from the socket to its channel; only a call that is accepted costs
 a task, which runs the handler and is cancelled when its caller is lost or gives up. Whatever can be
 answered is answered: an event that is no call gets an error, without `response_to` if not even
-its message id can be told (callers ignore that one, a person with a packet dump does not).
+its message id is known (callers ignore that one, a person with a packet dump does not).
 
 Invariants: every open channel has exactly one handler task, and its caller gets at most one ending.
 `serve` returns only when all handlers have ended. With keys, nothing is started for a message whose

@@ -46,7 +46,7 @@ async def endpoint(host: str, port: int) -> str:
 async def why_unreachable(where: str) -> str:
     """Return in the system's words why no connection to `tcp://address:port` can be made.
 
-    ZeroMQ does not tell: it reports every failure by the same event. So it is tried once more.
+    ZeroMQ reports every failure by the same event, without the reason. So it is tried once more.
     """
     host, _, port = where.removeprefix("tcp://").rpartition(":")
     address = host.removeprefix("[").removesuffix("]")
@@ -59,7 +59,7 @@ async def why_unreachable(where: str) -> str:
         except OSError as error:
             if isinstance(error, ConnectionRefusedError):
                 return "the connection was refused"
-            if error.errno is not None:  # not that of our own time-out
+            if error.errno is not None:  # not that of our own timeout
                 return f"no connection: {os.strerror(error.errno).lower()}"
     return "no connection could be made"
 

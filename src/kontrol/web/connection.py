@@ -93,7 +93,7 @@ class Connection:
                 if not self._writer.is_closing():  # Python 3.11.2 cannot abort what is closed twice
                     self._writer.close()
                 await self._writer.wait_closed()
-        except OSError:  # time-outs and TLS's errors among them
+        except OSError:  # timeouts and TLS's errors among them
             pass
         finally:
             self._writer.transport.abort()

@@ -53,13 +53,13 @@ def check(whole: Mapping[str, JSON]) -> Document:
 
 def status(whole: Mapping[str, JSON]) -> Document:
     """Return the status without the address of etcd, and with redacted entries."""
-    told = _only(whole, _STATUS)
+    shown = _only(whole, _STATUS)
     etcd, runs = whole.get("etcd"), whole.get("runs")
     if isinstance(etcd, dict):
-        told["etcd"] = _only(etcd, ("ok", "error", "seconds"))
+        shown["etcd"] = _only(etcd, ("ok", "error", "seconds"))
     if isinstance(runs, list):
-        told["runs"] = [entry(run) for run in runs if isinstance(run, dict)]
-    return told
+        shown["runs"] = [entry(run) for run in runs if isinstance(run, dict)]
+    return shown
 
 
 def _only(whole: Mapping[str, JSON], names: tuple[str, ...]) -> Document:

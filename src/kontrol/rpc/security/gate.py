@@ -42,7 +42,7 @@ _INFO, _WARNING = logging.INFO, logging.WARNING
 
 _ZAP = "inproc://zeromq.zap.01"  # where ZeroMQ asks, in each context
 _DOMAIN = b"kontrol"
-_LOOK = 0.5  # seconds between looks at keys whose changes leave no events
+_LOOK = 0.5  # seconds between checks of keys whose changes leave no events
 
 _SERVES: Mapping[ServerKind, tuple[Kind, ...]] = {
     "master": ("master", "agent", "operator"),

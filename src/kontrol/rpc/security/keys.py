@@ -7,7 +7,7 @@ line, with any remark after a space; empty lines and lines that begin with `#` a
 made here never begin with one). A public key has one kind, which is what its holder may do.
 
 A folder changes while it is used: mounted Secrets are replaced as a whole, behind symbolic links.
-`Keyring.refresh` looks at the files' metadata and reads them again if need be: it is called when a
+`Keyring.refresh` compares the files' metadata and reads them again if needed: it is called when a
 peer appears and, in a server, when a file of `Keyring.paths` has changed, so that nothing polls.
 Invariant: what is in force is always one whole valid state of the folder, the last good one if what
 is there now is none. Secrets are in no error, log or representation.
