@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from docs import commands_page, limits_page, rpc_page
-
 from kontrol import cli
 from kontrol.cli.completion import tree
 from kontrol.rpc.methods import Signature

@@ -43,7 +43,7 @@ _OWN = {
     "automaton/pyfile.py",  # our own worker
     "kontrol/agent/control.py",
     "kontrol/demo/callback.py",
-    "kontrol/demo/stage.py",
+    "kontrol/demo/daemons.py",
     "kontrol/master/master.py",  # the state, which `parse_state` has read
     "kontrol/master/operator/archive.py",
     "kontrol/process/supervisor.py",

@@ -1,4 +1,4 @@
-"""The demonstration: a whole ensemble on loopback, and what happens to it, told as it happens."""
+"""`kontrol demo`: a whole ensemble on loopback, what is done to it, and how Kontrol reacts."""
 
 import argparse
 import asyncio
@@ -8,22 +8,22 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from kontrol.demo.screen import Screen
-from kontrol.demo.stage import StageError
-from kontrol.demo.story import Story
+from kontrol.demo.daemons import DemoError
+from kontrol.demo.scenario import Scenario, Screen
 from kontrol.ensemble.numbers import decimal
 from kontrol.store.embedded import EmbeddedError
 
-PACE = 1.5  # seconds between acts
+PACE = 1.5  # seconds between steps
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of its options."""
     made = argparse.ArgumentParser(
         prog="kontrol demo",
-        description="Show a whole ensemble on loopback, and what happens to it, in half a minute.",
-        epilog="exit status:\n  0  done\n  1  it could not be played: the last lines say why\n"
-        "  2  usage\n  130  interrupted from the keyboard, or by a signal; all was ended",
+        description="Run a whole ensemble on this machine for half a minute, and show what "
+        "happens.",
+        epilog="exit status:\n  0  done\n  1  failed: the last lines say why\n  2  wrong usage\n"
+        "  130  interrupted from the keyboard or by a signal; all processes were ended",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
@@ -31,34 +31,34 @@ def parser() -> argparse.ArgumentParser:
         type=decimal,
         default=PACE,
         metavar="SECONDS",
-        help="pause between two acts (default: %(default)s)",
+        help="pause between two steps (default: %(default)s)",
     )
     return made
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Play the demonstration; returns the status: 130 if interrupted, 1 if it cannot be played."""
+    """Run the demo; returns the exit status: 0, 1 if it failed, 130 if it was interrupted."""
     pace = parser().parse_args(arguments).pace
     screen = Screen(sys.stdout)
     try:
-        asyncio.run(_play(screen, pace))
-    except* (StageError, EmbeddedError) as group:
+        asyncio.run(_run(screen, pace))
+    except* (DemoError, EmbeddedError) as group:
         for error in group.exceptions:
             print(f"kontrol demo: {error}", file=sys.stderr)
         status = 1
     except* (KeyboardInterrupt, asyncio.CancelledError):
         screen.note("interrupted")
-        status = 0 if screen.left else 130
+        status = 0 if screen.closed else 130
     else:
         status = 0
     return status
 
 
-async def _play(screen: Screen, pace: float) -> None:
+async def _run(screen: Screen, pace: float) -> None:
     task = asyncio.current_task()
     assert task is not None, "this is a task"  # noqa: S101
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    screen.when_left(task.cancel)
+    screen.when_closed(task.cancel)
     with tempfile.TemporaryDirectory(prefix="kontrol-demo-") as folder:
-        await Story(screen, pace).play(Path(folder))
+        await Scenario(screen, pace).run(Path(folder))

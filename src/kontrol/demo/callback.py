@@ -1,9 +1,9 @@
-"""The demonstration's callback: prints the ensemble and what changed, and counts its runs.
+"""The demo's callback: prints the ensemble and what changed, and counts its runs.
 
     python -m kontrol.demo.callback
 
-Any program can be a callback. This one reads the JSON document on its standard input, says what
-it has to say on standard error, which goes to the log, and prints its new state.
+Any program can be a callback. This one reads the JSON document on its standard input, writes its
+messages to standard error, which goes to the log, and prints its new state.
 """
 
 import json

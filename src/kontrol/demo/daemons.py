@@ -1,4 +1,4 @@
-"""The demonstration's processes: real daemons, each with its environment, heard through its log."""
+"""The demo's processes: real daemons, each with its own environment, followed by their logs."""
 
 import asyncio
 import json
@@ -20,8 +20,8 @@ TTL = 4  # seconds
 _END = 8.0  # seconds from SIGTERM to SIGKILL
 
 
-class StageError(Exception):
-    """The demonstration cannot go on; the message says why."""
+class DemoError(Exception):
+    """The demo cannot go on; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,42 +33,42 @@ class Line:
     message: str
 
 
-class Cue:
-    """A line of the log that is waited for, from its making on."""
+class ExpectedLine:
+    """A line of the log that is waited for, from the creation of this object on."""
 
     def __init__(self, logger: str, pattern: str) -> None:
         self.line: asyncio.Future[Line] = asyncio.get_running_loop().create_future()
         self._logger = logger
         self._pattern = re.compile(pattern)
 
-    def hear(self, line: Line) -> None:
-        """Take a line."""
-        mine = line.logger == self._logger and self._pattern.search(line.message)
-        if mine and not self.line.done():
+    def see(self, line: Line) -> None:
+        """Compare a line of a log."""
+        matches = line.logger.startswith(self._logger) and self._pattern.search(line.message)
+        if matches and not self.line.done():
             self.line.set_result(line)
 
-    async def come(self, seconds: float) -> Line:
-        """Wait for the line. Raises `StageError` after `seconds`."""
+    async def wait(self, seconds: float) -> Line:
+        """Wait for the line. Raises `DemoError` after `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 return await self.line
         except TimeoutError:
-            raise StageError(
-                f"nothing like {self._pattern.pattern!r} was logged within {seconds:g} s"
+            raise DemoError(
+                f"no line of the log matched {self._pattern.pattern!r} within {seconds:g} s"
             ) from None
 
 
-class Stage:
-    """Starts and ends daemons. `heard` is called with every line of their logs; `last` has some."""
+class Daemons:
+    """Starts and ends daemons. `logged` gets every line of their logs; `last` has the last ones."""
 
-    def __init__(self, folder: Path, etcd: str, heard: Callable[[Line], None]) -> None:
+    def __init__(self, folder: Path, etcd: str, logged: Callable[[Line], None]) -> None:
         self.last: deque[Line] = deque(maxlen=20)
         self._folder = folder
         self._etcd = etcd
-        self._heard = heard
+        self._logged = logged
         self._processes: dict[str, Process] = {}
-        self._listening: dict[str, asyncio.Task[None]] = {}
-        self._cues: list[Cue] = []
+        self._reading: dict[str, asyncio.Task[None]] = {}
+        self._expected: list[ExpectedLine] = []
         self._hosts = _loopbacks()
         self._port = _free_port(self._hosts)
 
@@ -92,7 +92,7 @@ class Stage:
         await self._start(
             name,
             KONTROL_MODE="agent",
-            KONTROL_IP=f"10.0.0.{number}",  # a name on a plate: nobody connects to it
+            KONTROL_IP=f"10.0.0.{number}",  # only a name: no connection is made to it
             KONTROL_PAYLOAD=str(self._folder / f"{name}.json"),
             KONTROL_LABELS=json.dumps({"app": "demo", "role": "web"}),
             KONTROL_ANNOTATIONS=json.dumps({"kontrol.unity3d.com/master": str(tier)}),
@@ -101,18 +101,18 @@ class Stage:
     async def payload(self, name: str, state: str) -> None:
         """Replace an agent's payload file, atomically."""
         path = self._folder / f"{name}.json"
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps({"state": state}), encoding="utf-8")
-        fresh.replace(path)
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps({"state": state}), encoding="utf-8")
+        new.replace(path)
 
-    def cue(self, logger: str, pattern: str) -> Cue:
-        """Listen, from now on, for a line of a logger that matches a pattern."""
-        self._cues = [cue for cue in self._cues if not cue.line.done()]
-        self._cues.append(Cue(logger, pattern))
-        return self._cues[-1]
+    def expect(self, logger: str, pattern: str) -> ExpectedLine:
+        """Watch, from now on, for a line that matches a pattern, of a logger or one below it."""
+        self._expected = [each for each in self._expected if not each.line.done()]
+        self._expected.append(ExpectedLine(logger, pattern))
+        return self._expected[-1]
 
     async def end(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
-        """Signal a daemon, see it gone, and hear its last words."""
+        """Signal a daemon, wait until it has ended, and read the rest of its log."""
         process = self._processes[name]
         if process.returncode is None:
             process.send_signal(how)
@@ -121,10 +121,10 @@ class Stage:
         if not ended:
             process.kill()
         await waiting
-        await self._listening[name]
+        await self._reading[name]
 
     async def close(self) -> None:
-        """End every daemon, the latest first: pods before masters."""
+        """End all daemons, in reverse order: pods before masters."""
         for name in reversed(self._processes):
             await self.end(name)
 
@@ -141,14 +141,14 @@ class Stage:
             "KONTROL_CONTROL": str(self._folder / f"{name}.sock"),
             **settings,
         }
-        # A session of its own: Ctrl-C is for the demonstration, which then ends them in order.
+        # A session of its own, so that Ctrl-C reaches only the demo, which then ends them in order.
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "kontrol", env=environment, stdout=PIPE, start_new_session=True
         )
         self._processes[name] = process
-        self._listening[name] = asyncio.create_task(self._listen(name, process))
+        self._reading[name] = asyncio.create_task(self._read(name, process))
 
-    async def _listen(self, name: str, process: Process) -> None:
+    async def _read(self, name: str, process: Process) -> None:
         assert process.stdout is not None, "its standard output is a pipe"  # noqa: S101
         async for raw in process.stdout:
             try:
@@ -157,13 +157,13 @@ class Stage:
                 event = {"logger": "", "message": raw.decode("utf-8", "replace").rstrip()}
             line = Line(name, event["logger"], event["message"])
             self.last.append(line)
-            self._heard(line)
-            for cue in self._cues:
-                cue.hear(line)
+            self._logged(line)
+            for each in self._expected:
+                each.see(line)
 
 
 def _loopbacks() -> list[str]:
-    """Return two addresses of this machine: Linux has all of 127/8, others an IPv6 one."""
+    """Return two addresses of this machine: on Linux all of 127/8 exists, elsewhere use ::1."""
     for second in ("127.0.0.2", "::1"):
         family = socket.AF_INET6 if ":" in second else socket.AF_INET
         try:
@@ -172,7 +172,9 @@ def _loopbacks() -> list[str]:
         except OSError:
             continue
         return ["127.0.0.1", second]
-    raise StageError("this machine has neither 127.0.0.2 nor ::1, for the second master to bind")
+    raise DemoError(
+        "the second master needs an address: this machine has neither 127.0.0.2 nor ::1"
+    )
 
 
 def _free_port(hosts: list[str]) -> int:
