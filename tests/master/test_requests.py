@@ -209,11 +209,11 @@ async def test_a_rollback_that_cannot_be_says_what_became_of_that_state() -> Non
 
     async with running(cluster, callback) as master, alive(master, 1):
         assert await view(master, cluster).state() == {"run": 0, "state": None, "acknowledged": 0}
-        assert (await refused(1)).startswith("nothing ran yet; no run has:")
+        assert (await refused(1)).startswith("nothing ran yet; no state is stored: ")
         await asyncio.sleep(5)
         await run_until(2)
         assert await view(master, cluster).state() == {"run": 0, "state": None, "acknowledged": 2}
-        none = "run 1 has no state: no run had printed one by then; no run has: what the callback "
+        none = "run 1 has no state: the callback had not printed one yet; no state is stored: "
         assert (await refused(1)).startswith(none)
         await run_until(5)
         assert (await refused(3)).startswith("run 3 failed, and a run that fails leaves no state; ")

@@ -40,6 +40,12 @@ def test_nothing_is_overwritten(folder: Path) -> None:
     assert secrets(folder) == before
 
 
+def test_a_folder_without_keys_is_said_to_be_one(tmp_path: Path) -> None:
+    shown = keys("show", tmp_path)
+    assert (shown.returncode, shown.stdout) == (0, "")
+    assert f"no keys in {tmp_path}; make them with `kontrol keys make {tmp_path}`" in shown.stderr
+
+
 def test_only_the_secret_that_was_asked_for_is_printed(folder: Path) -> None:
     whole = Keyring.load(folder)
     for kind in KINDS:

@@ -137,8 +137,9 @@ def _ask(path: Path, request: bytes, timeout: float) -> dict[str, Any]:
             with connection.makefile("rb") as lines:
                 line = lines.readline()
     except OSError as error:
+        why = (error.strerror or str(error)).lower()
         raise ControlError(
-            f"no agent answers at {path} ({error}): is it running, as this user, with the same"
+            f"no agent answers at {path} ({why}): is it running, as this user, with the same"
             " KONTROL_CONTROL and KONTROL_PORT?"
         ) from None
     if not line.endswith(b"\n"):

@@ -59,6 +59,9 @@ def _show(options: argparse.Namespace) -> int:
         for key, kind in own.items()
         if key not in keys.accepted
     ]
+    if len(rows) == 1:
+        say(f"there are no keys in {folder}; make them with `kontrol keys make {folder}`")
+        return DONE
     for row in rows:
         print(f"{row[0]:<9} {row[1]:<9} {row[2]:<41} {row[3]:<7} {row[4]}".rstrip())
     return DONE

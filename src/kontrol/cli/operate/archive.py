@@ -48,7 +48,7 @@ def _export(options: argparse.Namespace, _others: list[str]) -> int:
     try:
         _write(options.file, text)
     except OSError as error:
-        say(f"{options.file}: {(error.strerror or str(error)).lower()}; nothing was written")
+        say(f"cannot write {options.file}: {(error.strerror or str(error)).lower()}")
         return USAGE
     return DONE
 
@@ -61,8 +61,11 @@ def _import(options: argparse.Namespace, _others: list[str]) -> int:
     try:
         raw = sys.stdin.buffer.read() if str(options.file) == "-" else options.file.read_bytes()
         document = parse(raw, depth=_DEPTH)
-    except (OSError, NotJSON) as error:
-        say(f"{options.file}: expected a file made by `kontrol export`: {error}")
+    except OSError as error:
+        say(f"cannot read {options.file}: {(error.strerror or str(error)).lower()}")
+        return USAGE
+    except NotJSON as error:
+        say(f"{options.file}: expected a file made by `kontrol export`; {error}")
         return USAGE
     try:
         print(_with_store(settings, lambda store, records: restore(store, records, document)))

@@ -193,7 +193,7 @@ _limit = count(1, 200, "expected 1 to 200: the ledger keeps the last 200 runs")
 def _configure_pods(parser: argparse.ArgumentParser) -> None:
     configure(parser)
     parser.add_argument(
-        "pod", nargs="?", metavar="POD", help="show one pod, by its id, key or number (as #7)"
+        "pod", nargs="?", metavar="POD", help="show one pod, by its id, key or number (as '#7')"
     )
     parser.add_argument(
         "--role", action="append", default=[], help="show only pods of this role; may be repeated"

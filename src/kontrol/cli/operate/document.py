@@ -48,11 +48,11 @@ class UntrustedJson:
         """Return whether it is true."""
         return self.fields.get(name) is True
 
-    def doc(self, name: str) -> "UntrustedJson":
+    def object(self, name: str) -> "UntrustedJson":
         """Return an object, empty if it is none."""
         return UntrustedJson(self.fields.get(name))
 
-    def docs(self, name: str) -> "list[UntrustedJson]":
+    def objects(self, name: str) -> "list[UntrustedJson]":
         """Return the objects of a list."""
         return [UntrustedJson(item) for item in self._list(name) if isinstance(item, dict)]
 

@@ -113,7 +113,7 @@ def follow(rest: Rest, roles: Collection[str], *, as_json: bool, reach: str = ""
 
 
 def _look(rest: Rest, roles: Collection[str], last: Snapshot | None) -> Snapshot:
-    ensemble = UntrustedJson(rest.get("/v1/status").document).doc("ensemble")
+    ensemble = UntrustedJson(rest.get("/v1/status").document).object("ensemble")
     if last is not None and ensemble.text("digest") == last.digest:
         return replace(last, problem="")
     document = rest.get("/v1/pods").document

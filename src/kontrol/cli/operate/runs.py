@@ -29,7 +29,7 @@ def changes(entry: UntrustedJson, *, names: bool = False) -> str:
     """Return what changed, as `2 joined, 1 lost`; with `names`, the first pods are named."""
     parts = []
     for kind in _KINDS:
-        part = entry.doc("changes").doc(kind)
+        part = entry.object("changes").object(kind)
         if count := part.count("count"):
             first = part.texts("first")
             more = ", ..." if count > len(first) else ""
@@ -130,7 +130,7 @@ def explain(entry: UntrustedJson, console: Console) -> list[str]:
 
 def now(status: UntrustedJson) -> str:
     """Return what the leader does about the callback, or why it does nothing."""
-    running, plan = status.doc("running"), status.doc("plan")
+    running, plan = status.object("running"), status.object("plan")
     waiting = status.number("changes_waiting_seconds", "waiting")
     if under_way(status):
         attempt = running.count("attempt")
@@ -143,7 +143,7 @@ def now(status: UntrustedJson) -> str:
         return _cut_off(plan, running)
     match plan.text("what"):
         case "idle":
-            applied = status.doc("applied").text("run")
+            applied = status.object("applied").text("run")
             since = f", run {applied} was for exactly these pods" if applied else ""
             return f"idle: nothing is due{since}"
         case "run":
@@ -151,15 +151,15 @@ def now(status: UntrustedJson) -> str:
         case "wait":
             return _held(plan, running)
         case _:
-            etcd = status.doc("etcd").true("ok")
+            etcd = status.object("etcd").true("ok")
             without = "unknown, because etcd does not answer; nothing runs without it"
             return "unknown to the master that answered" if etcd else without
 
 
 def under_way(status: UntrustedJson) -> bool:
     """Return whether a run is under way, on a leader that reports."""
-    running, leader = status.doc("running"), status.doc("leader")
-    cut_off = status.doc("plan").text("hold") == "predecessor"
+    running, leader = status.object("running"), status.object("leader")
+    cut_off = status.object("plan").text("hold") == "predecessor"
     reports = bool(leader) and (leader.number("last_seen_seconds", "silent") or 0) < SILENT
     return bool(running) and not running.true("ended") and not cut_off and reports
 
@@ -216,7 +216,7 @@ def _due(plan: UntrustedJson) -> str:
 
 
 def _kind(entry: UntrustedJson, kind: str) -> str:
-    part = entry.doc("changes").doc(kind)
+    part = entry.object("changes").object(kind)
     count, first = part.count("count"), part.texts("first")
     if not count:
         return ""

@@ -14,13 +14,13 @@ def problems(status: UntrustedJson) -> list[tuple[str, str]]:
     """
     found = [
         (each.text("what", "?"), each.text("fix", each.text("mend")))
-        for each in status.docs("problems")
+        for each in status.objects("problems")
     ]
     if found:
         return found
-    if not status.doc("etcd").true("ok"):
+    if not status.object("etcd").true("ok"):
         found.append(("etcd does not answer this master", "check etcd, and see the master's log"))
-    if not status.doc("leader"):
+    if not status.object("leader"):
         found.append(("no master leads", "see the masters' logs"))
     return found
 
@@ -29,7 +29,7 @@ def screen(status: UntrustedJson, asked: str, console: Console) -> list[str]:
     """Return the lines of the screen; `asked` is the URL of the master that answered."""
     lines = _verdict(status, console)
     lines += ["", *console.fields(_fields(status, asked, console))]
-    entries = status.docs("runs")
+    entries = status.objects("runs")
     if entries:
         rows = runs.rows(entries, status.time("time"))
         lines += ["", *console.table(runs.HEAD, rows, runs.NUMBERS)]
@@ -39,7 +39,7 @@ def screen(status: UntrustedJson, asked: str, console: Console) -> list[str]:
 def _verdict(status: UntrustedJson, console: Console) -> list[str]:
     wrong = [(what, console.remedy(fix)) for what, fix in problems(status)]
     if not wrong:
-        ensemble = status.doc("ensemble")
+        ensemble = status.object("ensemble")
         [line, *more] = console.wrap(
             f"All is well: {counted(ensemble.count('pods'), 'pod')}; {_doing(status)}."
         )
@@ -55,7 +55,7 @@ def _verdict(status: UntrustedJson, console: Console) -> list[str]:
 
 def _doing(status: UntrustedJson) -> str:
     """Return in few words what the leader does, for the first line."""
-    running, plan = status.doc("running"), status.doc("plan")
+    running, plan = status.object("running"), status.object("plan")
     if runs.under_way(status):
         return f"run {running.text('run')} is under way{runs.lasted(running, status)}"
     seconds = plan.number("seconds") or 0
@@ -69,7 +69,7 @@ def _doing(status: UntrustedJson) -> str:
 def _fields(
     status: UntrustedJson, asked: str, console: Console
 ) -> Sequence[tuple[str, str | Cell]]:
-    ensemble, applied = status.doc("ensemble"), status.doc("applied")
+    ensemble, applied = status.object("ensemble"), status.object("applied")
     pairs: list[tuple[str, str | Cell]] = [
         ("tier", f"{status.text('namespace', '?')}/{status.text('app', '?')}"),
         (
@@ -78,12 +78,12 @@ def _fields(
         ),
         ("leader", _leader(status)),
         ("masters", _masters(status)),
-        ("etcd", _etcd(status.doc("etcd"))),
+        ("etcd", _etcd(status.object("etcd"))),
         ("pods", _pods(ensemble)),
         ("digest", ensemble.text("digest", "unknown")),
         ("callback", Cell(console.remedy(runs.now(status)), _colour(status))),
     ]
-    if applied and status.doc("plan").text("what") != "idle":
+    if applied and status.object("plan").text("what") != "idle":
         same = "the pods are the same now" if status.true("current") else "the pods changed since"
         text = f"run {applied.text('run')}, for {counted(applied.count('pods'), 'pod')}; {same}"
         pairs.append(("applied", text))
@@ -91,23 +91,23 @@ def _fields(
 
 
 def _leader(status: UntrustedJson) -> str | Cell:
-    leader = status.doc("leader")
+    leader = status.object("leader")
     if not leader:
         return Cell("none", "bad")
     at = f" at {leader.text('address')}" if "address" in leader else ""
     text = f"{leader.text('id', '?')}{at}, term {leader.text('term', '?')}"
     if (silent := leader.number("last_seen_seconds", "silent") or 0) >= runs.SILENT:
         return Cell(f"{text}, last seen {lasting(silent)} ago", "bad")
-    if not status.doc("etcd").true("ok"):
+    if not status.object("etcd").true("ok"):
         return Cell(f"{text}, when etcd last answered", "warn")
     return text
 
 
 def _masters(status: UntrustedJson) -> str:
     """Name the candidates; one with another callback than the leader is part of a deployment."""
-    ours = status.doc("leader").text("fingerprint")
+    ours = status.object("leader").text("fingerprint")
     names = []
-    for each in status.docs("candidates"):
+    for each in status.objects("candidates"):
         theirs = each.text("fingerprint")
         other = " (another callback)" if ours and theirs and ours != theirs else ""
         names.append(f"{each.text('id', '?')}{other}")
@@ -123,10 +123,12 @@ def _etcd(etcd: UntrustedJson) -> str | Cell:
 
 
 def _pods(ensemble: UntrustedJson) -> str:
-    roles = ensemble.doc("roles")
+    roles = ensemble.object("roles")
     text = ", ".join(f"{roles.text(role)} {role}" for role in sorted(roles.fields))
     return f"{ensemble.count('pods')}: {text}" if text else str(ensemble.count("pods"))
 
 
 def _colour(status: UntrustedJson) -> str:
-    return {"brake": "bad", "gap": "warn", "retry": "warn"}.get(status.doc("plan").text("hold"), "")
+    return {"brake": "bad", "gap": "warn", "retry": "warn"}.get(
+        status.object("plan").text("hold"), ""
+    )

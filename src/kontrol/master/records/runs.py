@@ -234,11 +234,11 @@ def no_state(
     elif kept and number < kept[0]:
         why = f"the state of run {number} is no longer kept"
     elif entry is not None:
-        why = f"run {number} has no state: no run had printed one by then"
+        why = f"run {number} has no state: the callback had not printed one yet"
     else:
         why = f"run {number} is not in the ledger, and has no state"
     if not kept:
-        return f"{why}; no run has: what the callback prints becomes its state"
+        return f"{why}; no state is stored: the callback sets it by printing JSON"
     first, newest = kept[0], kept[-1]
     runs = f"run {first}" if first == newest else f"runs {first} to {newest}"
     return f"{why}; the states after {runs} can be restored, see `kontrol runs`"
