@@ -150,7 +150,10 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
                 "kontrol.agent.schedule:MAX_TTL",
                 "Seconds of a TTL that an agent accepts; a longer one counts as this.",
             ),
-            Limit("kontrol.agent.agent:FAREWELL", "Seconds for the last keepalive to every tier."),
+            Limit(
+                "kontrol.agent.agent:DEREGISTER_SECONDS",
+                "Seconds for the last keepalive to every tier.",
+            ),
         ),
     ),
 }

@@ -26,7 +26,7 @@ SECRETS = {"KONTROL_ETCD_PASSWORD_FILE"}
 
 
 def executor(guards: Guards, allow: Path | None = None, bounds: Bounds = BOUNDS) -> Executor:
-    """Return one that runs commands for anybody."""
+    """Return one that runs commands for every client."""
     return Executor(
         guards, environ=ENVIRON, secrets=SECRETS, allow=allow, insecure=True, bounds=bounds
     )

@@ -121,7 +121,7 @@ def gaps(times: Sequence[float]) -> list[float]:
 
 @asynccontextmanager
 async def running(agent: Agent) -> AsyncIterator[None]:
-    """Run `agent`, and cancel it without a farewell."""
+    """Run `agent`, and cancel it without a deregistration."""
     task = asyncio.create_task(agent.run())
     yield
     task.cancel()

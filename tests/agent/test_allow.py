@@ -99,7 +99,7 @@ def test_lets_nothing_run_while_it_is_bad(tmp_path: Path, content: bytes | None)
         path.write_bytes(content)
     for _ in range(2):
         with pytest.raises(
-            Refused, match=re.escape(f"nothing may run, KONTROL_INVOKE_ALLOW: {path}")
+            Refused, match=re.escape(f"no command may run: KONTROL_INVOKE_ALLOW: {path}")
         ):
             allow.permit(CommandRequest(("uptime",)))
     path.write_bytes(good)
@@ -111,11 +111,11 @@ def test_lets_nothing_run_while_it_is_bad(tmp_path: Path, content: bytes | None)
     [
         ("{\n x}", "line 2 column 2"),
         ("[" * 100_000, "nested deeper than"),
-        ("[]", "no JSON object"),
+        ("[]", "not a JSON object"),
         ('{"a": {"argv": ["x"]}, "a": {"argv": ["y"]}}', "the member 'a' is there twice"),
         ('{"a": {"argv": ["x"], "argv": ["y"]}}', "the member 'argv' is there twice"),
-        ('{"a b": {"argv": ["x"]}}', "'a b' is no name"),
-        ('{"": {"argv": ["x"]}}', "'' is no name"),
+        ('{"a b": {"argv": ["x"]}}', "'a b' is not a name"),
+        ('{"": {"argv": ["x"]}}', "'' is not a name"),
         ('{"a": ["x"]}', "expected an object with argv and args"),
         ('{"a": {"argv": ["x"], "arg": []}}', "a: unknown member 'arg'; known are argv, args"),
         ('{"a": {}}', "a: argv is missing"),
@@ -127,7 +127,7 @@ def test_lets_nothing_run_while_it_is_bad(tmp_path: Path, content: bytes | None)
         ('{"a": {"argv": ["x", "{1}", "{2}"], "args": ["y"]}}', "{2} has no pattern"),
         (
             '{"a": {"argv": ["x", "{1}"], "args": ["("]}}',
-            "pattern 1, '(', is no regular expression",
+            "pattern 1, '(', is not a regular expression",
         ),
         ('{"a": {"argv": ["x"], "timeout": 0}}', "timeout is 0; expected seconds"),
         ('{"a": {"argv": ["x"], "timeout": NaN}}', "NaN is not a JSON number"),

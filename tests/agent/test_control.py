@@ -85,7 +85,9 @@ async def test_a_pod_that_is_not_meant_stays(path: Path, other: Who) -> None:
     """As where another agent has taken the socket since it was asked who it is."""
     leaver = Leaver({})
     async with serving(path, leaver):
-        with pytest.raises(ControlError, match=r"that of pod redis-0 \(key 2Ky00\); it stays"):
+        with pytest.raises(
+            ControlError, match=r"this is the agent of pod redis-0 \(key 2Ky00\), which"
+        ):
             await asyncio.to_thread(leave, path, other)
     assert leaver.calls == 0
 
@@ -191,10 +193,10 @@ async def test_nonsense_is_not_answered(path: Path, request_: bytes) -> None:
     assert leaver.calls == 0
 
 
-async def test_silent_clients_keep_nobody_from_leaving_for_long(
+async def test_silent_clients_do_not_delay_leaving_for_long(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "_PATIENCE", 0.05)
+    monkeypatch.setattr(control, "_CLIENT_TIMEOUT", 0.05)
     async with serving(path, Leaver({})):
         clients = [socket.socket(socket.AF_UNIX) for _ in range(8)]  # as many as it attends to
         try:
@@ -236,7 +238,7 @@ async def test_a_folder_that_others_made_is_refused(
     assert "not a directory of this user alone" in caplog.text
 
 
-async def test_a_client_that_goes_away_harms_nobody(
+async def test_a_client_that_goes_away_does_no_harm(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -262,7 +264,7 @@ async def test_what_is_no_agent_is_said_to_be_none(path: Path, says: bytes) -> N
         await writer.wait_closed()
 
     async with await asyncio.start_unix_server(answer, path):
-        with pytest.raises(ControlError, match="is no agent"):
+        with pytest.raises(ControlError, match="is not an agent"):
             await ask(path)
 
 

@@ -1,4 +1,4 @@
-"""For whom the executor runs commands, how many, how they end, and what is logged."""
+"""Which callers the executor runs commands for, how many, how they end, and what is logged."""
 
 import asyncio
 import json
@@ -45,7 +45,7 @@ async def test_runs_nothing_for_others_than_masters_and_operators(
     executor = Executor(guards, environ=ENVIRON, secrets=SECRETS)
     methods: Mapping[str, Callable[..., Any]] = executor.methods()
     raw = json.dumps({"cmd": f"touch {tmp_path}/ran"})
-    with pytest.raises(Refused, match="Forbidden: commands are run for keys of kind master"):
+    with pytest.raises(Refused, match="Forbidden: commands require a key of kind master"):
         await methods["invoke"](call(caller), raw)
     with pytest.raises(Refused, match="Forbidden"):
         await anext(methods["exec"](call(caller), raw))
@@ -67,15 +67,15 @@ async def test_the_fence_is_for_masters(guards: Guards) -> None:
     executor = Executor(guards, environ=ENVIRON, secrets=SECRETS)
     methods: Mapping[str, Callable[..., Any]] = executor.methods()
     last = json.dumps({"cmd": "echo hi", "tier": "t", "term": 2**63 - 1, "run": 1})
-    with pytest.raises(Refused, match="Forbidden: an operator's key asks in nobody's name"):
+    with pytest.raises(Refused, match="Forbidden: an operator's key cannot act for a callback"):
         await methods["invoke"](call("operator"), last)
-    with pytest.raises(Refused, match="leave tier, term and run out"):
+    with pytest.raises(Refused, match="leave out tier, term and run"):
         await anext(methods["exec"](call("operator"), last))
     first = json.dumps({"cmd": "echo hi", "tier": "t", "term": 1, "run": 1})
     assert await methods["invoke"](call("master"), first) == "hi"
 
 
-async def test_without_keys_it_refuses_with_the_mend() -> None:
+async def test_without_keys_it_refuses_with_the_fix() -> None:
     async with running(Server(refusing())) as port, Client("127.0.0.1", port) as client:
         for method in ("invoke", "exec"):
             with pytest.raises(
@@ -152,7 +152,7 @@ async def test_bounds_what_runs_for_all_together(guards: Guards, pipe: Life) -> 
         old = Running(client, holding(pipe))
         await pipe.line()
         said = await refusal(client, cmd="true")
-        assert "Busy: 1 commands run here, the most at once" in said
+        assert "Busy: 1 commands run here, the most at a time" in said
         await old.end()
         await pipe.gone()
         async with asyncio.timeout(WAIT):
@@ -310,10 +310,15 @@ async def test_every_call_is_one_line_of_the_audit(
     await refusal(client, cmd="true", tier="ns/app", term=6, run=9)
     await invoke(client, cmd=f"true {'x' * 5000}")
     ran, invoked, bad, absent, fenced, long = audited(caplog)
-    head = "exec by somebody at 127.0.0.1 (run 9, term 7, tier ns/app): ['sh', '-c', 'exit 3']: "
+    caller = "a client without a key at 127.0.0.1"
+    head = f"exec by {caller} (run 9, term 7, tier ns/app): ['sh', '-c', 'exit 3']: "
     assert ran.startswith(f"{head}exit status 3 in 0.")
-    assert invoked.startswith(r"""invoke by somebody at 127.0.0.1: "echo 'a\nb\x1b[2J'": exit st""")
-    assert bad.startswith("invoke by somebody at 127.0.0.1: refused: the argument is not JSON")
+    assert invoked.startswith(
+        r"""invoke by a client without a key at 127.0.0.1: "echo 'a\nb\x1b[2J'": exit st"""
+    )
+    assert bad.startswith(
+        "invoke by a client without a key at 127.0.0.1: refused: the argument is not JSON"
+    )
     assert "['no-such']: could not be found" in absent
     assert "refused: Fenced: term 6" in fenced
     assert len(long) < 1200

@@ -93,9 +93,9 @@ def test_a_file_that_goes_keeps_the_last_good(
     path.write_text("1", encoding="utf-8")
     taken.look()
     assert [message.split(": ")[1] for message in caplog.messages] == [
-        "there is no such file; keeping the last good one",
+        "there is no such file; the last valid one stays in force",
         "in force",
-        "there is no such file; keeping the last good one",
+        "there is no such file; the last valid one stays in force",
         "in force",
     ]
 
@@ -139,7 +139,7 @@ def test_a_payload_is_good_if_a_master_would_take_the_record(
         file.refresh(agent.update)
         assert (file.error is None) == good
     assert agent.status.n == 1
-    for down in (False, True):  # what was taken stays good, in the farewell too
+    for down in (False, True):  # what was taken stays good, in the deregistration too
         parse_keepalive(agent._record(skew=LONGEST_SKEW, down=down))
     for depth, good in ((31, True), (32, False)):
         path.write_text("[" * depth + "]" * depth, encoding="utf-8")

@@ -160,7 +160,9 @@ async def ended(process: Process) -> int:
 
 
 @pytest.mark.parametrize("number", ENDING_SIGNALS)
-async def test_a_signal_ends_it_after_its_farewell(tmp_path: Path, number: signal.Signals) -> None:
+async def test_a_signal_ends_it_after_it_deregisters(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     (tmp_path / "payload.json").write_text('"ready"', encoding="utf-8")
     masters = Masters()
     async with masters.serving(), agent(masters, tmp_path) as process:
@@ -179,7 +181,7 @@ async def test_a_signal_sent_twice_at_a_stroke_does_not_hasten_it(
     masters = Masters()
     async with masters.serving(), agent(masters, tmp_path) as process:
         await masters.hears("")
-        process.send_signal(signal.SIGSTOP)  # so that it gets them all at once
+        process.send_signal(signal.SIGSTOP)  # so that it gets them all together
         for one in {number, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}:
             process.send_signal(one)
         process.send_signal(signal.SIGCONT)
@@ -231,7 +233,7 @@ async def test_with_no_master_to_hear_it_a_signal_ends_it_all_the_same(tmp_path:
         start = loop.time()
         process.terminate()
         assert await ended(process) == 0
-        assert loop.time() - start < 2 + 3  # the farewell's two seconds, and a slow machine
+        assert loop.time() - start < 2 + 3  # two seconds to deregister, and a slow machine
         connections.set()
 
 

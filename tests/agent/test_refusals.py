@@ -41,12 +41,12 @@ def test_a_refusal_is_shown_and_tried_again_on_the_same_connection(name: str) ->
 
 
 @virtual
-async def test_a_farewell_said_in_its_name_is_contradicted() -> None:
+async def test_a_deregistration_that_another_sender_made_is_contradicted() -> None:
     gone = ""
 
     def answer(record: Keepalive) -> object:
         if record.nonce == gone:
-            raise RemoteError("Gone", "said farewell")
+            raise RemoteError("Gone", "deregistered")
         return None
 
     master = Master(answer)

@@ -29,10 +29,8 @@ def test_exec_takes_words_or_a_line() -> None:
         "term": 7,
         "run": 9,
     }
-    mandate = FencingToken("ns/app", 7, 9)
-    assert read_exec(json.dumps(full)) == CommandRequest(
-        ("a",), None, {"A": "1"}, "é", 1.0, mandate
-    )
+    token = FencingToken("ns/app", 7, 9)
+    assert read_exec(json.dumps(full)) == CommandRequest(("a",), None, {"A": "1"}, "é", 1.0, token)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +87,9 @@ def test_invoke_gives_the_command_the_whole_text() -> None:
     assert read_invoke(raw.encode(), 60).env == {"INPUT": raw}
 
 
-def test_invoke_takes_a_mandate_that_is_whole() -> None:
+def test_invoke_takes_a_fencing_token_that_is_complete() -> None:
     raw = '{"cmd": "echo", "tier": "ns/app", "term": 3, "run": 4}'
-    assert read_invoke(raw, 60).mandate == FencingToken("ns/app", 3, 4)
+    assert read_invoke(raw, 60).fencing_token == FencingToken("ns/app", 3, 4)
 
 
 @pytest.mark.parametrize("raw", ["", "{", "[]", "3", "{}", '{"cmd": 3}', b"\xff", None, 3, [1]])

@@ -87,7 +87,7 @@ async def test_a_pod_is_back_within_its_ttl_once_the_forger_stops(tmp_path: Path
         async with Client(tier.addresses[0], tier.port) as client:
             await client.call("ping", forgery(tier, pod["ip"]), timeout=DEADLINE)
             stopped = time.monotonic()
-            await daemon.logged("refuses our keepalive: Stale", mark)
+            await daemon.logged("refuses the keepalive: Stale", mark)
             await daemon.logged("reporting to .* again", mark)
             assert time.monotonic() - stopped < TTL + SLACK
             after = await tier.hub.settled({"a"}, lambda run: run.pods[0]["nonce"] == pod["nonce"])
@@ -188,4 +188,4 @@ async def test_a_stranger_s_ghosts_are_stopped_and_honest_pods_go_on(tmp_path: P
         status = json.loads(await etcd.ctl("endpoint", "status", "--write-out=json"))
         assert status[0]["Status"]["dbSize"] < 64 * MEGABYTE
         assert not daemon.find("keepalive to .* failed", mark)
-        assert not daemon.find("refuses our keepalive", mark)
+        assert not daemon.find("refuses the keepalive", mark)

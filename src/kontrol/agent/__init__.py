@@ -1,1 +1,1 @@
-"""The agent: one per pod. It reports keepalives, and knows nothing of etcd."""
+"""The agent, one per pod: it reports keepalives and runs commands. It does not use etcd."""

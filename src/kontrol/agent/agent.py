@@ -1,9 +1,9 @@
-"""The agent of one pod: what it reports, to which tiers, and its farewell.
+"""The agent of one pod: what it reports, to which tiers, and its deregistration.
 
 The record is the pod's identity, known from the start, with what changes: the payload and the
-counter `n`, raised with each change. Its nonce names this process; see `reporting/nonce.py`.
+counter `n`, raised with each change. Its nonce names this process (`kontrol.agent.schedule`).
 
-Invariant: after `leave` has begun, nothing but farewells is sent, ever.
+Invariant: once `leave` has begun, only deregistrations are sent.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ from kontrol.filewatch import Watch
 
 log = logging.getLogger(__name__)
 
-FAREWELL = 2.0  # seconds, for all tiers together
+DEREGISTER_SECONDS = 2.0  # for all tiers together
 LOOK = 0.1  # seconds between looks at a payload file whose changes leave no events
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """What an agent is told. `identity` is a keepalive whose payload, nonce and n are not used."""
+    """`identity` is a keepalive whose payload, nonce and n are not used. `ttl` is in seconds."""
 
     identity: Keepalive
     tiers: tuple[Tier, ...]
@@ -93,7 +93,7 @@ class Agent:
         self._leaving = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
-        self._farewells: dict[str, str | None] = {}
+        self._deregistrations: dict[str, str | None] = {}
 
     @property
     def status(self) -> AgentStatus:
@@ -110,11 +110,11 @@ class Agent:
 
     @property
     def acknowledged(self) -> Mapping[str, asyncio.Event]:
-        """For each tier an event that is set once it has acknowledged a keepalive."""
-        return {str(reporter.tier): reporter.heard for reporter in self._reporters}
+        """For each tier, an event that is set once it has acknowledged a keepalive."""
+        return {str(reporter.tier): reporter.acknowledged for reporter in self._reporters}
 
     def update(self, payload: JSON) -> None:
-        """Report `payload` from now on, at once if it is another.
+        """Report `payload` from now on, immediately if it has changed.
 
         Raises `BadRecord` or `NotJSON`, and changes nothing, if a master would refuse the record.
         """
@@ -127,30 +127,31 @@ class Agent:
             reporter.changed()
 
     async def run(self) -> None:
-        """Report until `leave` is called and the farewells are said."""
+        """Report until `leave` is called; then deregister from every tier."""
         self._ended.clear()
-        self._farewells = {str(r.tier): "the agent failed" for r in self._reporters}
+        self._deregistrations = {str(r.tier): "the agent failed" for r in self._reporters}
         try:
             await self._report()
-            deadline = asyncio.get_running_loop().time() + FAREWELL
+            deadline = asyncio.get_running_loop().time() + DEREGISTER_SECONDS
             async with asyncio.TaskGroup() as group:
-                farewells = {
-                    str(reporter.tier): group.create_task(reporter.farewell(deadline))
+                deregistrations = {
+                    str(reporter.tier): group.create_task(reporter.deregister(deadline))
                     for reporter in self._reporters
                 }
-            self._farewells = {tier: task.result() for tier, task in farewells.items()}
+            self._deregistrations = {tier: task.result() for tier, task in deregistrations.items()}
         finally:
             self._ended.set()
 
     async def leave(self) -> Mapping[str, str | None]:
-        """Say farewell to every tier, and send nothing more until restarted.
+        """Deregister from every tier, and send nothing more until restarted.
 
-        Returns, within `FAREWELL` seconds, None for each tier that knows (or never heard of us)
-        and the reason for each other one. A further call waits for the same farewell.
+        Returns, within `DEREGISTER_SECONDS`, None for each tier that knows it or that no keepalive
+        was ever sent to, and the reason for each other one. A further call waits for the same
+        deregistration.
         """
         self._leaving.set()
         await self._ended.wait()
-        return self._farewells
+        return self._deregistrations
 
     async def _report(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -175,12 +176,12 @@ class Agent:
             self._identity,
             payload=self._payload,
             nonce=nonce(self._started + skew, self._salt),
-            n=self._n + down,  # the farewell is newer than any record before it
+            n=self._n + down,  # the deregistration is newer than any record before it
             down=down,
         )
         return record.encode()
 
     def _encode(self, payload: JSON) -> str:
-        """Return the longest text of a record with `payload`: what fits now fits ever after."""
+        """Return the longest text of a record with `payload`: what fits now always fits."""
         longest = replace(self._identity, payload=payload, n=MAX_COUNTER, down=True)
         return replace(longest, nonce=nonce(self._started, self._salt)).encode()

@@ -1,16 +1,16 @@
-"""The allow-list: named commands with patterns for their arguments; beside them, nothing runs.
+"""The allow-list: named commands with patterns for their arguments. No other command runs.
 
 A JSON file, `KONTROL_INVOKE_ALLOW`:
 
     {"restart": {"argv": ["supervisorctl", "restart", "{1}"], "args": ["redis|sentinel"]},
      "uptime":  {"argv": ["uptime"]}}
 
-A caller asks for `restart redis`. Each argument takes the place of `{1}`, `{2}`... in `argv`; no
-shell reads it. It must match its pattern as a whole: that is not found out here, where a pattern
-with many ways to match would stop the agent, but by the process that would execute the command, in
-bounded time (docs/decisions/0106). The file is read again for every call, which
-costs less than it takes to miss a change; one that has become bad lets nothing run, because what
-its author wanted to take away must not stay (docs/decisions/0101).
+A caller requests `restart redis`. Each argument replaces `{1}`, `{2}`... in `argv`; no shell reads
+it. It must match its pattern as a whole. That is checked by the process that would execute the
+command, in bounded time, since a pattern with many ways to match would block the agent
+(docs/decisions/0106). The file is read again for every call, so no change is missed. While its
+content is invalid no command runs, so that a command which its author wanted to remove does not
+stay (docs/decisions/0101).
 """
 
 import re
@@ -36,12 +36,12 @@ _MEMBERS = ("argv", "args", "stdin", "timeout")
 
 
 class AllowListError(ValueError):
-    """The allow-list cannot be used; the message names file and place, and the mend."""
+    """The allow-list cannot be used; the message names the file, the place and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """A command: what is executed, a pattern for each argument, whether the caller may feed it."""
+    """A command: its words, a pattern for each argument, and whether the caller may send stdin."""
 
     argv: tuple[str, ...]
     args: tuple[str, ...]
@@ -76,14 +76,16 @@ class AllowList:
         self._read()
 
     def permit(self, request: CommandRequest) -> CommandRequest:
-        """Return what to run for a request, by the file as it is now. Raises `Refused`.
+        """Return the request to run, as the file is now. Raises `Refused`.
 
-        Its `checks` remain to be made.
+        Its `checks` have not been made yet.
         """
         try:
             self._read()
         except AllowListError as error:
-            raise Refused("Forbidden", f"nothing may run, KONTROL_INVOKE_ALLOW: {error}") from None
+            raise Refused(
+                "Forbidden", f"no command may run: KONTROL_INVOKE_ALLOW: {error}"
+            ) from None
         name, *arguments = _words(request)
         allowed = self._commands.get(name)
         if allowed is None:
@@ -112,7 +114,7 @@ class AllowList:
         except OSError as error:
             raise AllowListError(f"{self._path}: {error.strerror}: name a readable file") from None
         if content != self._content:
-            self._content = b""  # while it is bad, it is judged anew by each call
+            self._content = b""  # while it is invalid, each call parses it again
             try:
                 self._commands = parse_allow_list(content)
             except AllowListError as error:
@@ -121,7 +123,7 @@ class AllowList:
 
 
 def _words(request: CommandRequest) -> tuple[str, ...]:
-    """Return the name and the arguments, also of a line, which is split as a shell would."""
+    """Return the name and the arguments; a line is split as a shell would."""
     if request.cmd is None:
         return request.argv
     if len(request.cmd) > MAX_ARGUMENT:
@@ -146,14 +148,14 @@ def parse_allow_list(content: bytes) -> Mapping[str, Allowed]:
     except NotJSON as error:
         raise AllowListError(f"{error}: correct the JSON") from None
     if not isinstance(value, dict):
-        raise AllowListError("is no JSON object: expected {name: {argv, args}, ...}")
+        raise AllowListError("is not a JSON object: expected {name: {argv, args}, ...}")
     return {name: _allowed(name, entry) for name, entry in value.items()}
 
 
 def _allowed(name: str, entry: JSON) -> Allowed:
     if not _NAME.fullmatch(name):
         raise AllowListError(
-            f"{name!r:.80} is no name: expected letters, digits, and . _ - within, up to 64"
+            f"{name!r:.80} is not a name: expected up to 64 letters, digits, and (not first) . _ -"
         )
     if not isinstance(entry, dict):
         raise AllowListError(f"{name}: is {entry!r:.80}; expected an object with argv and args")
@@ -198,7 +200,7 @@ def _pattern(name: str, number: int, text: str) -> str:
         re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
         raise AllowListError(
-            f"{name}: pattern {number}, {text!r:.80}, is no regular expression: {error}: "
+            f"{name}: pattern {number}, {text!r:.80}, is not a regular expression: {error}: "
             "correct it (in JSON, a backslash is written twice)"
         ) from None
     return text

@@ -2,9 +2,9 @@
 
     exec by operator 1a2b3c4d at 10.0.0.9: ['redis-cli', 'ping']: exit status 0 in 0.012 s
 
-Commands that ran are logged each (`kontrol.audit`); refusals (`kontrol.audit.refused`) count as
-other lines do, at most once a minute if they repeat, so that a flood of them fills no disk. What
-callers wrote is bounded, and escaped by `repr`: it can forge no line.
+Every command that ran is logged (`kontrol.audit`). Refusals (`kontrol.audit.refused`) are limited
+like other lines, to one a minute if they repeat, so that a flood of them does not fill a disk. What
+callers wrote is bounded and escaped by `repr`, so that it cannot forge a line.
 """
 
 import logging
@@ -19,7 +19,7 @@ _refused = logging.getLogger("kontrol.audit.refused")
 
 
 def began(call: Call, request: CommandRequest) -> None:
-    """Log, for those who debug, that a command starts: it may never end."""
+    """Log, in debug, that a command starts: it may never end."""
     _ran.debug("%s: begins", _what(call, request))
 
 
@@ -34,18 +34,18 @@ def refused(call: Call, request: CommandRequest | None, why: Exception) -> None:
 
 
 def address_of(call: Call) -> str:
-    """Return the caller's address, without what tells its connections apart."""
+    """Return the caller's address, without the number of its connection."""
     return call.peer.rpartition("#")[0]
 
 
 def _what(call: Call, request: CommandRequest | None) -> str:
-    who = f"{call.caller} {call.key}" if call.caller else "somebody"
+    who = f"{call.caller} {call.key}" if call.caller else "a client without a key"
     text = f"{call.method} by {who} at {address_of(call)}"
     if request is None:
         return text
-    if request.mandate is not None:
-        mandate = request.mandate
-        text += f" (run {mandate.run}, term {mandate.term}, tier {mandate.tier})"
+    if request.fencing_token is not None:
+        token = request.fencing_token
+        text += f" (run {token.run}, term {token.term}, tier {token.tier})"
     command = list(request.argv) if request.cmd is None else request.cmd
     return f"{text}: {_bounded(repr(command))}"
 

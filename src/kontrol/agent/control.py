@@ -1,14 +1,14 @@
 """The control socket: how `kontrol leave` reaches the agent of this machine or container.
 
-A unix socket that its owner alone may open (mode 0600, in a directory of mode 0700 unless the
-path was chosen by hand). A connection is one line asked and one line of JSON answered. `WHO` tells
-whose agent it is: `{"id", "key", "tiers"}`. `LEAVE KEY ID` names the pod that is meant; the answer
-comes when the farewells are over: `{"tiers": {tier: null or the reason}}`, with `"already": true`
-if it had left before, or `{"refused": why}` if it is another pod. A signal could not tell how it
-ended.
+A unix socket that only its owner may open (mode 0600, in a directory of mode 0700 unless the path
+was chosen by hand). A connection has one line of request and one line of JSON in answer. `WHO`
+returns the agent's pod: `{"id", "key", "tiers"}`. `LEAVE KEY ID` deregisters the pod of that key
+and id; the answer comes when all tiers are done: `{"tiers": {tier: null or the reason}}`, with
+`"already": true` if it had left before, or `{"refused": why}` if the agent is another pod's. A
+signal could not return how it ended.
 
-The agent serves it if it can: a path that is taken or cannot be made is a warning. The socket is
-unlinked at the end unless another process has put its own in that place.
+The agent serves it if it can: a path that is in use or cannot be made is a warning. The socket is
+unlinked at the end unless another process has put its own in its place.
 """
 
 import asyncio
@@ -30,17 +30,17 @@ log = logging.getLogger(__name__)
 Leave = Callable[[], Awaitable[Mapping[str, str | None]]]
 
 _MAX_REQUEST = 8192  # bytes, of a line that names a pod
-_PATIENCE = 5.0  # seconds for a client to ask, and to take the answer
+_CLIENT_TIMEOUT = 5.0  # seconds for a client to send its request, and to read the answer
 _CLIENTS = 8
 
 
 class ControlError(Exception):
-    """The agent could not be asked, will not leave, or a tier does not know that it left."""
+    """The agent cannot be reached, refuses to leave, or a tier does not know that it left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """The pod whose agent this is: its id and key, and the tiers that it reports to."""
+    """The pod of an agent: its id and key, and the tiers that it reports to."""
 
     id: str
     key: str
@@ -51,7 +51,7 @@ class Who:
 
     @property
     def request(self) -> bytes:
-        """The line that asks this pod, and no other, to leave."""
+        """The line that asks this pod to leave, and that another pod's agent refuses."""
         return f"LEAVE {self.key} {self.id}\n".encode()
 
 
@@ -64,9 +64,9 @@ def default_path(port: int, environment: Mapping[str, str]) -> Path:
 
 
 async def serve(path: Path, who: Who, leave: Leave) -> None:
-    """Tell `who` this is at `path`, and serve `leave`, until cancelled.
+    """Serve `who` and `leave` at `path` until cancelled.
 
-    Return at once if that cannot be.
+    Returns immediately, with a warning, if that is not possible.
     """
     try:
         listener, ours = _listen(path)
@@ -139,8 +139,8 @@ def _ask(path: Path, request: bytes, timeout: float) -> dict[str, Any]:
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise ControlError(
-            f"no agent answers at {path} ({why}): is it running, as this user, with the same"
-            " KONTROL_CONTROL and KONTROL_PORT?"
+            f"no agent answers at {path} ({why}): start it, or use its user and its values of"
+            " KONTROL_CONTROL and KONTROL_PORT"
         ) from None
     if not line.endswith(b"\n"):
         raise ControlError(f"the agent at {path} ended before it answered")
@@ -154,7 +154,9 @@ def _ask(path: Path, request: bytes, timeout: float) -> dict[str, Any]:
 
 
 def _no_agent(path: Path, told: object) -> ControlError:
-    return ControlError(f"what listens at {path} is no agent: it says {told!r:.80}")
+    return ControlError(
+        f"the process that listens at {path} is not an agent: it answers {told!r:.80}"
+    )
 
 
 async def _answer(connection: socket.socket, who: Who, leave: Leave, left: asyncio.Event) -> None:
@@ -162,7 +164,7 @@ async def _answer(connection: socket.socket, who: Who, leave: Leave, left: async
     with connection:
         connection.settimeout(0)
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_CLIENT_TIMEOUT):
                 request = b""
                 while not request.endswith(b"\n") and len(request) < _MAX_REQUEST:
                     part = await loop.sock_recv(connection, _MAX_REQUEST - len(request))
@@ -172,16 +174,16 @@ async def _answer(connection: socket.socket, who: Who, leave: Leave, left: async
             if request == b"WHO\n":
                 answer: dict[str, Any] = {"id": who.id, "key": who.key, "tiers": who.tiers}
             elif request == who.request:
-                log.info("asked to leave")
+                log.info("deregistering on request")
                 already = left.is_set()
                 answer = {"tiers": dict(await leave()), "already": already}
                 if not any(answer["tiers"].values()):
                     left.set()
             elif request.startswith(b"LEAVE"):
-                answer = {"refused": f"the agent there is that of {who}; it stays"}
+                answer = {"refused": f"this is the agent of {who}, which does not leave"}
             else:
                 return
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_CLIENT_TIMEOUT):
                 await loop.sock_sendall(connection, json.dumps(answer).encode("utf-8") + b"\n")
         except OSError as error:
             log.debug("control socket: a client went away: %s", error)
@@ -216,14 +218,14 @@ def _bind(listener: socket.socket, path: Path) -> None:
 
 
 def _unlink(path: Path, ours: int) -> None:
-    """Unlink `path` if it is ours still; while we hold the socket, its number is not given anew."""
+    """Unlink `path` if it is still ours: while we hold the socket, its inode is not reused."""
     with contextlib.suppress(OSError):
         if path.stat().st_ino == ours:
             path.unlink()
 
 
 def _stale(path: Path) -> bool:
-    """Say whether `path` is a socket at which nobody listens. Raises `ControlError` if one does."""
+    """Tell whether `path` is a socket without a listener. Raises `ControlError` if it has one."""
     if not path.is_socket():
         return False
     with socket.socket(socket.AF_UNIX) as probe:
@@ -236,7 +238,7 @@ def _stale(path: Path) -> bool:
 
 
 def _folder(folder: Path) -> None:
-    """Make the socket's directory; refuse ours (`kontrol-UID`) if somebody else made it."""
+    """Make the socket's directory; refuse `kontrol-UID` if another user made it."""
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.name == f"kontrol-{os.getuid()}":
         found = folder.lstat()

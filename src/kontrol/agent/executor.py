@@ -1,16 +1,19 @@
-"""The executor: commands that callers have run here, by `invoke` and `exec`.
+"""The executor: runs the commands of `invoke` and `exec` for callers.
 
-Whether a call may run is decided in one step, without an await: who calls, what is asked, the
-allow-list, the fence, the bounds. What passes becomes a job: a task that owns the command, by a
-guard (`kontrol.process`), like the callback. One thing is left to the command's process, before it
-executes anything: whether the arguments match the patterns of the allow-list. The handler of the
-call awaits the job, and cancels it when its caller goes away.
+Whether a call may run is decided in one step, without an await: the caller's key, the request, the
+allow-list, the fence, the bounds. A call that passes becomes a job: a task that owns the command
+through a guard (`kontrol.process`), as a callback is run. One check is left to the command's
+process, before it executes anything: whether the arguments match the patterns of the allow-list.
+The handler of the call awaits the job, and cancels it when its caller goes away.
 
-Invariants: a job ends with its caller, with its term, or with the agent, whichever is first, and
-then nothing of its command is left; a command of a term starts only after those of lower terms are
-gone; every call is one line of the audit; nothing here blocks the event loop, so that keepalives
-are sent as ever. Output is not kept but for `invoke`: what a caller does not read stops its
-command, in bounded memory.
+Invariants:
+
+- A job ends with its caller, with its term, or with the agent, whichever is first, and then no
+  process of its command is left.
+- A command of a term starts only after those of lower terms are gone.
+- Every call is one line of the audit.
+- Nothing here blocks the event loop, so keepalives are sent on time.
+- Only `invoke` keeps output. A caller that does not read stops its command, in bounded memory.
 """
 
 import asyncio
@@ -38,34 +41,33 @@ from kontrol.rpc.errors import Refused
 from kontrol.rpc.methods import Call, Method
 
 CALLERS = frozenset({"master", "operator"})
-"""The kinds of keys whose holders may have commands run."""
+"""The kinds of keys whose holders may run commands."""
 
 _UNLIMITED = 2**63
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What bounds remote commands. The string below each is its line in the published table."""
+    """Bounds of remote commands. The string below each is its line in the published table."""
 
     commands: int = 16
-    """Remote commands that run at once in one agent; each has a guard of 11 MB meanwhile."""
+    """Remote commands that run at the same time in one agent. Each has a guard of 11 MB."""
 
     commands_per_address: int = 8
-    """The same, asked for from one address."""
+    """The same, for the callers of one address."""
 
     answer: int = 1024 * 1024
-    """Bytes that `invoke` answers. For more there is `exec`, which streams any amount."""
+    """Bytes that `invoke` answers. `exec` streams any amount."""
 
     seconds: float = 60.0
     """Seconds after which `invoke` ends its command and answers null."""
 
 
 class Executor:
-    """Runs commands for callers. An asynchronous context manager: on leaving, all are ended.
+    """Runs commands for callers. An asynchronous context manager: its end ends all of them.
 
-    `environ`, less the variables named by `secrets`, is what commands are given. With the file
-    `allow` nothing else runs; without `insecure`, only for holders of keys. Raises
-    `AllowListError`.
+    Commands get `environ`, without the variables named by `secrets`. With the file `allow`, only
+    its commands run. Without `insecure`, only holders of keys may call. Raises `AllowListError`.
     """
 
     def __init__(
@@ -121,17 +123,17 @@ class Executor:
         text}, bytes where it is no UTF-8; at last {"exit", "signal", "seconds", "why"}: one of the
         first two is null, and so is `why` if the command ended by itself.
         """
-        outbox = OutputQueue()
-        out, err = Pieces("stdout", outbox), Pieces("stderr", outbox)
+        queue = OutputQueue()
+        out, err = Pieces("stdout", queue), Pieces("stderr", queue)
         try:
             job = self._start(
                 call, lambda: read_exec(raw), limit=_UNLIMITED, on_stdout=out.put, on_stderr=err.put
             )
         except BadRequest as error:
             raise Refused("InvalidRequest", str(error)) from None
-        job.task.add_done_callback(lambda _: outbox.close())
+        job.task.add_done_callback(lambda _: queue.close())
         try:
-            while (piece := await outbox.get()) is not None:
+            while (piece := await queue.get()) is not None:
                 yield piece
         finally:
             await end({job})
@@ -154,14 +156,14 @@ class Executor:
         on_stdout: OnChunk | None = None,
         on_stderr: OnChunk | None = None,
     ) -> Job:
-        """Start what a call asks for, at one stroke. Raises `Refused`, `BadRequest`."""
+        """Start the command of a call, without an await. Raises `Refused`, `BadRequest`."""
         asked: CommandRequest | None = None
         try:
             self._authorise(call)
             asked = read()
-            self._authorise_mandate(call, asked.mandate)
+            self._authorise_token(call, asked.fencing_token)
             permitted = asked if self._allow is None else self._allow.permit(asked)
-            older = self._fence_off(permitted.mandate)
+            older = self._fence_off(permitted.fencing_token)
             self._find_room(call, older)
         except (BadRequest, Refused) as refusal:
             audit.refused(call, asked, refusal)
@@ -186,27 +188,27 @@ class Executor:
         if not self._insecure and call.caller not in CALLERS:
             raise Refused(
                 "Forbidden",
-                f"commands are run for keys of kind {' or '.join(sorted(CALLERS))}; the caller has"
+                f"commands require a key of kind {' or '.join(sorted(CALLERS))}; the caller has"
                 f" {'none' if call.caller is None else f'one of kind {call.caller}'}",
             )
 
-    def _authorise_mandate(self, call: Call, mandate: FencingToken | None) -> None:
-        """Leave the fence to masters: an operator held to the allow-list could shut them out."""
-        if mandate is not None and call.caller == "operator":
+    def _authorise_token(self, call: Call, token: FencingToken | None) -> None:
+        """Let only masters raise the fence: an operator under an allow-list could block them."""
+        if token is not None and call.caller == "operator":
             raise Refused(
                 "Forbidden",
-                "an operator's key asks in nobody's name: leave tier, term and run out, or ask"
-                " with a master's key, as callbacks do",
+                "an operator's key cannot act for a callback: leave out tier, term and run, or use"
+                " a master's key, as callbacks do",
             )
 
-    def _fence_off(self, mandate: FencingToken | None) -> set[Job]:
+    def _fence_off(self, token: FencingToken | None) -> set[Job]:
         """Admit a term: end the commands of lower ones, and return them. Raises `Refused`."""
-        if mandate is None:
+        if token is None:
             return set()
-        self._fence.admit(mandate)
-        older = {job for job in self._jobs if job.is_older_than(mandate)}
+        self._fence.admit(token)
+        older = {job for job in self._jobs if job.is_older_than(token)}
         for job in older:
-            job.fence(mandate)
+            job.fence(token)
         return older
 
     def _find_room(self, call: Call, ending: set[Job]) -> None:
@@ -215,7 +217,7 @@ class Executor:
         counts = Counter(audit.address_of(job.call) for job in self._jobs - ending)
         if counts.total() >= bounds.commands:
             raise Refused(
-                "Busy", f"{bounds.commands} commands run here, the most at once: try again later"
+                "Busy", f"{bounds.commands} commands run here, the most at a time: try again later"
             )
         if counts[address] >= bounds.commands_per_address:
             raise Refused(
@@ -239,27 +241,27 @@ class Executor:
             )
 
     def _finish(self, job: Job) -> None:
-        """Forget a job that is over, and log it."""
+        """Log a job that is over, and forget it."""
         self._jobs.discard(job)
         refusal = job.refusal()
         if refusal is not None:
             audit.refused(job.call, job.request, refusal)
             return
         seconds = asyncio.get_running_loop().time() - job.began
-        audit.ended(job.call, job.request, job.told(), seconds)
+        audit.ended(job.call, job.request, job.summary(), seconds)
 
 
 def refusing() -> Mapping[str, Method]:
-    """Return the methods of a server that may run nothing: they say so, and the mend."""
+    """Return the methods of a server that may not run commands: they refuse, and name the fix."""
     refusal = Refused(
         "Forbidden",
-        "this pod takes no commands: set KONTROL_KEYS, so that it takes them from holders of keys,"
-        " or KONTROL_INVOKE=insecure, so that it takes them from anybody; KONTROL_INVOKE=off, or a"
+        "this pod does not accept commands: set KONTROL_KEYS to accept them from holders of keys,"
+        " or KONTROL_INVOKE=insecure to accept them from every client; KONTROL_INVOKE=off, or a"
         " mode without `agent`, turns them off",
     )
 
     async def refuse(call: Call, _raw: object) -> object:
-        """Refuse: this pod takes no commands."""
+        """Refuse: this pod does not accept commands."""
         audit.refused(call, None, refusal)
         raise refusal
 

@@ -1,4 +1,4 @@
-"""How an agent is doing: its checks of readiness and its metrics, both read from its status."""
+"""The health of an agent: its readiness checks and its metrics, both read from its status."""
 
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
@@ -14,21 +14,21 @@ _Rows: TypeAlias = "Iterable[tuple[Values, float | Total]]"
 def checks(status: AgentStatus) -> list[dict[str, JSON]]:
     """Return whether each tier has acknowledged the pod, and that it has not left.
 
-    Each check has `name`, `ok`, `detail` and, if a keepalive failed, `error`: a peer's own words.
+    Each check has `name`, `ok`, `detail` and, if a keepalive failed, `error`: the text of a peer.
     """
     found: list[dict[str, JSON]] = [_check(tier) for tier in status.tiers]
     if status.leaving:
-        found.append({"name": "staying", "ok": False, "detail": "the agent has said farewell"})
+        found.append({"name": "staying", "ok": False, "detail": "the agent has deregistered"})
     return found
 
 
 def _check(tier: TierStatus) -> dict[str, JSON]:
     at = tier.acknowledged
-    told = "never acknowledged" if at is None else f"acknowledged {at:.1f} s ago"
+    when = "never acknowledged" if at is None else f"acknowledged {at:.1f} s ago"
     check: dict[str, JSON] = {
         "name": f"tier {tier.tier}",
         "ok": _reporting(tier),
-        "detail": f"{told}; the TTL is {tier.ttl:g} s",
+        "detail": f"{when}; the TTL is {tier.ttl:g} s",
     }
     return check if tier.error is None else {**check, "error": tier.error}
 
@@ -50,7 +50,7 @@ METRICS: tuple[Metric[AgentStatus], ...] = (
     Metric(
         "kontrol_agent_info",
         "gauge",
-        "Always 1; the labels tell the pod's id and key.",
+        "Always 1; the labels are the pod's id and key.",
         lambda status: [((status.id, status.key), 1)],
         ("id", "key"),
     ),
@@ -64,21 +64,21 @@ METRICS: tuple[Metric[AgentStatus], ...] = (
     Metric(
         "kontrol_agent_acknowledged_age_seconds",
         "gauge",
-        "Seconds since the tier last acknowledged a keepalive; absent before it ever did.",
+        "Seconds since the tier last acknowledged a keepalive; absent before the first time.",
         _tiers(lambda tier: tier.acknowledged),
         _TIER,
     ),
     Metric(
         "kontrol_agent_ttl_seconds",
         "gauge",
-        "Seconds after which the tier takes a silent pod for gone, as it told last.",
+        "Seconds after which the tier treats a pod that does not report as gone, as last received.",
         _tiers(lambda tier: tier.ttl),
         _TIER,
     ),
     Metric(
         "kontrol_agent_keepalives_sent_total",
         "counter",
-        "Keepalives sent, farewells among them.",
+        "Keepalives sent, including deregistrations.",
         _tiers(lambda tier: tier.sent),
         _TIER,
     ),
@@ -86,7 +86,7 @@ METRICS: tuple[Metric[AgentStatus], ...] = (
         "kontrol_agent_keepalives_acknowledged_total",
         "counter",
         "Keepalives that the tier acknowledged.",
-        _tiers(lambda tier: tier.taken),
+        _tiers(lambda tier: tier.accepted),
         _TIER,
     ),
     Metric(
@@ -99,7 +99,7 @@ METRICS: tuple[Metric[AgentStatus], ...] = (
     Metric(
         "kontrol_agent_keepalives_failed_total",
         "counter",
-        "Attempts that came to no answer: no address, no connection, silence, or no etcd.",
+        "Attempts without an answer: no address, no connection, a timeout, or no etcd.",
         _tiers(lambda tier: tier.failed),
         _TIER,
     ),
@@ -114,7 +114,7 @@ METRICS: tuple[Metric[AgentStatus], ...] = (
         "kontrol_agent_round_trip_seconds",
         "summary",
         "Time from sending a keepalive to its acknowledgement, which waits for etcd.",
-        _tiers(lambda tier: (tier.taken, tier.round_trips)),
+        _tiers(lambda tier: (tier.accepted, tier.round_trips)),
         _TIER,
     ),
     Metric(
@@ -127,7 +127,7 @@ METRICS: tuple[Metric[AgentStatus], ...] = (
     Metric(
         "kontrol_agent_payload_changes_total",
         "counter",
-        "Changes of the payload that were taken over.",
+        "Changes of the payload that were accepted.",
         lambda status: status.n,
     ),
     Metric(

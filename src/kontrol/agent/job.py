@@ -1,8 +1,9 @@
-"""A command that was admitted, from its start to what came of it.
+"""A job: one admitted command, from its start to its result, and its output.
 
-Invariant: a job that is over has nothing of its command left.
+Output travels to the caller in pieces of text. `OutputQueue` bounds how much of it waits for the
+caller, so a caller that does not read stops its command.
 
-What a command writes, on its way to the caller: in pieces of text, and never much of it.
+Invariant: when a job is over, no process of its command is left.
 """
 
 import asyncio
@@ -19,9 +20,9 @@ from kontrol.rpc.methods import Call
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """Who asked for what, since `began` (loop time), and the task that sees it run.
+    """The call, its request, when it began (loop time), and the task that runs the command.
 
-    `fenced` is the mandate that ended it, if one did.
+    `fenced` is the token that ended it, if one did.
     """
 
     call: Call
@@ -31,20 +32,20 @@ class Job:
     fenced: FencingToken | None = None
     killed: bool = False
 
-    def is_older_than(self, mandate: FencingToken) -> bool:
-        """Tell whether it runs in the name of a lower term of the same tier."""
-        own = self.request.mandate
-        return own is not None and own.tier == mandate.tier and own.term < mandate.term
+    def is_older_than(self, token: FencingToken) -> bool:
+        """Tell whether it runs for a lower term of the same tier."""
+        own = self.request.fencing_token
+        return own is not None and own.tier == token.tier and own.term < token.term
 
-    def fence(self, mandate: FencingToken) -> None:
-        """Have it killed because a higher term has called."""
-        self.fenced = self.fenced or mandate
+    def fence(self, token: FencingToken) -> None:
+        """Kill it because a higher term has called."""
+        self.fenced = self.fenced or token
         self.kill()
 
     def kill(self) -> None:
-        """Have the command killed; `task` is done when it is gone.
+        """Kill the command; `task` is done when it is gone.
 
-        Cancelled a second time it would be done before that.
+        A second cancellation would end the task before that, so there is only one.
         """
         if not self.killed:
             self.killed = True
@@ -65,15 +66,15 @@ class Job:
         return Refused("Forbidden", outcome.detail) if outcome.reason == "refused" else None
 
     def result(self) -> Outcome:
-        """Return what came of it, once it is over. Raises `Refused`."""
+        """Return the outcome, once it is over. Raises `Refused`."""
         if self.task.cancelled():
             if self.fenced is not None:
                 raise Refused(
                     "Fenced",
                     f"killed: term {self.fenced.term} of tier {self.fenced.tier!r} has called here,"
-                    " and this was of a lower one; its leader has been replaced",
+                    " and this command is of a lower term; its leader has been replaced",
                 )
-            raise Refused("Ended", "killed, because the agent ends")
+            raise Refused("Ended", "killed, because the agent is shutting down")
         try:
             outcome = self.task.result()
         except (OSError, GuardError) as error:
@@ -84,18 +85,18 @@ class Job:
             raise Refused("NotStarted", outcome.detail)
         return outcome
 
-    def told(self) -> str:
-        """Return one line for the audit on how it ended."""
+    def summary(self) -> str:
+        """Return one line for the audit: how it ended."""
         if not self.task.cancelled():
             error = self.task.exception()
             return self.task.result().detail if error is None else f"not run: {error}"
         if self.fenced is not None:
             return f"killed, because term {self.fenced.term} has called"
-        return f"killed: {self.call.gone or 'the agent ends'}"
+        return f"killed: {self.call.gone or 'the agent is shutting down'}"
 
 
 async def end(jobs: Collection[Job]) -> None:
-    """Kill the commands of jobs that are not over, and see them gone."""
+    """Kill the commands of jobs that are not over, and wait until they are gone."""
     left = [job for job in jobs if not job.task.done()]
     for job in left:
         job.kill()
@@ -104,7 +105,7 @@ async def end(jobs: Collection[Job]) -> None:
 
 
 ROOM = 4
-"""Pieces that wait for the caller; each is what one read of a pipe gave, 64 KiB on Linux."""
+"""Pieces that wait for the caller. Each is what one read of a pipe returned: 64 KiB on Linux."""
 
 
 class OutputQueue:
@@ -120,11 +121,11 @@ class OutputQueue:
         self._pieces.put_nowait(piece)
 
     def close(self) -> None:
-        """Tell that no more comes."""
+        """End the queue: `get` returns None after the last piece."""
         self._pieces.put_nowait(None)
 
     async def get(self) -> dict[str, object] | None:
-        """Return the next piece once it is there, or None if that was all."""
+        """Wait for the next piece and return it, or None after the last one."""
         piece = await self._pieces.get()
         self._room.release()
         return piece
@@ -134,34 +135,34 @@ class Pieces:
     """Cuts a stream of bytes into pieces for a caller: `str` where it is UTF-8, else `bytes`.
 
     Nothing is lost: all pieces together, encoded again, are the stream. A character that a read
-    has cut in two waits for its rest.
+    has split waits for its other bytes.
     """
 
-    def __init__(self, name: str, outbox: OutputQueue) -> None:
+    def __init__(self, name: str, queue: OutputQueue) -> None:
         self._name = name
-        self._outbox = outbox
+        self._queue = queue
         self._rest = b""
 
     async def put(self, chunk: bytes) -> None:
-        """Pass on what is whole, once the outbox has room."""
+        """Pass on all complete characters, once the queue has room."""
         data = self._rest + chunk
         try:
             text, used = codecs.utf_8_decode(data, "strict", False)  # noqa: FBT003  # no keywords
         except UnicodeDecodeError:
             self._rest = b""
-            await self._outbox.put({self._name: data})
+            await self._queue.put({self._name: data})
             return
         self._rest = data[used:]
         if text:
-            await self._outbox.put({self._name: text})
+            await self._queue.put({self._name: text})
 
     def rest(self) -> list[dict[str, object]]:
-        """Return what is left when all has been put: half of a character, if any."""
+        """Return what is left at the end: the first bytes of a character, if any."""
         return [{self._name: self._rest}] if self._rest else []
 
 
 def joined(output: bytes) -> str | bytes:
-    """Return lines joined by newlines: output without its last line's end. `str` if UTF-8."""
+    """Return output without its final newline, as `str` if it is UTF-8."""
     lines = output.removesuffix(b"\n")
     try:
         return lines.decode("utf-8")

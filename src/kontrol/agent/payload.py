@@ -1,9 +1,9 @@
 """The payload file: JSON that an application writes and every keepalive carries.
 
-Invariant: the payload in force is the last content that was good. A file that is missing, empty,
-half written, no JSON, or more than a record can carry changes nothing: the application that wrote
-the last good payload has not taken it back. To take it back it writes `""`. Before there was any
-good content the payload is `""`. What is wrong is logged once, not with every look.
+Invariant: the payload in force is the last valid content. A file that is missing, empty, half
+written, not JSON, or larger than a record can carry changes nothing: the application that wrote the
+last valid payload has not withdrawn it. To withdraw it, it writes `""`, which is also the payload
+before there was any valid content. A problem is logged once, not with every read.
 """
 
 import errno
@@ -31,7 +31,7 @@ class PayloadFile:
         self._seen: bytes | None = None
 
     def refresh(self, update: Callable[[JSON], None]) -> None:
-        """Read the file and, if its content is new and good, `update` with its value.
+        """Read the file and, if its content is new and valid, `update` with its value.
 
         `update` may refuse a value by raising `BadRecord` or `NotJSON`.
         """
@@ -58,7 +58,7 @@ class PayloadFile:
 
     def _wrong(self, error: str, level: int) -> None:
         if error != self.error:
-            log.log(level, "payload %s: %s; keeping the last good one", self.path, error)
+            log.log(level, "payload %s: %s; the last valid one stays in force", self.path, error)
         self.error = error
 
 
@@ -73,5 +73,5 @@ def _read(path: Path) -> bytes:
 
 
 def _open(path: str, flags: int) -> int:
-    # Without O_NONBLOCK, opening a FIFO would block the agent until somebody writes.
+    # Without O_NONBLOCK, opening a FIFO would block the agent until a process opens it to write.
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)

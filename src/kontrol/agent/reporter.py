@@ -1,15 +1,16 @@
-"""Reports to one tier of masters: connects, sends keepalives, tries again.
+"""Reports to one tier of masters: connects, sends keepalives, retries.
 
-One reporter per tier, each a task of its own with its own connection, schedule and number, so that
-a dead tier delays no other. A reporter keeps one connection for as long as it answers. When an
-attempt fails (silence, a lost connection, `Unavailable`), the next one looks the tier up again and
-opens a new connection, to another address if there is one: to go on with a connection whose
-packets are dropped would mean to wait for TCP to give it up, which takes a quarter of an hour.
+There is one reporter per tier, each a task with its own connection, schedule and number, so that a
+dead tier does not delay another. A reporter keeps one connection for as long as it answers. When an
+attempt fails (a timeout, a lost connection, `Unavailable`), the next one looks up the tier again
+and opens a new connection, to another address if there is one: on a connection whose packets are
+dropped, TCP would take a quarter of an hour to give up.
 
-A *refusal* is an answer: the connection is good, the record is not wanted. It is logged and tried
-again, since each can pass: the incumbent of a `Conflict` leaves, an invalid payload is mended.
+A *refusal* is an answer: the connection works, the record is not accepted. It is logged and
+retried, since each reason can pass: the incumbent of a `Conflict` leaves, an invalid payload is
+fixed.
 
-Invariant: one keepalive is under way at a time, and each is made when it is sent; so a tier gets
+Invariant: one keepalive is under way at a time, and each is made when it is sent. So a tier gets
 records in the order of their (nonce, n), and the last one it acknowledged is the newest sent.
 """
 
@@ -29,8 +30,8 @@ from kontrol.rpc.errors import RemoteError, RpcError
 
 log = logging.getLogger(__name__)
 
-_FAREWELL_ATTEMPT = 0.8  # seconds: two and a half attempts within the two seconds there are
-_FAREWELL_PAUSE = 0.05
+_DEREGISTER_ATTEMPT = 0.8  # seconds: two and a half attempts within `DEREGISTER_SECONDS`
+_DEREGISTER_PAUSE = 0.05
 _LONGEST_REASON = 300  # characters: the text is a peer's
 _REFUSALS = frozenset(
     {
@@ -52,7 +53,7 @@ class Record(Protocol):
     """Makes the JSON text to send now."""
 
     def __call__(self, *, skew: int, down: bool = False) -> str:
-        """Return the record, its nonce `skew` nanoseconds ahead; the farewell if `down`."""
+        """Return the record, its nonce `skew` nanoseconds ahead; `down`: the deregistration."""
         ...
 
 
@@ -65,8 +66,9 @@ class TierStatus:
     """How one tier is doing. `acknowledged` is the seconds since the last acknowledgement.
 
     `failures` are those in a row. Of all keepalives since the start, `sent` counts those sent,
-    `taken` those acknowledged, `refused` those that the tier answered with a refusal, and `failed`
-    the attempts that came to no answer; `round_trips` is the sum of seconds of those taken.
+    `accepted` those acknowledged, `refused` those that the tier answered with a refusal, and
+    `failed` the attempts without an answer; `round_trips` is the sum of the seconds of those
+    accepted.
     """
 
     tier: str
@@ -78,7 +80,7 @@ class TierStatus:
     failures: int
     error: str | None
     sent: int = 0
-    taken: int = 0
+    accepted: int = 0
     refused: int = 0
     failed: int = 0
     round_trips: float = 0.0
@@ -111,12 +113,12 @@ class Reporter:
         self._connect = connect
         self._resolve = resolve
         self._emitted = emitted
-        self._found: dict[str, list[str]] = {}  # of each name, when it was last found
-        self.heard = asyncio.Event()
+        self._found: dict[str, list[str]] = {}  # the addresses of each name, as last found
+        self.acknowledged = asyncio.Event()
         """Set once the tier has acknowledged a keepalive of ours."""
         self._changed = asyncio.Event()
         self._address: str | None = None
-        self._sent = self._taken = self._refusals = self._failures = 0
+        self._sent = self._accepted = self._refusals = self._failures = 0
         self._round_trips = 0.0
         self._acknowledged: float | None = None  # loop time
         self._skew = 0  # nanoseconds
@@ -125,7 +127,7 @@ class Reporter:
         self._error: str | None = None
 
     def changed(self) -> None:
-        """Send at once, unless the tier is failing and its time has not come."""
+        """Send immediately, unless the tier is failing and the next attempt is not due yet."""
         self._changed.set()
 
     @property
@@ -142,7 +144,7 @@ class Reporter:
             failures=self._schedule.failures,
             error=self._error,
             sent=self._sent,
-            taken=self._taken,
+            accepted=self._accepted,
             refused=self._refusals,
             failed=self._failures,
             round_trips=self._round_trips,
@@ -171,23 +173,23 @@ class Reporter:
                 async with asyncio.timeout(self._schedule.attempt):
                     delay = await self._exchange(caller)
 
-    async def _look_up(self, patience: float) -> None:
-        """Look up the names of the tier, all at once, for at most `patience` seconds.
+    async def _look_up(self, timeout: float) -> None:
+        """Look up all names of the tier together, for at most `timeout` seconds.
 
-        For a name that is not found in time, the addresses found before serve. Raises `OSError` if
-        there is not one address.
+        For a name that is not found in time, the addresses found before are used. Raises `OSError`
+        if there is no address.
         """
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._find(host, patience)) for host in self.tier.hosts]
+            tasks = [group.create_task(self._find(host, timeout)) for host in self.tier.hosts]
         self._addresses.learn(chain.from_iterable(self._found.values()))
         if not self._addresses:
             failures = [failure for task in tasks if (failure := task.result()) is not None]
             raise failures[0] if failures else OSError("the look-up found no address")
 
-    async def _find(self, host: str, patience: float) -> OSError | None:
-        """Look one name up; return what went wrong."""
+    async def _find(self, host: str, timeout: float) -> OSError | None:
+        """Look up one name; return the error, if any."""
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 self._found[host] = await self._resolve(host, self.tier.port)
         except OSError as error:
             log.warning("tier %s: look-up of %s failed: %s", self.tier, host, _reason(error))
@@ -214,54 +216,55 @@ class Reporter:
                 raise
             self._refused(refusal)
             return self._schedule.failed()
-        self._taken += 1
+        self._accepted += 1
         self._round_trips += loop.time() - started
-        delay = self._take(answer)
+        delay = self._accept(answer)
         return max(0.0, started + delay - loop.time())
 
-    def _take(self, answer: object) -> float:
-        """Take an acknowledgement; the original's masters answer nothing. Returns the delay."""
-        told = answer if isinstance(answer, dict) else {}
-        seq = told["seq"] if isinstance(told.get("seq"), int) else None
+    def _accept(self, answer: object) -> float:
+        """Read an acknowledgement; the original's masters answer nothing. Returns the delay."""
+        fields = answer if isinstance(answer, dict) else {}
+        seq = fields["seq"] if isinstance(fields.get("seq"), int) else None
         known, failures = self._acknowledged is not None, self._schedule.failures
         news = not known or self._error is not None or seq != self._seq
         self._seq = seq
-        self._leader = told["leader"] if isinstance(told.get("leader"), str) else None
+        self._leader = fields["leader"] if isinstance(fields.get("leader"), str) else None
         self._error = None
         self._acknowledged = asyncio.get_running_loop().time()
-        self.heard.set()
+        self.acknowledged.set()
         if news:
             number = "" if self._seq is None else f" as #{self._seq}"
-            # A recovery says so: the same words as at the start would be taken for a repetition.
+            # A recovery says so: the log would suppress the same words as at the start.
             again = f" again; failed attempts: {failures}" if failures and known else ""
             log.info("tier %s: reporting to %s%s%s", self.tier, self._address, number, again)
-        return self._schedule.acknowledged(told.get("ttl"))
+        return self._schedule.acknowledged(fields.get("ttl"))
 
     def _refused(self, refusal: RemoteError) -> None:
         self._refusals += 1
         self._error = _reason(refusal)
-        log.warning("tier %s refuses our keepalive: %s", self.tier, self._error)
+        log.warning("tier %s refuses the keepalive: %s", self.tier, self._error)
         if refusal.name == "Gone":
-            # This process has not said farewell; whoever did so in its name is mistaken.
+            # This process has not deregistered; another sender did so under its nonce.
             self._skew += 1
         elif refusal.name == "Stale" and self._acknowledged is None:
-            # No newer process has replaced this one: the clock was set back. One that was
-            # acknowledged gives way, or two processes would outbid each other for ever.
+            # No newer process has replaced this one: the clock was set back. A process that was
+            # acknowledged gives way: otherwise two would outbid each other without end.
             self._put_ahead(refusal.message)
 
     def _put_ahead(self, message: str) -> None:
         skew = skew_past(message, self._started, self._skew)
         if skew is None:
             log.error(
-                "tier %s: the nonce of the record that it has of this pod is out of reach, dated "
-                "%d years after this process or of another form: refused while that one is there",
+                "tier %s: its record of this pod has a nonce that is %d years or more ahead of this"
+                " process, or of another form: keepalives are refused until that record is gone",
                 self.tier,
                 LONGEST_SKEW // SECOND // (365 * 24 * 3600),
             )
             return
         self._skew = skew
         log.warning(
-            "tier %s: the clock of this host was set back, it seems: the nonce goes %.9g s ahead",
+            "tier %s: the clock of this host seems to have been set back: the nonce moves %.9g s"
+            " ahead",
             self.tier,
             skew / SECOND,
         )
@@ -276,11 +279,11 @@ class Reporter:
             self._addresses.failed(self._address)
         self._address = None
 
-    async def farewell(self, deadline: float) -> str | None:
-        """Tell the tier that this pod leaves, until it knows or loop time is `deadline`.
+    async def deregister(self, deadline: float) -> str | None:
+        """Deregister the pod from the tier; retry until it answers or loop time is `deadline`.
 
-        To be called when `run` has ended. Returns None if the tier knows, or never heard of us;
-        else what went wrong.
+        Call it when `run` has ended. Returns None if the tier knows, or if no keepalive was ever
+        sent to it; else the error.
         """
         if not self._sent:
             return None
@@ -288,27 +291,29 @@ class Reporter:
         self._error = "no answer in time"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
-                while not await self._part(raw):
+                while not await self._try_to_deregister(raw):
                     pass
         if self._error is not None:
-            log.warning("tier %s: the farewell was not taken: %s", self.tier, self._error)
+            log.warning("tier %s did not accept the deregistration: %s", self.tier, self._error)
         return self._error
 
-    async def _part(self, raw: str) -> bool:
-        """Try one farewell, over a new connection; say whether the tier has answered."""
+    async def _try_to_deregister(self, raw: str) -> bool:
+        """Send one deregistration over a new connection; tell whether the tier has answered."""
         try:
-            async with asyncio.timeout(_FAREWELL_ATTEMPT):
+            async with asyncio.timeout(_DEREGISTER_ATTEMPT):
                 if self._address is None:
-                    await self._look_up(_FAREWELL_ATTEMPT / 4)
+                    await self._look_up(_DEREGISTER_ATTEMPT / 4)
                 async with self._open() as caller:
                     self._sent += 1
                     self._emitted()
-                    await caller.call("ping", raw, timeout=_FAREWELL_ATTEMPT)
+                    await caller.call("ping", raw, timeout=_DEREGISTER_ATTEMPT)
             self._error = None
         except (RpcError, OSError) as error:
             if not _is_refusal(error):
                 self._failed(_reason(error))
-                await asyncio.sleep(_FAREWELL_PAUSE)  # a refusal at once is no reason to rush
+                await asyncio.sleep(
+                    _DEREGISTER_PAUSE
+                )  # also after an immediate refusal of the connection
                 return False
             self._error = None if error.name == "Gone" else _reason(error)
         return True

@@ -1,14 +1,13 @@
-"""What a caller asks to be run: the JSON text of `invoke` and `exec`, as values. Pure.
+"""Requests of `invoke` and `exec`, from JSON text to values, and their fence. Pure.
 
-`exec` is strict: what it does not know, it refuses by name. `invoke` takes what the original took:
-any object with `cmd`, whose other members are the command's own business, since it finds the whole
-text in `$INPUT`; only a complete `tier`, `term` and `run` mean what they mean for `exec`.
+`exec` is strict: it refuses a member that it does not know, by name. `invoke` accepts what the
+original accepted: any object with `cmd`. The command finds the whole text in `$INPUT`, so the other
+members are up to it; only a complete `tier`, `term` and `run` mean the same as for `exec`.
 
-The fence: of each tier, commands of the highest term seen run, and of no lower one. Pure.
-
-A leader that lost its office may not know yet, or may have left commands running. So a call made
-from within a callback carries its tier and term; a lower term than the highest seen is refused, and
-who raises it ends what runs of the lower ones first (`kontrol.agent.executor`).
+The fence: for each tier, only commands of the highest term seen may run. A leader that was replaced
+may not know it yet, or may have left commands running. So a call made from within a callback
+carries its tier and term. A term below the highest seen is refused, and before a command of a
+higher term starts, those of lower terms are ended (`kontrol.agent.executor`).
 
 Invariant: the highest term of a tier never falls. It is kept in memory: a restart of the agent ends
 all its commands, and forgets it.
@@ -29,12 +28,12 @@ _MEMBERS = ("argv", "cmd", "env", "stdin", "timeout", "tier", "term", "run")
 
 
 class BadRequest(ValueError):
-    """What is asked makes no sense; the message says what was expected."""
+    """The request is invalid; the message says what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class FencingToken:
-    """In whose name a callback asks: its tier ("namespace/app"), its term, its run."""
+    """The callback that a call is made for: its tier ("namespace/app"), its term, its run."""
 
     tier: str
     term: int
@@ -53,7 +52,7 @@ class CommandRequest:
     env: Mapping[str, str] = field(default_factory=dict)
     stdin: str = ""
     timeout: float | None = None
-    mandate: FencingToken | None = None
+    fencing_token: FencingToken | None = None
     checks: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -74,12 +73,12 @@ def read_invoke(raw: object, timeout: float) -> CommandRequest:
     cmd = value.get("cmd") if isinstance(value, dict) else None
     if not isinstance(raw, str | bytes) or not isinstance(value, dict) or not isinstance(cmd, str):
         raise BadRequest("the argument is not the text of a JSON object with `cmd`")
-    text = raw if isinstance(raw, str) else raw.decode("utf-8")  # `parse` has seen to that
+    text = raw if isinstance(raw, str) else raw.decode("utf-8")  # `parse` has checked it
     try:
-        mandate = _mandate(value)
+        token = _fencing_token(value)
     except BadRequest:
-        mandate = None
-    return CommandRequest(cmd=cmd, env={"INPUT": text}, timeout=timeout, mandate=mandate)
+        token = None
+    return CommandRequest(cmd=cmd, env={"INPUT": text}, timeout=timeout, fencing_token=token)
 
 
 def read_exec(raw: object) -> CommandRequest:
@@ -106,7 +105,7 @@ def read_exec(raw: object) -> CommandRequest:
         _env(value.get("env")),
         _stdin(value.get("stdin")),
         _timeout(value.get("timeout")),
-        _mandate(value),
+        _fencing_token(value),
     )
 
 
@@ -155,7 +154,7 @@ def _timeout(value: JSON) -> float | None:
     )
 
 
-def _mandate(value: Mapping[str, JSON]) -> FencingToken | None:
+def _fencing_token(value: Mapping[str, JSON]) -> FencingToken | None:
     tier, term, run = (value.get(name) for name in ("tier", "term", "run"))
     if tier is None and term is None and run is None:
         return None
@@ -177,7 +176,7 @@ def _shown(value: JSON) -> str:
 
 
 MOST_TIERS = 1024
-"""Tiers that are remembered. None is ever forgotten, since that would open its fence."""
+"""Tiers that are remembered. None is forgotten, since that would open its fence."""
 
 
 class Fence:
@@ -186,19 +185,19 @@ class Fence:
     def __init__(self) -> None:
         self._highest: dict[str, int] = {}
 
-    def admit(self, mandate: FencingToken) -> None:
+    def admit(self, token: FencingToken) -> None:
         """Remember the term, or raise `Refused` if a higher one has been seen."""
-        highest = self._highest.get(mandate.tier)
-        if highest is not None and mandate.term < highest:
+        highest = self._highest.get(token.tier)
+        if highest is not None and token.term < highest:
             raise Refused(
                 "Fenced",
-                f"term {mandate.term} of tier {mandate.tier!r} is over: term {highest} has called"
+                f"term {token.term} of tier {token.tier!r} is over: term {highest} has called"
                 " here; end this callback, its leader has been replaced",
             )
         if highest is None and len(self._highest) >= MOST_TIERS:
             raise Refused(
                 "Busy",
-                f"tier {mandate.tier!r:.80} would be the {MOST_TIERS + 1}th here: if so many are"
-                " none of yours, set KONTROL_KEYS; restart the agent to forget them",
+                f"tier {token.tier!r:.80} would be the {MOST_TIERS + 1}th here: restart the agent"
+                " to forget them; set KONTROL_KEYS if so many are not yours",
             )
-        self._highest[mandate.tier] = mandate.term
+        self._highest[token.tier] = token.term

@@ -1,28 +1,28 @@
-"""When the agent sends to one tier: pure arithmetic, in seconds, on the tier's TTL.
+"""The schedule of keepalives to one tier, and the nonce that orders them: pure arithmetic.
 
-While the tier answers, a keepalive follows the last by TTL/3 at most, a little less at random so
-that the agents of a tier do not move in step. An attempt lasts TTL/6 at most. After a failure the
-delay is drawn evenly from 0 to a bound that doubles up to TTL/8 (full jitter).
+*Schedule*, in seconds, on the tier's TTL. While the tier answers, the next keepalive follows after
+at most TTL/3, a little less at random so that the agents of a tier do not send in step. An attempt
+lasts at most TTL/6. After a failure the delay is random, from 0 to a bound that doubles up to TTL/8
+(full jitter).
 
-Invariant: TTL/6 + TTL/8 < TTL/3. So an attempt begun just before a tier (or another of its
-addresses) can answer again, and lost in silence, is followed by one that succeeds within TTL/3;
-and a pod whose connection dies without a word right after an acknowledgement is heard again
-within TTL/3 + TTL/3, before its TTL ends.
+Invariant: TTL/6 + TTL/8 < TTL/3. So an attempt that began just before a tier (or another of its
+addresses) can answer again, and that times out, is followed by one that succeeds within TTL/3. And
+a pod whose connection breaks without notice right after an acknowledgement is seen again within
+TTL/3 + TTL/3, before its TTL ends.
 
-The nonce of a keepalive: it names a process of the pod, and orders it after those before it.
-
-It is the wall clock's nanoseconds when the process started, and 32 random bits, in hexadecimal of
-fixed width. So it rises from start to start as long as the clock does. Where the clock was set back
-between two starts, a tier that has never acknowledged the process refuses it as `Stale`, and its
-message names the newest nonce that it knows. The process then adds to its nonce what the clock
-lacks, its *skew*, and is past that one with the next keepalive.
+*Nonce*. It names a process of the pod, and orders it after earlier ones: the wall clock's
+nanoseconds when the process started, and 32 random bits, in hexadecimal of fixed width. So it rises
+from start to start as long as the clock does. If the clock was set back between two starts, a tier
+that has never acknowledged the process refuses it as `Stale`, and its message names the newest
+nonce that it knows. The process then adds the difference, its *skew*, to its nonce, and exceeds
+that one with the next keepalive.
 """
 
 import re
 from collections.abc import Callable
 
 MIN_TTL = 1.0
-MAX_TTL = 3600.0  # whatever a master says, it hears of us every 20 minutes
+MAX_TTL = 3600.0  # whatever a master says, a keepalive is sent every 20 minutes
 _MAX_ATTEMPT = 5.0
 _DOUBLINGS = 4  # from the first bound, TTL/128, to TTL/8
 
@@ -41,10 +41,10 @@ class Schedule:
         return min(self.ttl / 6, _MAX_ATTEMPT)
 
     def acknowledged(self, ttl: object = None) -> float:
-        """Take note of a success; return the seconds from its sending to the next.
+        """Record a success; return the seconds from its sending to the next.
 
         `ttl` is what the acknowledgement said, in seconds; anything but a number of at least 1 is
-        passed over, since it would make the agent flood the tier.
+        ignored, since it would make the agent flood the tier.
         """
         self.failures = 0
         if isinstance(ttl, int | float) and ttl >= MIN_TTL and ttl is not True:
@@ -52,14 +52,14 @@ class Schedule:
         return self.ttl / 3 * (0.8 + 0.2 * self._uniform())
 
     def failed(self) -> float:
-        """Take note of a failure; return the seconds from now to the next attempt."""
+        """Record a failure; return the seconds from now to the next attempt."""
         bound = self.ttl / 8 * 0.5 ** max(0, _DOUBLINGS - self.failures)
         self.failures += 1
         return bound * self._uniform()
 
 
 SECOND = 1_000_000_000  # nanoseconds
-LONGEST_SKEW = 2**31 * SECOND  # 68 years: no clock is wrong by more, whatever a master says
+LONGEST_SKEW = 2**31 * SECOND  # 68 years: no clock is off by more, whatever a master says
 
 # What a master says: `_stale` in kontrol/master/registry/admission.py, and docs/rpc.rst.
 _STALE = re.compile(
@@ -74,7 +74,7 @@ def nonce(started: int, salt: int) -> str:
 
 
 def skew_past(message: str, started: int, skew: int) -> int | None:
-    """Return the skew with which a nonce is past the one that the message of `Stale` names.
+    """Return the skew with which a nonce exceeds the one that the message of `Stale` names.
 
     All in nanoseconds: `started` as for `nonce`, and `skew`, with which ours was refused. Where the
     message names no nonce of our form, or none that is newer than ours, the skew is doubled, from

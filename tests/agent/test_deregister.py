@@ -1,4 +1,4 @@
-"""The farewell, on virtual time: told to every tier, in bounded time, and then silence."""
+"""Deregistration, on virtual time: from every tier, in bounded time, and nothing after it."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ import pytest
 from tests.agent.network import TTL, Master, Network, now, silent
 from tests.support.simloop import virtual
 
-from kontrol.agent.agent import FAREWELL, Agent
+from kontrol.agent.agent import DEREGISTER_SECONDS, Agent
 from kontrol.ensemble.pod import Keepalive
 from kontrol.rpc.errors import RemoteError
 
@@ -49,7 +49,7 @@ async def test_the_last_keepalive_is_down_and_newer_than_all_before() -> None:
 
 
 @virtual
-async def test_after_the_farewell_nothing_is_sent() -> None:
+async def test_after_deregistration_nothing_is_sent() -> None:
     master = Master()
     agent = Network({}, {"10.0.0.1": master}).agent("10.0.0.1")
     await leave_after(agent, TTL)
@@ -60,19 +60,19 @@ async def test_after_the_farewell_nothing_is_sent() -> None:
 
 
 @virtual
-async def test_a_dead_tier_bounds_the_farewell_and_delays_no_other() -> None:
+async def test_a_dead_tier_bounds_the_deregistration_and_delays_no_other() -> None:
     alive, dead = Master(), Master(silent)
     agent = Network({}, {"10.0.0.1": dead, "10.0.0.2": alive}).agent("10.0.0.1,10.0.0.2")
     told, took = await leave_after(agent, TTL)
     assert told == {"10.0.0.1:8000": "no answer in time", "10.0.0.2:8000": None}
-    assert took == pytest.approx(FAREWELL)
+    assert took == pytest.approx(DEREGISTER_SECONDS)
     assert alive.acknowledged[-1] - (now() - took) < 0.1
     assert dead.records[-1].down
     assert dead.open == 0
 
 
 @virtual
-async def test_a_farewell_that_is_lost_goes_to_another_address() -> None:
+async def test_a_deregistration_that_is_lost_goes_to_another_address() -> None:
     masters = {f"10.0.0.{i}": Master() for i in (1, 2)}
     network = Network({"masters": list(masters)}, masters)
     agent = network.agent("masters")
@@ -127,7 +127,7 @@ async def test_a_hanging_attempt_is_cut_short() -> None:
     ("name", "told"),
     [("Gone", None), ("Stale", "Stale: so it is"), ("Conflict", "Conflict: so it is")],
 )
-def test_a_refused_farewell_is_final(name: str, told: str | None) -> None:
+def test_a_refused_deregistration_is_final(name: str, told: str | None) -> None:
     @virtual
     async def check() -> None:
         master = Master(refuse(name))
@@ -146,12 +146,12 @@ async def test_a_master_without_etcd_is_asked_again_without_haste() -> None:
     agent = Network({}, {"10.0.0.1": master}).agent("10.0.0.1")
     told, took = await leave_after(agent, TTL)
     assert told == {"10.0.0.1:8000": "Unavailable: so it is"}
-    assert took == pytest.approx(FAREWELL)
+    assert took == pytest.approx(DEREGISTER_SECONDS)
     assert 3 < sum(record.down for record in master.records) <= 45
 
 
 @virtual
-async def test_a_tier_that_never_heard_of_us_needs_no_farewell() -> None:
+async def test_a_tier_that_never_got_a_keepalive_needs_no_deregistration() -> None:
     network = Network({}, {})
     network.dns = lambda: False
     told, took = await leave_after(network.agent("masters"), TTL)
@@ -160,7 +160,7 @@ async def test_a_tier_that_never_heard_of_us_needs_no_farewell() -> None:
 
 
 @virtual
-async def test_leaving_twice_waits_for_the_same_farewell() -> None:
+async def test_leaving_twice_waits_for_the_same_deregistration() -> None:
     master = Master(delay=0.5)
     agent = Network({}, {"10.0.0.1": master}).agent("10.0.0.1")
     async with asyncio.TaskGroup() as group:
@@ -182,7 +182,7 @@ async def test_one_who_left_before_the_start_says_nothing() -> None:
 
 
 @virtual
-async def test_whoever_waits_is_told_when_the_agent_is_cancelled() -> None:
+async def test_leave_returns_when_the_agent_is_cancelled() -> None:
     agent = Network({}, {"10.0.0.1": Master(silent)}).agent("10.0.0.1")
     task = asyncio.create_task(agent.run())
     await asyncio.sleep(1)
