@@ -129,17 +129,19 @@ async def test_a_background_child_that_holds_stdout_does_not_hold_the_end(
     assert pipe.is_gone()
 
 
-async def test_a_stranger_that_holds_stdout_does_not_hold_the_end(guard: Guard, pipe: Life) -> None:
+async def test_another_process_that_holds_stdout_does_not_delay_the_end(
+    guard: Guard, pipe: Life
+) -> None:
     # Not descriptor 1: while a shell redirects, its own may be another.
     script = "exec 8>&1; echo $$ >&9; while [ ! -e $LIFE.go ]; do sleep 0.01; done; echo done"
     task = asyncio.ensure_future(guard.run(holding(pipe, script), deadline=None))
     pid = await pipe.line()
-    stranger = os.open(f"/proc/{pid}/fd/8", os.O_WRONLY)
+    other = os.open(f"/proc/{pid}/fd/8", os.O_WRONLY)
     try:
         os.mkfifo(f"{pipe.path}.go")
         assert (await task).stdout == b"done\n"
     finally:
-        os.close(stranger)
+        os.close(other)
 
 
 @pytest.mark.parametrize("how", ["timeout", "stopped", "fenced"])
@@ -260,14 +262,14 @@ async def test_closing_kills_what_runs_and_the_guard(pipe: Life) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     await guard.close()
-    with pytest.raises(GuardError, match="does not run"):
+    with pytest.raises(GuardError, match="is not running"):
         await guard.run(shell("exit"), deadline=None)
 
 
 async def test_one_command_at_a_time(guard: Guard, pipe: Life) -> None:
     task = asyncio.ensure_future(guard.run(holding(pipe, "echo up >&9; sleep 600"), deadline=None))
     assert await pipe.line() == "up"
-    with pytest.raises(GuardError, match="runs a command already"):
+    with pytest.raises(GuardError, match="is running a command"):
         await guard.run(shell("exit"), deadline=None)
     await guard.stop()
     await task
@@ -286,7 +288,7 @@ async def test_a_guard_that_died_is_replaced(guard: Guard) -> None:
 async def test_a_guard_that_is_stuck_is_replaced(
     guard: Guard, pipe: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "PATIENCE", 0.2)
+    monkeypatch.setattr(run_module, "REPORT_TIMEOUT", 0.2)
     command = shell(
         'exec 9>"$LIFE"; echo up >&9; exec sleep 600', env={"LIFE": str(pipe.path)}, grace=0.1
     )

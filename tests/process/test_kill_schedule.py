@@ -10,21 +10,21 @@ from kontrol.process.kill_schedule import KillSchedule
 TIMES = st.floats(0, 100, allow_nan=False)
 
 
-def custody(
+def schedule(
     deadline: float | None = None, expiry: float | None = None, grace: float = 5.0
 ) -> KillSchedule:
     return KillSchedule(deadline=deadline, expiry=expiry, grace=grace)
 
 
 def test_nothing_is_due_while_it_runs() -> None:
-    subject = custody(deadline=10, expiry=20)
+    subject = schedule(deadline=10, expiry=20)
     assert subject.due(9.99) is None
     assert subject.wake == 10
-    assert custody().wake is None
+    assert schedule().wake is None
 
 
 def test_a_timeout_asks_then_kills() -> None:
-    subject = custody(expiry=10)
+    subject = schedule(expiry=10)
     assert subject.due(10) == signal.SIGTERM
     assert subject.due(10.1) is None
     assert subject.wake == 15
@@ -33,7 +33,7 @@ def test_a_timeout_asks_then_kills() -> None:
 
 
 def test_a_stop_leaves_its_grace_to_those_that_outlive_the_main_process() -> None:
-    subject = custody()
+    subject = schedule()
     subject.end("stopped", 1)
     assert subject.due(1) == signal.SIGTERM
     subject.main_exited()
@@ -43,14 +43,14 @@ def test_a_stop_leaves_its_grace_to_those_that_outlive_the_main_process() -> Non
 
 
 def test_what_the_main_process_leaves_behind_is_killed_at_once() -> None:
-    subject = custody()
+    subject = schedule()
     subject.main_exited()
     assert subject.due(0) == signal.SIGKILL
     assert subject.reason is None
 
 
 def test_the_deadline_kills_without_grace_and_is_the_reason() -> None:
-    subject = custody(deadline=3)
+    subject = schedule(deadline=3)
     subject.end("stopped", 1)
     assert subject.due(2) == signal.SIGTERM
     assert subject.due(3) == signal.SIGKILL
@@ -58,7 +58,7 @@ def test_the_deadline_kills_without_grace_and_is_the_reason() -> None:
 
 
 def test_an_extension_moves_the_deadline_until_it_has_passed() -> None:
-    subject = custody(deadline=3)
+    subject = schedule(deadline=3)
     subject.extend(6)
     assert subject.due(5) is None
     assert subject.due(6) == signal.SIGKILL
@@ -67,7 +67,7 @@ def test_an_extension_moves_the_deadline_until_it_has_passed() -> None:
 
 
 def test_the_deadline_does_not_rename_what_ended_by_itself() -> None:
-    subject = custody(deadline=3)
+    subject = schedule(deadline=3)
     subject.main_exited()
     assert subject.due(4) == signal.SIGKILL
     assert subject.reason is None
@@ -85,7 +85,7 @@ def test_it_never_goes_back_and_never_misses_a_deadline(
     grace: float,
     events: list[tuple[float, str]],
 ) -> None:
-    subject = custody(deadline, expiry, grace)
+    subject = schedule(deadline, expiry, grace)
     killing, terms, reason = False, 0, None
     for now, event in sorted(events):
         if event == "end":

@@ -97,6 +97,6 @@ async def test_a_guard_knows_its_siblings() -> None:
         guards.guard() as first,
         guards.guard() as second,
     ):
-        known = first._keeper._known
+        known = first._supervisor._known
         assert known is not None
         assert set(known()) == {4711, first.pid, second.pid}

@@ -4,7 +4,7 @@ import asyncio
 
 from kontrol.process.clock import boottime
 from kontrol.process.command import Command
-from kontrol.process.run import FENCE_PATIENCE, PATIENCE, Run
+from kontrol.process.run import FENCE_TIMEOUT, REPORT_TIMEOUT, Run
 
 
 class Limit:
@@ -54,14 +54,14 @@ async def test_the_latest_end_is_the_earliest_of_its_bounds() -> None:
     begun = loop.time()
     latest = run.latest()
     assert latest is not None
-    assert abs(latest - (begun + 20 + 2 + PATIENCE)) < 1
+    assert abs(latest - (begun + 20 + 2 + REPORT_TIMEOUT)) < 1
     run.stop_at = begun
     latest = run.latest()
     assert latest is not None
-    assert abs(latest - (begun + 2 + PATIENCE)) < 1
+    assert abs(latest - (begun + 2 + REPORT_TIMEOUT)) < 1
     run.deadline = boottime() - 100
     run.sent_at = begun
-    assert run.latest() == begun + FENCE_PATIENCE
+    assert run.latest() == begun + FENCE_TIMEOUT
     assert a_run(Limit()).latest() is None
 
 

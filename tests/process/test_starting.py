@@ -49,7 +49,7 @@ def folder_and_file(folder: Path, content: bytes, mode: int) -> str:
     ("content", "mode", "detail"),
     [
         (b"", 0o644, "permission denied: make it executable"),
-        (b"no magic\n", 0o755, "is no program that this machine can run: begin a script with"),
+        (b"no magic\n", 0o755, "is not a program that this machine can run: begin a script with"),
         (b"#!/no/such/sh\n", 0o755, "is there, but its interpreter '/no/such/sh' could not be"),
         (b"#!/bin/sh\r\nexit\r\n", 0o755, "is there, but its interpreter '/bin/sh\\r' (lines end"),
     ],
@@ -69,7 +69,7 @@ async def test_names_what_is_wrong_with_a_file(
     [
         (Command(("no-such",), {"PATH": "/bin"}), "could not be found: 'no-such' in PATH '/bin':"),
         (Command(("/no/such",), {}), "could not be found: '/no/such': correct the path"),
-        (Command(("/etc/passwd/x",), {}), "'/etc/passwd/x': has a part that is no folder"),
+        (Command(("/etc/passwd/x",), {}), "'/etc/passwd/x': has a part that is not a folder"),
         (Command(("/",), {}), "'/': permission denied"),
         (Command(("/bin/true",), {}, cwd="/no"), "its folder '/no' could not be entered: no such"),
         (Command(("/bin/true", "x" * 200_000), {}), "its arguments and environment are larger"),

@@ -1,1 +1,1 @@
-"""Commands that never outlive the daemon: a guard process owns each (see `guard`)."""
+"""Runs commands that never outlive the daemon: a guard process owns each (see `guard`)."""

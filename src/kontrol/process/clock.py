@@ -1,9 +1,9 @@
-"""The clock that deadlines are told by, and a timer on it.
+"""The clock of all deadlines, and a timer on it.
 
 CLOCK_BOOTTIME rises evenly, is the same for every process of the machine, and, unlike
-CLOCK_MONOTONIC, counts the time that the machine was suspended: a leader that slept through its
-deadline is late by all of it. For the same reason a deadline is awaited with a timer on this clock;
-the time-out of `poll` would start to count again where the suspension interrupted it.
+CLOCK_MONOTONIC, counts the time that the machine was suspended: a leader that was suspended past
+its deadline is late by all of it. For the same reason a deadline is awaited with a timer on this
+clock: the timeout of `poll` stands still during a suspension.
 """
 
 import os
@@ -37,9 +37,9 @@ class BootTimer:
         self.fd = self._check(self._libc.timerfd_create(_CLOCK, os.O_CLOEXEC))
 
     def arm(self, at: float | None) -> None:
-        """Become readable at `at` seconds of `boottime`, at once if that has passed; None: never.
+        """Become readable at `at` seconds of `boottime`, now if that has passed; None: never.
 
-        Whatever the timer told before is taken back.
+        This replaces an earlier time, and resets the descriptor.
         """
         if at == self._at:
             return
@@ -53,7 +53,7 @@ class BootTimer:
         self._check(self._libc.timerfd_settime(self.fd, _TFD_TIMER_ABSTIME, spec, None))
 
     def remaining(self) -> int | None:
-        """Return milliseconds to wait for without a timer, rounded up; None: no end."""
+        """Return the milliseconds to wait where there is no timer, rounded up; None: no limit."""
         if self._at is None or self.fd is not None:
             return None
         return max(0, int((self._at - boottime()) * 1000) + 1)

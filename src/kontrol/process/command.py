@@ -1,10 +1,8 @@
-"""What a guard is asked to run, what came of it, and in which words.
+"""A command that a guard runs, its outcome and how that is explained, and its output.
 
-Read what a command writes, while it runs, at any size and in bounded memory.
-
-A pipe that nobody reads stops its writer, so both are drained from the start. What is kept is
-bounded: all of stdout up to a limit, the tail of stderr; and what is passed on line by line is
-bounded in length and rate, since a log is no place for 100 MB.
+A pipe that is not read stops its writer, so stdout and stderr are drained from the start, at any
+size. What is kept is bounded: all of stdout up to a limit, the tail of stderr. What is passed on
+line by line is bounded in length and rate, so that a log does not fill.
 """
 
 import asyncio
@@ -17,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 MATCH_LIMIT = 0.1
-"""Seconds of processor time in which an argument must be found to match its pattern."""
+"""Seconds of processor time in which an argument must have been compared with its pattern."""
 
 Reason = Literal[
     "exited",
@@ -38,11 +36,12 @@ class Command:
 
     `argv[0]` is looked up in the PATH of `env`, which is the whole environment. `cwd` None is the
     daemon's folder. `timeout` and `grace` (between SIGTERM and SIGKILL) are seconds; `stdout_limit`
-    and `stderr_tail` are bytes: over the first the command is ended, of stderr that much of the end
-    is kept. `scratch` is a folder that the guard removes if the daemon dies before it can. `checks`
-    are regular expressions, each with a text that must match it as a whole; else nothing is
-    executed, and the outcome is "refused". They are compared in the command's own process, within
-    `MATCH_LIMIT` each: a pattern that backtracks for ever holds up nobody.
+    and `stderr_tail` are bytes: a command that writes more to stdout is ended, and of stderr that
+    much of the end is kept. `scratch` is a folder that the guard removes if the daemon dies before
+    it can. `checks` are regular expressions, each with a text that must match it as a whole;
+    otherwise nothing is executed, and the outcome is "refused". They are compared in the command's
+    own process, within `MATCH_LIMIT` each, so that a pattern which backtracks without end blocks
+    only itself.
     """
 
     argv: tuple[str, ...]
@@ -70,11 +69,12 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a command ended. By then nothing of it is left, unless `detail` says so.
+    """How a command ended. By then no process of it is left, unless `detail` says so.
 
-    `status` is set if the main process exited, `signal` if a signal ended it; with "timeout",
-    "stopped", "fenced" and "too much output", which say why it was ended, they tell how it then
-    did. `stdout` is empty if it was streamed. `detail` is one line for people.
+    `status` is set if the main process exited, `signal` if a signal ended it. This holds also for
+    the reasons "timeout", "stopped", "fenced" and "too much output", which say why it was ended.
+    `stdout` is empty if it was streamed. `seconds` is how long it took. `detail` is one line for
+    people.
     """
 
     reason: Reason
@@ -86,18 +86,19 @@ class Outcome:
     detail: str
 
 
-_MENDS = {
+_FIXES = {
     errno.EACCES: "permission denied: make it executable (chmod +x) and its folders accessible, "
-    "and see that the file system is not mounted noexec",
-    errno.EPERM: "not permitted: see what confines this process (user, seccomp, SELinux, AppArmor)",
-    errno.ENOEXEC: "is no program that this machine can run: begin a script with a line like "
-    "#!/bin/sh, and take a binary for this architecture",
-    errno.E2BIG: "its arguments and environment are larger than the system takes: pass less, "
+    "and check that the file system is not mounted noexec",
+    errno.EPERM: "not permitted: check what confines this process (user, seccomp, SELinux, "
+    "AppArmor)",
+    errno.ENOEXEC: "is not a program that this machine can run: begin a script with a line like "
+    "#!/bin/sh, and use a binary for this architecture",
+    errno.E2BIG: "its arguments and environment are larger than the system accepts: pass less, "
     "or pass it in a file",
     errno.ETXTBSY: "is open for writing: write a new file and rename it over this one",
-    errno.EINVAL: "its arguments or environment hold a NUL, a name with =, or text that is no "
+    errno.EINVAL: "its arguments or environment hold a NUL, a name with =, or text that is not "
     "UTF-8: remove it",
-    errno.ENOTDIR: "has a part that is no folder: correct the path",
+    errno.ENOTDIR: "has a part that is not a folder: correct the path",
     errno.EISDIR: "is a folder: name a program",
     errno.ELOOP: "has too many symbolic links: correct them",
     errno.ENAMETOOLONG: "is too long a path: shorten it",
@@ -109,7 +110,7 @@ _MENDS = {
 
 
 def explain(command: Command, error: Mapping[str, Any]) -> str:
-    """Return one line on what kept the command from starting, and the mend.
+    """Return one line: why the command could not be started, and the fix.
 
     `error` holds errno, path and stage, as the guard reports them.
     """
@@ -121,7 +122,7 @@ def explain(command: Command, error: Mapping[str, Any]) -> str:
             f"its folder {path!r} could not be entered: {os.strerror(number).lower()}: correct it"
         )
     if number != errno.ENOENT:
-        return f"{path!r}: {_MENDS.get(number, os.strerror(number).lower())}"
+        return f"{path!r}: {_FIXES.get(number, os.strerror(number).lower())}"
     file = Path(command.cwd or "", path)
     if "/" in path and file.exists():
         return f"{path!r} is there, but {_interpreter(file)} could not be found: install or name it"
@@ -162,7 +163,7 @@ LINE_LIMIT = 8 * 1024  # bytes of one line that are passed on
 
 
 class Drain:
-    """Reads one pipe to its end and hands over each chunk; backpressure if `take` is awaitable."""
+    """Reads one pipe to its end and passes on each chunk; waits for `take` if it is awaitable."""
 
     def __init__(self, fd: int, take: Callable[[bytes], Awaitable[None] | None]) -> None:
         os.set_blocking(fd, False)
@@ -172,7 +173,7 @@ class Drain:
         self._readable: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
-        """Read until the end, or after `finish` until nothing is there."""
+        """Read until the end; after `finish`, until the pipe is empty."""
         while True:
             try:
                 chunk = os.read(self._fd, CHUNK)
@@ -186,12 +187,12 @@ class Drain:
             handled = self._take(chunk)
             if handled is not None:
                 await handled
-            await asyncio.sleep(0)  # a fast writer must not keep the loop to itself
+            await asyncio.sleep(0)  # a fast writer must not block the loop
 
     def finish(self) -> None:
-        """Tell that the writers are gone: what is in the pipe is all.
+        """Note that the command is gone: read only what is in the pipe.
 
-        A process that we do not own may have been handed the descriptor and never close it.
+        A process that we do not own may have the descriptor, and never close it.
         """
         self._over = True
         if self._readable is not None and not self._readable.done():
@@ -221,7 +222,7 @@ class Tail:
         self._kept = bytearray()
 
     def add(self, chunk: bytes) -> None:
-        """Append, and forget what is too old."""
+        """Append, and drop what is over the limit."""
         self._kept += chunk[-self._limit :] if self._limit else b""
         del self._kept[: -self._limit or None]
 
@@ -232,8 +233,8 @@ class Tail:
 class Lines:
     """Cuts chunks into lines of text for a log: each cut to `LINE_LIMIT`, and not too many.
 
-    `burst` lines may come at once, `rate` per second in the long run; what is over is dropped, and
-    a line says how many were once there is room again, or at the end. Pure: time is an argument.
+    `burst` lines may come together, `rate` per second in the long run. Lines over that are dropped,
+    and a line says how many, once there is room again or at the end. Time is an argument.
     """
 
     def __init__(self, *, burst: int = 1000, rate: float = 100.0) -> None:
@@ -246,7 +247,7 @@ class Lines:
         self._dropped = 0
 
     def feed(self, chunk: bytes, now: float) -> list[str]:
-        """Return the lines that this chunk, come at `now` (seconds), completes."""
+        """Return the lines that this chunk, received at `now` (seconds), completes."""
         if self._last is not None:
             self._room = min(self._burst, self._room + (now - self._last) * self._rate)
         self._last = now
@@ -266,7 +267,7 @@ class Lines:
         return lines
 
     def end(self) -> list[str]:
-        """Return what is left: a word on lines dropped, and a last line without its end."""
+        """Return what is left: the count of dropped lines, and a last line without its end."""
         lines = self._notice()
         if self._partial:
             lines.append(self._complete())

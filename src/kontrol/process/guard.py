@@ -1,17 +1,18 @@
 """The daemon's side of the guard: a small process, kept warm, that owns a command for us.
 
-Why not a plain child: the daemon may be killed, stopped or stuck, and what it started must then not
-go on. So another process owns the command (`kontrol.process.guard_main`), and this one keeps it
-alive, asks it to start, extend and end, and drains the pipes. Starting an interpreter takes 20 ms,
-so the guard is started before it is needed; the command itself then takes 2 or 3.
+Why not a plain child: the daemon may be killed, stopped or stuck, and its command must then not
+continue. So another process owns the command (`kontrol.process.guard_main`). The daemon keeps that
+process alive, asks it to start, extend and end commands, and drains the pipes. Starting an
+interpreter takes 20 ms, so the guard is started before it is needed; a command then starts within 2
+or 3 ms.
 
-The guard can die too: the callback may kill its parent. The kernel then kills the main process;
-whatever else it had falls to the daemon, if that is a subreaper (`kontrol_common.processes`), and
-is killed here, the run counts as failed with "guard died", and another guard is started.
+The guard can die too: the callback may kill its parent. The kernel then kills the main process. The
+other processes become children of the daemon, if it is a subreaper (`kontrol_common.processes`),
+and are killed here; the run fails with "guard died", and another guard is started.
 
-Invariants: when `run` returns, or raises for the first time, nothing of the command is left (but
-what `Outcome.detail` names, and what is stuck in the kernel for longer than `PATIENCE`); its
-descriptors are closed; and a guard runs one command at a time.
+Invariants: when `run` returns, or raises for the first time, no process of the command is left
+(except those that `Outcome.detail` names, and those stuck in the kernel for longer than
+`REPORT_TIMEOUT`); its descriptors are closed; and a guard runs one command at a time.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, BinaryIO, Self
 
 from kontrol.process.command import Command, Drain, Outcome, Reason
-from kontrol.process.run import PATIENCE, OnChunk, OnStderr, Run
+from kontrol.process.run import REPORT_TIMEOUT, OnChunk, OnStderr, Run
 from kontrol.process.supervisor import GuardSupervisor
 
 _LAST_LOOK = 0.1  # seconds
@@ -30,27 +31,29 @@ _READY = 10.0  # seconds for an interpreter to start, on a machine that is very 
 
 
 class GuardError(Exception):
-    """A guard could not be started, or was asked for more than one command at a time."""
+    """A guard could not be started, or was asked to run a second command at the same time."""
 
 
 class Guard:
     """Runs commands, one at a time, so that none outlives its deadline or this process.
 
-    `known` returns the ids of all children of this process that somebody awaits, other guards
-    included. Without it, orphans that fall to this process when the guard dies are left alone:
-    they cannot be told from others' children.
+    `known` returns the ids of all children of this process that are awaited elsewhere, other guards
+    included. Without it, orphans that this process gets when the guard dies are left alone: they
+    cannot be distinguished from other children.
     """
 
     def __init__(self, *, known: Callable[[], Collection[int]] | None = None) -> None:
-        self._keeper = GuardSupervisor(known=known, on_message=self._report, on_death=self._fail)
-        self._keeping: asyncio.Task[None] | None = None
+        self._supervisor = GuardSupervisor(
+            known=known, on_message=self._report, on_death=self._fail
+        )
+        self._supervising: asyncio.Task[None] | None = None
         self._run: Run | None = None
         self._runs = 0
 
     @property
     def pid(self) -> int | None:
         """The guard process's id; None while there is none."""
-        return self._keeper.pid
+        return self._supervisor.pid
 
     @property
     def busy(self) -> bool:
@@ -66,26 +69,26 @@ class Guard:
 
     async def start(self) -> None:
         """Start the guard process and wait until it is ready. Raises GuardError if it cannot."""
-        if self._keeping is not None:
-            raise GuardError("this guard has been started: start each once")
-        self._keeping = asyncio.create_task(self._keeper.run(), name="guard")
+        if self._supervising is not None:
+            raise GuardError("this guard was started before: start each guard once")
+        self._supervising = asyncio.create_task(self._supervisor.run(), name="guard")
         try:
             await self._await_ready()
         finally:
-            if not self._keeper.ready.is_set():
+            if not self._supervisor.ready.is_set():
                 await self.close()
-        if self._keeper.closing:
+        if self._supervisor.closing:
             raise GuardError(
                 f"the guard process ({sys.executable}) is not ready after {_READY:g} s: "
-                f"{self._keeper.trouble}: see its standard error, and that processes may be started"
+                f"{self._supervisor.failure}: see its standard error, and the limit of processes"
             )
 
     async def close(self) -> None:
         """Kill the command, if one runs, and end the guard process. Can be called again."""
-        self._keeper.close()
-        if self._keeping is not None:
-            await asyncio.wait({self._keeping})
-            self._keeping.result()
+        self._supervisor.close()
+        if self._supervising is not None:
+            await asyncio.wait({self._supervising})
+            self._supervising.result()
 
     async def run(
         self,
@@ -98,16 +101,16 @@ class Guard:
     ) -> Outcome:
         """Run the command to its end, or until `deadline` (seconds of `boottime`), and report.
 
-        `on_stderr` is called with each line, within the bounds of `pipes.Lines`; `on_stdout` with
-        each chunk, which is then not collected: the next is read when it, or the awaitable that it
-        returned, is done; `on_stderr_chunk` is the same for stderr, all of it. Cancellation kills
-        the command before it propagates. Raises GuardError if a command runs already, or this
-        guard is closed.
+        `on_stderr` is called with each line, within the bounds of `Lines`. `on_stdout` is called
+        with each chunk, which is then not collected; the next one is read when the call, or the
+        awaitable that it returned, is done. `on_stderr_chunk` is the same for stderr, without
+        bounds. Cancellation kills the command before it propagates. Raises GuardError if a command
+        is running, or if this guard is closed.
         """
-        if self._keeping is None or self._keeper.closing:
-            raise GuardError("this guard does not run: start it first")
+        if self._supervising is None or self._supervisor.closing:
+            raise GuardError("this guard is not running: start it first")
         if self._run is not None:
-            raise GuardError("this guard runs a command already: take another for the second")
+            raise GuardError("this guard is running a command: use another guard for the second")
         self._runs += 1
         run = self._run = Run(
             self._runs,
@@ -118,24 +121,24 @@ class Guard:
             on_stderr_chunk=on_stderr_chunk,
             over_limit=lambda: self._end("too much output"),
         )
-        # Not when this returns: cancelled twice, it does so while the guard still kills.
+        # Not when this returns: cancelled twice, it returns while the guard is still killing.
         run.ended.add_done_callback(self._forget)
         try:
             await self._await_ready(run)
-            if self._keeper.ready.is_set() and not run.ended.done():
+            if self._supervisor.ready.is_set() and not run.ended.done():
                 await self._conduct(run)
         finally:
             if run.sent_at is None:
-                why = f"no guard process: {self._keeper.trouble}"
+                why = f"no guard process: {self._supervisor.failure}"
                 run.report({"reason": "not started", "why": why})
         self._run = None
         return run.outcome()
 
     def extend(self, deadline: float) -> None:
-        """Move the running command's deadline (seconds of `boottime`); nothing if none runs."""
+        """Move the running command's deadline (seconds of `boottime`), if one is running."""
         if self._run is not None:
             self._run.deadline = deadline
-            self._tell(self._run, {"op": "extend", "deadline": deadline})
+            self._notify(self._run, {"op": "extend", "deadline": deadline})
 
     async def stop(self) -> None:
         """End the running command: SIGTERM, its grace, SIGKILL; returns when it is gone."""
@@ -150,17 +153,17 @@ class Guard:
             return
         run.stop_at = asyncio.get_running_loop().time()
         if run.sent_at is not None:
-            self._tell(run, {"op": "end", "reason": reason})
+            self._notify(run, {"op": "end", "reason": reason})
         else:
             run.report({"reason": reason})
 
-    def _tell(self, run: Run, message: dict[str, Any]) -> None:
-        """Pass on what changed for a run that the guard has."""
+    def _notify(self, run: Run, message: dict[str, Any]) -> None:
+        """Send a change to the guard, if it has the run."""
         if run.ended.done() or run.sent_at is None:
             return
-        self._keeper.send(message)
-        if run.patience is not None and not run.patience.expired():
-            run.patience.reschedule(run.latest())
+        self._supervisor.send(message)
+        if run.report_timeout is not None and not run.report_timeout.expired():
+            run.report_timeout.reschedule(run.latest())
 
     def _report(self, message: dict[str, Any]) -> None:
         if self._run is not None and self._run.number == message["run"]:
@@ -175,10 +178,10 @@ class Guard:
             self._run = None
 
     async def _await_ready(self, run: Run | None = None) -> None:
-        """Wait for a guard process, in bounds, or for the run to be over before it starts."""
-        if self._keeper.ready.is_set():
+        """Wait, for a limited time, for a guard process, or for the run to end before it starts."""
+        if self._supervisor.ready.is_set():
             return
-        ready = asyncio.ensure_future(self._keeper.ready.wait())
+        ready = asyncio.ensure_future(self._supervisor.ready.wait())
         events: set[asyncio.Future[Any]] = {ready} if run is None else {ready, run.ended}
         try:
             await asyncio.wait(events, timeout=_READY, return_when=asyncio.FIRST_COMPLETED)
@@ -186,14 +189,14 @@ class Guard:
             ready.cancel()
 
     async def _conduct(self, run: Run) -> None:
-        """Have the guard start the command, and drain its pipes until the guard's report."""
+        """Have the guard start the command; drain its pipes until the guard reports."""
         with contextlib.ExitStack() as stack:
             out, out_end = _pipe(stack)
             err, err_end = _pipe(stack)
             with _file(run.command.spec()) as spec, _file(run.command.stdin) as stdin:
                 run.sent_at = asyncio.get_running_loop().time()
                 stdio = [stdin, out_end.fileno(), err_end.fileno()]
-                self._keeper.send(run.start_message(), [spec, *stdio])
+                self._supervisor.send(run.start_message(), [spec, *stdio])
             out_end.close()
             err_end.close()
             drains = Drain(out, run.take_stdout), Drain(err, run.take_stderr)
@@ -210,30 +213,30 @@ class Guard:
         run.finish_stderr()
 
     async def _await_end(self, run: Run) -> None:
-        """Wait for the guard's report; a guard that is late with it is killed."""
+        """Wait for the guard's report; kill a guard that is late with it."""
         try:
-            async with asyncio.timeout_at(run.latest()) as run.patience:
+            async with asyncio.timeout_at(run.latest()) as run.report_timeout:
                 await asyncio.wait({run.ended})
         except TimeoutError:
-            # If we were stopped ourselves, its report is there and has not been read yet.
+            # If this process was stopped, the report may be there and not read yet.
             _, late = await asyncio.wait({run.ended}, timeout=_LAST_LOOK)
             if late:
-                self._keeper.kill("it did not end its command in time")
+                self._supervisor.kill("it did not end its command in time")
                 await asyncio.wait({run.ended})
         finally:
-            run.patience = None
+            run.report_timeout = None
 
     async def _kill(self, run: Run) -> None:
-        """Have the guard kill the command at once; if it does not, kill the guard."""
-        self._keeper.send({"op": "kill", "reason": "stopped"})
-        _, late = await asyncio.wait({run.ended}, timeout=PATIENCE)
+        """Have the guard kill the command immediately; if it does not, kill the guard."""
+        self._supervisor.send({"op": "kill", "reason": "stopped"})
+        _, late = await asyncio.wait({run.ended}, timeout=REPORT_TIMEOUT)
         if late:
-            self._keeper.kill("it did not kill its command")
+            self._supervisor.kill("it did not kill its command")
             await asyncio.wait({run.ended})
 
 
 def _pipe(stack: contextlib.ExitStack) -> tuple[int, BinaryIO]:
-    """Return a pipe's reading descriptor and its writing end, which is to be closed early."""
+    """Return the reading descriptor of a pipe, and its writing end, to be closed early."""
     reader, writer = os.pipe()
     stack.callback(os.close, reader)
     return reader, stack.enter_context(os.fdopen(writer, "wb", 0))
@@ -241,9 +244,9 @@ def _pipe(stack: contextlib.ExitStack) -> tuple[int, BinaryIO]:
 
 @contextlib.contextmanager
 def _file(content: bytes) -> Iterator[int]:
-    """Give a descriptor of an unnamed file with this content, to be read from its start.
+    """Yield a descriptor of an unnamed file with this content, at its start.
 
-    A file, in memory where that exists, takes any size at once: a pipe would want a writer.
+    A file, in memory where possible, holds any size; a pipe would need a task that writes.
     """
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("kontrol")

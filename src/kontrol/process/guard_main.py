@@ -1,21 +1,21 @@
-"""What runs in the guard process: it owns one command at a time, and outlives the daemon to end it.
+"""The guard process: it owns one command at a time, and outlives the daemon to end it.
 
-The daemon can be stopped, killed, or stuck; its command must not act on after that. So this
-process, which the daemon keeps warm and talks to over a socket, starts the command, holds its
-deadline, and is a child subreaper: whatever the command starts, and however it hides, is below us.
-It kills all of that when the deadline passes, when told to, when the main process has exited, and
-when the socket ends, which it does when the daemon dies in any way.
+The daemon can be stopped, killed, or stuck, and its command must not continue after that. So this
+process, which the daemon keeps running and controls over a socket, starts the command, holds its
+deadline, and is a child subreaper: every process that the command starts, whatever it does, stays
+below this one. All of them are killed when the deadline passes, when the daemon asks for it, when
+the main process has exited, and when the socket closes, as it does when the daemon dies.
 
-Reports to the daemon go out only when nothing is left: not a process, not a zombie. "Nothing left"
-is exact, since a subreaper without children has no descendants.
+A report is sent to the daemon only when nothing is left, neither a process nor a zombie. That is
+exact, since a subreaper without children has no descendants.
 
 Messages are lines of JSON. From the daemon: `{"op": "start", "run", "deadline", "timeout", "grace",
 "scratch"}`, with four descriptors beside it (specification, stdin, stdout, stderr), `{"op":
 "extend", "deadline"}`, `{"op": "end", "reason"}`, `{"op": "kill", "reason"}`. To the daemon:
 `{"ready": pid}` once, then for each start `{"run", "reason", "status", "signal", "error", "left"}`.
 
-Synchronous, one thread, and few imports (11 MB resident with them, 35 with asyncio and its own):
-everything that it awaits is a descriptor in one `poll`, so it costs nothing while nothing happens.
+It is synchronous, with one thread and few imports (11 MB resident; 35 MB with asyncio). Everything
+that it waits for is a descriptor in one `poll`, so it uses no processor time while nothing happens.
 """
 
 import array
@@ -45,25 +45,25 @@ if TYPE_CHECKING:
 
 _DESCRIPTORS = 4
 _CLOSE_ON_EXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # 0 where there is no such flag
-# The daemon tells us when to end; that it is gone must not end us before its command.
+# The daemon says when to end; its end must not end this process before the command is gone.
 _IGNORED = (*ENDING_SIGNALS, *STRAY_SIGNALS, signal.SIGPIPE)
 
 
 class _Owned:
-    """The command under custody."""
+    """The command that the guard owns."""
 
     def __init__(
-        self, message: "dict[str, Any]", custody: KillSchedule, spawned: tuple[int, int]
+        self, message: "dict[str, Any]", schedule: KillSchedule, spawned: tuple[int, int]
     ) -> None:
         self.run: int = message["run"]
         self.scratch: str | None = message["scratch"]  # the folder to remove if the daemon cannot
-        self.custody = custody
+        self.schedule = schedule
         self.pid, self.failure = spawned
-        self.status: int | None = None  # of the main process, as `waitpid` tells it
+        self.status: int | None = None  # of the main process, as `waitpid` returns it
 
 
 class Program:
-    """The guard process: `serve` until the daemon is gone."""
+    """The guard's loop: `serve` runs until the daemon is gone."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -74,7 +74,7 @@ class Program:
         self._timer = BootTimer()
 
     def serve(self) -> None:
-        """Own commands until the daemon is gone and nothing of the last one is left."""
+        """Own commands until the daemon is gone and no process of the last one is left."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         wakeup = _wake_on_child_exit()
@@ -83,11 +83,11 @@ class Program:
             poll.register(self._timer.fd, select.POLLIN)
         self._send({"ready": os.getpid()})
         while self._connected or self._owned:
-            self._timer.arm(self._owned.custody.wake if self._owned else None)
+            self._timer.arm(self._owned.schedule.wake if self._owned else None)
             ready = {fd for fd, _ in poll.poll(self._timer.remaining())}
             if wakeup in ready:
                 os.read(wakeup, 4096)
-            # What the daemon said comes first: an extension may have lain there for a while.
+            # Messages come first: an extension may have been waiting for a while.
             if self._control.fileno() in ready:
                 self._receive()
                 if not self._connected:
@@ -113,7 +113,7 @@ class Program:
         if not data:
             self._connected = False
             if self._owned:
-                self._owned.custody.kill("stopped")
+                self._owned.schedule.kill("stopped")
             return
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
@@ -126,11 +126,11 @@ class Program:
         elif owned is None:
             return  # it ended while the message was under way
         elif message["op"] == "extend":
-            owned.custody.extend(message["deadline"])
+            owned.schedule.extend(message["deadline"])
         elif message["op"] == "end":
-            owned.custody.end(message["reason"], boottime())
+            owned.schedule.end(message["reason"], boottime())
         elif message["op"] == "kill":
-            owned.custody.kill(message["reason"])
+            owned.schedule.kill(message["reason"])
 
     def _start(self, message: "dict[str, Any]") -> None:
         spec, *stdio = self._descriptors
@@ -149,21 +149,21 @@ class Program:
             self._report(message["run"], "fenced" if late else "not started", error=error)
             return
         expiry = None if message["timeout"] is None else now + message["timeout"]
-        custody = KillSchedule(deadline=deadline, expiry=expiry, grace=message["grace"])
-        self._owned = _Owned(message, custody, spawned)
+        schedule = KillSchedule(deadline=deadline, expiry=expiry, grace=message["grace"])
+        self._owned = _Owned(message, schedule, spawned)
 
     def _attend(self, owned: _Owned) -> None:
-        """Reap, signal what is due, and report once nothing is left."""
+        """Reap, send the signal that is due, and report once nothing is left."""
         nothing_left = self._reap(owned)
         left: list[int] = []
-        due = None if nothing_left else owned.custody.due(boottime())
+        due = None if nothing_left else owned.schedule.due(boottime())
         if due is not None and not kill_descendants(os.getpid(), due) and due == signal.SIGKILL:
-            left = _beyond_our_power()
+            left = _not_permitted()
         if nothing_left or (left and owned.status is not None):
             self._over(owned, left)
 
     def _reap(self, owned: _Owned) -> bool:
-        """Reap all that has exited; True if no child is left, so no descendant."""
+        """Reap all children that have exited; return whether none is left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -173,7 +173,7 @@ class Program:
                 return False
             if pid == owned.pid:
                 owned.status = status
-                owned.custody.main_exited()
+                owned.schedule.main_exited()
 
     def _over(self, owned: _Owned, left: list[int]) -> None:
         self._owned = None
@@ -188,22 +188,22 @@ class Program:
             self._report(owned.run, reason, error=error)
         elif os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
-            reason = owned.custody.reason or "signalled"
+            reason = owned.schedule.reason or "signalled"
             self._report(owned.run, reason, signal=number, left=left)
         else:
             number = os.WEXITSTATUS(status)
-            self._report(owned.run, owned.custody.reason or "exited", status=number, left=left)
+            self._report(owned.run, owned.schedule.reason or "exited", status=number, left=left)
 
     def _report(self, run: int, reason: str, **more: object) -> None:
         self._send({"run": run, "reason": reason, **more})
 
     def _send(self, message: dict[str, object]) -> None:
-        with contextlib.suppress(ConnectionError):  # the daemon is gone: `_receive` will tell
+        with contextlib.suppress(ConnectionError):  # the daemon is gone: `_receive` will find out
             self._control.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _beyond_our_power() -> list[int]:
-    """Return our children, if all of them live and are of users whom we may not signal."""
+def _not_permitted() -> list[int]:
+    """Return our children, if all of them live and are of users that we may not signal."""
     ours = children(os.getpid())
     for pid in ours:
         try:
@@ -229,12 +229,12 @@ def _wake_on_child_exit() -> int:
 def main() -> None:
     """Run with the control socket's descriptor as the last argument."""
     become_subreaper()
-    for number in signal.valid_signals():  # a background job of a shell inherits ignored ones
+    for number in signal.valid_signals():  # a background job of a shell inherits ignored signals
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    gc.freeze()  # what a collection in a child would touch would be copied first
+    gc.freeze()  # a collection in a child would copy every page that it touches
     with socket.socket(fileno=int(sys.argv[-1])) as control:
         control.set_inheritable(False)  # it takes no keywords
         Program(control).serve()

@@ -1,12 +1,12 @@
-"""The daemon's event loop, on the boot clock: what it measures includes time spent suspended.
+"""The daemon's event loop, on the boot clock: its time includes time spent suspended.
 
-asyncio's own loop tells the monotonic clock, which stands still while the machine is suspended:
-after an hour of it no timer would be due, and no silence seen. This loop tells `boottime` instead.
-So whatever time-out, age or gap is measured in loop time counts the suspension.
+asyncio's own loop uses the monotonic clock, which stands still while the machine is suspended:
+after an hour of that no timer would be due, and no gap would be seen. This loop uses `boottime`. So
+every timeout, age or gap that is measured in loop time counts the suspension.
 
-The time-out of epoll(7) is on the monotonic clock all the same, so that a wait that a suspension
-interrupts would go on afterwards for as long as was left of it. A timer on the boot clock ends it
-then; in all other waits the time-out comes first, and the timer is moved on before it expires.
+The timeout of epoll(7) is on the monotonic clock all the same, so a wait that a suspension
+interrupts would continue afterwards for the rest of its time. A timer on the boot clock ends it
+then. In all other waits the timeout comes first, and the timer is moved before it expires.
 
 Where there is no such clock or timer (macOS, for development), this is asyncio's own loop.
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from kontrol.process.clock import BootTimer, boottime
 
-_LATE = 0.05  # seconds that the timer is set behind the time-out that it stands in for
+_LATE = 0.05  # seconds by which the timer is set later than the timeout that it replaces
 
 
 class BootLoop(asyncio.SelectorEventLoop):
@@ -28,7 +28,7 @@ class BootLoop(asyncio.SelectorEventLoop):
         self._timer = BootTimer()
         super().__init__(_Selector(self._timer))
         if self._timer.fd is not None:
-            self.add_reader(self._timer.fd, self._timer.arm, None)  # having woken the loop is all
+            self.add_reader(self._timer.fd, self._timer.arm, None)  # it only wakes the loop
 
     def time(self) -> float:
         """Return the time by the clock, in seconds."""
@@ -41,7 +41,7 @@ class BootLoop(asyncio.SelectorEventLoop):
 
 
 class _Selector(selectors.DefaultSelector):
-    """Waits no longer for a suspension in between."""
+    """Does not wait longer because of a suspension."""
 
     def __init__(self, timer: BootTimer) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""Guards for commands that run side by side: started when needed, kept warm, gone when idle.
+"""A pool of guards for commands that run side by side: started on demand, ended when idle.
 
 A guard owns one command at a time, and its interpreter takes 20 ms to start. So a guard whose
 command has ended waits `linger` seconds for the next one, which then starts in 3 ms; after that it
-ends. While nothing is run, there is no process and no timer (docs/decisions/0100).
+ends. While no command runs, there is no process and no timer (docs/decisions/0100).
 
-Invariants: at most `most` commands run at once, others wait; a guard that is handed out owns no
+Invariants: at most `most` commands run at the same time, others wait; a guard that is lent owns no
 command; every guard process is in `pids` from before it starts until it has been awaited.
 """
 
@@ -19,9 +19,9 @@ LINGER = 30.0  # seconds
 
 
 class Guards:
-    """Up to `most` guards. An asynchronous context manager: on leaving, all end.
+    """Up to `most` guards. An asynchronous context manager: its end ends all of them.
 
-    `known` returns the ids of the children of this process that others await: see `Guard`.
+    `known` returns the ids of the children of this process that are awaited elsewhere: see `Guard`.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Guards:
         try:
             await guard.start()
         except BaseException:
-            self._retire(guard)  # cancelled, it may have started all the same
+            self._retire(guard)  # when cancelled, it may have started all the same
             raise
         return guard
 
@@ -86,9 +86,9 @@ class Guards:
             self._retire(guard)
         else:
             loop = asyncio.get_running_loop()
-            self._idle[guard] = loop.call_later(self._linger, self._tire, guard)
+            self._idle[guard] = loop.call_later(self._linger, self._retire_idle, guard)
 
-    def _tire(self, guard: Guard) -> None:
+    def _retire_idle(self, guard: Guard) -> None:
         del self._idle[guard]
         self._retire(guard)
 

@@ -1,6 +1,6 @@
-"""One command under way, as the daemon sees it: what it wrote, when it must be over, how it ended.
+"""One run of a command, as the daemon sees it: its output, the time by which it must end, its end.
 
-`kontrol.process.guard` feeds it with what it reads, and asks it for the outcome.
+`kontrol.process.guard` passes on what it reads, and asks for the outcome.
 """
 
 import asyncio
@@ -11,8 +11,10 @@ from typing import Any
 from kontrol.process.clock import boottime
 from kontrol.process.command import Command, Lines, Outcome, Reason, Tail, explain
 
-PATIENCE = 5.0  # seconds beyond the latest that a guard that works needs to end a command
-FENCE_PATIENCE = 0.5  # the same beyond the deadline: others may act soon after that
+REPORT_TIMEOUT = (
+    5.0  # seconds that a working guard may take to report after the command must have ended
+)
+FENCE_TIMEOUT = 0.5  # the same after the deadline: another leader may act soon after it
 
 GUARD_DIED: Mapping[str, Any] = {"reason": "guard died"}
 
@@ -21,9 +23,9 @@ OnChunk = Callable[[bytes], Awaitable[None] | None]
 
 
 class Run:
-    """A command from the request to the guard's report, `ended`.
+    """A command, from the request to the guard's report, `ended`.
 
-    `over_limit` is called once, when it has written more than it may.
+    `over_limit` is called once, when the command has written more than its limit.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class Run:
         self.sent_at: float | None = None  # loop time at which the guard got it
         self.stop_at: float | None = None  # loop time of the first request to end
         self.ended: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
-        self.patience: asyncio.Timeout | None = None  # while the report is awaited
+        self.report_timeout: asyncio.Timeout | None = None  # while the report is awaited
         self._on_stderr = on_stderr
         self._on_stdout = on_stdout
         self._on_stderr_chunk = on_stderr_chunk
@@ -56,7 +58,7 @@ class Run:
         self._tail = Tail(command.stderr_tail)
 
     def take_stdout(self, chunk: bytes) -> Awaitable[None] | None:
-        """Collect or pass on what it wrote; once it wrote too much, drop the rest."""
+        """Collect a chunk or pass it on; drop what is over the limit."""
         before, limit = self._written, self.command.stdout_limit
         self._written += len(chunk)
         if self._written > limit:
@@ -69,7 +71,7 @@ class Run:
         return None
 
     def take_stderr(self, chunk: bytes) -> Awaitable[None] | None:
-        """Keep the tail, and pass lines on, or all of it as it came."""
+        """Keep the tail; pass on lines, or all chunks."""
         self._tail.add(chunk)
         if self._on_stderr is not None:
             for line in self._lines.feed(chunk, self._loop.time()):
@@ -83,7 +85,7 @@ class Run:
                 self._on_stderr(line)
 
     def start_message(self) -> dict[str, Any]:
-        """Return what the guard is told to start it."""
+        """Return the message that has the guard start it."""
         return {
             "op": "start",
             "run": self.number,
@@ -94,12 +96,12 @@ class Run:
         }
 
     def latest(self) -> float | None:
-        """Return the loop time by which a guard that works has reported; None: no bound."""
-        most = self.command.grace + PATIENCE
+        """Return the loop time by which a working guard has reported; None: no limit."""
+        most = self.command.grace + REPORT_TIMEOUT
         times = []
         if self.deadline is not None:
             deadline = self._loop.time() + self.deadline - boottime()
-            times.append(max(self.sent_at or 0.0, deadline) + FENCE_PATIENCE)
+            times.append(max(self.sent_at or 0.0, deadline) + FENCE_TIMEOUT)
         if self.command.timeout is not None:
             times.append(self._begun + self.command.timeout + most)
         if self.stop_at is not None:
@@ -107,21 +109,21 @@ class Run:
         return min(times, default=None)
 
     def report(self, message: Mapping[str, Any]) -> None:
-        """Note the guard's report, or what stands for it; the first counts."""
+        """Record the guard's report, or its substitute; only the first counts."""
         if not self.ended.done():
             self.ended.set_result(message)
 
     def guard_died(self) -> None:
-        """Note that the guard is gone, and the command with it."""
+        """Record that the guard is gone, and the command with it."""
         late = self.deadline is not None and boottime() >= self.deadline
         self.report({"reason": "fenced", "signal": signal.SIGKILL} if late else GUARD_DIED)
 
     def outcome(self) -> Outcome:
-        """Return how it ended; the report must be there."""
+        """Return the outcome; `ended` must be done."""
         report = self.ended.result()
         reason: Reason = report["reason"]
         if reason == "exited" and self._written > self.command.stdout_limit:
-            reason = "too much output"  # the last of it was read after its end
+            reason = "too much output"  # its last output was read after its end
         return Outcome(
             reason=reason,
             status=report.get("status"),

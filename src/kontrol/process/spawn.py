@@ -1,8 +1,8 @@
-"""Start a command as the guard's child: in a session of its own, and gone when the guard is gone.
+"""Starts a command as the guard's child: in a session of its own, killed when the guard dies.
 
-The guard is small and has one thread, so plain fork costs it under a millisecond and is safe.
-`posix_spawn` would do neither the parent-death signal nor the folder. All that can be is made ready
-before the fork: every page that the child touches is copied first.
+The guard is small and has one thread, so a plain fork takes less than a millisecond and is safe.
+`posix_spawn` supports neither the parent-death signal nor the folder. As much as possible is
+prepared before the fork, because every page that the child writes to is copied.
 """
 
 import contextlib
@@ -14,20 +14,20 @@ import signal
 
 from kontrol_common.processes import ENDING_SIGNALS, STRAY_SIGNALS, die_with_parent
 
-# Characters of a path in a report, at most 2,400 bytes as JSON: it is read when the child has
-# exited, and a pipe may hold no more than a page, so that both ends would wait for ever.
+# Characters of a path in a report, at most 2,400 bytes as JSON. It is read when the child has
+# exited, and a pipe may hold only one page: with more, both ends would wait without end.
 _SHOWN = 400
 
 TYPE_CHECKING = False  # the guard does without typing, which costs 0.8 MB
 if TYPE_CHECKING:
     from typing import Any
 
-# What the guard or its interpreter ignores, and what it starts must not.
+# Signals that the guard or its interpreter ignores, and its command must not.
 _SIGNALS = {*ENDING_SIGNALS, *STRAY_SIGNALS, signal.SIGPIPE, signal.SIGXFSZ}
 
 
 class SpawnError(Exception):
-    """What kept a command from starting: an errno, and the path that it is about."""
+    """The reason why a command could not be started: an errno, and its path."""
 
     def __init__(self, number: int, path: str, stage: str) -> None:
         super().__init__(f"{stage} {path!r}: {os.strerror(number)}")
@@ -35,7 +35,7 @@ class SpawnError(Exception):
 
 
 class _TooLongError(Exception):
-    """Comparing a text with a pattern has taken its time."""
+    """Comparing a text with a pattern took longer than its limit."""
 
 
 def spawn(spec: bytes, stdio: list[int]) -> tuple[int, int]:
@@ -51,7 +51,7 @@ def spawn(spec: bytes, stdio: list[int]) -> tuple[int, int]:
     env = {_bytes(name): _bytes(value) for name, value in command["env"].items()}
     reader, writer = os.pipe()
     parent = os.getpid()
-    # What is sent before the child has its default handlers back waits until it has them.
+    # Signals wait until the child has its default handlers.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         pid = os.fork()
@@ -90,7 +90,7 @@ def _become(
     try:
         die_with_parent()
         if os.getppid() != parent:
-            os._exit(127)  # the guard was gone before
+            os._exit(127)  # the guard had died before
         os.setsid()
         for target, fd in enumerate(stdio):
             os.dup2(fd, target)
@@ -103,7 +103,7 @@ def _become(
         _execute(argv, env)
     except SpawnError as error:
         os.write(report, json.dumps(error.report).encode())
-    except (OSError, ValueError) as error:  # a value error: text that no system call can take
+    except (OSError, ValueError) as error:  # ValueError: text that no system call accepts
         code = getattr(error, "errno", errno.EINVAL)
         os.write(report, json.dumps({"errno": code, "path": "", "stage": "start"}).encode())
     finally:
@@ -113,19 +113,19 @@ def _become(
 def _check(checks: list[tuple[str, str]], limit: float) -> None:
     """Compare texts with their patterns. Raises SpawnError with the number of one that fails.
 
-    The time is that of this process alone, so that a busy machine refuses nothing. The engine looks
-    at signals while it matches; what it compiles is the author's, and was compiled before.
+    Only the processor time of this process counts, so a busy machine refuses nothing. The engine
+    handles signals while it matches. The patterns are the author's, and have been compiled before.
     """
     if not checks:
         return
-    signal.set_wakeup_fd(-1)  # it is the guard's
+    signal.set_wakeup_fd(-1)  # the descriptor is the guard's
     signal.signal(signal.SIGVTALRM, _give_up)
     for number, (pattern, text) in enumerate(checks, 1):
         compiled = re.compile(pattern)
         try:
             signal.setitimer(signal.ITIMER_VIRTUAL, limit)
             matched = compiled.fullmatch(text)
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)  # it would outlive the exec
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)  # it would continue after the exec
         except (_TooLongError, MemoryError):
             raise SpawnError(errno.ETIME, str(number), "check") from None
         if matched is None:
@@ -145,7 +145,7 @@ def _enter(cwd: str) -> None:
 
 
 def _execute(argv: list[bytes], env: dict[bytes, bytes]) -> None:
-    """Execute `argv[0]`, looked up in the PATH of `env` like a shell does. Returns by raising."""
+    """Execute `argv[0]`, found in the PATH of `env` as a shell does. Always raises SpawnError."""
     name = argv[0]
     folders = env.get(b"PATH", os.defpath.encode()).split(b":")
     candidates = [name] if b"/" in name else [os.path.join(f, name) for f in folders]  # noqa: PTH118
@@ -154,7 +154,7 @@ def _execute(argv: list[bytes], env: dict[bytes, bytes]) -> None:
     for path in candidates:
         shown = path.decode("utf-8", "surrogateescape")
         try:
-            os.execve(path, argv, env)  # noqa: S606  # no shell: that is what we want
+            os.execve(path, argv, env)  # noqa: S606  # without a shell, on purpose
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENOTDIR} and not os.path.exists(path):  # noqa: PTH110
                 number = error.errno if path == name else errno.ENOENT
@@ -162,7 +162,7 @@ def _execute(argv: list[bytes], env: dict[bytes, bytes]) -> None:
             failed = SpawnError(error.errno or 0, shown, "execute")
             if error.errno != errno.EACCES:
                 raise failed from None
-            denied = denied or failed  # a later folder may have one that we may execute
+            denied = denied or failed  # a later folder may have one that can be executed
     raise denied or SpawnError(number, name.decode("utf-8", "surrogateescape"), "execute")
 
 

@@ -1,7 +1,7 @@
-"""Keep one guard process alive: start it, listen to it, replace it when it dies.
+"""Keeps one guard process alive: starts it, reads its messages, replaces it when it dies.
 
-The command that it owned when it died is gone by the time that `on_death` is called: the kernel
-killed the main process, and orphans that fell to us have been killed and reaped here.
+When `on_death` is called, the command that the guard owned is gone: the kernel has killed the main
+process, and orphans that became our children have been killed and reaped here.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ _PROGRAM = (
     "import sys; sys.path.append(sys.argv[1]); from kontrol.process.guard_main import main; main()"
 )
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")  # all it needs; no secrets
-_PATIENCE = 5.0  # seconds for a guard to exit when asked to, and for orphans to die
-_YOUNG = 1.0  # seconds: a guard that dies younger than this is not replaced at once
+_EXIT_TIMEOUT = 5.0  # seconds for a guard to exit when asked to, and for orphans to die
+_YOUNG = 1.0  # seconds: a guard that dies sooner is replaced after a delay
 _BACKOFF_MAX = 5.0  # seconds
 
 
@@ -45,7 +45,7 @@ class GuardSupervisor:
         on_death: Callable[[], None],
     ) -> None:
         self.ready = asyncio.Event()
-        self.trouble = "it gave no sign of life"
+        self.failure = "it did not report"
         self._known = known
         self._on_message = on_message
         self._on_death = on_death
@@ -72,26 +72,30 @@ class GuardSupervisor:
             try:
                 await self._live()
             except OSError as error:
-                self.trouble = f"{type(error).__name__}: {error}"
+                self.failure = f"{type(error).__name__}: {error}"
             if self._closing.is_set():
                 return
             delay = min(2 * delay + 0.1, _BACKOFF_MAX) if loop.time() - born < _YOUNG else 0.0
-            _log.error("the guard process is gone: %s; another in %.1f s", self.trouble, delay)
+            _log.error(
+                "the guard process died: %s; starting another in %.1f s", self.failure, delay
+            )
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await self._closing.wait()
 
     def close(self) -> None:
-        """Have the guard kill what it owns and exit; one that does not is killed."""
+        """Have the guard kill its command and exit; kill a guard that does not."""
         self._closing.set()
         if self._control is not None:
             with contextlib.suppress(OSError):
                 self._control.shutdown(socket.SHUT_WR)
             loop = asyncio.get_running_loop()
-            loop.call_later(_PATIENCE, self.kill, "it did not exit when asked to", self._process)
+            loop.call_later(
+                _EXIT_TIMEOUT, self.kill, "it did not exit when asked to", self._process
+            )
 
     def send(self, message: dict[str, Any], descriptors: Collection[int] = ()) -> None:
-        """Send at once; a guard that does not take it is dead or stuck, and is killed."""
+        """Send without waiting; a guard that does not accept it is dead or stuck, and is killed."""
         if self._control is None:
             return  # it is gone, and `on_death` has been or will be called
         data = json.dumps(message).encode() + b"\n"
@@ -100,17 +104,17 @@ class GuardSupervisor:
         except (BlockingIOError, ConnectionError):
             sent = 0
         if sent < len(data):
-            self.kill("it takes no messages")
+            self.kill("it does not read messages")
 
     def kill(self, why: str, only: subprocess.Popen[bytes] | None = None) -> None:
-        """Kill the guard process, if there is one (and if it is that one); it is then replaced."""
+        """Kill the guard process, if there is one (with `only`, if it is that one)."""
         process = self._process
         if process is not None and only in {None, process} and process.poll() is None:
             _log.error("killing the guard process %d: %s", process.pid, why)
             process.kill()
 
     async def _live(self) -> None:
-        """Start one guard process, listen to it until it is gone, and clean up after it."""
+        """Start one guard process, read its messages until it is gone, and clean up after it."""
         ours, theirs = socket.socketpair()
         with ours:
             ours.setblocking(False)  # noqa: FBT003  # it takes no keywords
@@ -122,10 +126,10 @@ class GuardSupervisor:
             finally:
                 self.ready.clear()
                 self._control = None
-                await self._bury(process)
+                await self._clean_up(process)
 
     async def _listen(self, control: socket.socket) -> None:
-        """Take messages until their end, or until they make no sense."""
+        """Read messages until the end, or until one is invalid."""
         loop = asyncio.get_running_loop()
         buffer = b""
         with contextlib.suppress(ConnectionError, ValueError):
@@ -138,15 +142,15 @@ class GuardSupervisor:
                     else:
                         self._on_message(message)
 
-    async def _bury(self, process: subprocess.Popen[bytes]) -> None:
-        """See a guard process end, and all that it leaves."""
+    async def _clean_up(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill and await a guard process, and the orphans that it leaves."""
         try:
             process.kill()
             if process.poll() is None:
                 await exited(process.pid)
-            self.trouble = f"it ended with {process.wait()}"
+            self.failure = f"it ended with {process.wait()}"
             if self._known is not None and not self.closing:
-                await kill_orphans(self._known, _PATIENCE)
+                await kill_orphans(self._known, _EXIT_TIMEOUT)
         finally:
             self._process = None
             self._on_death()
