@@ -18,6 +18,7 @@ from kontrol.master.registry.admission import (
     View,
     Write,
     decide,
+    stored_bytes,
 )
 
 RECORD = Keepalive(
@@ -141,8 +142,9 @@ def test_what_is_in_the_way_of_a_retrying_process_is_replaced_once_unresponsive(
 
 def test_a_tombstone_is_kept_when_another_id_takes_the_key() -> None:
     tombstone = replace(REGISTRATION, left=True)
-    other = replace(RECORD, id="p2", nonce=nonce("c"))
-    assert decide(other, View(registration=tombstone)) == Join(other, seq=None, archive=tombstone)
+    for other in (replace(RECORD, id="p2", nonce=nonce("c")), replace(RECORD, id="p2")):
+        decision = decide(other, View(registration=tombstone))
+        assert decision == Join(other, seq=None, archive=tombstone)
 
 
 def test_another_id_may_take_a_key_whatever_the_nonce_of_its_last_user() -> None:
@@ -211,7 +213,8 @@ def test_a_late_deregistration_of_one_that_was_lost_is_stale() -> None:
 def test_a_late_keepalive_of_one_that_left_is_refused() -> None:
     tombstone = replace(REGISTRATION, left=True)
     assert refusal(decide(RECORD, View(registration=tombstone))) == "Gone"
-    assert refusal(decide(replace(RECORD, n=9), View(registration=tombstone))) == "Gone"
+    for n in (4, 9):
+        assert refusal(decide(replace(RECORD, n=n), View(registration=tombstone))) == "Gone"
 
 
 def test_its_next_process_is_welcome_under_the_same_number() -> None:
@@ -223,6 +226,14 @@ def test_its_next_process_is_welcome_under_the_same_number() -> None:
     assert decide(plain, View(registration=replace(REGISTRATION, nonce="", left=True))) == Join(
         plain, seq=7
     )
+
+
+def test_the_bytes_of_a_record_are_those_with_its_number() -> None:
+    new, known_one = Join(RECORD, None), Join(RECORD, 7)
+    assert stored_bytes(new, 12345) == len(Pod.of(RECORD, 12345).encode())
+    assert stored_bytes(known_one, 12345) == stored_bytes(Write(POD, LIVE), 12345)
+    assert stored_bytes(known_one, 12345) == len(POD.encode())
+    assert stored_bytes(Refresh(LIVE), 12345) == 0
 
 
 NONCES = st.sampled_from(["", *map(nonce, "abc")])

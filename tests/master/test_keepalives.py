@@ -12,7 +12,7 @@ from tests.master.test_refresh_first import Held, payloads, writes
 from tests.support.memory import MemoryCluster, MemoryStore, Refresh, Request, Txn
 from tests.support.simloop import virtual
 
-from kontrol.ensemble.pod import Keepalive, key_of
+from kontrol.ensemble.pod import Keepalive, key_of, parse_keepalive
 from kontrol.master.mirror import Mirror
 from kontrol.master.records.pods import Live
 from kontrol.master.registry.admission import Decision, decide
@@ -199,6 +199,21 @@ async def test_refreshes_end_with_their_owner() -> None:
         await owner
     with pytest.raises(Unavailable, match="shutting down"):
         leases.refresh(lease)
+
+
+@virtual
+async def test_a_granted_lease_is_known_until_the_mirror_shows_it_or_for_thirty_seconds() -> None:
+    leases, pod = Leases(MemoryStore(MemoryCluster()), ttl=lambda: 60.0), parse_keepalive(record(1))
+    lease, ttl = await leases.grant(pod)
+    assert ttl == 60.0
+    assert [leases.granted(pod, shown) for shown in (0, lease + 1)] == [lease, lease]
+    assert leases.granted(parse_keepalive(record(2)), 0) == 0
+    assert [leases.granted(pod, shown) for shown in (lease, 0)] == [0, 0], "it was shown"
+    lease, _ = await leases.grant(pod)
+    await asyncio.sleep(29.9)
+    assert leases.granted(pod, 0) == lease
+    await asyncio.sleep(0.2)
+    assert leases.granted(pod, 0) == 0
 
 
 class Clinging(Held):

@@ -97,9 +97,9 @@ Decision = Refresh | Write | Join | Leave | Nothing | Refuse
 
 
 def proves_alive(record: Keepalive, live: Live) -> bool:
-    """Tell whether a keepalive shows that this pod lives: it is its own, and not an older one's."""
+    """Tell whether a keepalive shows that this pod lives: it is of its id, and not older."""
     pod = live.pod
-    return record.id == pod.id and not record.down and not comes_before(record, pod.nonce, pod.n)
+    return record.id == pod.id and not comes_before(record, pod.nonce, pod.n)
 
 
 def unchanged(record: Keepalive, live: Live) -> bool:
