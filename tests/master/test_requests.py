@@ -134,6 +134,16 @@ async def test_a_request_that_is_not_answered_expires() -> None:
 
 
 @virtual
+async def test_a_client_that_waits_long_learns_that_its_request_expired() -> None:
+    cluster, callback = MemoryCluster(), Stub(seconds=200)
+    async with running(cluster, callback) as master, alive(master, 1):
+        await asyncio.sleep(5)
+        answer = await master.requests.ask("run", "ann", timeout=150)
+        assert (answer["done"], answer["refused"]) == (True, True)
+        assert answer["message"] == "the request expired unanswered"
+
+
+@virtual
 async def test_a_successor_answers_what_its_predecessor_did_not() -> None:
     cluster, callback = MemoryCluster(), Stub(seconds=20)
     async with running(cluster, callback) as first, alive(first, 1):
@@ -341,6 +351,6 @@ async def test_a_request_that_the_store_does_not_take_is_said_to_be_none() -> No
         wall=lambda: "2026-01-01T00:00:00Z",
     )
     began = loop.time()
-    with pytest.raises(Unavailable, match="nothing was asked for"):
+    with pytest.raises(Unavailable, match="nothing was requested"):
         await requests.ask("run", "ann", timeout=10)
     assert loop.time() - began <= 3

@@ -13,9 +13,9 @@ class Counts:
 
     `run_seconds` is the sum of all runs' durations, `last_run_seconds` that of the last that ended.
     `last_run` (ended) and `last_success` are times of `clock`, 0 before the first. `running_since`
-    is the loop time at which the run under way began, None if none is. `following` is how many runs
-    in a row seem to have led to the last one. `terms` counts terms won here, `digests` changes of
-    the ensemble seen as the leader.
+    is the loop time at which the run under way began, None without one. `following` is how many
+    runs in a row seem to have led to the last one. `terms` counts terms won here, `digests` changes
+    of the ensemble seen as the leader.
     """
 
     clock: Callable[[], float]

@@ -44,7 +44,7 @@ class Runner(Protocol):
         ...
 
     async def stop(self) -> None:
-        """End the run under way: ask, wait a little, kill. `run` then returns."""
+        """Stop the run under way: SIGTERM, some time, SIGKILL. `run` then returns."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 The pod's record is deleted, and its registration becomes the tombstone of a pod that left, with its
 number and without a nonce: so the next report of the pod is accepted under the same number,
-whatever its nonce, and the callback is told that the pod left. A registration that cannot be read
+whatever its nonce, and for the callback the pod has left. A registration that cannot be read
 is deleted.
 
 The ledger has an entry for it, with a number of its own, though nothing ran. All of it is one

@@ -77,7 +77,7 @@ class Observer:
             try:
                 return await self._tier.store.range(request)
             except Unavailable as error:
-                await self._news.retry("catch up with it", error)
+                await self._news.retry("read which pods there are", error)
 
     async def look(self) -> Snapshot | None:
         """Take a snapshot, with what became of missing pods; None if the mirror lags behind."""
@@ -89,7 +89,7 @@ class Observer:
         try:
             left = await ledger.fates(pods)
         except (Unavailable, Ambiguous) as error:
-            await self._news.retry("tell left from lost", error)
+            await self._news.retry("find out which missing pods left", error)
         if left is None:
             return None
         changes = difference(ledger.applied.members, pods, left)

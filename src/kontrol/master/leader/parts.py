@@ -48,7 +48,7 @@ class Host:
     """What a process takes from its machine: two clocks, and chance.
 
     `clock` is the boot clock, in seconds, which goes on while the machine sleeps and which cannot
-    be set; it is for durations. `wall` returns the date and time, RFC 3339, for people to read.
+    be set: for durations. `wall` returns the date and time, RFC 3339, for people to read.
     """
 
     clock: Callable[[], float]

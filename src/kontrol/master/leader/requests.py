@@ -58,21 +58,21 @@ class Requests:
         self._records = records
         self._keys = keys = records.keys
         self._wall = wall
-        self._follower = WatchCache(store, keys.requests, silence=silence)
-        self._follower.listen(self._take)
+        self._cache = WatchCache(store, keys.requests, silence=silence)
+        self._cache.listen(self._take)
         self._waiting: dict[str, asyncio.Future[OperatorAnswer]] = {}
 
     async def run(self) -> None:
         """Follow the requests until cancelled."""
-        await self._follower.run()
+        await self._cache.run()
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` when a request came, was answered, or expired."""
-        self._follower.listen(lambda _: listener())
+        self._cache.listen(lambda _: listener())
 
     def pending(self, *kinds: Kind) -> list[Pending]:
         """Return the requests of these kinds that are not answered yet, the oldest first."""
-        entries = sorted(self._follower.entries.values(), key=lambda kv: kv.create_revision)
+        entries = sorted(self._cache.entries.values(), key=lambda kv: kv.create_revision)
         found = ((self._records.request(kv), kv) for kv in entries)
         return [
             Pending(request, kv)
@@ -92,7 +92,7 @@ class Requests:
             async with asyncio.timeout(min(_TIMEOUT, timeout)):
                 lease = (await self._store.grant(_LEASE)).id
         except TimeoutError:
-            raise Unavailable("it did not answer in time; nothing was asked for") from None
+            raise Unavailable("it did not answer in time; nothing was requested") from None
         name = f"{lease:016x}"
         key = self._keys.requests + name
         value = OperatorRequest(name, kind, by, self._wall(), run, pod=pod).encode()
