@@ -10,10 +10,10 @@ however late a copy of it arrives, and none does after the store was restored.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from kontrol.ensemble.ensemble import Changes, Member, missing
+from kontrol.ensemble.ensemble import Changes, Member
 from kontrol.ensemble.pod import Pod
 from kontrol.master.highwater import HighWater
 from kontrol.master.leader.heads import Heads
@@ -44,7 +44,6 @@ log = logging.getLogger(__name__)
 _STATES = 20
 _RUNS = 200
 _NEWEST = 20  # entries, of which some may be damaged
-_ASK = 40  # members that one transaction looks up: three ranges each, of 128 operations
 
 
 class Ledger:
@@ -286,38 +285,6 @@ class Ledger:
             await self._term.insist(
                 [Delete(key) for key in old[i : i + 100]], self._heads.compares()
             )
-
-    async def fates(self, pods: Iterable[Pod], most: int | None = None) -> set[int] | None:
-        """Return which pods of the acknowledged list left, by `seq`; others not in `pods` are lost.
-
-        With `most`, only that many of the missing pods are looked up. Returns None if a missing pod
-        is alive in the store: `pods` is out of date, and a change is about to arrive.
-        """
-        left: set[int] = set()
-        gone = missing(self.applied.members, pods)[:most]
-        for start in range(0, len(gone), _ASK):
-            some = gone[start : start + _ASK]
-            answer = await self._store.txn(
-                [],
-                [
-                    op
-                    for member in some
-                    for op in (
-                        Range(self._keys.pod(member.key)),
-                        Range(self._keys.registration(member.key)),
-                        Range(self._keys.archived_registration(member.key, member.seq)),
-                    )
-                ],
-            )
-            for i, member in enumerate(some):
-                live = [self._records.pod(kv) for kv in answer.range(3 * i).kvs]
-                if any(there and there.pod.seq == member.seq for there in live):
-                    return None
-                kvs = answer.range(3 * i + 1).kvs + answer.range(3 * i + 2).kvs
-                found = (self._records.registration(kv) for kv in kvs)
-                if any(one and one.seq == member.seq and one.left for one in found):
-                    left.add(member.seq)
-        return left
 
     def _under_way(self) -> Running:
         assert self.running is not None, "no run was started"  # noqa: S101

@@ -15,12 +15,14 @@ from kontrol.master.leader import policy
 from kontrol.master.leader.execution import CurrentCallback, Decision, Snapshot
 from kontrol.master.leader.ledger import Ledger
 from kontrol.master.leader.parts import LeaderConfig, News, Tier
+from kontrol.master.records.records import Records
 from kontrol.master.term import Term
-from kontrol.store.protocol import Ambiguous, Range, RangeResult, Unavailable
+from kontrol.store.protocol import Ambiguous, Range, RangeResult, Store, Unavailable
 
 log = logging.getLogger(__name__)
 
 _MOST_NAMED = 200  # missing pods that are looked up, to publish whether they left or are lost
+_BATCH = 40  # pods that one transaction looks up: three ranges each, of 128 operations
 
 
 class Observer:
@@ -87,7 +89,7 @@ class Observer:
         digest = mirror.ensemble.digest
         left: set[int] | None = None
         try:
-            left = await ledger.fates(pods)
+            left = await self._find_left(missing(ledger.applied.members, pods))
         except (Unavailable, Ambiguous) as error:
             await self._news.retry("find out which missing pods left", error)
         if left is None:
@@ -102,9 +104,12 @@ class Observer:
         """
         applied, pods = self._ledger.applied.members, tuple(self._mirror.ensemble)
         gone = missing(applied, pods)[:_MOST_NAMED]
-        left = await self._ledger.fates(pods, _MOST_NAMED) if gone else set()
+        left = await self._find_left(gone)
         lost = () if left is None else [member for member in gone if member.seq not in left]
         return lost, len(applied) if lost else 0
+
+    async def _find_left(self, gone: Sequence[Member]) -> set[int] | None:
+        return await find_left(self._tier.store, self._tier.records, gone)
 
     def situation(self, snapshot: Snapshot, *, asked: bool) -> policy.Situation:
         """Return what to decide on now; `asked` says that an operator asked for a run."""
@@ -163,3 +168,35 @@ class Observer:
         if not lost <= {member.seq for member in newest.changes.lost}:
             return "pods that seemed lost are back, or deregistered"
         return policy.outdated(now, self.situation(newest, asked=decision.asked is not None))
+
+
+async def find_left(store: Store, records: Records, gone: Sequence[Member]) -> set[int] | None:
+    """Return which of the pods that are `gone` left, by `seq`; the others are lost.
+
+    Returns None if one of them is alive in the store: the mirror is about to show it. Raises
+    `Unavailable` and `Ambiguous`.
+    """
+    keys, left = records.keys, set[int]()
+    for start in range(0, len(gone), _BATCH):
+        some = gone[start : start + _BATCH]
+        answer = await store.txn(
+            [],
+            [
+                op
+                for member in some
+                for op in (
+                    Range(keys.pod(member.key)),
+                    Range(keys.registration(member.key)),
+                    Range(keys.archived_registration(member.key, member.seq)),
+                )
+            ],
+        )
+        for i, member in enumerate(some):
+            live = [records.pod(kv) for kv in answer.range(3 * i).kvs]
+            if any(there and there.pod.seq == member.seq for there in live):
+                return None
+            kvs = answer.range(3 * i + 1).kvs + answer.range(3 * i + 2).kvs
+            found = (records.registration(kv) for kv in kvs)
+            if any(one and one.seq == member.seq and one.left for one in found):
+                left.add(member.seq)
+    return left
