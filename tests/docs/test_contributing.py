@@ -43,11 +43,11 @@ def test_the_layers_are_those_that_are_checked() -> None:
     [layers] = [
         contract["layers"]
         for contract in project["tool"]["importlinter"]["contracts"]
-        if contract["type"] == "layers" and "kontrol.cli" in contract["layers"]
+        if contract["type"] == "layers" and "cli" in contract["layers"]
     ]
     _, _, block = TEXT.partition("from top to bottom:\n\n```text\n")
     block, _, _ = block.partition("```")
-    assert block.splitlines() == [layer.replace("kontrol.", "") for layer in layers]
+    assert block.splitlines() == [layer for layer in layers if layer != "__main__"]
 
 
 def test_files_and_names_in_the_instructions_exist() -> None:
