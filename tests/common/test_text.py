@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from automaton.log import _Format
+from kontrol.cli import main
 from kontrol.cli.command import say
 from kontrol.cli.invoke.output import escaped_lines
 from kontrol.cli.table import tame
@@ -120,3 +122,32 @@ def test_json_is_the_same_document(value: object, indent: int | None) -> None:
 @pytest.mark.parametrize("text", STEERING, ids=ascii)
 def test_everything_that_shows_text_escapes_it(text: str) -> None:
     assert all(harmless(char) or char == "\n" for char in written(f"a{text}b"))
+
+
+@pytest.mark.parametrize(
+    "words", [["pods", "--{0}"], ["{0}"], ["runs", "--limit", "{0}"], ["status", "{0}"]]
+)
+def test_a_mistake_on_the_command_line_is_escaped(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An argument may be the words of a pod, as a callback passes them on."""
+    with pytest.raises(SystemExit) as caught:
+        main([word.format("a\x1b[31m\u202e") for word in words])
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2
+    assert not out
+    assert "x1b[31m" in err
+    assert all(harmless(char) or char == "\n" for char in err)
+
+
+def test_the_remarks_of_keys_are_escaped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["keys", "make", str(tmp_path)]) == 0
+    listed = tmp_path / "agents"
+    listed.write_text(listed.read_text("utf-8").rstrip("\n") + "\x1b[2J\u200f\n", "utf-8")
+    capsys.readouterr()
+    assert main(["keys", "show", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "\\x1b[2J\\u200f" in shown
+    assert all(harmless(char) or char == "\n" for char in shown)

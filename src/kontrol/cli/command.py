@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(given, known, 1)
             meant = f": did you mean {near[0]}?" if near else ""
             message = f"{what}: {given!r} is unknown{meant} (expected {', '.join(known)})"
-        super().error(message)
+        super().error(escaped(message, keep="\n"))
 
 
 @dataclass(frozen=True, slots=True)

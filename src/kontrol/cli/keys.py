@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kontrol.cli.command import DONE, USAGE, Command, say, warn_of_readers
+from kontrol_common.text import escaped
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -63,7 +64,7 @@ def _show(options: argparse.Namespace) -> int:
         say(f"there are no keys in {folder}; make them with `kontrol keys make {folder}`")
         return DONE
     for row in rows:
-        print(f"{row[0]:<9} {row[1]:<9} {row[2]:<41} {row[3]:<7} {row[4]}".rstrip())
+        print(f"{row[0]:<9} {row[1]:<9} {row[2]:<41} {row[3]:<7} {escaped(row[4])}".rstrip())
     return DONE
 
 

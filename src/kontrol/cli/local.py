@@ -21,6 +21,7 @@ from kontrol.cli.command import (
 from kontrol.settings import Variable, booted, examine, host_facts
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import Resolved, resolve
+from kontrol_common.text import escaped
 
 if TYPE_CHECKING:
     from kontrol.agent.control import Who
@@ -59,7 +60,8 @@ def _leave(options: argparse.Namespace, _others: list[str]) -> int:
             return REFUSED
         tiers = ", ".join(who.tiers)
         if not options.yes and sys.stdin.isatty():
-            print(f"Deregister {who} from {tiers}? [y/N] ", end="", file=sys.stderr, flush=True)
+            question = escaped(f"Deregister {who} from {tiers}? [y/N] ")
+            print(question, end="", file=sys.stderr, flush=True)
             if sys.stdin.readline().strip().lower() not in ("y", "yes"):
                 say("nothing was done")
                 return REFUSED
@@ -67,7 +69,7 @@ def _leave(options: argparse.Namespace, _others: list[str]) -> int:
     except ControlError as error:
         say(str(error))
         return UNANSWERED
-    print(f"{who} {'left' if left else 'had already left'} {tiers}")
+    print(escaped(f"{who} {'left' if left else 'had already left'} {tiers}"))
     return DONE
 
 
