@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from automaton import cli as automaton
 from automaton.log import _Format
 from kontrol.cli import main
 from kontrol.cli.command import say
@@ -151,3 +152,26 @@ def test_the_remarks_of_keys_are_escaped(
     shown = capsys.readouterr().out
     assert "\\x1b[2J\\u200f" in shown
     assert all(harmless(char) or char == "\n" for char in shown)
+
+
+def test_automaton_escapes_a_mistake_on_its_command_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        automaton.main(["check", "a", "b\x1b[31m\u200f"])
+    err = capsys.readouterr().err
+    assert "b\\x1b[31m\\u200f" in err
+    assert all(harmless(char) or char == "\n" for char in err)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_automaton_prints_an_answer_as_it_came_but_not_to_a_terminal(
+    capsysbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    terminal: bool,
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    automaton._print("KO \x1b[2J\udcff")
+    shown = b"KO \\x1b[2J\\udcff\n" if terminal else b"KO \x1b[2J\xff\n"
+    assert capsysbinary.readouterr().out == shown
