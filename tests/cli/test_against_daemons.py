@@ -120,9 +120,9 @@ async def test_a_night(token: Path, callback: str) -> None:
         done = await shell.kontrol("rollback", "999")
         assert (done.status, done.out) == (5, "")
         assert "there was no run 999: the last one is run " in done.err
-        done = await shell.kontrol("forget", "nobody")
+        done = await shell.kontrol("forget", "none")
         assert (done.status, done.out) == (5, "")
-        assert "no pod and no registration has the key, id or number 'nobody'" in done.err
+        assert "no pod and no registration has the key, id or number 'none'" in done.err
         done = await shell.kontrol("run-now", KONTROL_TOKEN_FILE="")
         assert done.status == 5
         assert "requires a token for this, and none is set here. Set KONTROL_TOKEN_FILE" in done.err
@@ -222,7 +222,7 @@ async def test_export_and_import(token: Path, tmp_path: Path) -> None:
             done = await shell.into(path, "export")
             assert (done.status, "others can read this file" in done.err) == (0, warns), done
             written = json.loads(path.read_text("utf-8"))
-            assert written | {"term": 0} == document | {"term": 0}  # a busy machine may elect anew
+            assert written | {"term": 0} == document | {"term": 0}  # a busy machine may elect again
 
         done = await shell.kontrol("import", str(path))
         assert (done.status, done.out) == (5, "")

@@ -22,6 +22,7 @@ from kontrol.cli.command import say
 from kontrol.ensemble.pod import key_of
 from kontrol.settings import Settings
 from kontrol.settings import variables as v
+from kontrol.store.protocol import NoSpace
 
 DEBUG = {"KONTROL_MODE": "debug"}
 
@@ -281,6 +282,27 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     path = tmp_path / f"kontrol-{os.getuid()}" / "8000.sock"
     with Agent(path, WHO, {"m:8000": None, "n:8000": None}).serving() as agent:
         yield agent
+
+
+def test_an_export_from_a_full_etcd_says_how_to_free_its_space(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def full(*_: object) -> None:
+        raise NoSpace("database space exceeded")
+
+    monkeypatch.setattr("kontrol.daemon.wire_master.open_store", full)
+    with pytest.raises(SystemExit) as caught:
+        run("export", **DEBUG)
+    assert caught.value.code == 4
+    assert "database space exceeded; free its space (`etcdctl compact" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_read_is_named_without_numbers(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "none"
+    assert run("import", str(path), **DEBUG) == 2
+    assert capsys.readouterr().err == f"kontrol: cannot read {path}: no such file or directory\n"
 
 
 def test_leave_names_the_pod_and_its_tiers(

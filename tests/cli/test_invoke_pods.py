@@ -64,7 +64,7 @@ def test_what_is_wrong_is_named(environ: dict[str, str], master: str | None, say
     assert says in str(caught.value)
 
 
-async def test_a_callback_has_its_pods_and_its_mandate(tmp_path: Path) -> None:
+async def test_a_callback_has_its_pods_and_its_fence(tmp_path: Path) -> None:
     path = tmp_path / "pods.json"
     path.write_text('[{"id": "a"}]', encoding="utf-8")
     environ = {"TIER": "ns/app", "TERM_ID": "5", "RUN": "7", "PODS_FILE": str(path)}
@@ -106,7 +106,7 @@ async def test_every_master_of_the_tier_is_asked() -> None:
     assert asked == [("id", "key", "seq", "role", "ip", "port", "nonce", "payload")]
 
 
-async def test_says_whom_it_asked_in_vain() -> None:
+async def test_says_which_masters_were_asked_without_effect() -> None:
     async def pods(call: Call, *fields: object) -> object:
         raise Refused("Forbidden", "not you")
 

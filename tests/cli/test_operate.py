@@ -113,7 +113,7 @@ def test_the_fix_of_a_master_of_an_earlier_version_is_shown() -> None:
         (["explain", "7"], "`kontrol runs --master {}` lists them, `kontrol keys` does not\n"),
         (["rollback", "7"], "`kontrol status --master http://other:1` and `kontrol explain --m"),
         (["forget", "7"], "`kontrol pods --limit 3 --master {}`"),
-        (["run-now"], "look at `kontrol status --master {}` before"),
+        (["run-now"], "`kontrol status --master {}` before"),
     ],
 )
 def test_the_commands_that_are_shown_reach_the_same_masters(
@@ -237,13 +237,13 @@ def test_what_is_known_without_etcd_is_told_as_past() -> None:
 
 def test_status_names_the_masters_that_are_silent(run: Run, master: Master, read: Read) -> None:
     with socket.socket() as dead:
-        dead.bind(("127.0.0.1", 0))  # nobody listens there
-        nobody = f"http://127.0.0.1:{dead.getsockname()[1]}"
+        dead.bind(("127.0.0.1", 0))  # nothing listens there
+        closed = f"http://127.0.0.1:{dead.getsockname()[1]}"
         master.replies["GET /v1/status"] = Reply(status())
-        assert run("status", KONTROL_MASTER=f"{nobody}|{master.url}") == 0
+        assert run("status", KONTROL_MASTER=f"{closed}|{master.url}") == 0
     out, err = read()
     assert out.startswith("All is well")
-    assert f"another master did not answer: {nobody}/v1/status: connection refused" in err
+    assert f"another master did not answer: {closed}/v1/status: connection refused" in err
 
 
 def test_pods_are_a_table(run: Run, master: Master, read: Read) -> None:
@@ -263,8 +263,8 @@ def test_pods_of_a_role(run: Run, master: Master, read: Read) -> None:
     assert json.loads(read()[0]) == {"pods": PODS[1:], "digest": DIGEST}
     assert run("pods", "--role", "proxy", "--role", "cache", "--json") == 0
     assert json.loads(read()[0])["pods"] == PODS
-    assert run("pods", "--role", "nobody") == 3
-    assert read() == ("", "kontrol: no pods of role nobody among 3\n")
+    assert run("pods", "--role", "none") == 3
+    assert read() == ("", "kontrol: no pods of role none among 3\n")
     master.replies["GET /v1/pods"] = Reply({"pods": [], "digest": DIGEST})
     assert run("pods") == 0
     assert read() == ("", "kontrol: no pods\n")

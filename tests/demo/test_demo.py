@@ -78,7 +78,7 @@ def test_it_ends_cleanly_on_ctrl_c(environment: dict[str, str], after: str) -> N
     assert "interrupted" in rest
 
 
-def test_it_ends_cleanly_when_nobody_reads_on(environment: dict[str, str]) -> None:
+def test_it_ends_cleanly_when_its_output_is_closed(environment: dict[str, str]) -> None:
     """As in `kontrol demo | head`; the environment tells whether anything is left running."""
     with subprocess.Popen(
         [sys.executable, "-m", "kontrol", "demo", "--pace", "0"],

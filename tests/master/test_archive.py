@@ -1,4 +1,4 @@
-"""What is exported of one tier, and imported into another, is the same tier to whoever looks."""
+"""Exports and imports: nothing damaged is restored, and no number is given twice."""
 
 import asyncio
 import json

@@ -185,7 +185,7 @@ async def test_pods_that_are_lost_are_told_while_the_damper_waits_and_during_a_r
         callback.seconds = 20.0
         some.lose(2, 3, 4)
         await asyncio.sleep(CONFIG.ttl - 2)
-        await some.leave(5)  # nobody's worry
+        await some.leave(5)  # not a problem
         await asyncio.sleep(3)
         shown = await status(two, cluster)
         assert shown["plan"]["hold"] == "damper"
@@ -225,10 +225,10 @@ async def test_a_leader_that_falls_silent_is_told_within_seconds() -> None:
             assert one.election.term is None
 
 
-async def test_a_leader_that_was_just_killed_is_told_at_once() -> None:
+async def test_a_leader_that_was_just_killed_is_shown_immediately() -> None:
     """Its lease lasts for some seconds; its port is closed at once."""
     with socket.socket() as gone, socket.create_server(("127.0.0.1", 0)) as own:
-        gone.bind(("127.0.0.1", 0))  # nobody listens
+        gone.bind(("127.0.0.1", 0))  # nothing listens
         cluster = MemoryCluster()
         where: dict[str, Any] = {"address": "127.0.0.1", "wall": clock}
         dead, alive = gone.getsockname()[1], own.getsockname()[1]
@@ -463,8 +463,8 @@ def test_what_the_records_show_counts_more_than_a_plan_that_lags() -> None:
     assert plan(waits, running=run, under_way=True, reason="ensemble", quiet=3.0)[0] == "run"
     behind = {**waits, "hold": "predecessor", "seconds": 3.0}
     assert plan(behind, running=run, reason="ensemble")[2:] == ("predecessor", 3.0)
-    booked = replace(run, ended=True)
-    assert plan(behind, running=booked, reason="unacknowledged")[:3] == (
+    recorded = replace(run, ended=True)
+    assert plan(behind, running=recorded, reason="unacknowledged")[:3] == (
         "run",
         "unacknowledged",
         None,
@@ -472,7 +472,9 @@ def test_what_the_records_show_counts_more_than_a_plan_that_lags() -> None:
     cut = plan(waits, running=run, reason="ensemble", quiet=3.0)
     assert cut == ("wait", "unacknowledged", "predecessor", None)
     assert plan(None, running=run) == cut  # no leader has published anything
-    assert plan(None, running=run, under_way=True)[0] == plan(None, running=booked)[0] == "unknown"
+    assert (
+        plan(None, running=run, under_way=True)[0] == plan(None, running=recorded)[0] == "unknown"
+    )
 
 
 def test_why_a_run_is_due() -> None:
@@ -519,7 +521,7 @@ async def test_a_change_has_not_waited_since_a_master_started() -> None:
                     )
 
 
-def test_a_first_reading_is_no_change_for_whoever_acted_on_the_same_pods() -> None:
+def test_a_first_reading_is_no_change_for_a_run_that_acted_on_the_same_pods() -> None:
     history = History()
     history.changed(150, 1000.0, "as read")
     assert history.after(100, "other") == 1000.0
