@@ -85,7 +85,10 @@ async def test_a_pod_that_changes_while_etcd_is_full_lives_and_is_run_for_in_the
             assert payloads(cluster) == {"p1": "", "p2": ""}
             assert pods[0].told[-1] == "NotWritten"
             assert pods[1].told[-1] == CONFIG.ttl
-            with pytest.raises(Refused, match=r"^Unavailable: etcd is full: no pod can join"):
+            with pytest.raises(
+                Refused,
+                match=r"^Unavailable: etcd is full: no pod can join.*; `kontrol status` on a",
+            ):
                 await one.ping(record(3))
             with pytest.raises(Refused, match=r"^NotWritten: pod p1 is alive: .* space exceeded"):
                 await one.ping(record(1, n=1, payload="new"))

@@ -17,7 +17,7 @@ def _make(options: argparse.Namespace) -> int:
 
     names = make(options.folder, _today())
     say(f"made {', '.join(names)} in {options.folder}")
-    say("keep this folder private: its keys allow to run commands on every pod")
+    say("keep this folder private: with its keys, commands can be run on every pod")
     return DONE
 
 

@@ -169,8 +169,8 @@ def _not_written(record: Keepalive, error: Exception) -> Refused:
 
 def _unavailable(error: Exception) -> Refused:
     why = str(error) or "not in time"
+    what, fix = f"this master has no answer from etcd ({why})", "try another, or again"
     if isinstance(error, NoSpace):
         what = f"etcd is full: no pod can join or deregister ({why})"
-    else:
-        what = f"this master has no answer from etcd ({why})"
-    return Refused("Unavailable", f"{what}; try another, or again")
+        fix = "`kontrol status` on a master shows how to free its space"
+    return Refused("Unavailable", f"{what}; {fix}")
