@@ -305,6 +305,17 @@ def test_a_file_that_cannot_be_read_is_named_without_numbers(
     assert capsys.readouterr().err == f"kontrol: cannot read {path}: no such file or directory\n"
 
 
+def test_words_that_a_command_does_not_take_are_refused_with_its_usage(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run("pods", "a", "b")
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("usage: kontrol pods ")
+    assert err.endswith("kontrol pods: error: unrecognized arguments: b\n")
+
+
 def test_leave_names_the_pod_and_its_tiers(
     run: Run, capsys: pytest.CaptureFixture[str], agent: Agent, tmp_path: Path
 ) -> None:

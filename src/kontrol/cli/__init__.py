@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, others = root.parse_known_args(argv)
     command: Command | None = options.command
     if others and not (command and command.passes):
-        root.error(f"unrecognized arguments: {' '.join(others)}")
+        used: argparse.ArgumentParser = options.used
+        used.error(f"unrecognized arguments: {' '.join(others)}")
     try:
         status = command.run(options, others) if command else _daemon(options)
         sys.stdout.flush()
@@ -99,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"kontrol {__version__}")
     root.add_argument("-d", dest="debug", action="store_true", help="log debug messages")
-    root.set_defaults(command=None)
+    root.set_defaults(command=None, used=root)
     commands = root.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         sub = commands.add_parser(
@@ -112,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
             add_help=not command.passes,
         )
         command.configure(sub)
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, used=sub)
     return root
 
 
