@@ -29,7 +29,7 @@ masters   2: redis-m-0, redis-m-1
 etcd      answers, mirror confirmed 410 ms ago
 pods      3: 2 cache, 1 proxy
 digest    {DIGEST}
-callback  idle: nothing is due, run 42 was for exactly these pods
+callback  idle: nothing is due, since run 42 was for exactly these pods
 
 RUN  STARTED     TOOK  PODS  RESULT                 WHY     CHANGES
  42  5 min ago  1.2 s     3  ok                     change  2 joined (#7 redis-7, #8 redis-8)
@@ -178,7 +178,7 @@ def test_status_tells_programs_whether_all_is_well(
 @pytest.mark.parametrize(
     ("document", "told"),
     [
-        (status(), "idle: nothing is due, run 42 was for exactly these pods"),
+        (status(), "idle: nothing is due, since run 42 was for exactly these pods"),
         (status(applied=None), "idle: nothing is due"),
         (held("damper"), "held by the damper for 37 s more: the ensemble changed"),
         (
@@ -345,7 +345,7 @@ def test_explain_a_run(run: Run, master: Master, read: Read) -> None:
 def test_explain_the_last_run_and_why_nothing_runs(run: Run, master: Master, read: Read) -> None:
     assert run("explain") == 0
     lines = read()[0].splitlines()
-    assert lines[0] == "Now: idle: nothing is due, run 42 was for exactly these pods."
+    assert lines[0] == "Now: idle: nothing is due, since run 42 was for exactly these pods."
     assert lines[2] == "Run 42 was acknowledged."
     assert "state     kept: `kontrol rollback 42` restores it" in lines
     assert run("explain", "--json") == 0

@@ -144,7 +144,7 @@ def now(status: UntrustedJson) -> str:
     match plan.text("what"):
         case "idle":
             applied = status.object("applied").text("run")
-            since = f", run {applied} was for exactly these pods" if applied else ""
+            since = f", since run {applied} was for exactly these pods" if applied else ""
             return f"idle: nothing is due{since}"
         case "run":
             return f"a run is starting: {_due(plan)}"
