@@ -1,1 +1,1 @@
-"""Automaton: a finite-state machine of shell scripts, driven over a unix socket."""
+"""Automaton: a finite-state machine of shell scripts, controlled over a unix socket."""

@@ -18,10 +18,10 @@
     )
 
 Each function runs in a process of its own, with no argument or with the input. What it prints goes
-where a script's output goes; if it raises, that is a script that failed, with its traceback.
+where a script's output goes; if it raises, the script has failed, and the traceback is logged.
 
-This is public: `__all__` changes as semantic versioning allows, and nothing else in `automaton` is
-promised to anybody who imports it.
+This module is public: `__all__` changes as semantic versioning allows. Nothing else in `automaton`
+is for others to import.
 """
 
 from automaton.states import Refused, State, States, goto

@@ -5,8 +5,8 @@
     automaton check MANIFEST                             validate
     automaton graph MANIFEST                             draw
 
-`ctl`, `check` and `graph` are commands when they come first; a manifest of such a name is reached
-as `./check`.
+`ctl`, `check` and `graph` are commands if they come first; name a manifest of such a name as
+`./check`.
 """
 
 import argparse
@@ -30,7 +30,7 @@ STATUSES = """
 exit status:
   0  done; the machine ended after DIE, SIGINT, SIGTERM, SIGHUP or SIGQUIT
   1  an internal error, or the initial state could not be entered; ctl: the answer is KO
-  2  usage, a manifest that is wrong, a socket that cannot be had or reached
+  2  usage, an invalid manifest, a socket that cannot be used or reached
   4  ctl: no answer in time
   130  interrupted from the keyboard (the machine itself ends with 0 then)
 """
@@ -75,20 +75,24 @@ class _Parser(argparse.ArgumentParser):
 
 class _Version(argparse.Action):
     def __call__(self, *_: object) -> None:
-        from importlib.metadata import version  # costs more than all else here
+        from importlib.metadata import version  # costs more than everything else here
 
         _print(f"automaton {version('kontrol-loop')}")
         sys.exit(DONE)
 
 
 def _run(words: list[str]) -> int:
-    parser = _parser("automaton", "Run a finite-state machine of scripts, driven over a socket.")
+    parser = _parser(
+        "automaton", "Run a finite-state machine of scripts, controlled over a socket."
+    )
     parser.add_argument("manifest", type=Path, help="YAML, or Python if it ends in .py")
     parser.add_argument("-s", "--socket", type=Path, default=DEFAULT_SOCKET, help="%(default)s")
     parser.add_argument(
         "-l", "--log", type=Path, default="automaton.log", metavar="LOGFILE", help="%(default)s"
     )
-    parser.add_argument("-d", "--debug", action="store_true", help="log all, output too")
+    parser.add_argument(
+        "-d", "--debug", action="store_true", help="log everything, including the output of scripts"
+    )
     parser.usage = (
         "automaton MANIFEST [-s SOCKET] [-l LOGFILE] [-d]\n       automaton {ctl,check,graph} ..."
     )
@@ -100,10 +104,10 @@ def _run(words: list[str]) -> int:
 
 
 def _ctl(words: list[str]) -> int:
-    parser = _parser("automaton ctl", "Send a command to a running automaton; print its answer.")
-    parser.add_argument(
-        "--timeout", type=_seconds, help="seconds to wait; default: as long as it takes"
+    parser = _parser(
+        "automaton ctl", "Send a command to a running automaton, and print its answer."
     )
+    parser.add_argument("--timeout", type=_seconds, help="seconds to wait (default: no limit)")
     parser.add_argument("socket", help="the path of the socket")
     parser.add_argument(
         "command",
@@ -130,17 +134,19 @@ def _ctl(words: list[str]) -> int:
 
 
 def _check(words: list[str]) -> int:
-    parser = _parser("automaton check", "Validate a manifest; errors and warnings go to stderr.")
+    parser = _parser("automaton check", "Validate a manifest; print errors and warnings to stderr.")
     parser.add_argument("manifest", type=Path)
     _load(parser.parse_args(words).manifest)
     return DONE
 
 
 def _graph(words: list[str]) -> int:
-    parser = _parser("automaton graph", "Draw a machine.")
+    parser = _parser("automaton graph", "Print a diagram of a machine.")
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--format", choices=("mermaid", "dot"), default="mermaid")
-    parser.add_argument("--socket", help="mark where the automaton that listens there is and was")
+    parser.add_argument(
+        "--socket", help="mark the current state and the path of the automaton that listens there"
+    )
     options = parser.parse_args(words)
     manifest = _load(options.manifest)
     import json
@@ -158,7 +164,7 @@ def _graph(words: list[str]) -> int:
             _say(f"automaton graph: {error}")
             return USAGE
         except (ValueError, KeyError, TypeError):
-            _say(f"automaton graph: {options.socket}: what answers there is no automaton")
+            _say(f"automaton graph: {options.socket}: the process there is not an automaton")
             return USAGE
     draw = graph.dot if options.format == "dot" else graph.mermaid
     _print(draw(manifest, trace))
@@ -166,7 +172,7 @@ def _graph(words: list[str]) -> int:
 
 
 def _seconds(text: str) -> float:
-    # As kontrol.ensemble.numbers: float() would take 25_0, nan and the digits of every script.
+    # As kontrol.ensemble.numbers: float() would accept 25_0, nan and digits of other scripts.
     value = float(text) if re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,30})?", text) else 0.0
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError(
@@ -185,7 +191,7 @@ def _load(path: Path) -> Manifest:
 
 
 def _print(text: str) -> None:
-    """Print as it came; on a terminal, so that nothing in it can steer that."""
+    """Print as is; on a terminal, with control characters escaped."""
     if sys.stdout.isatty():
         text = escaped(text, keep="\t\n")
     sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")

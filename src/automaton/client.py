@@ -1,4 +1,4 @@
-"""Speaks to an automaton: what `socat` does, with a time limit. No event loop, quick to start."""
+"""Sends a command to an automaton, as `socat` does, with a timeout; without an event loop."""
 
 import socket
 import time
@@ -7,14 +7,14 @@ from automaton.protocol import decode, encode
 
 
 class Unreachable(Exception):
-    """Nobody answers at the socket."""
+    """No automaton answers at the socket."""
 
 
 def ask(path: str, command: str, timeout: float | None = None) -> str:
     """Send one command; return its answer, without the end of the line.
 
-    `timeout` is in seconds, for all of it. Raises `TimeoutError`, and `Unreachable` if there is no
-    automaton at `path` or it went away before it answered.
+    `timeout` is in seconds, for the whole exchange. Raises `TimeoutError`, and `Unreachable` if
+    there is no automaton at `path` or it ended before it answered.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     try:

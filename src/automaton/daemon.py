@@ -1,7 +1,7 @@
-"""Puts a running automaton together: log, socket, driver, server; and turns its end into a status.
+"""Runs an automaton: puts log, socket, driver and server together, and returns the exit status.
 
-asyncio is imported here first, without TLS: nothing here speaks it, and OpenSSL would cost a fifth
-of the memory (decision 0051).
+asyncio is imported here first, without TLS: automaton does not use it, and OpenSSL would cost a
+fifth of the memory (decision 0051).
 """
 
 import os
@@ -45,7 +45,7 @@ def run(manifest: Manifest, socket: Path, log: Path, *, debug: bool) -> int:
 
     try:
         return 0 if asyncio.run(live()) else 1
-    except Exception:  # noqa: BLE001  # the last resort: say it, and tidy up
+    except Exception:  # noqa: BLE001  # the last resort: report it, and clean up
         traceback.print_exc()
         os.write(2, b"automaton: an internal error; please report it with the lines above\n")
         return 1

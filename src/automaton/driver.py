@@ -1,12 +1,12 @@
-"""Drives the machine: its effects become processes, timers and answers; what happens, its events.
+"""Drives the machine: carries out its effects (processes, timers, answers) and feeds it events.
 
-All runs on one event loop, in one thread: an event is handled, with all its effects, before the
-next is looked at, so that the machine's word and the world's state cannot drift apart. What waits
-(the end of a script, the answer of a `WAIT`) is a task in the driver's group or a future that the
+Everything runs on one event loop, in one thread. An event is handled, with all its effects, before
+the next one, so that the state of the machine and of its processes cannot differ. What waits (for
+the end of a script, or the answer of a `WAIT`) is a task in the driver's group or a future that the
 caller awaits.
 
-The invariant: `run` returns after the machine's `Exit`, and then nothing that any script started
-is left, not even when it raises.
+Invariant: `run` returns after the machine's `Exit`. Then no process that a script started is left,
+not even if `run` raises.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ from automaton.events import (
 from automaton.machine import OK, Machine
 from automaton.manifest import Manifest, Outcome, State
 from automaton.payload import Payload, timestamp, timestamp_after
-from automaton.protocol import AskInput, CommandError, Move, Set, parse
+from automaton.protocol import CommandError, Immediate, Move, Set, parse
 from automaton.script import Environment, Output, Script, first_exit
 from kontrol_common.processes import (
     SAME_SIGNAL,
@@ -58,14 +58,14 @@ from kontrol_common.processes import (
 )
 
 HISTORY = 50
-FAREWELL = 2.0
-"""Seconds that background processes get after SIGTERM, at the end."""
+BACKGROUND_GRACE = 2.0
+"""Seconds between SIGTERM and SIGKILL for background processes, at the end."""
 
 _log = logging.getLogger("automaton")
 
 
 class Driver:
-    """One machine at work. To be made on the running loop that it is to use."""
+    """Runs one machine. Create it on the running loop that it is to use."""
 
     def __init__(self, manifest: Manifest, environment: Environment) -> None:
         self._loop = asyncio.get_running_loop()
@@ -87,12 +87,12 @@ class Driver:
         self._over: asyncio.Future[bool] = self._loop.create_future()
         self._tasks = asyncio.TaskGroup()
 
-    # What others call.
+    # Called from outside.
 
     async def run(self, serve: Callable[[], AbstractAsyncContextManager[None]]) -> bool:
-        """Run the machine to its end. `serve` is entered once a state has been.
+        """Run the machine to its end. `serve` is entered once the machine has entered a state.
 
-        Returns false if the initial state could not be entered.
+        Returns False if the initial state could not be entered.
         """
         become_subreaper()
         try:
@@ -101,7 +101,7 @@ class Driver:
                 self._handle(Begin())
                 async with serve():
                     failed = await self._over
-                await self._dismiss()
+                await self._end_background()
         finally:
             self._close()
             for pid in await kill_orphans(lambda: ()):
@@ -109,15 +109,15 @@ class Driver:
         return not failed
 
     async def obey(self, raw: bytes) -> str:
-        """Take one command as it came; return the answer, one line without its end."""
+        """Run one command, as received; return the answer, one line without its end."""
         _log.debug("command %.100r", raw)
         try:
             match parse(raw):
-                case AskInput("STATE"):
+                case Immediate("STATE"):
                     return self._machine.tag or "KO no state could be entered"
-                case AskInput("STATUS"):
+                case Immediate("STATUS"):
                     return self._status()
-                case AskInput():
+                case Immediate():
                     _log.info("DIE: shutting down")
                     self._handle(Shutdown())
                     return OK
@@ -152,10 +152,10 @@ class Driver:
     # Events in, effects out.
 
     def _handle(self, event: Event) -> None:
-        """Have the machine handle an event, and those that its effects bring about at once."""
+        """Have the machine handle an event, and those that its effects cause immediately."""
         self._events.append(event)
         if len(self._events) > 1:
-            return  # an effect of the one that is being handled: its turn comes below
+            return  # caused by the event that is being handled: its turn comes below
         while self._events:
             for effect in self._machine.handle(self._events[0]):
                 self._do(effect)
@@ -239,10 +239,10 @@ class Driver:
             try:
                 self._payload.write(tag, self._since)
             except OSError as error:
-                _log.warning("payload: %s; the file keeps what it had", error)
+                _log.warning("payload: %s; the file is not changed", error)
         _log.info("%s -> %s (%s)", before or "(start)", tag, cause)
 
-    # The process's own affairs.
+    # Signals and other events of this process.
 
     def _listen(self) -> None:
         self._handled = handled_signals()
@@ -273,7 +273,7 @@ class Driver:
         reap_orphans([self._script.pid] if self._script else [])
 
     def _fail(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """End the run on an error in a callback; what the system refuses is only logged."""
+        """End the run on an error in a callback; only log an error of the system."""
         error = context.get("exception")
         if isinstance(error, Exception) and not isinstance(error, OSError):
             if not self._over.done():
@@ -281,12 +281,12 @@ class Driver:
         else:
             _log.warning("%s: %s", context["message"], error)
 
-    async def _dismiss(self) -> None:
-        """Ask what scripts have left in the background to end."""
+    async def _end_background(self) -> None:
+        """Send SIGTERM to processes that scripts left in the background, and wait for them."""
         me = os.getpid()
         if not self._hurry.done() and kill_descendants(me, signal.SIGTERM):
             with suppress(TimeoutError):
-                async with asyncio.timeout(FAREWELL):
+                async with asyncio.timeout(BACKGROUND_GRACE):
                     while not self._hurry.done() and (left := children(me)):
                         await first_exit(left, self._hurry)
                         self._reap()

@@ -1,11 +1,11 @@
-"""What the machine is told, and what it asks for: plain values between it and its driver."""
+"""The machine's events and effects: plain values between it and its driver."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from automaton.manifest import State
 
-# Events: what the driver tells.
+# Events: from the driver to the machine.
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class Abandon:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The script asked for runs."""
+    """The requested script is running."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unstartable:
-    """The script asked for could not be started."""
+    """The requested script could not be started."""
 
     reason: str
 
@@ -61,7 +61,7 @@ class Fired:
 Event = Begin | Transit | Shutdown | Abandon | Started | Unstartable | Ended | Fired
 
 
-# Effects: what the driver does, in order.
+# Effects: what the driver does for the machine, in order.
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start the state's script, and say `Started` or `Unstartable`."""
+    """Start the state's script, and report `Started` or `Unstartable`."""
 
     state: State
     input: str
@@ -91,7 +91,7 @@ class Entered:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """The script of the current state has ended, so (`interrupted` is an outcome here)."""
+    """The script of the current state has ended, with this outcome, or `interrupted`."""
 
     tag: str
     outcome: str
@@ -99,24 +99,24 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Terminate:
-    """SIGTERM all that the running script has started."""
+    """Send SIGTERM to every process that the running script has started."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """SIGKILL all that the running script has started, until nothing is left of it."""
+    """Send SIGKILL to every process that the running script has started, until none is left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """Set the timer, in seconds, or clear it; it replaces the one before."""
+    """Set the timer, in seconds, in place of an earlier one; None clears it."""
 
     seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """All is done; nothing follows. `failed` if the initial state could not be entered."""
+    """The machine has ended. `failed` if the initial state could not be entered."""
 
     failed: bool
 

@@ -1,7 +1,7 @@
 """Draws a machine as text: Mermaid for Markdown pages, DOT for Graphviz.
 
-Solid arrows are `next`, labelled ones `on`, dotted ones the way to the terminal state that every
-state has. The status of a running machine marks its current state and the path that it has taken.
+Solid arrows are `next`, labelled ones `on`, dotted ones the way from every state to the terminal
+one. The status of a running machine marks its current state and the path that it has taken.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from automaton.manifest import Manifest
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One arrow. `label` is empty for `next`; `implied` if it is only the way out."""
+    """One arrow. `label` is empty for `next`; `implied` if it only leads to the terminal state."""
 
     source: str
     target: str
@@ -24,7 +24,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Where a machine is and which steps it has made."""
+    """The current state of a machine, and the steps that it has made."""
 
     current: str | None = None
     path: tuple[tuple[str, str], ...] = ()

@@ -8,7 +8,7 @@ from automaton.validate import validate
 
 def load(path: Path) -> tuple[Manifest, list[Problem]]:
     """Return the manifest and its warnings. Raises `ManifestError`."""
-    # Each form is imported when it is met: a machine pays for the reader that it uses.
+    # Each reader is imported on use: a machine needs only one.
     if path.suffix == ".py":
         from automaton import pyfile
 
@@ -24,5 +24,5 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        message = f"{error.strerror}; name a manifest that can be read"
+        message = f"{error.strerror}; name a readable manifest"
         raise ManifestError(str(path), [Problem(1, 1, message)]) from error

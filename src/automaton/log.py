@@ -1,8 +1,8 @@
 """The log: a file that rotates, and standard error. Neither can stop or delay the machine.
 
-Each record is one `write`, so that nothing is held in a buffer that fails later. A disk that is
-full loses records, and says so once on standard error and once in the log when there is room again.
-Standard error may be a pipe that nobody reads: what it cannot take at once is dropped.
+Each record is one `write`, so that no buffer can fail later. If the disk is full, records are lost;
+that is reported once on standard error, and once in the log when there is room again. Standard
+error may be a pipe that is not read: what it cannot accept without waiting is dropped.
 """
 
 import logging
@@ -16,7 +16,7 @@ from kontrol_common.text import escaped
 
 MAX_BYTES = 8 * 1024 * 1024
 KEPT = 3
-_PIPE_BUF = 4096  # what a pipe that polls as writable takes without blocking, pipe(7)
+_PIPE_BUF = 4096  # what a pipe that polls as writable accepts without blocking, pipe(7)
 
 
 class _Format(logging.Formatter):
@@ -25,7 +25,7 @@ class _Format(logging.Formatter):
     default_msec_format = "%s.%03dZ"
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record's lines; nothing else in it ends a line or steers a terminal."""
+        """Return the record's lines, with all control characters escaped."""
         return escaped(super().format(record), keep="\t\n")
 
 
@@ -34,7 +34,7 @@ def _bytes(handler: logging.Handler, record: logging.LogRecord) -> bytes:
 
 
 class FileLog(logging.Handler):
-    """A log file of at most `MAX_BYTES`, beside its `KEPT` predecessors `.1`, `.2` and so on.
+    """A log file of at most `MAX_BYTES`, and its `KEPT` predecessors `.1`, `.2` and so on.
 
     Raises `OSError` if the file cannot be written.
     """
@@ -63,7 +63,8 @@ class FileLog(logging.Handler):
         except OSError as error:
             self._lost += 1
             if self._lost == 1:
-                _tell(f"automaton: {self._path}: {error.strerror}; going on without\n".encode())
+                text = f"{self._path}: {error.strerror}; records are lost until there is room"
+                _write_stderr(f"automaton: {text}\n".encode())
         else:
             self._lost = 0
 
@@ -86,14 +87,14 @@ class FileLog(logging.Handler):
 
 
 class ErrorLog(logging.Handler):
-    """Standard error, as far as it can take what we say without making us wait."""
+    """Standard error, as far as it accepts records without waiting."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, or as much of it as there is room for."""
-        _tell(_bytes(self, record))
+        """Write a record, or as much of it as fits."""
+        _write_stderr(_bytes(self, record))
 
 
-def _tell(data: bytes) -> None:
+def _write_stderr(data: bytes) -> None:
     try:
         poll = select.poll()
         poll.register(sys.__stderr__ or 2, select.POLLOUT)
@@ -102,7 +103,7 @@ def _tell(data: bytes) -> None:
                 return
             os.write(2, data[start : start + _PIPE_BUF])
     except OSError:
-        return  # closed: there is nobody to tell
+        return  # closed
 
 
 def configure(path: Path, debug: bool) -> None:

@@ -6,17 +6,18 @@ what they do, and an event that it does not name raises `IllegalEvent` and chang
     NEW -> STARTING -> RUNNING ----------------------------------> RESTING -> (next) STARTING
                           |  command                                  |  `on`, `retry`
                           v                                           v
-                       PATIENCE -> TERMINATING -> KILLING ------>  BACKOFF        ... -> OVER
-                        1 s          SIGTERM, 5 s   SIGKILL        0.1 to 30 s
+                       LEEWAY -> TERMINATING -> KILLING -------->  BACKOFF        ... -> OVER
+                        1 s        SIGTERM, 5 s   SIGKILL        0.1 to 30 s
 
 Each phase has at most one timer: entering a phase sets or clears it, and `Fired` means that it ran
-out. A transition is judged once, when it is first in the queue and the machine knows where it is;
-it leaves the queue when its state is entered. `Ended` after the machine asked for an end means
-that everything the script had started is gone.
+out. In LEEWAY a script that requested the transition itself has time to end. A transition is judged
+once, when it is first in the queue and a state has been entered; it leaves the queue when its state
+is entered. `Ended`, after the machine has sent a signal, means that every process of the script is
+gone.
 
-The invariants, which the tests check against a model of a few lines: every command is answered
-exactly once; judgements are made in order; nothing leaves the terminal state; it starts at most
-once, last, and before the end, unless a second signal forbids it.
+Invariants, which the tests check against a model of a few lines: every command is answered exactly
+once; transitions are judged in order; nothing leaves the terminal state; it starts at most once, as
+the last state, before the end, unless a second signal prevents it.
 """
 
 from collections import deque
@@ -49,7 +50,7 @@ from automaton.manifest import Manifest, Outcome, State
 from automaton.validate import nearest
 
 QUEUE = 64
-PATIENCE = 1.0
+LEEWAY = 1.0
 GRACE = 5.0
 SHORT = 1.0
 BACKOFF_MIN = 0.1
@@ -65,7 +66,7 @@ class Phase(Enum):
     NEW = auto()
     STARTING = auto()
     RUNNING = auto()
-    PATIENCE = auto()
+    LEEWAY = auto()
     TERMINATING = auto()
     KILLING = auto()
     RESTING = auto()
@@ -79,7 +80,7 @@ class IllegalEvent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A state to be entered. `ticket` is that of the `WAIT` that asked for it."""
+    """A state to be entered. `ticket` is that of the `WAIT` that requested it."""
 
     tag: str
     cause: str
@@ -108,7 +109,9 @@ class Machine:
         self._abandoned = False
         self._failed = False
         self._verdict = OK  # what a WAIT for the script that ended last is answered
-        self._last: tuple[Outcome, float] | None = None  # how it ended, if by itself, after seconds
+        self._last: tuple[Outcome, float] | None = (
+            None  # how it ended, if by itself, and after how many seconds
+        )
 
     @property
     def queue(self) -> tuple[Transit, ...]:
@@ -116,7 +119,7 @@ class Machine:
         return tuple(self._queue)
 
     def handle(self, event: Event) -> list[Effect]:
-        """Take one event; return what is to be done, in order. Raises `IllegalEvent`."""
+        """Handle one event; return the effects, in order. Raises `IllegalEvent`."""
         handler = self._TABLE[self.phase].get(type(event))
         if handler is None:
             raise IllegalEvent(f"{event} in phase {self.phase.name}")
@@ -140,13 +143,13 @@ class Machine:
                 self._proceed()
 
     def _proceed(self) -> None:
-        """Judge what is first in the queue, and make way for it if it is legal."""
+        """Judge the first transition of the queue, and begin it if it is legal."""
         if not self._judge():
             return
         if self.phase in (Phase.RESTING, Phase.BACKOFF):
             self._start_head()
         elif self.phase is Phase.RUNNING and not self._state().force:
-            self._enter_phase(Phase.PATIENCE, PATIENCE)
+            self._enter_phase(Phase.LEEWAY, LEEWAY)
 
     def _judge(self) -> bool:
         while self._queue and not self._accepted:
@@ -162,7 +165,7 @@ class Machine:
         return self._accepted
 
     def _illegal(self, tag: str) -> str:
-        """Say why a state cannot be entered from here; empty if it can."""
+        """Return why a state cannot be entered from here; empty if it can."""
         states = self.manifest.states
         if tag not in states:
             return f"no state {tag[:64]!r}: {nearest(tag[:64], states)}"
@@ -179,21 +182,23 @@ class Machine:
         self.dying = True
         self._answer_waiter("KO shutting down")
         for pending in self._queue:
-            # A GOTO that was found legal has had its answer.
+            # A GOTO that was judged legal has been answered.
             if not (self._accepted and pending is self._queue[0] and pending.verb == "GOTO"):
                 self._answer(pending.ticket, "KO shutting down")
         self._queue.clear()
         self._accepted = False
-        self._target = replace(self._target, ticket=None)  # if a WAIT: it was in the queue
+        self._target = replace(
+            self._target, ticket=None
+        )  # a WAIT was answered above: it was in the queue
         if self.phase in (Phase.RESTING, Phase.BACKOFF):
             self._finish()
         elif self.phase is Phase.RUNNING and self.tag != self.manifest.terminal:
-            self._enter_phase(Phase.PATIENCE, PATIENCE)
+            self._enter_phase(Phase.LEEWAY, LEEWAY)
 
     def _abandon(self, _: Abandon) -> None:
         self._abandoned = True
         self._shutdown(Shutdown())
-        if self.phase in (Phase.RUNNING, Phase.PATIENCE, Phase.TERMINATING):
+        if self.phase in (Phase.RUNNING, Phase.LEEWAY, Phase.TERMINATING):
             self._kill()
 
     # Scripts.
@@ -212,13 +217,13 @@ class Machine:
         target = self._target
         if target.attempt == 1:
             self._effects.append(Entered(target.tag, target.cause))
-        if self._accepted:  # then it is what was first in the queue
+        if self._accepted:  # then the target is the first of the queue
             self._queue.popleft()
             self._accepted = False
             self._shorts = 0
         self.tag, self.input = target.tag, target.input
         self._attempt = target.attempt
-        if target.attempt == 1:  # over the attempts of one stay, the WAIT waits on
+        if target.attempt == 1:  # during the attempts of one stay, the WAIT goes on
             self._waiter = target.ticket
         self._expired = False
         self._last = None
@@ -229,19 +234,19 @@ class Machine:
         if self._abandoned:
             self._kill()
         elif self.dying and self.tag != self.manifest.terminal:
-            self._enter_phase(Phase.PATIENCE, PATIENCE)
+            self._enter_phase(Phase.LEEWAY, LEEWAY)
         else:
             self._proceed()
 
     def _unstartable(self, event: Unstartable) -> None:
         ticket = self._target.ticket
         self._enter_phase(Phase.RESTING, None)
-        if self._accepted:  # the command has failed, and the machine stays where it was
+        if self._accepted:  # the command has failed, and the state stays
             self._queue.popleft()
             self._accepted = False
         if ticket is not None:
             self._answer(ticket, f"KO could not start: {event.reason}")
-        if self._last is not None:  # what the state does by itself comes next, but not at once
+        if self._last is not None:  # what the state does by itself comes next, after a delay
             self._last = (self._last[0], 0.0)
         self._failed = self._failed or self.tag is None
         if self._failed and not self.dying:
@@ -276,7 +281,7 @@ class Machine:
         self._settle(outcome, event.seconds, answer)
 
     def _settle(self, outcome: Outcome, seconds: float, answer: str) -> None:
-        """Conclude a script that has ended."""
+        """Record the end of a script, and continue."""
         interrupted = answer == INTERRUPTED
         self._effects.append(Left(self._state().tag, "interrupted" if interrupted else outcome))
         self._enter_phase(Phase.RESTING, None)
@@ -285,7 +290,7 @@ class Machine:
         self._onward()
 
     def _onward(self) -> None:
-        """Take the next step when no script runs: the end's, the queue's, or the state's own."""
+        """Take the next step when no script runs: shut down, the queue, or the state's own."""
         if self.dying:
             self._answer_waiter(self._verdict)
             self._finish()
@@ -297,7 +302,7 @@ class Machine:
             self._go_on(*self._last)
 
     def _go_on(self, outcome: Outcome, seconds: float) -> None:
-        """Do what the state says about how its script ended."""
+        """Do what the state says for this outcome: retry, or the next state."""
         state = self._state()
         if outcome is not Outcome.SUCCESS and self._attempt <= state.retry:
             again = _Target(state.tag, "retry", self.input, attempt=self._attempt + 1)
@@ -309,7 +314,7 @@ class Machine:
             self._step(_Target(follows, outcome), seconds)
 
     def _step(self, target: _Target, seconds: float) -> None:
-        """Go on by ourselves, later if the script before was short."""
+        """Enter a state automatically, after a delay if the last script was short."""
         if seconds >= SHORT:
             self._shorts = 0
             self._start(target)
@@ -320,18 +325,18 @@ class Machine:
         self._enter_phase(Phase.BACKOFF, delay)
 
     def _finish(self) -> None:
-        """Go on with the shutdown when no script runs."""
+        """Continue the shutdown when no script runs."""
         if (
             self._abandoned
             or self.tag == self.manifest.terminal
-            or self._target.cause == "shutdown"  # it could not be started
+            or self._target.cause == "shutdown"  # its script could not be started
         ):
             self._enter_phase(Phase.OVER, None)
             self._effects.append(Exit(self._failed))
         else:
             self._start(_Target(self.manifest.terminal, "shutdown"))
 
-    # Small words.
+    # Helpers.
 
     def _state(self) -> State:
         if self.tag is None:
@@ -356,7 +361,7 @@ class Machine:
             self._answer(self._waiter, text)
             self._waiter = None
 
-    # The table: which events a phase accepts, and who handles them.
+    # The table: which events a phase accepts, and their handlers.
 
     _ALIVE: ClassVar[Mapping[type, Callable[["Machine", Any], None]]] = {
         Transit: _transit,
@@ -368,7 +373,7 @@ class Machine:
         Phase.NEW: {Begin: _begin},
         Phase.STARTING: {**_ALIVE, Started: _started, Unstartable: _unstartable},
         Phase.RUNNING: {**_BUSY, Fired: _fired},
-        Phase.PATIENCE: {**_BUSY, Fired: _fired},
+        Phase.LEEWAY: {**_BUSY, Fired: _fired},
         Phase.TERMINATING: {**_BUSY, Fired: _fired},
         Phase.KILLING: _BUSY,
         Phase.RESTING: _ALIVE,

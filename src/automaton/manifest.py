@@ -1,10 +1,10 @@
-"""What a machine is made of: its states, and where each may lead.
+"""A machine: its states, and the states that may follow each.
 
 A manifest is read from YAML (`automaton.yamlfile`) or from Python (`automaton.pyfile`) into one
-tree of `Node`s that remember their place in the file, and `automaton.validate` turns the tree into
-the `Manifest` below. So both forms obey the same rules and complain in the same words.
+tree of `Node`s with their places in the file, and `automaton.validate` turns the tree into the
+`Manifest` below. So both forms have the same rules and the same messages.
 
-The invariant: a `Manifest` that exists is consistent. Its `initial`, its `terminal` and every
+Invariant: a `Manifest` that exists is consistent. Its `initial`, its `terminal` and every
 state that an `on` names are among its states, and every pattern in a `next` has been expanded.
 """
 
@@ -15,11 +15,11 @@ from typing import Literal
 
 SHELL = "/bin/sh"
 TERMINAL_SECONDS = 20.0
-"""What the terminal script is given unless it has a `timeout`. With 1 s of patience and 5 s of
-grace before it, a shutdown ends within the 30 s that Kubernetes allows by default."""
+"""Seconds for the terminal script unless it has a `timeout`. With 1 s of leeway and 5 s of grace
+before it, a shutdown ends within the 30 s that Kubernetes allows by default."""
 
 FAULTY = 3
-"""Exit status of the worker that reads a Python manifest, for a file that is wrong."""
+"""Exit status of the worker that reads a Python manifest, for an invalid file."""
 
 
 class Outcome(StrEnum):
@@ -32,10 +32,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One state: what runs in it, and where it may lead.
+    """One state: its script, and the states that may follow.
 
     `argv` is empty for a state without a script. `reach` are the tags that its `next` matches; the
-    terminal state can be reached whether it is there or not. `timeout` is in seconds.
+    terminal state can always be reached. `timeout` is in seconds.
     """
 
     tag: str
@@ -48,7 +48,7 @@ class State:
     env: Mapping[str, str] = field(default_factory=dict)
 
     def follows(self, outcome: Outcome) -> str | None:
-        """Name the state that `on` gives for an outcome; a time-out is also a failure."""
+        """Return the state that `on` gives for an outcome, if any; a timeout is also a failure."""
         if outcome is Outcome.TIMEOUT and Outcome.TIMEOUT not in self.on:
             return self.on.get(Outcome.FAILURE)
         return self.on.get(outcome)
@@ -56,7 +56,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A consistent machine. `payload` is the file that is to hold the current state, if any."""
+    """A consistent machine. `payload` is the file for the current state, if any."""
 
     initial: str
     terminal: str
@@ -64,7 +64,7 @@ class Manifest:
     payload: str | None = None
 
     def limit(self, tag: str) -> float | None:
-        """Tell for how many seconds a state's script may run; None is for ever."""
+        """Return for how many seconds a state's script may run; None: no limit."""
         timeout = self.states[tag].timeout
         if tag == self.terminal and timeout is None:
             return TERMINAL_SECONDS
@@ -78,7 +78,7 @@ Kind = Literal["str", "int", "float", "bool", "null", "seq", "map"]
 class Node:
     """A value and its place. Lines and columns count from 1.
 
-    `kind` is YAML's: `str`, `int`, `float`, `bool` and `null` have their text, as written, in
+    `kind` is that of YAML: `str`, `int`, `float`, `bool` and `null` have their text, as written, in
     `text`; a `seq` has `items`; a `map` has `entries`.
     """
 
@@ -92,7 +92,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing wrong with a manifest: where, what, and the mend."""
+    """One problem of a manifest: its place, and a message with the fix."""
 
     line: int
     column: int
@@ -100,7 +100,7 @@ class Problem:
     severity: Literal["error", "warning"] = "error"
 
     def render(self, path: str) -> str:
-        """Write it as compilers do, so that editors find the place."""
+        """Return it in the form of compilers, so that editors find the place."""
         return f"{path}:{self.line}:{self.column}: {self.severity}: {self.message}"
 
 

@@ -1,8 +1,9 @@
-"""Keeps the current state in a file, as JSON, for whoever reports it (a keepalive does).
+"""Keeps the current state in a file, as JSON, to be reported, for example by Kontrol's keepalives.
 
-A reader sees the old content or the new, never a part: each is written beside the file and moved
-over it. The content is the state and since when the machine has been in it, so that a state that
-was left and came back is another content, however soon; entering it from itself changes nothing.
+A reader sees the old content or the new, never a part: each is written to a file beside it, which
+then replaces it. The content is the state and the time since when the machine has been in it. So a
+state that was left and entered again has another content, however soon; entering a state from
+itself changes nothing.
 """
 
 import json
@@ -10,8 +11,8 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-_MAX = 4096  # bytes of a file that may be ours
-_TICK = timedelta(milliseconds=1)  # as times are written
+_MAX = 4096  # bytes of a file that an earlier process may have written
+_TICK = timedelta(milliseconds=1)  # the precision of written times
 
 
 class Payload:
@@ -34,7 +35,7 @@ class Payload:
         return since if isinstance(since, str) else None
 
     def write(self, tag: str, since: str) -> None:
-        """Say that the machine is in state `tag`, and since when."""
+        """Write that the machine has been in state `tag` since `since`."""
         if (tag, since) == self._written:
             return
         beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
@@ -53,10 +54,10 @@ def timestamp(now: datetime) -> str:
 
 
 def timestamp_after(before: str | None, now: datetime) -> str:
-    """Return the time of a change, `now`, never the same as that of the change before.
+    """Return the time of a change, `now`, but never the same as that of the change before.
 
-    Where the clock stands still, or went back by less than a second, it is one millisecond after
-    `before`. A `before` that is no time is passed over.
+    If the clock stands still, or was set back by less than a second, it is one millisecond after
+    `before`. A `before` that is not a time is ignored.
     """
     try:
         last = datetime.fromisoformat(before or "")

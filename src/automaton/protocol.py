@@ -1,10 +1,10 @@
-"""The commands: bytes to values. Pure.
+"""The commands of the socket: from bytes to values. Pure.
 
     GOTO state [input]    WAIT state [input]    SET NAME [value]    STATE    STATUS    DIE
 
-One whitespace character ends the name of the state; all that follows it is the input, verbatim,
-newlines and all, so that no input can smuggle a second command. Bytes that are not UTF-8 travel as
-surrogate escapes and reach the script as they came.
+One whitespace character ends the name of the state. Everything after it is the input, verbatim,
+including newlines, so that an input cannot contain a second command. Bytes that are not UTF-8 are
+kept as surrogate escapes, and reach the script unchanged.
 """
 
 import re
@@ -14,8 +14,8 @@ from typing import Literal
 from automaton.validate import RESERVED, nearest
 
 MAX_INPUT = 96 * 1024
-"""Bytes of an input or a value. Linux gives one environment string 128 KiB (MAX_ARG_STRLEN), and
-one that goes on to `socat` and back, quoted by a shell on its way, must still fit."""
+"""Bytes of an input or a value. Linux limits one environment string to 128 KiB (MAX_ARG_STRLEN),
+and an input that a script quotes and sends on with `socat` must still fit."""
 MAX_COMMAND = MAX_INPUT + 4096
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 
@@ -38,22 +38,22 @@ class Set:
 
 
 @dataclass(frozen=True, slots=True)
-class AskInput:
-    """`STATE`, `STATUS` or `DIE`: no arguments, answered at once."""
+class Immediate:
+    """`STATE`, `STATUS` or `DIE`: no arguments, answered immediately."""
 
     verb: Literal["STATE", "STATUS", "DIE"]
 
 
-Command = Move | Set | AskInput
+Command = Move | Set | Immediate
 _VERBS = ("GOTO", "WAIT", "SET", "STATE", "STATUS", "DIE")
 
 
 class CommandError(Exception):
-    """A command that cannot be obeyed; its text is the reason, on one line."""
+    """A command that is invalid; the text is the reason, on one line."""
 
 
 def decode(raw: bytes) -> str:
-    """Read bytes as UTF-8, and keep those that are not."""
+    """Decode UTF-8; other bytes become surrogate escapes."""
     return raw.decode("utf-8", "surrogateescape")
 
 
@@ -63,7 +63,7 @@ def encode(text: str) -> bytes:
 
 
 def too_long(size: int) -> str:
-    """Say that a command or input is over the limit."""
+    """Return the message that a command or input is over the limit."""
     return f"{size} bytes of input; at most {MAX_INPUT}: put it in a file and send its name"
 
 
@@ -77,7 +77,7 @@ def parse(raw: bytes) -> Command:
         case "STATE" | "STATUS" | "DIE":
             if rest.strip():
                 raise CommandError(f"{verb} takes no argument; got {rest[:40]!r}")
-            return AskInput(verb)
+            return Immediate(verb)
         case "GOTO" | "WAIT":
             tag, value = _split(rest)
             if not tag:

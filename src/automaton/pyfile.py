@@ -1,4 +1,4 @@
-"""Reads a Python manifest: has a worker process describe it, and turns that into nodes."""
+"""Reads a Python manifest: a worker process describes it, and the description becomes nodes."""
 
 import json
 import subprocess

@@ -1,11 +1,11 @@
-"""The process in which a Python manifest's code runs: to describe its states, or to be one.
+"""The process in which the code of a Python manifest runs: to describe its states, or to run one.
 
     python -m automaton.pyworker describe FILE        prints the machine as JSON
     python -m automaton.pyworker run FILE TAG         calls the state's function
 
-The machine's own process never executes a manifest: it stays small, and nothing that the code
-does, imports or breaks can reach it. What `describe` has to say is one JSON document: the machine,
-or, with exit status `FAULTY`, what is wrong with the file and on which line.
+The machine's own process never executes a manifest: it stays small, and the code cannot affect it.
+`describe` prints one JSON document: the machine, or, with exit status `FAULTY`, the problem of the
+file and its line.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ from automaton.states import State, States, made
 
 
 class _Faulty(Exception):
-    """The manifest is wrong, at a line."""
+    """The manifest is invalid, at a line."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)
@@ -36,7 +36,9 @@ def load(path: Path) -> States:
     if spec is None or spec.loader is None:
         raise _Faulty(1, "not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)  # for what looks its module up: dataclasses, pickle
+    sys.modules.setdefault(
+        path.stem, module
+    )  # for code that looks up its module: dataclasses, pickle
     found: list[States] = []
     made.set(found)
     spec.loader.exec_module(module)
@@ -86,7 +88,7 @@ def _run(path: Path, tag: str) -> None:
 
 
 def _arity(state: State) -> int | None:
-    """Tell how many arguments to give: 0 or 1, None if neither will do."""
+    """Return how many arguments the function takes: 0 or 1; None if neither works."""
     signature = inspect.signature(state.func)
     for arguments in (("",), ()):
         try:
@@ -105,7 +107,7 @@ def main() -> None:
         _run(file, *rest)
         return
     answer = os.dup(1)
-    os.dup2(2, 1)  # what the file itself prints must not mix with our answer
+    os.dup2(2, 1)  # the output of the file itself must not mix with the answer
     status = 0
     try:
         text = json.dumps(_describe(file))
@@ -113,7 +115,7 @@ def main() -> None:
         status, text = FAULTY, _fault(error.line, str(error))
     except SyntaxError as error:
         status, text = FAULTY, _fault(error.lineno or 1, f"not Python: {error.msg}")
-    except Exception as error:  # noqa: BLE001  # whatever the user's file raises is its fault
+    except Exception as error:  # noqa: BLE001  # any exception of the user's file is its problem
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno or 1 for frame in frames if frame.filename == str(file)]
         status, text = FAULTY, _fault((lines or [1])[-1], f"{type(error).__name__}: {error}")

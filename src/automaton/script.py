@@ -1,24 +1,23 @@
-"""One script at work: its process, everything that it starts, and how they end.
+"""One running script: its environment, its output, its processes, and how they end.
 
-What belongs to a script is more than its process group, since a process may leave that: it is the
-tree below its process, and every orphan that came to us, the subreaper, from that tree. Orphans are
-told apart by a variable in their environment, `AUTOMATON_SCRIPT`; one that was started with a clean
-environment counts as the script's if it came to us after the script had started.
+*Processes.* More belongs to a script than its process group, since a process can leave that: the
+tree below its process, and every orphan from that tree that became a child of this process, the
+subreaper. A variable in their environment, `AUTOMATON_SCRIPT`, tells the orphans of one script from
+those of another; an orphan without it counts as the script's if it became our child after the
+script had started.
 
-A script ends when its own process ends. What it leaves in the background then lives on, its output
-still drained (a state `start` may start a server and be done), until the machine ends. Only a
-script that is made to end takes everything that belongs to it along, and `ended` then returns after
-the last of them. One script runs at a time; that is what lets every other zombie be reaped.
+A script ends when its own process ends. Processes that it leaves in the background stay until the
+machine ends, and their output is still read: a state `start` may start a server and end. Only a
+script that is made to end takes all its processes with it, and `ended` then returns after the last
+of them. One script runs at a time, so every other zombie can be reaped.
 
-The environment of scripts: our own, the state's `env`, what `SET` says, `$SOCKET`, `$INPUT`.
+*Environment.* Our own, the state's `env`, the `SET` variables, `$SOCKET` and `$INPUT`, each
+overriding the one before. All of it is bytes, as in the kernel.
 
-Each overrides the one before. All is bytes, as the kernel has it.
-
-What a script prints: read as it comes, at any size, so that no script ever waits for us.
-
-Standard output and error share one pipe. What comes is logged in debug, many lines to a record; the
-end of it is kept, so that a script that fails can say why in a log that is not in debug. The reader
-lives as long as any process holds the pipe, which may be longer than the script.
+*Output.* Standard output and error share one pipe, which is read as the output comes, at any size,
+so that no script waits for the reader. Output is logged in debug, many lines to a record. Its end
+is kept, so that the log can say why a script failed without debug. The reader exists as long as a
+process has the pipe open, which may be longer than the script.
 """
 
 import asyncio
@@ -36,17 +35,16 @@ from kontrol_common.processes import children, exited, kill_descendants, reap_or
 
 MARK = b"AUTOMATON_SCRIPT"
 UNKILLABLE = 5.0
-"""Seconds after which a process that survives SIGKILL (stuck in the kernel) is given up."""
-
+"""Seconds after which a process that survives SIGKILL, stuck in the kernel, is not awaited."""
 
 MAX_VARIABLES = 256
 MAX_BYTES = 512 * 1024
-"""Of all `SET` variables: with an input and a sane environment they stay below the 2 MiB that Linux
-grants to arguments and environment together (a quarter of the stack's limit, execve(2))."""
+"""Of all `SET` variables. With an input and a usual environment they stay below the 2 MiB that
+Linux allows for arguments and environment together (a quarter of the stack's limit, execve(2))."""
 
 
 class Environment:
-    """What scripts are given. `base` is our own environment, `socket` the absolute path of ours."""
+    """The environment of scripts. `base` is our own, `socket` the absolute path of our socket."""
 
     def __init__(self, base: Mapping[bytes, bytes], socket: str) -> None:
         self._base = dict(base)
@@ -82,7 +80,7 @@ _log = logging.getLogger("automaton")
 
 
 class Output:
-    """A pipe that is read to its end. `descriptor` is the script's side, to be closed by `detach`.
+    """A pipe that is read to its end. `descriptor` is the script's side; `detach` closes it.
 
     Raises `OSError` if there are no descriptors left.
     """
@@ -99,15 +97,15 @@ class Output:
 
     @property
     def tail(self) -> str:
-        """The last of the output so far, at most `TAIL` bytes."""
+        """The end of the output so far, at most `TAIL` bytes."""
         return self._tail.decode("utf-8", "replace").strip("\n")
 
     def detach(self) -> None:
-        """Close our copy of the script's side, so that the end of the last writer is the end."""
+        """Close our copy of the script's side, so that the pipe ends with its last writer."""
         os.close(self.descriptor)
 
     def flush(self) -> None:
-        """Log what has come up to now, also a line that is not finished."""
+        """Log all output up to now, including an unfinished line."""
         for _ in range(16):  # a pipe's content; a background process may print without end
             if not self.open or not self._read():
                 break
@@ -122,7 +120,7 @@ class Output:
             os.close(self._read_end)
 
     def _read(self) -> bool:
-        """Take one chunk; return whether there was any. One at a time: others have a turn too."""
+        """Read one chunk; return whether there was one. More would block the loop."""
         try:
             data = os.read(self._read_end, CHUNK)
         except BlockingIOError:
@@ -149,8 +147,8 @@ class Output:
 class Script:
     """A running script. The constructor raises `OSError` or `ValueError` if it cannot be started.
 
-    `name` tells it from every script before it. `output` is taken over, and closes by itself when
-    the last process that holds it ends.
+    `name` differs from that of every earlier script. `output` closes by itself when the last
+    process that has it open ends.
     """
 
     def __init__(
@@ -159,7 +157,7 @@ class Script:
         loop = asyncio.get_running_loop()
         self.output = output
         self._name = f"{os.getpid()}.{name}".encode()
-        # Below another automaton's script, ours are its script's too: the names make a path.
+        # Below a script of another automaton, ours belong to that too: the names form a path.
         mark = b"/".join(filter(None, (env.get(MARK), self._name)))
         self._before = frozenset(children(os.getpid()))
         self.interrupted = False
@@ -176,11 +174,11 @@ class Script:
         self.pid = self._process.pid
 
     def terminate(self) -> None:
-        """SIGTERM everything that belongs to the script; it will end with all of it."""
+        """Send SIGTERM to all processes of the script; `ended` then waits for all of them."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL everything that belongs to the script; it will end with all of it."""
+        """Send SIGKILL to all processes of the script; `ended` then waits for all of them."""
         loop = asyncio.get_running_loop()
         loop.call_later(UNKILLABLE, self._give_up)
         self._signal(signal.SIGKILL)
@@ -212,10 +210,10 @@ class Script:
         return status, seconds
 
     def _owns(self, pid: int) -> bool:
-        """Tell whether this child of ours is the script's process, or an orphan from below it."""
+        """Return whether this child of ours is the script's process, or an orphan from below it."""
         if pid == self.pid:
             return True
-        with contextlib.suppress(OSError):  # gone, another user's, or no /proc here
+        with contextlib.suppress(OSError):  # gone, of another user, or there is no /proc
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
             marks = [entry for entry in environment if entry.startswith(MARK + b"=")]
             names = b"/".join(marks).partition(b"=")[2].split(b"/")

@@ -1,12 +1,12 @@
-"""The socket: what clients send becomes commands, and each command gets its one answer.
+"""The socket: reads commands from clients, and writes one answer for each.
 
 What a connection sends until it closes its side is one command. A connection whose first line is
-`LINES` goes on with one command per line. Each connection has a task of its own and bounded memory,
-so a client that is silent, slow, endless or deaf delays nobody: reads and writes have a time limit,
-and beyond the longest command what it sends is thrown away unread.
+`LINES` continues with one command per line. Each connection has a task of its own and bounded
+memory, so a client that sends nothing, too much or too slowly, or that does not read, delays no
+other: reads and writes have a timeout, and what is over the longest command is discarded.
 
-A socket file that nobody listens on is replaced; one that is alive is refused. Two that start at
-the same moment are kept apart by a lock on the folder, which leaves nothing behind.
+A socket file without a listener is replaced; one with a listener is refused. A lock on the folder,
+which leaves no file, separates two automatons that start at the same time.
 """
 
 import asyncio
@@ -22,19 +22,19 @@ from pathlib import Path
 
 from automaton.protocol import MAX_COMMAND, encode, too_long
 
-SILENCE = 10.0
-"""Seconds that a client may be silent in mid-command, or leave an answer unread."""
+CLIENT_TIMEOUT = 10.0
+"""Seconds for which a client may pause within a command, or leave an answer unread."""
 BACKLOG = 1024
-MAX_PATH = 107  # sun_path, unix(7), less its final NUL
-SPARE_DESCRIPTORS = 100  # of the limit on open files: for scripts' pipes, logs and the loop
-LAST_WORDS = 1.0  # seconds in which answers are still delivered at the end
+MAX_PATH = 107  # sun_path, unix(7), without its final NUL
+SPARE_DESCRIPTORS = 100  # of the limit on open files: for pipes of scripts, logs and the loop
+FINAL_ANSWERS = 1.0  # seconds in which answers are still delivered at the end
 MODE = 0o660  # owner and group: in Kubernetes, sidecars share `fsGroup`
 
 Obey = Callable[[bytes], Awaitable[str]]
 
 
 class SocketError(Exception):
-    """The socket cannot be had; its text says why, and the mend."""
+    """The socket cannot be used; the text says why, and how to fix it."""
 
 
 class Listener:
@@ -52,17 +52,17 @@ class Listener:
                 self.socket.listen(BACKLOG)
         except OSError as error:
             self.socket.close()
-            mend = "choose another with -s"
+            fix = "choose another with -s"
             if len(os.fsencode(self.path)) > MAX_PATH:
-                mend = f"a socket's path has at most {MAX_PATH} bytes; choose a shorter one with -s"
-            raise SocketError(f"{self.path}: {error.strerror or error}; {mend}") from error
+                fix = f"a socket's path has at most {MAX_PATH} bytes; choose a shorter one with -s"
+            raise SocketError(f"{self.path}: {error.strerror or error}; {fix}") from error
         except SocketError:
             self.socket.close()
             raise
         self.socket.settimeout(0)
 
     def remove(self) -> None:
-        """Stop listening, and take the file away, if it is still ours."""
+        """Stop listening, and remove the file if it is still ours."""
         with suppress(OSError), _locked(self.path.parent):
             if _identity(self.path) == self._identity:
                 self.path.unlink()
@@ -75,7 +75,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _make_way(path: Path) -> None:
-    """Remove a socket that nobody listens on; raise if somebody does, or it is something else."""
+    """Remove a socket without a listener; raise if it has one, or if it is another kind of file."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -83,7 +83,7 @@ def _make_way(path: Path) -> None:
     if not stat.S_ISSOCK(mode):
         raise SocketError(f"{path} exists and is no socket; remove it, or choose another with -s")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(0)  # a live one whose backlog is full says EAGAIN, at once
+        probe.settimeout(0)  # a listener whose backlog is full says EAGAIN, without a wait
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
@@ -126,7 +126,7 @@ class Server:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Serve while the context lasts. At its end, what has been asked is still answered."""
+        """Serve while the context lasts. At its end, pending commands are still answered."""
         async with self._tasks:
             server = await asyncio.start_unix_server(
                 self._accept, sock=self._listener.socket, backlog=BACKLOG
@@ -138,7 +138,7 @@ class Server:
                 for task in self._idle:
                     task.cancel()
                 if self._clients:
-                    await asyncio.wait(self._clients, timeout=LAST_WORDS)
+                    await asyncio.wait(self._clients, timeout=FINAL_ANSWERS)
                 for task in self._clients:
                     task.cancel()
 
@@ -155,17 +155,17 @@ class Server:
         try:
             await self._converse(reader, writer)
             writer.close()
-            async with asyncio.timeout(SILENCE):
+            async with asyncio.timeout(CLIENT_TIMEOUT):
                 await writer.wait_closed()
-        except (OSError, TimeoutError):  # gone, or deaf
+        except (OSError, TimeoutError):  # gone, or not reading
             return
         finally:
             writer.transport.abort()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Take one command, up to the end of what the client sends; or go on by lines."""
+        """Run one command, up to the end of what the client sends, or one per line."""
         received = bytearray()
-        while chunk := await self._read(reader, writer, limit=SILENCE):
+        while chunk := await self._read(reader, writer, limit=CLIENT_TIMEOUT):
             received += chunk
             for mark in (b"LINES\n", b"LINES\r\n"):
                 if received.startswith(mark):
@@ -174,7 +174,9 @@ class Server:
                     return
             if len(received) > MAX_COMMAND:
                 await self._say(writer, f"KO {too_long(len(received))}")
-                async with asyncio.timeout(SILENCE):  # let it finish, or its answer is lost to it
+                async with asyncio.timeout(
+                    CLIENT_TIMEOUT
+                ):  # let it finish, or it misses the answer
                     while await reader.read(MAX_COMMAND):
                         pass
                 return
@@ -198,7 +200,7 @@ class Server:
             if skipping:
                 received.clear()
             in_command = bool(received) or skipping
-            chunk = await self._read(reader, writer, limit=SILENCE if in_command else None)
+            chunk = await self._read(reader, writer, limit=CLIENT_TIMEOUT if in_command else None)
             if chunk:
                 received += chunk
                 continue
@@ -209,17 +211,18 @@ class Server:
     async def _read(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: float | None
     ) -> bytes | None:
-        """Return what comes next, nothing at the end, and None if nothing came in time."""
+        """Return the next bytes, empty at the end, and None on a timeout."""
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("a client is attended to in a task")
+            raise RuntimeError("expected to run in a task")
         self._idle.add(task)
         try:
             async with asyncio.timeout(limit):
                 return await reader.read(MAX_COMMAND)
         except TimeoutError:
             await self._say(
-                writer, f"KO silent for {SILENCE:g} s in mid-command; close your side to end it"
+                writer,
+                f"KO silent for {CLIENT_TIMEOUT:g} s in mid-command; close your side to end it",
             )
             return None
         finally:
@@ -230,5 +233,5 @@ class Server:
 
     async def _say(self, writer: asyncio.StreamWriter, text: str) -> None:
         writer.write(encode(text) + b"\n")
-        async with asyncio.timeout(SILENCE):
+        async with asyncio.timeout(CLIENT_TIMEOUT):
             await writer.drain()

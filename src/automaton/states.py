@@ -13,7 +13,7 @@ from automaton.client import ask
 
 Function = Callable[..., object]
 Tag = str | Function
-"""A state is named by its tag or by its function."""
+"""A state is named by its tag or its function."""
 
 made: ContextVar[list["States"]] = ContextVar("made")
 """The `States` of the file that is being read."""

@@ -1,7 +1,7 @@
-"""Turns a manifest's tree into a `Manifest`, or says everything that is wrong with it.
+"""Turns a manifest's tree into a `Manifest`, or reports all its problems.
 
-Every problem is collected, with its place and its mend, so that one run of `automaton check` shows
-them all. Errors are what could never work; warnings are what is probably not meant.
+Every problem is collected, with its place and its fix, so that one run of `automaton check` shows
+all of them. An error can never work; a warning is probably a mistake.
 """
 
 import fnmatch
@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Say which known word was probably meant, or which there are."""
-    import difflib  # costs memory, and a sound machine never needs it
+    """Return the known word that was probably meant, or the list of them."""
+    import difflib  # costs memory, and a valid manifest does not need it
 
     words = sorted(known)
     close = difflib.get_close_matches(word, words, n=1)
@@ -62,7 +62,7 @@ class _Validator:
         top = self._map(root, "a manifest", TOP_KEYS, unknown="warning")
         for key in ("initial", "terminal", "states"):
             if key not in top and root.kind == "map":
-                self._say(root, f"{key!r} is missing; {_MENDS[key]}")
+                self._say(root, f"{key!r} is missing; {_FIXES[key]}")
         drafts: dict[str, tuple[Node, Mapping[str, Node]]] = {}
         for item in self._items(top.get("states"), "'states'", "a list of states"):
             fields = self._map(item, "a state", STATE_KEYS)
@@ -195,7 +195,7 @@ class _Validator:
                 "warning",
             )
 
-    # The leaves: each says what it found, what was expected, and where.
+    # The leaves: each reports what it found, what was expected, and where.
 
     def _map(
         self,
@@ -239,7 +239,7 @@ class _Validator:
         return node.items
 
     def _text(self, node: Node | None, what: str, expected: str) -> str | None:
-        """Take a scalar as it was written: `yes`, `1` and `2026-01-01` are good tags."""
+        """Return a scalar as it was written: `yes`, `1` and `2026-01-01` are valid tags."""
         return self._scalar(node, lambda scalar: scalar.text, what, expected)
 
     def _scalar(
@@ -262,7 +262,7 @@ class _Validator:
         return tag
 
 
-_MENDS = {
+_FIXES = {
     "initial": "name the state to start in, as in 'initial: start'",
     "terminal": "name the state to end in, as in 'terminal: stop'",
     "states": "list the states, as in 'states: [{tag: start, shell: echo hello}]'",

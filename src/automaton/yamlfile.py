@@ -1,10 +1,10 @@
-"""Reads a YAML manifest into nodes that remember their line and column.
+"""Reads a YAML manifest into nodes with their line and column.
 
 The text is *composed*, never constructed: PyYAML builds its tree of nodes and stops there, so no
-tag in the file can name a class, call a function or run code, whatever it says; such tags are
-refused with their place. An alias is another reference to one node and is not copied. The walk
-below stops at a depth and at a number of nodes that no manifest needs, so a file that would
-explode when expanded is refused at the first steps.
+tag in the file can name a class, call a function or run code; such tags are refused with their
+place. An alias is another reference to one node and is not copied. The walk below stops at a depth
+and at a number of nodes that no manifest needs, so a file that would grow without end when expanded
+is refused early.
 """
 
 import yaml
@@ -67,7 +67,7 @@ def read(path: str, raw: bytes) -> Node:
 
 
 class _Walk:
-    """Turns PyYAML's nodes into ours, counting them."""
+    """Turns PyYAML's nodes into ours, and counts them."""
 
     def __init__(self, path: str) -> None:
         self._path = path

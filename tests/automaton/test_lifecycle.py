@@ -121,16 +121,16 @@ async def test_a_log_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None
         assert await bot.die() == 0
 
 
-async def test_a_full_disk_under_the_log_delays_nobody(tmp_path: Path) -> None:
+async def test_a_full_disk_under_the_log_delays_nothing(tmp_path: Path) -> None:
     async with automaton(tmp_path, BOT, "-l", "/dev/full", ready=False) as bot:
-        await bot.says("/dev/full: No space left on device; going on without")
+        await bot.says("/dev/full: No space left on device; records are lost")
         await bot.says("up")
         assert await bot.ask("WAIT B") == "OK"
         assert await bot.die() == 0
         assert sum("No space left" in line for line in bot.lines) == 1
 
 
-async def test_standard_error_that_nobody_reads_delays_nobody(tmp_path: Path) -> None:
+async def test_standard_error_that_is_not_read_delays_nothing(tmp_path: Path) -> None:
     manifest = BOT.replace("echo up; sleep 600", "seq 100000; echo done > fifo")
     (tmp_path / "machine.yml").write_text(manifest)
     done = fifo(tmp_path / "fifo")
@@ -152,7 +152,7 @@ async def test_standard_error_that_nobody_reads_delays_nobody(tmp_path: Path) ->
 
 
 def fifo(path: Path) -> asyncio.Future[None]:
-    """Make a named pipe; the future is done when somebody has written to it."""
+    """Make a named pipe; the future is done when it has been written to."""
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     loop = asyncio.get_running_loop()

@@ -27,7 +27,7 @@ from automaton.events import (
     Transit,
     Unstartable,
 )
-from automaton.machine import GRACE, PATIENCE, QUEUE, IllegalEvent, Machine, Phase
+from automaton.machine import GRACE, LEEWAY, QUEUE, IllegalEvent, Machine, Phase
 from automaton.manifest import Manifest, Outcome, State
 
 TAGS = ["a", "b", "c", "d", "z"]
@@ -65,7 +65,7 @@ class World:
                 done.append(effect)
                 match effect:
                     case Start(begun, _, _):
-                        assert not self.alive, "two scripts at once"
+                        assert not self.alive, "two scripts at the same time"
                         self.alive = self.startable(begun.tag)
                         events.append(Started() if self.alive else Unstartable("no"))
                     case Timer(seconds):
@@ -276,11 +276,11 @@ def test_goto_is_answered_before_the_running_script_is_touched() -> None:
     play = world(state("a", "b"), state("b"))
     ticket = play.send("GOTO", "b")
     assert play.answers[ticket] == "OK"
-    assert play.timer == PATIENCE
+    assert play.timer == LEEWAY
     assert play.machine.tag == "a"
 
 
-def test_patience_then_sigterm_then_grace_then_sigkill() -> None:
+def test_leeway_then_sigterm_then_grace_then_sigkill() -> None:
     play = world(state("a", "b"), state("b"))
     play.send("GOTO", "b")
     assert Terminate() in play.fire()
@@ -290,7 +290,7 @@ def test_patience_then_sigterm_then_grace_then_sigkill() -> None:
     assert play.entered == ["a", "b"]
 
 
-def test_a_script_that_ends_within_patience_is_not_signalled() -> None:
+def test_a_script_that_ends_within_leeway_is_not_signalled() -> None:
     play = world(state("a", "b"), state("b"))
     play.send("GOTO", "b")
     effects = play.end()
@@ -353,7 +353,7 @@ def test_force_is_not_interrupted_by_commands_but_by_the_end() -> None:
     assert play.answers[ticket] == "OK"
     assert play.timer is None
     play.tell(Shutdown())
-    assert play.timer == PATIENCE
+    assert play.timer == LEEWAY
 
 
 def test_a_queued_command_wins_over_on() -> None:

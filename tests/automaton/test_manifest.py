@@ -199,7 +199,9 @@ def test_an_alias_shares_a_value() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_said_with_place_and_mend(old: str, new: str, expected: list[str]) -> None:
+def test_every_problem_is_reported_with_place_and_fix(
+    old: str, new: str, expected: list[str]
+) -> None:
     assert old in GOOD
     said = complaints(GOOD.replace(old, new, 1))
     assert [line for line in said if ": error: " in line or line in expected] == expected
@@ -283,7 +285,7 @@ def lol(levels: int) -> str:
 def test_hostile_files_are_refused_quickly(hostile: str | bytes) -> None:
     began = time.monotonic()
     said = complaints(hostile)
-    assert time.monotonic() - began < 20.0  # a second or so; without bounds, for ever
+    assert time.monotonic() - began < 20.0  # a second or so; without bounds, it would not end
     assert said
     assert all(line.startswith("bot.yml:") for line in said)
 
@@ -298,7 +300,7 @@ def test_loading_runs_no_code(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="No such file or directory; name a manifest"):
+    with pytest.raises(ManifestError, match="No such file or directory; name a readable"):
         load(tmp_path / "none.yml")
     with pytest.raises(ManifestError, match="Is a directory"):
         load(tmp_path)

@@ -107,7 +107,7 @@ def test_it_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["payload.json"]
 
 
-async def test_since_moves_with_the_state_and_not_with_entering_it_anew(tmp_path: Path) -> None:
+async def test_since_moves_with_the_state_and_not_with_entering_it_again(tmp_path: Path) -> None:
     async with automaton(tmp_path, BOT) as bot:
         seen = [read(tmp_path)]
         for state in ("up", "down", "up"):

@@ -1,4 +1,4 @@
-"""Scripts that do their worst: nobody is delayed, and nothing is left running."""
+"""Scripts that do their worst delay nothing, and leave nothing running."""
 
 import asyncio
 import json
@@ -73,7 +73,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.timeout(240)
-async def test_a_gigabyte_of_output_delays_nobody(tmp_path: Path) -> None:
+async def test_a_gigabyte_of_output_delays_nothing(tmp_path: Path) -> None:
     script = f"{sys.executable} -c 'import os\nfor _ in range(1024): os.write(1, b\"x\" * 1048576)'"
     # In debug, the worst case: all of it goes to the log, which rotates.
     manifest = machine(f"echo begin >&2; {script}; echo finished > done")
@@ -143,7 +143,7 @@ async def test_sigterm_lets_a_script_and_its_children_tidy_up(tmp_path: Path) ->
         assert await bot.die() == 0
 
 
-async def test_a_background_child_that_holds_stdout_delays_nobody(tmp_path: Path) -> None:
+async def test_a_background_child_that_holds_stdout_delays_nothing(tmp_path: Path) -> None:
     script = "(echo holding; sleep 600) & echo done"
     async with automaton(tmp_path, machine(script)) as bot:
         assert await bot.ask("WAIT work", 5.0) == "OK"

@@ -100,7 +100,7 @@ async def test_a_command_of_100_mb_is_refused_and_costs_no_memory(tmp_path: Path
         assert await bot.die() == 0
 
 
-async def test_a_client_that_never_reads_is_dropped_and_delays_nobody(tmp_path: Path) -> None:
+async def test_a_client_that_never_reads_is_dropped_and_delays_no_other(tmp_path: Path) -> None:
     async with automaton(tmp_path, BOT) as bot:
         before = peak(bot.pid)
         deaf = socket.socket(socket.AF_UNIX)

@@ -59,7 +59,7 @@ async def test_the_ensemble_sees_every_pods_state() -> None:
             assert await bots[pod].ask(f"WAIT {state}") == "OK"
             expected[pod] = state
             await seen()
-        # To be in a state anew is no change: nothing runs for it.
+        # To enter the same state again is no change: nothing runs for it.
         runs = len(tier.hub.runs)
         assert await bots["a"].ask("WAIT ready again") == "OK"
         assert await bots["c"].die() == 0
