@@ -91,7 +91,7 @@ async def start(tier: Tier, masters: int, token: Path) -> Shell:
 async def test_a_night(token: Path, callback: str) -> None:
     async with EtcdCluster() as etcd, Lab() as lab:
         # The damper outlasts the time between the losses, up to a third of the TTL.
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=2, CALLBACK=callback, DAMPER="4")
+        tier = await lab.tier(etcd.endpoints, masters=0, places=2, CALLBACK=callback, DAMPER="4")
         shell = await start(tier, 2, token)
         assert (await shell.becomes("no pod reports", "status")).status == 6
 
@@ -162,7 +162,7 @@ async def test_a_night(token: Path, callback: str) -> None:
 async def test_where_a_master_runs_nothing_needs_to_be_set(tmp_path: Path, callback: str) -> None:
     runtime = {"XDG_RUNTIME_DIR": str(tmp_path)}
     async with EtcdCluster() as etcd, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=1, CALLBACK=callback)
+        tier = await lab.tier(etcd.endpoints, masters=0, places=1, CALLBACK=callback)
         rest = {"KONTROL_HTTP_PORT": str(free_port())}
         master = await tier.master(0, **rest, **runtime)
         await master.logged("REST on port")
@@ -181,7 +181,7 @@ async def test_where_a_master_runs_nothing_needs_to_be_set(tmp_path: Path, callb
 
 async def test_wrong_ports_and_agents_are_told(token: Path) -> None:
     async with EtcdCluster() as etcd, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=1)
+        tier = await lab.tier(etcd.endpoints, masters=0, places=1)
         shell = await start(tier, 1, token)
         url = f"http://{tier.addresses[0]}:{tier.port}"
         done = await shell.kontrol("status", "--master", url)
@@ -198,7 +198,7 @@ async def test_wrong_ports_and_agents_are_told(token: Path) -> None:
 
 async def test_export_and_import(token: Path, tmp_path: Path) -> None:
     async with EtcdCluster() as etcd, EtcdCluster() as other, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=1)
+        tier = await lab.tier(etcd.endpoints, masters=0, places=1)
         shell = await start(tier, 1, token)
         await asyncio.gather(*(tier.agent(pod) for pod in "ab"))
         run = await tier.hub.settled("ab")

@@ -158,7 +158,7 @@ class Cluster:
         return found
 
     def waiting(self) -> list[str]:
-        """Return what pods wait for and nobody made: Secrets, ConfigMaps, accounts, claims."""
+        """Return what pods wait for and was not made: Secrets, ConfigMaps, accounts, claims."""
         missing = []
         for (kind, namespace, name), item in self.objects.items():
             if kind != "Pod":

@@ -1,4 +1,4 @@
-"""The command blocks of the documentation, as somebody who copies them would run them."""
+"""The command blocks of the documentation, as a user who copies them would run them."""
 
 import re
 import textwrap

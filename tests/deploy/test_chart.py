@@ -41,7 +41,7 @@ def chart(*options: str) -> list[Object]:
 def plain(objects: list[Object]) -> dict[tuple[str, str], Object]:
     """Return objects without what kustomize and helm do each in its own way.
 
-    That is: where the namespace stands, and how pods are made anew for another callback.
+    That is: where the namespace stands, and how pods are replaced for another callback.
     """
     text = yaml.safe_dump(objects, sort_keys=True)
     text = re.sub(r"\bkontrol-callback-[0-9a-z]{10}\b", "kontrol-callback", text)
@@ -102,7 +102,7 @@ def test_values(tmp_path: Path) -> None:
     assert data == {"on-change": callback.read_text("utf-8")}
 
 
-def test_another_callback_makes_the_masters_anew(tmp_path: Path) -> None:
+def test_another_callback_replaces_the_masters(tmp_path: Path) -> None:
     digests = set()
     for text in ("one", "two"):
         path = tmp_path / text

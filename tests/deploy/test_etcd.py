@@ -147,7 +147,7 @@ sys.exit(status)
         stub.chmod(0o755)
 
     async def run(self, *lines: str) -> str:
-        """Run commands in one shell, as somebody who copies them; return what they print."""
+        """Run commands in one shell, as a user who copies them; return what they print."""
         server = await asyncio.start_unix_server(self._serve, self.folder / "socket")
         environ = {
             **os.environ,
@@ -347,11 +347,11 @@ async def test_members_and_masters_speak_tls(tmp_path: Path) -> None:
         async with EtcdStore(config(tier, certified=False)) as store:
             with pytest.raises(StoreError):
                 await value(store)
-        # Another authority's client is nobody.
-        mount((await certificates(tmp_path / "other"))["etcd-client"], tmp_path / "stranger")
+        # A client of another authority is refused.
+        mount((await certificates(tmp_path / "other"))["etcd-client"], tmp_path / "unknown")
         for name in ("tls.crt", "tls.key"):
             (tier.client / name).unlink()
-            shutil.copy(tmp_path / "stranger" / name, tier.client / name)
+            shutil.copy(tmp_path / "unknown" / name, tier.client / name)
         async with EtcdStore(config(tier)) as store:
             with pytest.raises(StoreError):
                 await value(store)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.equipped("kubectl")
 
 # The oldest Kubernetes with sidecars by default, and the newest that the schemas know.
 VERSIONS = ("1.29", ".".join(kubernetes_validate.latest_version().split(".")[:2]))
-# Kinds that the cluster learns of from whoever defines them: judged by the tests below.
+# Kinds of custom resource definitions: judged by the tests below.
 FOREIGN = ("monitoring.coreos.com/v1", "cert-manager.io/v1")
 
 

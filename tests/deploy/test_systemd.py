@@ -109,7 +109,7 @@ def test_kontrol_takes_its_settings(role: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_kontrol_ends_itself_and_what_it_started(role: str) -> None:
-    """A SIGTERM to all processes at once would end a callback before its leader hears of it."""
+    """A SIGTERM to all processes would end a callback before its leader gets it."""
     service = unit(role)
     assert service["KillMode"] == "mixed"
     assert int(service["TimeoutStopSec"]) >= 15

@@ -8,7 +8,7 @@ lines, each a list of steps `[name, argument]`:
     deaf -        ignore SIGTERM
     brood -       leave a child and its child, in sessions of their own, deaf
     orphan -      SIGKILL the parent
-    hang -        stay for ever
+    hang -        never end
     hold -        beat every 10 ms until more steps come
     exit STATUS
 

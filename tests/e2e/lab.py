@@ -37,7 +37,7 @@ MASTER = "kontrol.unity3d.com/master"
 GONE = 30.0  # seconds in which whatever was killed must be gone
 TAIL = 40  # lines of each log in a failure
 
-# What no log may hold, whatever the fault: an error that nobody expected, or something forgotten.
+# What no log may hold, whatever the fault: an unexpected error, or a forgotten task.
 _UNSEEMLY = re.compile(
     r"Traceback|was destroyed|never (retrieved|awaited)|Warning: |internal error"
 )
@@ -49,7 +49,7 @@ class Lab:
     def __init__(self) -> None:
         self._stack = AsyncExitStack()
         self._marker = f"{random.getrandbits(64):016x}"
-        # A network of our own on loopback: its addresses are nobody else's, on any port.
+        # A network of our own on loopback: no other process uses its addresses, on any port.
         self._network = f"127.{random.randrange(1, 255)}.{random.randrange(1, 255)}"
         self._hosts = iter(range(1, 255))
         self._apps = itertools.count()
@@ -94,19 +94,19 @@ class Lab:
             error.add_note(f"{daemon.name} (status {daemon.process.returncode}):\n  {tail}")
 
     def address(self) -> str:
-        """Return an address that nobody had before."""
+        """Return an address that was not used before."""
         return f"{self._network}.{next(self._hosts)}"
 
     async def tier(
-        self, etcd: Sequence[str], *, masters: int = 1, seats: int = 0, **options: str
+        self, etcd: Sequence[str], *, masters: int = 1, places: int = 0, **options: str
     ) -> "Tier":
-        """Return a tier, with its hub, its first masters, and addresses for `seats` of them.
+        """Return a tier, with its hub, its first masters, and addresses for `places` of them.
 
         `options` are the masters' variables, without the `KONTROL_`.
         """
         app = f"app{next(self._apps)}"
         hub = await self._stack.enter_async_context(Hub(self.folder / f"{app}.hub"))
-        tier = Tier(self, app, hub, etcd=etcd, options=options, seats=seats or masters)
+        tier = Tier(self, app, hub, etcd=etcd, options=options, places=places or masters)
         await asyncio.gather(*(tier.master(i) for i in range(masters)))
         return tier
 
@@ -183,7 +183,7 @@ class Tier:
         *,
         etcd: Sequence[str],
         options: Mapping[str, str],
-        seats: int,
+        places: int,
     ) -> None:
         self.lab = lab
         self.app = app
@@ -192,7 +192,7 @@ class Tier:
         self.port = free_port()
         self.masters: list[Daemon] = []
         self.agents: dict[str, Daemon] = {}
-        self.addresses = [lab.address() for _ in range(seats)]
+        self.addresses = [lab.address() for _ in range(places)]
         self.options = {
             "TTL": "5",
             "FOVER": "3",

@@ -82,7 +82,7 @@ def _before(history: History, run: Run) -> list[list[Pod]]:
     """The pods of the runs that may be the last acknowledged one, best guess last.
 
     It is the one that the state names, or a later one: of a leader that died, only the store
-    may know that its run was acknowledged. None: nobody knows.
+    may know that its run was acknowledged. None: unknown.
     """
     if not history.acknowledged:
         return [] if history.forgotten or run.state is not None else [[]]

@@ -1,4 +1,4 @@
-"""Callbacks that misbehave: each is a failed run, booked with its reason and tried again.
+"""Callbacks that misbehave: each is a failed run, recorded with its reason and tried again.
 
 The state stays as the last acknowledged run left it, and nothing of a callback is left when the
 next one starts: two of the hub's rules.
@@ -52,15 +52,15 @@ async def each_of_many(lab: Lab, etcd: EtcdCluster) -> None:
         assert all(process.gone.is_set() for process in tier.hub.descendants)
         orphan, retried = await fail(tier, feeder, ("orphan", None), ("hang", None), times=2)
         assert retried.started - orphan.started > 0.8 + 1.6  # backoff of 1 s, then 2 s, less jitter
-        booked = await entries(etcd.endpoints, tier.app)
-        assert booked[flood.number]["status"] == 3
-        assert 0 < len(booked[flood.number]["stderr"]) <= 4096
-        assert booked[garbage.number]["why"].startswith("printed invalid JSON: line 1 column 10")
-        assert "more than 524288 bytes" in booked[chatter.number]["why"]
-        assert booked[brood.number]["status"] == 7
-        assert booked[orphan.number]["why"].startswith("its guard process died")
-        assert {run for run, entry in booked.items() if entry["ok"]} == set(tier.hub.acknowledged)
-        for run, entry in booked.items():
+        recorded = await entries(etcd.endpoints, tier.app)
+        assert recorded[flood.number]["status"] == 3
+        assert 0 < len(recorded[flood.number]["stderr"]) <= 4096
+        assert recorded[garbage.number]["why"].startswith("printed invalid JSON: line 1 column 10")
+        assert "more than 524288 bytes" in recorded[chatter.number]["why"]
+        assert recorded[brood.number]["status"] == 7
+        assert recorded[orphan.number]["why"].startswith("its guard process died")
+        assert {run for run, entry in recorded.items() if entry["ok"]} == set(tier.hub.acknowledged)
+        for run, entry in recorded.items():
             if not entry["ok"]:
                 assert master.find(rf"run {run} failed after .*: {entry['why'][:20]}"), entry
         # Empty output keeps the state; what is printed replaces it.
@@ -87,9 +87,9 @@ async def one_that_never_ends(lab: Lab, etcd: EtcdCluster) -> None:
     async with feeding(tier) as feeder:
         stuck, _ = await fail(tier, feeder, ("deaf", None), ("brood", None), ("hang", None))
     assert all(process.gone.is_set() for process in tier.hub.descendants)
-    booked = await entries(etcd.endpoints, tier.app)
-    assert booked[stuck.number]["why"] == "timed out after 1 s"
-    assert 5.5 < booked[stuck.number]["seconds"] < 9
+    recorded = await entries(etcd.endpoints, tier.app)
+    assert recorded[stuck.number]["why"] == "timed out after 1 s"
+    assert 5.5 < recorded[stuck.number]["seconds"] < 9
 
 
 async def one_that_is_not_there(lab: Lab, etcd: EtcdCluster) -> None:

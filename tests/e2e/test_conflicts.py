@@ -78,7 +78,7 @@ async def untold(operator: Operator, text: str) -> None:
 
 async def test_a_pod_is_back_within_its_ttl_once_the_forger_stops(tmp_path: Path) -> None:
     async with EtcdCluster() as etcd, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=1, TTL=str(TTL))
+        tier = await lab.tier(etcd.endpoints, masters=0, places=1, TTL=str(TTL))
         operator = await master(tier, 0, tokens(tmp_path))
         daemon, _ = await agent(tier, "a")
         before = await tier.hub.settled({"a"})
@@ -93,7 +93,7 @@ async def test_a_pod_is_back_within_its_ttl_once_the_forger_stops(tmp_path: Path
             after = await tier.hub.settled({"a"}, lambda run: run.pods[0]["nonce"] == pod["nonce"])
             assert after.seqs == before.seqs
 
-            # And at once, where an operator steps in. The one who asked is in the ledger.
+            # And immediately, where an operator steps in, whose name is in the ledger.
             await client.call("ping", forgery(tier, pod["ip"]), timeout=DEADLINE)
         answer = await operator.ask("POST", "/v1/forget", token=WRITER, body={"pod": "a"})
         assert answer.status == 200, answer
@@ -113,7 +113,7 @@ async def test_the_status_names_a_forger_that_has_an_agent_s_key(tmp_path: Path)
     masters = part(tmp_path / "master", keys, *NEEDS["master"])
     pods = part(tmp_path / "pod", keys, *NEEDS["agent"])
     async with EtcdCluster() as etcd, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=1, TTL=str(TTL), KEYS=str(masters))
+        tier = await lab.tier(etcd.endpoints, masters=0, places=1, TTL=str(TTL), KEYS=str(masters))
         operator = await master(tier, 0, tokens(tmp_path))
         daemon, _ = await agent(tier, "a", KONTROL_KEYS=str(pods))
         pod = (await tier.hub.settled({"a"})).pods[0]
@@ -133,14 +133,16 @@ async def test_the_status_names_a_forger_that_has_an_agent_s_key(tmp_path: Path)
         await untold(operator, "report for one registration")
 
 
-async def test_a_stranger_s_ghosts_are_stopped_and_honest_pods_go_on(tmp_path: Path) -> None:
+async def test_an_unknown_client_s_false_pods_are_stopped_and_honest_pods_go_on(
+    tmp_path: Path,
+) -> None:
     """With 64 KiB each, as many as it can send: they would fill etcd, and cost the leadership."""
     payload = tmp_path / "payload.json"
     async with EtcdCluster() as etcd, Lab() as lab:
         tier = await lab.tier(
             etcd.endpoints,
             masters=0,
-            seats=1,
+            places=1,
             TTL="25",  # a busy machine may take long to answer so many
             FOVER="15",
             BRAKE="0",

@@ -15,7 +15,7 @@ from kontrol_common.processes import SAME_SIGNAL
 
 
 async def leaving_early(lab: Lab, etcd: EtcdCluster) -> None:
-    """`kontrol leave` says farewell; the daemon stays until it is stopped."""
+    """`kontrol leave` deregisters; the daemon stays until it is stopped."""
     tier = await lab.tier(etcd.endpoints)
     for pod in "ab":
         await tier.agent(pod)
@@ -33,7 +33,7 @@ async def leaving_early(lab: Lab, etcd: EtcdCluster) -> None:
     none = await lab.start("leave", environ, command=("-m", "kontrol", "leave"))
     assert await none.ended() == 4
     assert none.find(f"no agent answers at {tier.control('a')}")
-    # SIGINT is a farewell too, and a master ends while its pods stay.
+    # SIGINT deregisters too, and a master ends while its pods stay.
     tier.agents["b"].signal(signal.SIGINT)
     assert await tier.agents["b"].ended(within=4) == 0
     await tier.hub.settled(set())
@@ -42,7 +42,7 @@ async def leaving_early(lab: Lab, etcd: EtcdCluster) -> None:
 
 
 async def stopping_a_leader_at_work(lab: Lab, etcd: EtcdCluster) -> None:
-    """Its callback is ended and booked, so the successor need not wait to try again."""
+    """Its callback is ended and recorded, so the successor need not wait to try again."""
     tier = await lab.tier(etcd.endpoints, masters=2, FOVER="8")
     tier.hub.behave = hold
     await tier.agent("a")

@@ -163,7 +163,7 @@ async def test_twenty_pods_through_everything() -> None:
         await asyncio.gather(*(tier.master(i) for i in range(3)))
         await ensemble.expect(lost={"pod10"})
 
-        # All pods leave at once: not a loss, so no brake.
+        # All pods leave together: not a loss, so no brake.
         for pod in ensemble.pods:
             tier.agents[pod].signal(signal.SIGTERM)
         for pod in ensemble.pods:

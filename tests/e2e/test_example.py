@@ -59,7 +59,7 @@ async def test_one_primary(tmp_path: Path) -> None:
         (tmp_path / program).chmod(0o755)
     async with EtcdCluster() as etcd, Lab() as lab:
         callback = f"{sys.executable} {EXAMPLE}"
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=1, CALLBACK=callback)
+        tier = await lab.tier(etcd.endpoints, masters=0, places=1, CALLBACK=callback)
         master = await tier.master(0, PATH=f"{tmp_path}:{os.environ['PATH']}")
         # The first pod, of number 0, is no Redis.
         await pod(tier, tmp_path, "a", offset=99, role="web")
@@ -67,7 +67,7 @@ async def test_one_primary(tmp_path: Path) -> None:
         addresses = {"b": await pod(tier, tmp_path, "b", offset=10)}
         await settled(master, 2)
         assert calls(tmp_path, "b") == [ASKED, "replicaof no one"]
-        # The primary stays, whoever else comes, and never replicates itself.
+        # The primary stays when others join, and never replicates itself.
         for number, (ident, offset) in enumerate((("c", 20), ("d", 40), ("e", 30)), 3):
             addresses[ident] = await pod(tier, tmp_path, ident, offset=offset)
             await settled(master, number)

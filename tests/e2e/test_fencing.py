@@ -33,7 +33,7 @@ async def killed(tier: Tier, leader: int, _: list[Wire]) -> None:
 async def scenario(lab: Lab, etcd: str, fault: Fault) -> None:
     async with Wire(etcd) as one, Wire(etcd) as two:
         wires = [one, two]
-        tier = await lab.tier([etcd], masters=0, seats=2, TTL="60")
+        tier = await lab.tier([etcd], masters=0, places=2, TTL="60")
         for i, wire in enumerate(wires):
             await tier.master(i, KONTROL_ETCD=wire.endpoint)
 

@@ -26,7 +26,7 @@ GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16) + b"\x00" + byte
 READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
 HALF = b"\x01\x00\x02" + (100_000).to_bytes(8) + b"\x93\x82"
 
-CLOSED = [  # for these the master closes the connection at once
+CLOSED = [  # for these the master closes the connection immediately
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(256),  # TLS
     GREETING + READY + b"\x02" + (1 << 40).to_bytes(8),  # a frame of a terabyte
 ]

@@ -160,7 +160,7 @@ async def test_json_tells_all_that_happens(pods: Crowd) -> None:
     assert last == {"pods": 1, "failed": []}
 
 
-async def test_dead_and_hung_pods_hold_nobody_up_and_are_named(tmp_path: Path) -> None:
+async def test_dead_and_hung_pods_delay_no_other_pod_and_are_named(tmp_path: Path) -> None:
     """Those that are well have done all that they were told before the hung one is given up."""
     async with crowd(3) as well, crowd(1, "hung") as hung, crowd(1, "dead") as dead:
         dead.process.kill()
@@ -248,7 +248,7 @@ async def test_a_second_interrupt_leaves_at_once(pipe: Life) -> None:
                     await process.wait()
                     break
         assert (await result(process)).status == 130
-        assert time.monotonic() - begun < 1.9  # the farewell takes 2 s
+        assert time.monotonic() - begun < 1.9  # deregistration takes 2 s
 
 
 def callback(folder: Path, pods: list[dict[str, object]], *, term: int) -> dict[str, str]:
@@ -278,7 +278,7 @@ async def test_what_a_dead_leader_left_is_ended_by_the_next_ones_call(
     assert (await invoke("#1", "--", "true", **callback(tmp_path, pods.pods, term=5))).status == 0
 
 
-async def test_a_command_that_kills_its_guard_ends_nobody_but_itself(
+async def test_a_command_that_kills_its_guard_ends_only_itself(
     pods: Crowd, pipe: Life, tmp_path: Path
 ) -> None:
     at = {"KONTROL_MASTER": pods.master}

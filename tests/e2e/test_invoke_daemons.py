@@ -13,7 +13,7 @@ from tests.support.etcd import EtcdCluster, free_port
 
 PODS = ("a", "b")
 LISTS = ("masters", "agents", "operators")
-NOBODY = {"KONTROL_ANNOTATIONS": "", "KONTROL_LABELS": ""}
+NO_POD = {"KONTROL_ANNOTATIONS": "", "KONTROL_LABELS": ""}
 
 CALLBACK = """#!/bin/sh
 {python} -m kontrol invoke --all -- /bin/sh -c 'echo told in the name of "$0"' "$TIER" >&2
@@ -44,18 +44,18 @@ async def told(tier: Tier, who: str) -> None:
         await tier.masters[0].logged(rf"{ident} \| told in the name of default/{tier.app}")
 
 
-async def test_with_keys_callbacks_and_operators_may_and_nobody_else(tmp_path: Path) -> None:
+async def test_with_keys_only_callbacks_and_operators_may(tmp_path: Path) -> None:
     whole = cluster(tmp_path / "keys")
     master = part(tmp_path / "master", whole, "master.secret", *LISTS)
     agent = part(tmp_path / "agent", whole, "agent.secret", *LISTS)
     operator = part(tmp_path / "operator", whole, "operator.secret", *LISTS)
-    stranger = cluster(tmp_path / "stranger")
+    unknown = cluster(tmp_path / "unknown")
     async with EtcdCluster() as etcd, Lab() as lab:
         tier = await lab.tier(etcd.endpoints, KEYS=str(master), CALLBACK=callback(tmp_path))
         for ident in PODS:
             await pod(tier, ident, KONTROL_KEYS=str(agent))
         await told(tier, r"master \S{8}")
-        at = {"KONTROL_MASTER": tier.name, **NOBODY}
+        at = {"KONTROL_MASTER": tier.name, **NO_POD}
         ran = await invoke("--all", "--", "echo", "hi", **at, KONTROL_KEYS=str(operator))
         assert (ran.status, sorted(ran.out)) == (0, ["a | hi", "b | hi"])
         await tier.agents["a"].logged(
@@ -63,7 +63,7 @@ async def test_with_keys_callbacks_and_operators_may_and_nobody_else(tmp_path: P
         )
         ran = await invoke("--all", "--", "echo", "hi", **at)
         assert (ran.status, ran.out) == (4, [])
-        ran = await invoke("--all", "--", "echo", "hi", **at, KONTROL_KEYS=str(stranger))
+        ran = await invoke("--all", "--", "echo", "hi", **at, KONTROL_KEYS=str(unknown))
         assert (ran.status, ran.out) == (4, [])
         ran = await invoke("--all", "--", "echo", "hi", **at, KONTROL_KEYS=str(agent))
         assert (ran.status, ran.out) == (2, [])
@@ -85,7 +85,7 @@ async def test_without_keys_only_what_says_insecure(tmp_path: Path) -> None:
         await tier.masters[0].logged(r"\bb +accepts no commands: set KONTROL_KEYS", since)
         await tier.masters[0].logged(r"\bc +refused: Forbidden: '/bin/sh' is not allowed", since)
         await tier.masters[0].logged(r"run \d+ .*failed|attempt", since)
-        at = {"KONTROL_MASTER": tier.name, **NOBODY}
+        at = {"KONTROL_MASTER": tier.name, **NO_POD}
         ran = await invoke("c", "--", "say", "hello", **at)
         assert (ran.status, ran.out) == (0, ["c | hello"])
         ran = await invoke("c", "--", "say", "HELLO", **at)

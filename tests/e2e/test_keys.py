@@ -1,4 +1,4 @@
-"""Real daemons with keys: strangers change and see nothing, and keys are replaced under load."""
+"""Real daemons with keys: unknown clients change and see nothing; keys are replaced under load."""
 
 import asyncio
 import contextlib
@@ -62,7 +62,7 @@ async def tried(client: Client, tier: Tier, token: Path) -> list[str]:
     return found
 
 
-async def test_strangers_do_and_see_nothing_where_keys_are_used(tmp_path: Path) -> None:
+async def test_unknown_clients_do_and_see_nothing_where_keys_are_used(tmp_path: Path) -> None:
     keys, others = cluster(tmp_path / "keys"), cluster(tmp_path / "others")
     both = (*NEEDS["master"], "agent.secret")
     folders = {
@@ -71,7 +71,7 @@ async def test_strangers_do_and_see_nothing_where_keys_are_used(tmp_path: Path) 
     }
     token = tmp_path / "token"
     async with EtcdCluster() as etcd, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=1, KEYS=str(folders["master"]))
+        tier = await lab.tier(etcd.endpoints, masters=0, places=1, KEYS=str(folders["master"]))
         more = {"KONTROL_PAYLOAD": payload(tmp_path)}
         await tier.master(0, mode="master,agent", **more)
         address, _ = await pod(tier, "a", KONTROL_KEYS=str(folders["pod"]), **more)
@@ -82,7 +82,7 @@ async def test_strangers_do_and_see_nothing_where_keys_are_used(tmp_path: Path) 
         (forged / "agent.secret").write_bytes((others / "agent.secret").read_bytes())
         unknown, thief = Keyring.load(forged), Keyring.load(folders["pod"])
 
-        def strangers(host: str, to: Kind) -> list[Client]:
+        def unknown_clients(host: str, to: Kind) -> list[Client]:
             port = tier.port
             own: tuple[Kind, ...] = (to,)
             return [
@@ -92,7 +92,7 @@ async def test_strangers_do_and_see_nothing_where_keys_are_used(tmp_path: Path) 
             ]
 
         for host, kind in ((tier.addresses[0], "master"), (address, "agent")):
-            for client in strangers(host, kind):  # type: ignore[arg-type]  # literals
+            for client in unknown_clients(host, kind):  # type: ignore[arg-type]  # literals
                 found = await tried(client, tier, token)
                 assert all(one.startswith("LostRemote") for one in found), found
 
@@ -116,14 +116,14 @@ async def test_strangers_do_and_see_nothing_where_keys_are_used(tmp_path: Path) 
         assert forgery.number > before.number
 
 
-async def test_strangers_see_no_content_where_no_keys_are_used(tmp_path: Path) -> None:
+async def test_unknown_clients_see_no_content_where_no_keys_are_used(tmp_path: Path) -> None:
     token = tmp_path / "token"
     async with EtcdCluster() as etcd, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=1)
+        tier = await lab.tier(etcd.endpoints, masters=0, places=1)
         await tier.master(0, mode="master,agent", KONTROL_PAYLOAD=payload(tmp_path))
         run = await tier.hub.settled({"m0"})
-        # By design, whoever reaches the port without keys may report a pod: here, one's own name
-        # again from elsewhere is refused, and no content is told.
+        # By design, every client that reaches the port without keys may report a pod: here, one's
+        # own name again from elsewhere is refused, and no content is sent.
         found = await tried(Client(tier.addresses[0], tier.port), tier, token)
         assert SECRET not in str(found)
         assert found[2].startswith("RemoteError Forbidden")
@@ -174,7 +174,7 @@ async def test_keys_are_replaced_under_load_and_no_pod_is_lost(tmp_path: Path) -
 
     hand_out()
     async with EtcdCluster() as etcd, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=2)
+        tier = await lab.tier(etcd.endpoints, masters=0, places=2)
         masters = [await tier.master(i, KONTROL_KEYS=str(tmp_path / f"m{i}")) for i in range(2)]
         real = {f"a{i}" for i in range(3)}
         for ident in real:

@@ -15,7 +15,7 @@ KEEPALIVE = record(1)
 
 
 async def connects(host: str, port: int) -> None:
-    """Return once somebody listens."""
+    """Return once a process listens."""
     async with asyncio.timeout(30):
         while True:
             try:
@@ -29,7 +29,7 @@ async def connects(host: str, port: int) -> None:
 
 async def test_what_listens_can_answer() -> None:
     async with EtcdCluster() as etcd, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=3)
+        tier = await lab.tier(etcd.endpoints, masters=0, places=3)
         for i in range(3):  # it was one start of three
             starting = asyncio.create_task(tier.master(i))
             host = tier.addresses[i]
@@ -43,7 +43,7 @@ async def test_what_listens_can_answer() -> None:
 
 async def test_without_etcd_it_listens_after_two_seconds_and_says_why() -> None:
     async with EtcdCluster() as etcd, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=1, CALLBACK="true")
+        tier = await lab.tier(etcd.endpoints, masters=0, places=1, CALLBACK="true")
         etcd.stop(0)
         began = time.monotonic()
         master = await tier.master(0)

@@ -1,4 +1,4 @@
-"""A pod behind a real network, whose link goes down: packets are dropped, and nobody is told."""
+"""A pod behind a real network, whose link goes down: packets are dropped without an error."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ async def network() -> AsyncIterator[Network]:
 @pytest.mark.privileged
 async def test_a_link_that_goes_down_and_comes_back() -> None:
     async with EtcdCluster() as etcd, network() as net, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=1, TTL="6")
+        tier = await lab.tier(etcd.endpoints, masters=0, places=1, TTL="6")
         await tier.master(0, KONTROL_BIND=net.here, KONTROL_IP=net.here)
         environ = tier.environ("agent", "pod", net.there, {})
         environ["KONTROL_ANNOTATIONS"] = json.dumps({MASTER: f"{net.here}:{tier.port}"})

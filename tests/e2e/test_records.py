@@ -1,4 +1,4 @@
-"""Records in a real etcd that a later version, or nobody, can have written, under real masters."""
+"""Records in a real etcd that a later version, or none, can have written, under real masters."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ async def test_records_of_a_later_version_and_then_garbage() -> None:
         for pod in "ab":
             await tier.agent(pod)
         first = await tier.hub.settled("ab")
-        seats = {pod["id"]: keys.registration(pod["key"]) for pod in first.pods}
+        registrations = {pod["id"]: keys.registration(pod["key"]) for pod in first.pods}
 
         def later(kv: KeyValue) -> bytes:
             exact = (keys.state, keys.counter, keys.last_run)
@@ -60,11 +60,13 @@ async def test_records_of_a_later_version_and_then_garbage() -> None:
         assert first.seqs.items() <= second.seqs.items()
         assert await tier.agents["a"].end() == 0
         await tier.hub.settled("bc")
-        assert await field_of(etcd.endpoints, seats["a"], "left") is True
-        assert await field_of(etcd.endpoints, seats["a"], "later") == [1], "it outlives a rewrite"
+        assert await field_of(etcd.endpoints, registrations["a"], "left") is True
+        assert await field_of(etcd.endpoints, registrations["a"], "later") == [1], (
+            "it outlives a rewrite"
+        )
         await tier.master(leader)
 
-        # Everything is garbage, under both masters: they go on, and the pods report anew.
+        # Everything is garbage, under both masters: they go on, and the pods report again.
         marks = [master.mark for master in tier.masters]
         tier.hub.forget()
         damaged = await rewrite(etcd.endpoints, keys, lambda _: GARBAGE)
@@ -80,7 +82,7 @@ async def test_records_of_a_later_version_and_then_garbage() -> None:
             for line in master.lines[mark:]
             if "is damaged" in line
         ]
-        for key in (keys.applied, keys.meta, keys.state, seats["b"]):
+        for key in (keys.applied, keys.meta, keys.state, registrations["b"]):
             assert any(f"the record {key} is damaged" in line for line in told), key
         # All goes on.
         assert await tier.agents["b"].end() == 0

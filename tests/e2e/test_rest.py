@@ -1,4 +1,4 @@
-"""REST of real daemons: what operators see and do, what strangers do not, what probes are told."""
+"""REST of real daemons, for operators, for clients without a token, and for probes."""
 
 import asyncio
 import json
@@ -90,7 +90,7 @@ def tokens(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def readers(tmp_path: Path) -> Path:
-    """Tokens of which strangers know one that only reads: none of them can have a run started."""
+    """Clients with a read-only token at most: none of them can have a run started."""
     path = tmp_path / "readers"
     path.write_text(f"{WRITER[::-1]}\n{READER}\n", "utf-8")
     return path
@@ -125,7 +125,7 @@ def fits(told: object, sample: object) -> bool:
 
 async def test_an_operator_sees_and_does(tokens: Path, payload: str) -> None:
     async with EtcdCluster() as etcd, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=2)
+        tier = await lab.tier(etcd.endpoints, masters=0, places=2)
         first = await master(tier, 0, tokens)
         second = await master(tier, 1, tokens)
         await agent(tier, "a", KONTROL_PAYLOAD=payload)
@@ -183,7 +183,7 @@ async def test_an_operator_sees_and_does(tokens: Path, payload: str) -> None:
 
 async def test_metrics_and_probes_of_a_tier(tokens: Path) -> None:
     async with EtcdCluster() as etcd, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=1, TTL="3")
+        tier = await lab.tier(etcd.endpoints, masters=0, places=1, TTL="3")
         leader = await master(tier, 0, tokens)
         daemon, pod = await agent(tier, "a")
         run = await tier.hub.settled({"a"})
@@ -232,7 +232,7 @@ async def test_metrics_and_probes_of_a_tier(tokens: Path) -> None:
 
 async def test_a_master_answers_to_the_names_of_its_tier(tokens: Path) -> None:
     async with Lab() as lab:
-        tier = await lab.tier(["127.0.0.1:9"], masters=0, seats=1)
+        tier = await lab.tier(["127.0.0.1:9"], masters=0, places=1)
         annotations = json.dumps({MASTER: "kontrol.tools:8000"})
         one = await master(tier, 0, tokens, KONTROL_ANNOTATIONS=annotations)
         for name, status in (
@@ -263,7 +263,7 @@ async def test_statsd_hears_of_each_event(tokens: Path) -> None:
     where = f"localhost:{transport.get_extra_info('sockname')[1]}"
     wanted = ("keepalive_emitted", "callback_invoked", "lock_obtained", "md5_changed")
     async with EtcdCluster() as etcd, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=1)
+        tier = await lab.tier(etcd.endpoints, masters=0, places=1)
         await tier.master(0, mode="master,agent", KONTROL_STATSD=where)
         async with asyncio.timeout(DEADLINE):
             while heard != {f"{name},tier=kontrol:1|c".encode("ascii") for name in wanted}:
@@ -272,11 +272,11 @@ async def test_statsd_hears_of_each_event(tokens: Path) -> None:
     transport.close()
 
 
-async def test_what_cannot_be_served_is_told_with_its_mend(tokens: Path, tmp_path: Path) -> None:
+async def test_what_cannot_be_served_is_answered_with_its_fix(tokens: Path, tmp_path: Path) -> None:
     short = tmp_path / "short"
     short.write_text("short", "utf-8")
     async with Lab() as lab:
-        tier = await lab.tier(["127.0.0.1:9"], masters=0, seats=1)
+        tier = await lab.tier(["127.0.0.1:9"], masters=0, places=1)
         _, busy = await agent(tier, "a")
         for more, says in (
             ({"KONTROL_HTTP_PORT": str(busy.port)}, "KONTROL_HTTP_PORT to another port, or to 0"),
@@ -292,7 +292,7 @@ async def test_what_cannot_be_served_is_told_with_its_mend(tokens: Path, tmp_pat
 async def test_random_requests_cost_a_master_neither_pods_nor_memory(readers: Path) -> None:
     """From many addresses, as many as the limits let through."""
     async with EtcdCluster() as etcd, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=1)
+        tier = await lab.tier(etcd.endpoints, masters=0, places=1)
         one = await master(tier, 0, readers)
         _, pod = await agent(tier, "a")
         run = await tier.hub.settled({"a"})
@@ -341,11 +341,11 @@ async def ask_from(net: str, host: str, port: int, token: str) -> dict[tuple[str
 
 @pytest.mark.privileged
 @pytest.mark.parametrize("with_tokens", [False, True])
-async def test_a_stranger_on_the_network_gets_health_and_metrics_alone(
+async def test_an_unknown_client_on_the_network_gets_health_and_metrics_alone(
     tokens: Path, payload: str, with_tokens: bool
 ) -> None:
     async with EtcdCluster() as etcd, network() as net, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=1)
+        tier = await lab.tier(etcd.endpoints, masters=0, places=1)
         port = free_port()
         tier.addresses[0] = net.here
         more = {"KONTROL_TOKEN_FILE": str(tokens)} if with_tokens else {}

@@ -44,10 +44,10 @@ async def test_ten_thousand_pods_in_one_callback() -> None:
                 for _ in range(AT_ONCE):
                     group.create_task(feed())
             log.info("%d pods joined in %.1f s", PODS, time.monotonic() - began)
-            everybody = {f"pod{i:05}" for i in range(PODS)}
-            run = await tier.hub.settled(everybody)
+            everyone = {f"pod{i:05}" for i in range(PODS)}
+            run = await tier.hub.settled(everyone)
             assert run.number == 1
-            assert run.changes("joined") == everybody
+            assert run.changes("joined") == everyone
             assert sorted(run.seqs.values()) == list(range(PODS))
             # Too large for the environment; the hub has seen files and standard input agree.
             assert not {"PODS", "CHANGES"} & run.env.keys()
@@ -56,7 +56,7 @@ async def test_ten_thousand_pods_in_one_callback() -> None:
             assert len(json.loads(pods)) == PODS
 
             await feeder.ping("pod07777", payload={"state": "READY"})
-            changed = await tier.hub.settled(everybody, lambda later: later.number == 2)
+            changed = await tier.hub.settled(everyone, lambda later: later.number == 2)
             assert changed.changes("changed") == {"pod07777"}
             assert json.loads(changed.env["CHANGES"])["joined"] == []
             assert changed.seqs == run.seqs

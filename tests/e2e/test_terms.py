@@ -53,7 +53,7 @@ async def test_a_callback_in_a_mounted_configuration_waits_for_every_master() ->
     """As a ConfigMap is updated: a symbolic link is swapped, on one node before the other."""
     async with EtcdCluster() as etcd, Lab() as lab:
         paths = []
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=2)
+        tier = await lab.tier(etcd.endpoints, masters=0, places=2)
         for i in range(2):
             mount = lab.folder / f"node{i}"
             for version in ("v1", "v2"):
@@ -92,11 +92,11 @@ async def knows(tier: Tier, master: Daemon, count: int) -> None:
             assert isinstance(pods, list)
             if len(pods) == count:
                 return
-            await asyncio.sleep(0.6)  # it answers strangers twice per second
+            await asyncio.sleep(0.6)  # it answers unknown clients twice per second
 
 
 async def test_the_brake_of_a_former_term_is_forgotten() -> None:
-    """It held, was deposed, the pods came back; when it leads again, it holds a new loss anew."""
+    """It held, was deposed, the pods came back; when it leads again, it holds a new loss again."""
     ttl = 4
     async with EtcdCluster() as etcd, Lab() as lab:
         tier = await lab.tier(etcd.endpoints, masters=2, TTL=str(ttl), DAMPER="2")
@@ -131,7 +131,7 @@ async def test_the_brake_of_a_former_term_is_forgotten() -> None:
 
 async def test_an_orphaned_run_is_waited_out_for_its_leader_s_own_time() -> None:
     async with EtcdCluster() as etcd, Lab() as lab:
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=2)
+        tier = await lab.tier(etcd.endpoints, masters=0, places=2)
         tier.hub.behave = hold
         await tier.master(0, KONTROL_FOVER="7")
         await tier.agent("a")

@@ -1,4 +1,4 @@
-"""Who reports to whom: masters that are pods, tiers over tiers, dead tiers, dead connections."""
+"""Topologies: masters that are pods, tiers over tiers, dead tiers, dead connections."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from tests.support.etcd import EtcdCluster
 
 async def every_pod_a_master(lab: Lab, etcd: EtcdCluster) -> None:
     """Each pod is master and agent; the leader's pod leaves, and then one is killed."""
-    tier = await lab.tier(etcd.endpoints, masters=0, seats=3)
+    tier = await lab.tier(etcd.endpoints, masters=0, places=3)
     await asyncio.gather(*(tier.master(i, mode="master,agent") for i in range(3)))
     run = await tier.hub.settled({"m0", "m1", "m2"})
     leader = await tier.leader(run.term)
@@ -37,7 +37,7 @@ async def every_pod_a_master(lab: Lab, etcd: EtcdCluster) -> None:
 async def monitoring_the_monitor(lab: Lab, etcd: EtcdCluster) -> None:
     """The masters of one tier are pods of another, which hears of their death."""
     upper = await lab.tier(etcd.endpoints)
-    lower = await lab.tier(etcd.endpoints, masters=0, seats=2)
+    lower = await lab.tier(etcd.endpoints, masters=0, places=2)
     annotations = json.dumps({MASTER: upper.name})
     for i in range(2):
         await lower.master(i, mode="master,agent", KONTROL_ANNOTATIONS=annotations)
@@ -68,14 +68,14 @@ async def one_tier_dead(lab: Lab, etcd: EtcdCluster) -> None:
         await pod.logged("keepalive to 127.0.0.1 failed: no answer in time")
         began = time.monotonic()
         status = await pod.end()
-        assert time.monotonic() - began < 4  # 2 s for the farewell that nobody takes
+        assert time.monotonic() - began < 4  # 2 s for the deregistration that no master accepts
         assert status == 0
         await tier.hub.settled(set())
         assert tier.hub.since(run)["left"] == {"pod"}
 
 
 async def a_connection_that_dies_in_silence(lab: Lab, etcd: EtcdCluster) -> None:
-    """No close and no reset: the pod is heard again in time, over another connection."""
+    """No close and no reset: the pod is seen again in time, over another connection."""
     tier = await lab.tier(etcd.endpoints)
     ttl = float(tier.options["TTL"])
     async with Wire(f"{tier.addresses[0]}:{tier.port}", lab.address(), tier.port) as wire:
@@ -85,7 +85,7 @@ async def a_connection_that_dies_in_silence(lab: Lab, etcd: EtcdCluster) -> None
         wire.lose()
         began = time.monotonic()
         await pod.logged("reporting to .* again; failed attempts: 1")
-        # The next keepalive is sent within TTL/3, and then found lost and sent anew in as much.
+        # The next keepalive is sent within TTL/3, and then found lost and sent again in as much.
         assert time.monotonic() - began < ttl * 2 / 3 + 1
         assert len(tier.hub.runs) == 1  # it was never missed
         assert await pod.end() == 0

@@ -53,7 +53,7 @@ class Container:
         return await self.log.ended()
 
     async def kill(self) -> None:
-        """SIGKILL it: nothing in it can say farewell."""
+        """SIGKILL it: nothing in it can deregister."""
         await podman("kill", "--signal=KILL", self.full)
         await self.log.ended()
 

@@ -120,7 +120,7 @@ async def _make_base(suite: str) -> None:
 
 
 async def _forget_others() -> None:
-    """Remove what earlier states of the checkout left, unless somebody may be testing them yet."""
+    """Remove what earlier states of the checkout left, unless another run may test them."""
     images = json.loads(await podman("images", "--format=json", NAME))
     for other in images:
         if time.time() - other["Created"] > OLD:

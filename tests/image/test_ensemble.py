@@ -72,7 +72,7 @@ async def test_pods_come_change_are_lost_and_leave(image: str, keys: Path) -> No
         )
         assert masters.runs()[-1].changes["changed"] == ["hello-0"]
 
-        # Killed: nothing said farewell, so it is lost.
+        # Killed: it did not deregister, so it is lost.
         await agents.pop("hello-1").kill()
         run = await masters.settled(
             lambda run: set(run.pods) == set(agents), "run without the pod that was killed"

@@ -168,10 +168,10 @@ async def test_an_image_made_from_the_originals(image: str) -> None:
         await pod.exec("kontrol-health")
         await masters.masters[0].exec("kontrol-health")  # where there is no supervisord
         await orphan(masters.masters[0])
-        # Telegraf was left out of this image: said so, not started in vain.
+        # Telegraf was left out of this image: said so, not started without effect.
         with pytest.raises(EngineError, match="no such file"):
             await pod.exec("supervisorctl", "start", "telegraf")
-        # A job that somebody stopped is nobody's failure, and kontrol says farewell.
+        # A job that an operator stopped is no failure, and kontrol deregisters.
         await pod.exec("supervisorctl", "stop", "kontrol")
         await pod.exec("kontrol-health")
         await masters.settled(lambda run: not run.pods, "run without it")

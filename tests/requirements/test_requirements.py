@@ -106,7 +106,7 @@ UNKNOWN = {"name": "c", "skip_reason": "Dependency not found"}
 
 
 @pytest.mark.parametrize(
-    ("found", "trouble", "status", "said"),
+    ("found", "failure", "status", "said"),
     [
         ([GOOD], "", 0, ["checked 1 of 1 pinned packages: 0 vulnerable"]),
         ([GOOD, BAD], "", 1, ["b 2: PYSEC-1; fixed in 3", "checked 2 of 2", "1 vulnerable"]),
@@ -115,9 +115,9 @@ UNKNOWN = {"name": "c", "skip_reason": "Dependency not found"}
     ],
 )
 def test_the_audit_says_what_it_could_check(
-    found: list[dict[str, object]], trouble: str, status: int, said: list[str]
+    found: list[dict[str, object]], failure: str, status: int, said: list[str]
 ) -> None:
-    got, text = AUDIT.judge(len(found), found, trouble)  # type: ignore[attr-defined]
+    got, text = AUDIT.judge(len(found), found, failure)  # type: ignore[attr-defined]
     assert got == status
     assert all(each in text for each in said), text
 

@@ -54,7 +54,7 @@ def find(program: str) -> str | None:
 
 
 def free_port() -> int:
-    """Return a loopback port that the system gives to nobody else for a minute.
+    """Return a loopback port that the system gives to no other process for a minute.
 
     A connection closed by its server lingers in TIME_WAIT: that keeps the port from being handed
     out again, while an explicit bind with SO_REUSEADDR (Go sets it) still gets it.

@@ -1,7 +1,7 @@
 """An import contract of our own: what calls itself pure does no I/O and reads no clock.
 
 import-linter's contracts forbid imports by name. Purity needs the opposite, a list of what is
-allowed: otherwise `import secrets` passes because nobody thought of it. Two more rules:
+allowed: otherwise `import secrets` passes because no one thought of it. Two more rules:
 
 - A name that is imported for annotations alone (this project imports those plainly) leads to no
   code that runs, so it is not followed.

@@ -6,8 +6,8 @@ fire. Within a node, callbacks keep the order in which they were scheduled, as a
 a run is repeated exactly by its seed.
 
 Every handle belongs to the node that its context names: tasks, timers and callbacks inherit it
-from whoever made them. A *paused* node's handles wait, also those of timers that come due, as
-under SIGSTOP. A *crashed* node's handles are dropped for ever and its tasks are held, suspended,
+from the code that made them. A *paused* node's handles wait, also those of timers that come due, as
+under SIGSTOP. A *crashed* node's handles are dropped permanently and its tasks are held, suspended,
 until the loop is closed: no `finally` of theirs runs before that, as under SIGKILL. A restart is a
 new node.
 
@@ -170,10 +170,10 @@ class SimLoop(asyncio.BaseEventLoop):
         self._busy.pop(node, None)
         for task, name in self._tasks.items():
             if name == node and not task.done():
-                self._bury(task)
+                self._retire(task)
         self._tasks = {task: name for task, name in self._tasks.items() if name != node}
 
-    def _bury(self, task: SimTask[Any]) -> None:
+    def _retire(self, task: SimTask[Any]) -> None:
         # asyncio's own switch (see gather): else a pending task is reported when it is freed.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         self._graveyard.append(task)
@@ -336,7 +336,7 @@ class SimLoop(asyncio.BaseEventLoop):
         future: asyncio.Future[_T] = self.create_future()
         try:
             future.set_result(func(*args))
-        except Exception as error:  # noqa: BLE001 - handed to whoever awaits, as an executor does
+        except Exception as error:  # noqa: BLE001 - handed to the code that awaits, as an executor does
             future.set_exception(error)
         return future
 
@@ -359,7 +359,7 @@ class SimLoop(asyncio.BaseEventLoop):
         task.serial = next(self._serials)
         node = context.get(NODE, "")
         if node in self._crashed:
-            self._bury(task)
+            self._retire(task)
             return task
         if len(self._tasks) > self._tasks_limit:
             self._tasks = {task: name for task, name in self._tasks.items() if not task.done()}
@@ -368,7 +368,7 @@ class SimLoop(asyncio.BaseEventLoop):
         return task
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
-        """Keep what nobody handled, for `run` to raise."""
+        """Keep what was not handled, for `run` to raise."""
         self.unhandled.append(context)
 
     def close(self) -> None:
@@ -407,7 +407,7 @@ def _node(handle: asyncio.Handle) -> str:
 def run(main: Coroutine[Any, Any, _T], *, seed: int = 0, max_steps: int = MAX_STEPS) -> _T:
     """Run `main` on a loop of its own, as `asyncio.run` does; the loop is closed at the end.
 
-    Raises `SimError` on a deadlock, after `max_steps`, or for an exception that nobody handled.
+    Raises `SimError` on a deadlock, after `max_steps`, or for an exception that was not handled.
     """
     loop = SimLoop(seed, max_steps)
     try:

@@ -1,4 +1,4 @@
-"""Trouble around Kontrol: a bad environment, names of nobody's, an etcd that is not itself."""
+"""Faults around Kontrol: a bad environment, names without an owner, an etcd that was replaced."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ async def test_a_malformed_environment() -> None:
         assert second.find(rf"cannot listen on .*:{taken.port}.*another process listens there")
 
 
-async def test_a_tier_that_nobody_answers_for() -> None:
+async def test_a_tier_without_masters() -> None:
     async with Lab() as lab, EtcdCluster() as etcd:
         tier = await lab.tier(etcd.endpoints)
         annotations = json.dumps({MASTER: f"no-such-host.invalid:8000,{tier.name}"})
@@ -78,11 +78,11 @@ async def test_etcd_absent_then_restored_then_empty() -> None:
         await etcd.kill(0)
         shutil.rmtree(etcd.members[0].data)
         await etcd.start(0)
-        anew = await tier.hub.settled("abc")
-        assert sorted(anew.seqs.values()) == [0, 1, 2]
+        later = await tier.hub.settled("abc")
+        assert sorted(later.seqs.values()) == [0, 1, 2]
         assert (await tier.hub.started()).state is None
         # All goes on.
         assert await tier.agents["b"].end() == 0
         await tier.hub.settled("ac")
-        assert tier.hub.since(anew)["left"] == {"b"}
+        assert tier.hub.since(later)["left"] == {"b"}
         assert [await daemon.end() for daemon in tier.masters] == [0, 0]

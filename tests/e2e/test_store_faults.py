@@ -1,4 +1,4 @@
-"""Real daemons on a full etcd, on a slow one, and with a TTL that changes: nobody drops out."""
+"""Real daemons on a full etcd, on a slow one, and with a TTL that changes: no pod drops out."""
 
 import asyncio
 import json
@@ -74,7 +74,7 @@ class Witness:
             await self._news.wait_for(lambda: self.dropped)
         return self.dropped[0]
 
-    async def nobody_drops(self, seconds: float) -> None:
+    async def no_pod_drops(self, seconds: float) -> None:
         """See that for so long no pod is deleted."""
         with pytest.raises(TimeoutError):
             await self.dropping(seconds)
@@ -128,7 +128,7 @@ async def test_on_a_full_etcd_pods_live_the_status_tells_and_the_change_is_run_a
         EtcdCluster(options=(f"--quota-backend-bytes={QUOTA}",)) as etcd,
         Lab() as lab,
     ):
-        tier = await lab.tier(etcd.endpoints, masters=0, seats=2, TTL=str(ttl))
+        tier = await lab.tier(etcd.endpoints, masters=0, places=2, TTL=str(ttl))
         masters = [await master(tier, i, tokens) for i in range(2)]
         payload = tmp_path / "payload.json"
         report(payload, 0)
@@ -139,7 +139,7 @@ async def test_on_a_full_etcd_pods_live_the_status_tells_and_the_change_is_run_a
             await fill(witness.store)
             report(payload, 1)
             await agents[0].logged("NotWritten: pod a is alive: its lease was refreshed")
-            await witness.nobody_drops(3 * ttl)
+            await witness.no_pod_drops(3 * ttl)
             assert await witness.pods() == before
             assert not agents[1].find("NotWritten|keepalive failed")
             for asked in masters:
@@ -179,7 +179,7 @@ async def test_on_a_full_etcd_pods_live_the_status_tells_and_the_change_is_run_a
 
 @pytest.mark.parametrize("ttl", [6.0, 10.0, 25.0])
 @pytest.mark.timeout(400)
-async def test_a_slow_etcd_drops_nobody_and_gets_the_change(ttl: float, tmp_path: Path) -> None:
+async def test_a_slow_etcd_drops_no_pod_and_gets_the_change(ttl: float, tmp_path: Path) -> None:
     async with (
         EtcdCluster() as etcd,
         Lab() as lab,
@@ -194,7 +194,7 @@ async def test_a_slow_etcd_drops_nobody_and_gets_the_change(ttl: float, tmp_path
         async with witnessed(etcd, tier) as witness:
             before = await witness.pods()
             proxy.delay = 1.75  # a round trip of 3.5 s
-            await witness.nobody_drops(2 * ttl)
+            await witness.no_pod_drops(2 * ttl)
             mark = len(witness.events)
             for path in payloads:
                 report(path, 1)
@@ -202,7 +202,7 @@ async def test_a_slow_etcd_drops_nobody_and_gets_the_change(ttl: float, tmp_path
                 *(witness.written(name, mark, within=60) for name in "abc")
             )
             assert [pod["payload"] for pod in written] == [1, 1, 1]
-            await witness.nobody_drops(2 * ttl)
+            await witness.no_pod_drops(2 * ttl)
             after = await witness.pods()
             assert {name: pod["created"] for name, pod in after.items()} == {
                 name: pod["created"] for name, pod in before.items()
@@ -222,7 +222,7 @@ async def restart(tier: Tier, i: int, tokens: Path, ttl: float) -> Operator:
 
 @pytest.mark.parametrize(("before", "after"), [(4.0, 12.0), (12.0, 4.0)])
 @pytest.mark.timeout(400)
-async def test_a_rolling_restart_with_another_ttl_drops_nobody(
+async def test_a_rolling_restart_with_another_ttl_drops_no_pod(
     before: float, after: float, tokens: Path
 ) -> None:
     async with EtcdCluster() as etcd, Lab() as lab:
@@ -249,7 +249,7 @@ async def test_a_rolling_restart_with_another_ttl_drops_nobody(
                 *(witness.written(name, mark, within=before + DEADLINE) for name in "abcd")
             )
             assert {pod["id"]: pod["seq"] for pod in moved} == numbers
-            await witness.nobody_drops(max(before, after) + 1)
+            await witness.no_pod_drops(max(before, after) + 1)
             assert len(tier.hub.runs) == ran
             killed = asyncio.get_running_loop().time()
             await tier.agents["d"].kill()
