@@ -207,7 +207,10 @@ async def request(
     parts = urlsplit(url)
     path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
     exchange = Exchange(Request(method, path, headers=headers or {}), parts.netloc, limit)
-    host, port = parts.hostname or "", parts.port or (443 if tls else 80)
+    try:
+        host, port = parts.hostname or "", parts.port or (443 if tls else 80)
+    except ValueError as error:
+        raise HTTPError(parts.netloc, str(error)) from None
     writer = None
     try:
         async with asyncio.timeout(timeout):

@@ -20,12 +20,13 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, Never, TypeVar
 
 from kontrol import __version__
+from kontrol.resolver import Resolve
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -176,8 +177,6 @@ NAMES = ("keepalive_emitted", "callback_invoked", "lock_obtained", "md5_changed"
 _EARLY = 64  # events that wait for the first look-up
 _LOOK_UP_EVERY = 60.0  # seconds
 _TIMEOUT = 10.0  # seconds for one
-
-Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
 class Statsd:

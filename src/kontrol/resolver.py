@@ -13,11 +13,14 @@ import contextlib
 import queue
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import asyncio
+
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+"""Returns the addresses of a name, for a port. Raises `OSError`."""
 
 _RECENT = 10.0  # seconds for which an answer that no caller waited for is used
 

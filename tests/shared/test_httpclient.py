@@ -217,6 +217,12 @@ async def test_a_name_that_there_is_not_is_unreachable() -> None:
         await httpclient.request("http://nowhere.invalid", timeout=5)
 
 
+@pytest.mark.parametrize("port", ["99999", "x"])
+async def test_a_port_that_there_is_not_is_an_error(port: str) -> None:
+    with pytest.raises(HTTPError, match=f"127.0.0.1:{port}: .*[Pp]ort"):
+        await httpclient.request(f"http://127.0.0.1:{port}/")
+
+
 async def test_a_name_is_looked_up(ask: Ask) -> None:
     async with serve(answering(Reply(200, "x"))) as served:
         assert (await ask(f"http://localhost:{served.port}")).body == b"x"

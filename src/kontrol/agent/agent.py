@@ -17,12 +17,13 @@ from typing import Never
 
 from kontrol.agent.addresses import Addresses
 from kontrol.agent.payload import PayloadFile
-from kontrol.agent.reporter import Connect, Reporter, Resolve, TierStatus
+from kontrol.agent.reporter import Connect, Reporter, TierStatus
 from kontrol.agent.schedule import Schedule, nonce
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.pod import MAX_COUNTER, Keepalive, parse_keepalive
 from kontrol.ensemble.tiers import Tier
 from kontrol.filewatch import Watch
+from kontrol.resolver import Resolve
 
 log = logging.getLogger(__name__)
 

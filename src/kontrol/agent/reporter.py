@@ -17,7 +17,7 @@ records in the order of their (nonce, n), and the last one it acknowledged is th
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -26,6 +26,7 @@ from typing import Never, Protocol, TypeGuard
 from kontrol.agent.addresses import Addresses
 from kontrol.agent.schedule import LONGEST_SKEW, SECOND, Schedule, skew_past
 from kontrol.ensemble.tiers import Tier
+from kontrol.resolver import Resolve
 from kontrol.rpc.errors import RemoteError, RpcError
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,6 @@ class Record(Protocol):
 
 
 Connect = Callable[[str, int], AbstractAsyncContextManager[Caller]]
-Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
 @dataclass(frozen=True, slots=True)
