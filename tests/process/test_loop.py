@@ -202,8 +202,7 @@ OTHER_CLOCKS = {
     "process/clock.py": "the boot clock itself: without one, macOS falls back",
     "logs.py": "how often a repeated line is written",
     "httpclient.py": "how long a command waits for an answer",
-    "demo/screen.py": "what the demonstration shows",
-    "demo/story.py": "the pace of the demonstration",
+    "demo/scenario.py": "the pace of the demonstration, and what it shows",
 }
 OTHER_LOOPS = {
     "cli/boot.py": "a command that ends",
