@@ -29,8 +29,18 @@ from kontrol_common.text import escaped
 
 Record = Mapping[str, JSON]
 
+VARIABLE = v.MASTER.name
+_CALLBACK = ("TIER", "TERM_ID", "RUN", "PODS_FILE")  # set by a master for its callback
+_TIMEOUT = 5.0  # seconds for one master
+_LIST_DEPTH = 64  # a list of records, which are half as deep
+_NEEDED = (v.PORT.name, v.BIND.name, v.ANNOTATIONS.name, v.KEYS.name)
+
+LIMITS = Limits(frame=512 * 1024, readable=2 * 1024 * 1024, window=8)
+"""Limits of a pod's answers: what is not printed yet is in memory, for a hundred pods."""
+
+_FIELDS = ("id", "key", "seq", "role", "ip", "port", "nonce")
 _GLOB = "*?["
-_DEPTH = 32
+_DEPTH = 32  # of the value of a condition
 
 
 class NoMatch(Exception):
@@ -123,18 +133,6 @@ def condition(text: str) -> tuple[str, str]:
     if not equals or not all(path.split(".")):
         raise BadSelection(f"{text!r}: expected a path and a value, as payload.state=READY")
     return path, wanted
-
-
-VARIABLE = v.MASTER.name
-_CALLBACK = ("TIER", "TERM_ID", "RUN", "PODS_FILE")
-_TIMEOUT = 5.0  # seconds for one master
-_LIST_DEPTH = 64  # a list of records, which are half as deep
-_NEEDED = (v.PORT.name, v.BIND.name, v.ANNOTATIONS.name, v.KEYS.name)
-
-LIMITS = Limits(frame=512 * 1024, readable=2 * 1024 * 1024, window=8)
-"""Limits of a pod's answers: what is not printed yet is in memory, for a hundred pods."""
-
-_FIELDS = ("id", "key", "seq", "role", "ip", "port", "nonce")
 
 
 class NoMaster(Exception):

@@ -16,6 +16,8 @@ _REASONS = {
 _WITHHELD = "standard error requires a token: set KONTROL_TOKEN_FILE"
 _NAMED = 20  # pods that a plan names at most
 SILENT = 3.0  # seconds: a healthy leader reports more often
+HEAD = ("RUN", "STARTED", "TOOK", "PODS", "RESULT", "WHY", "CHANGES")
+NUMBERS = ("RUN", "TOOK", "PODS", "TERM", "TRY")
 _KINDS = ("joined", "left", "lost", "changed")
 
 
@@ -59,10 +61,6 @@ def rows(entries: list[UntrustedJson], now: datetime | None) -> list[list[str | 
         ]
         for entry in entries
     ]
-
-
-HEAD = ("RUN", "STARTED", "TOOK", "PODS", "RESULT", "WHY", "CHANGES")
-NUMBERS = ("RUN", "TOOK", "PODS", "TERM", "TRY")
 
 
 def ledger(entries: list[UntrustedJson], console: Console) -> list[str]:
