@@ -89,7 +89,7 @@ async def test_a_damaged_document_changes_nothing() -> None:
     await restore(MemoryStore(cluster), Records(KEYS), document)
 
 
-SEAT: dict[str, JSON] = {"id": "a", "nonce": "n", "n": 1, "seq": 1}
+REGISTRATION: dict[str, JSON] = {"id": "a", "nonce": "n", "n": 1, "seq": 1}
 APPLIED: dict[str, JSON] = {"run": 1, "digest": "d", "fingerprint": None, "members": []}
 
 
@@ -101,9 +101,9 @@ APPLIED: dict[str, JSON] = {"run": 1, "digest": "d", "fingerprint": None, "membe
         {"seq": True},
         {"term": 2**63},
         {"term": -1},
-        {"seats": {"../k": SEAT}},
-        {"seats": {"k": {**SEAT, "seq": "x"}}},
-        {"seats": {"k": {**SEAT, "left": "x"}}},
+        {"seats": {"../k": REGISTRATION}},
+        {"seats": {"k": {**REGISTRATION, "seq": "x"}}},
+        {"seats": {"k": {**REGISTRATION, "left": "x"}}},
         {"runs": {"5": "hello"}},
         {"runs": {"5": {"run": 6}}},
         {"runs": {"5": {"run": 5, "stderr": "x" * 100_000}}},
@@ -122,7 +122,13 @@ APPLIED: dict[str, JSON] = {"run": 1, "digest": "d", "fingerprint": None, "membe
 async def test_what_masters_could_not_read_is_not_put_there(part: dict[str, JSON]) -> None:
     """They would end, and end again: a record of the store is trusted to be one."""
     store = MemoryStore(MemoryCluster())
-    whole: dict[str, JSON] = {"kontrol": 1, "term": 1, "seq": 3, "seats": {"k": SEAT}, "runs": {}}
+    whole: dict[str, JSON] = {
+        "kontrol": 1,
+        "term": 1,
+        "seq": 3,
+        "seats": {"k": REGISTRATION},
+        "runs": {},
+    }
     with pytest.raises(ArchiveError, match=r"^the document is damaged: \S.*; use another one$"):
         await restore(store, Records(KEYS), {**whole, **part})
     await restore(store, Records(KEYS), {**whole, "applied": APPLIED})

@@ -226,7 +226,7 @@ async def test_a_leader_that_falls_silent_is_told_within_seconds() -> None:
 
 
 async def test_a_leader_that_was_just_killed_is_shown_immediately() -> None:
-    """Its lease lasts for some seconds; its port is closed at once."""
+    """Its lease lasts for some seconds; its port is closed immediately."""
     with socket.socket() as gone, socket.create_server(("127.0.0.1", 0)) as own:
         gone.bind(("127.0.0.1", 0))  # nothing listens
         cluster = MemoryCluster()

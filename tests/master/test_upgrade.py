@@ -198,8 +198,8 @@ async def test_unknown_fields_survive_what_leaders_rewrite() -> None:
 async def test_unknown_fields_survive_what_registries_rewrite() -> None:
     cluster = MemoryCluster()
     store = MemoryStore(cluster)
-    seats = {key: later(key) for key in (KEYS.registration(POD), KEYS.registration(GONE))}
-    await store_all(cluster, {KEYS.counter: b"5", **seats})
+    registrations = {key: later(key) for key in (KEYS.registration(POD), KEYS.registration(GONE))}
+    await store_all(cluster, {KEYS.counter: b"5", **registrations})
     async with running(cluster), running(cluster, id="m2") as two:
         # A pod comes back, changes, leaves; another one does so and moves, and its key is taken.
         await two.ping(record(1, nonce="b"))
@@ -255,7 +255,7 @@ async def damage(cluster: MemoryCluster, *keys: str) -> None:
 @pytest.mark.parametrize("known", ["pods/", "seqs/", "applied/"])
 @pytest.mark.parametrize("lost", ["damaged", "deleted"])
 async def test_no_number_is_given_twice_when_the_counter_is_lost(known: str, lost: str) -> None:
-    """The highest is that of a pod, of a seat, or of the acknowledged list."""
+    """The highest is that of a pod, of a registration, or of the acknowledged list."""
     cluster = MemoryCluster()
     store = MemoryStore(cluster)
     async with running(cluster, Stub()) as master, alive(master, 1, 2):
@@ -305,7 +305,7 @@ async def test_a_damaged_running_record_is_waited_out_and_recorded_as_failed() -
 
 
 @virtual
-async def test_a_damaged_state_is_kept_and_given_to_nobody() -> None:
+async def test_a_damaged_state_is_kept_and_not_handed_out() -> None:
     cluster, callback = MemoryCluster(), Stub(outcome=lambda _: replace(GOOD, state=b'{"x":1}'))
     async with running(cluster, callback) as master, alive(master, 1):
         await asyncio.sleep(3)

@@ -67,7 +67,7 @@ def test_text_names_of_files_and_quotes(tmp_path: Path) -> None:
     ]
 
 
-def test_every_exemption_is_still_of_a_file() -> None:
+def test_every_exemption_and_quote_is_still_needed() -> None:
     paths = set(files(ROOT))
     for exempt in BANNED.exempt:
         assert any(path == exempt or path.startswith(f"{exempt}/") for path in paths), exempt
