@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
@@ -152,13 +153,19 @@ class Swept:
 
 
 @virtual
-async def test_a_registration_is_stamped_once_and_deleted_a_day_later() -> None:
+async def test_a_registration_is_stamped_once_and_deleted_a_day_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     swept = Swept()
     await swept.prepare()
     sweep = await swept.term()
+    caplog.set_level(logging.INFO)
+    caplog.clear()
     assert [await swept.after(sweep, HOUR) for _ in range(25)] == [0] * 25
+    assert caplog.messages == []
     assert await swept.after(sweep, HOUR) == 1
     assert not await present(swept.cluster)
+    assert caplog.messages == ["deleted 1 registrations of pods that were away for long"]
 
 
 @virtual
