@@ -216,10 +216,10 @@ async def test_a_user_is_asked_for_where_one_is_needed(password: Path) -> None:
     async with EtcdCluster() as cluster, client(cluster.endpoints) as store:
         await put(store, "/k/a")
         await cluster.enable_auth("kontrol", "secret", "/k/")
-        with pytest.raises(Denied, match="give a user"):
+        with pytest.raises(Denied, match="set a user"):
             await put(store, "/k/a")
         async with store.watch("/k/a", start=2) as watch:
-            with pytest.raises(Denied, match="give a user"):
+            with pytest.raises(Denied, match="set a user"):
                 await take(aiter(watch), 1)
 
 
