@@ -8,6 +8,7 @@ With KONTROL_TEST_STRICT=1, as in CI, leaving out is a failure, and so is a skip
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Generator
 from typing import Any
@@ -40,6 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
     )
     hypothesis.settings.load_profile("tests")
+    # A shell starts a background job with this signal ignored, and all programs below inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[LEFT_OUT] = []
     config.stash[SKIPPED] = []
     config.pluginmanager.register(timeouts)
