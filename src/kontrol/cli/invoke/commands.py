@@ -148,7 +148,7 @@ def _invoke(options: argparse.Namespace, words: list[str], made: argparse.Argume
     except NoMaster as error:
         say(str(error))
         return UNANSWERED
-    except ExceptionGroup as group:
+    except ExceptionGroup as group:  # a reader that went away ends the command as it ends others
         for leaf in leaves(group):
             if isinstance(leaf, BrokenPipeError):
                 raise leaf from None

@@ -24,7 +24,7 @@ from kontrol_common.text import escaped, escaped_json
 _RARE = ("node", "zone", "payload")
 _FIRST = ("seq", "id", "role", "ip", "key", *_RARE)
 
-_EVERY = 1.0  # seconds between requests
+_EVERY = 1.0  # seconds between requests: REST has no stream of changes to wait for
 _ENTER = "\x1b[?1049h\x1b[?25l"  # the alternate screen, without a cursor
 _LEAVE = "\x1b[?25h\x1b[?1049l"
 _HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
