@@ -1,18 +1,23 @@
 """The tier's TTL is the leader's; when it changes, every pod gets such a lease, and none drops."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 from tests.master.reports import Reporter, Slow, born, reporting
 from tests.master.support import KEYS, Stub, record, running
-from tests.support.memory import MemoryCluster, MemoryStore, core
+from tests.support.memory import MemoryCluster, MemoryStore, Reliable, Request, Txn, core
 from tests.support.simloop import virtual
 
+from kontrol.ensemble.pod import Pod, parse_keepalive
 from kontrol.master.master import Master
 from kontrol.master.records.masters import Candidate
-from kontrol.store.protocol import Put, Range
+from kontrol.store.protocol import Ambiguous, Put, Range
+
+_Answer = TypeVar("_Answer")
 
 
 def leases(cluster: MemoryCluster) -> set[int]:
@@ -227,3 +232,43 @@ async def test_a_lease_that_was_replaced_is_revoked() -> None:
         assert await store.refresh(first) == 0
         assert await store.refresh(second) == 6
         assert dropped(cluster) == []
+
+
+class Losing(Reliable):
+    """A network that loses the answer to the next write of a pod, and calls `meanwhile` then."""
+
+    def __init__(self, meanwhile: Callable[[], Awaitable[None]]) -> None:
+        self._meanwhile = meanwhile
+        self.armed = False
+
+    async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:
+        answer = await super().call(request, do)
+        ops = request.then if isinstance(request, Txn) and request.writes else ()
+        if self.armed and any(op.key.startswith(KEYS.pods) for op in ops):
+            self.armed = False
+            await self._meanwhile()
+            raise Ambiguous("the answer was lost")
+        return answer
+
+
+@virtual
+async def test_the_lease_of_a_join_that_is_done_again_is_not_revoked() -> None:
+    """Its answer was lost, and an older record of the pod has appeared at another address."""
+    cluster = MemoryCluster()
+    store = MemoryStore(cluster)
+    mine = parse_keepalive(record(1, nonce="b"))
+    older = parse_keepalive(record(1, ip="10.0.0.9", nonce="a"))
+
+    async def appears() -> None:
+        lease = (await store.grant(60)).id
+        await store.txn([], [Put(KEYS.pod(older.key), Pod.of(older, 9).encode(), lease)])
+        await asyncio.sleep(1)
+
+    network = Losing(appears)
+    async with running(cluster, ttl=25.0, network=network) as master:
+        await asyncio.sleep(1)
+        network.armed = True
+        await master.registry.ping(record(1, nonce="b"))
+        await asyncio.sleep(3)
+        assert dropped(cluster) == [KEYS.pod(older.key)]
+        assert [pod["key"] for pod in master.pods()] == [mine.key]

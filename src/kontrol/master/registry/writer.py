@@ -241,7 +241,7 @@ class Writer:
         for entry, number in zip(batch, numbers, strict=True):
             self._senders.wrote(entry)
             live = entry.view.live
-            if isinstance(entry.decision, Join) and live is not None and live.lease:
+            if isinstance(entry.decision, Join) and live and live.lease not in (0, entry.lease):
                 self._leases.revoke(live.lease)  # its record has another one now
             entry.settle(_answer(entry, number))
         return True
