@@ -22,13 +22,13 @@ if os.fork():
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if "clean" in sys.argv:
     os.execve(sys.executable, [sys.executable, "-c", IGNORANT], {})
-print("daemon", os.getpid(), flush=True)
+os.write(1, b"daemon %d\\n" % os.getpid())
 time.sleep(600)
 """
 IGNORANT = """
 import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print("daemon", os.getpid(), flush=True)
+os.write(1, b"daemon %d\\n" % os.getpid())
 time.sleep(600)
 """
 
