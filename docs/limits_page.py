@@ -120,7 +120,7 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
     "The REST endpoint": (
         "",
         (
-            Limit("kontrol.web.limits:Limits"),
+            Limit("kontrol.web.message:Limits"),
             Limit("kontrol.web.access:_MOST", "Bytes of the token file."),
         ),
     ),

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tests.web.support import DEADLINE, READER, SECRET, WRITER, FakeView, Outage, get, serving
 
-from kontrol.web.limits import Limits
+from kontrol.web.message import Limits
 from kontrol.web.routes import ROUTES
 from kontrol.web.web import Web
 

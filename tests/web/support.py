@@ -12,8 +12,7 @@ from typing import Any
 import h11
 
 from kontrol.ensemble.canonical import JSON
-from kontrol.web.limits import Limits
-from kontrol.web.message import Request, Response
+from kontrol.web.message import Limits, Request, Response
 from kontrol.web.view import Document, OperatorAction
 from kontrol.web.web import Web
 

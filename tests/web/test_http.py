@@ -25,7 +25,7 @@ from tests.web.support import (
 )
 
 from kontrol.listener import BindError
-from kontrol.web.limits import Limits
+from kontrol.web.message import Limits
 from kontrol.web.web import Web
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"

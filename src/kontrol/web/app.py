@@ -14,8 +14,7 @@ from kontrol.ratelimit import LogLimiter, RateLimiter
 from kontrol.web import hosts
 from kontrol.web.access import Access, Gate
 from kontrol.web.handlers import ApiRequest, Handlers
-from kontrol.web.limits import Limits
-from kontrol.web.message import HttpError, Request, Response
+from kontrol.web.message import HttpError, Limits, Request, Response
 from kontrol.web.routes import Route, Router
 
 log = logging.getLogger(__name__)

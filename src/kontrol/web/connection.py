@@ -16,8 +16,7 @@ from collections.abc import Awaitable, Callable
 
 import h11
 
-from kontrol.web.limits import Limits
-from kontrol.web.message import HttpError, Request, Response
+from kontrol.web.message import HttpError, Limits, Request, Response
 
 _CHUNK = 8 * 1024  # bytes read in one go
 _LINGER_BYTES = 256 * 1024

@@ -1,16 +1,27 @@
 """The endpoint as one thing to run, and its own numbers."""
 
-from collections.abc import Iterable, Sequence
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Never
+from typing import TYPE_CHECKING, Never
 
+from kontrol.listener import Guest, Listener
 from kontrol.metrics import Metric, render
 from kontrol.web.access import Gate
 from kontrol.web.app import App, Outages
+from kontrol.web.connection import Connection, Respond
 from kontrol.web.handlers import Checks, Handlers, Metrics
-from kontrol.web.limits import Limits
-from kontrol.web.server import http_listener
+from kontrol.web.message import Limits
 from kontrol.web.view import View
+
+if TYPE_CHECKING:  # OpenSSL is loaded only by a process that speaks TLS
+    import ssl
+
+log = logging.getLogger(__name__)
+
+_HANDSHAKE = 10.0  # seconds for TLS's
 
 
 class WebError(Exception):
@@ -61,7 +72,7 @@ class Web:
             outages=outages,
             full=full,
         )
-        self.listener = http_listener(self.app.respond, limits=limits, tls=certificate)
+        self.listener = _http_listener(self.app.respond, limits=limits, tls=certificate)
 
     async def bind(self, host: str, port: int) -> int:
         """Listen, and return the port; see `Listener.bind`. Raises `BindError`."""
@@ -79,6 +90,39 @@ class Web:
 
 def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _http_listener(
+    respond: Respond, *, limits: Limits, tls: "Callable[[], ssl.SSLContext] | None" = None
+) -> Listener:
+    """Return a listener whose connections speak HTTP.
+
+    `tls` returns the context for the next connection, and is None for plain HTTP.
+    """
+
+    async def converse(accepted: socket.socket, guest: Guest) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=limits.head, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        try:
+            context = None if tls is None else tls()
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol,
+                accepted,
+                ssl=context,
+                ssl_handshake_timeout=None if context is None else _HANDSHAKE,
+            )
+        except OSError as error:
+            log.debug("%s: no TLS connection: %s", guest.peer, error)
+            return
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        connection = Connection(reader, writer, guest.peer, respond=respond, limits=limits)
+        guest.talk = connection
+        await connection.run()
+
+    return Listener(
+        converse, connections=limits.connections, per_address=limits.connections_per_address
+    )
 
 
 WEB: tuple[Metric[Web], ...] = (
