@@ -159,6 +159,19 @@ async def test_a_change_before_it_is_awaited(tmp_path: Path) -> None:
     assert callback.fingerprint() != before
 
 
+async def test_a_change_that_has_settled_counts_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kontrol.master.callback._SETTLE_MAX", 10 * DEADLINE)
+    hook = tmp_path / "on-change"
+    put(hook, "one")
+    callback = build(str(hook))
+    callback.fingerprint()
+    replace(hook, "two")
+    async with asyncio.timeout(DEADLINE):
+        await callback.changed()
+
+
 async def test_a_change_may_be_awaited_before_anything_was_read(
     tmp_path: Path, looks: Looks
 ) -> None:

@@ -239,6 +239,20 @@ async def test_a_candidate_whose_lease_is_gone_campaigns_again_although_no_watch
 
 
 @virtual
+async def test_a_candidate_whose_key_is_deleted_campaigns_again_before_its_lease_ends() -> None:
+    cluster = MemoryCluster()
+    store = MemoryStore(cluster)
+    async with running(cluster), running(cluster, Stub(), id="m2") as two:
+        await asyncio.sleep(1)
+        kv = next(kv for kv in two.election.candidates if b'"m2"' in kv.value)
+        await store.txn([], [Delete(kv.key)])
+        await asyncio.sleep(1)
+        kvs = (await store.range(Range(KEYS.candidates, prefix=True))).kvs
+        assert [b'"m2"' in kv.value for kv in kvs] == [False, True]
+        assert kvs[1].key != kv.key
+
+
+@virtual
 async def test_a_leader_is_one_until_its_deadline_though_the_store_is_silent() -> None:
     """The first proof that fails does not depose it; the deadline does, and not later."""
     cluster, network = MemoryCluster(), Faulty()

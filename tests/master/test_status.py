@@ -397,6 +397,15 @@ def test_a_chain_is_of_changes_soon_after_the_run_before_and_of_the_same_pods() 
     assert chain.follows(53.0, c) == 0  # another pod
     chain.ended(60.0)
     assert chain.follows(60.1 + SOON, a) == 0  # too late
+    chain.ended(70.0)
+    assert chain.follows(71.0, c) == 0  # the pods of runs before the pause do not count
+
+
+def test_a_change_soon_after_a_run_for_another_reason_counts_whatever_its_pods() -> None:
+    chain = Chain()
+    chain.follows(0.0, set())  # asked for, say
+    chain.ended(5.0)
+    assert chain.follows(6.0, {"a"}) == 1
 
 
 @virtual

@@ -108,6 +108,15 @@ class Clock:
         return self.now
 
 
+class NoNumbers:
+    """A tier in which no pod gets a number."""
+
+    highest = 0
+
+    async def numbered(self, number: int) -> None:
+        await asyncio.Event().wait()
+
+
 class Swept:
     """A store with the registration of a pod that is gone, and terms that sweep it."""
 
@@ -140,6 +149,7 @@ class Swept:
             age=age,
             clock=self.clock,
             wall=off(timedelta()),
+            numbers=NoNumbers(),
         )
 
     async def after(self, sweep: Sweep, seconds: float) -> int:
@@ -357,6 +367,7 @@ async def test_a_registration_that_moves_while_it_is_swept_is_left_and_the_other
             age=1,
             clock=loop.time,
             wall=off(timedelta()),
+            numbers=NoNumbers(),
             max_pods=1,
         )
         assert await sweep.sweep() == 5, "six of eight are too many, and one of these is back"

@@ -127,8 +127,8 @@ class Leadership:
             age=config.sweep_age,
             clock=host.clock,
             wall=host.wall,
-            max_pods=config.max_pods,
             numbers=tier.mirror,
+            max_pods=config.max_pods,
         )
         self._chain = Chain()
         self._digest = ""

@@ -67,8 +67,8 @@ class Sweep:
         age: float,
         clock: Callable[[], float],
         wall: Callable[[], str],
+        numbers: Numbers,
         max_pods: int = 50_000,
-        numbers: Numbers | None = None,
     ) -> None:
         """`every` and `age` are in seconds, as is `clock`, a clock that cannot be set.
 
@@ -99,10 +99,7 @@ class Sweep:
 
     async def _many(self) -> None:
         """Wait until as many new pods got numbers as the tier may have."""
-        if self._numbers is None:
-            await asyncio.Event().wait()
-        else:
-            await self._numbers.numbered(self._numbers.highest + self._max_pods)
+        await self._numbers.numbered(self._numbers.highest + self._max_pods)
 
     async def sweep(self) -> int:
         """Stamp and delete unused registrations; returns how many were deleted.
