@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterable
 
-from kontrol import cli
 from kontrol.cli.command import Command
 from kontrol.cli.completion import Argument, Node, tree
+from kontrol.cli.contents import ROWS
+from kontrol.cli.parser import parser
 from kontrol.settings.variables import VARIABLES
 
 _MARKED = re.compile(r"(`[^`]+`|(?<![\w-])--?[a-z][\w-]*|KONTROL_[A-Z_]+)")
@@ -15,9 +16,8 @@ _VARIABLES = {variable.name for variable in VARIABLES}
 def render() -> str:
     """Return reStructuredText: a section for each command, with all that it takes."""
     lines: list[str] = []
-    for node in tree(cli.parser()).children:
-        [command] = [row for row in cli.COMMANDS if row.name == node.words[1]]
-        lines += [*_command(command, node), ""]
+    for row, node in zip(ROWS, tree(parser()).children, strict=True):
+        lines += [*_command(row.load(), node), ""]
     return "\n".join(lines)
 
 
@@ -36,8 +36,8 @@ def _mark(part: str) -> str:
 
 def _command(command: Command, node: Node) -> Iterable[str]:
     title = f"``{' '.join(node.words)}``"
-    yield from (f".. _command-{command.name}:", "", title, "-" * len(title), "")
-    yield from (escape(f"{command.help[0].upper()}{command.help[1:]}."), "")
+    yield from (f".. _command-{node.words[1]}:", "", title, "-" * len(title), "")
+    yield from (escape(f"{node.help[0].upper()}{node.help[1:]}."), "")
     yield from (".. code-block:: console", "", f"   $ {command.example}", "")
     for below in node.walk():
         if below is not node:

@@ -15,7 +15,6 @@ written as Python writes it: `\n`, `\x1b`, `\u200f`.
 A backslash is no such character, so escapes cannot be undone: this is for people.
 """
 
-import json
 import re
 
 _SUSPECT = re.compile(r"[^ -~]")
@@ -40,6 +39,8 @@ def escaped_json(value: object, indent: int | None = None) -> str:
     A reader gets the same value back. With `indent`, in spaces, line ends between values stay.
     Raises `TypeError` for what has no form in JSON.
     """
+    import json
+
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return _SUSPECT_IN_JSON.sub(
         lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text

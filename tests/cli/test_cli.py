@@ -10,15 +10,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from tests.cli.conftest import Run
 
-from kontrol import __version__, cli
+from kontrol import __version__
 from kontrol.agent.control import Who, serve
 from kontrol.cli.command import say
+from kontrol.cli.contents import ROWS
 from kontrol.ensemble.pod import key_of
 from kontrol.settings import Settings
 from kontrol.settings import variables as v
@@ -53,9 +55,9 @@ def test_help_has_an_example_and_the_statuses(
 
 
 def test_every_command_has_help_and_an_example() -> None:
-    for command in cli.COMMANDS:
-        assert command.help
-        assert f"kontrol {command.name}" in command.example
+    for row in ROWS:
+        assert row.help
+        assert f"kontrol {row.name}" in row.load().example
 
 
 @pytest.mark.parametrize(
@@ -91,8 +93,8 @@ def test_every_exit_status_is_in_the_help(run: Run, capsys: pytest.CaptureFixtur
     shown = set(re.findall(r"^  (\d+)  ", capsys.readouterr().out, re.MULTILINE))
     own = {
         status
-        for command in cli.COMMANDS
-        for status in re.findall(r"^  (\d+)  ", command.statuses, re.MULTILINE)
+        for row in ROWS
+        for status in re.findall(r"^  (\d+)  ", row.load().statuses, re.MULTILINE)
     }
     assert own <= shown
     page = (Path(__file__).parents[2] / "docs" / "commands.rst").read_text("utf-8")
@@ -488,6 +490,18 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     code = "import os, sys; from kontrol.cli import main; r, w = os.pipe(); os.close(r)\n"
     done = command(f"{code}os.dup2(w, 1); sys.exit(main(['config']))")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_command_of_a_module_is_in_the_table() -> None:
+    there = {(row.module, name) for row in ROWS for name in import_module(row.module).COMMANDS}
+    assert there == {(row.module, row.name) for row in ROWS}
+
+
+def test_the_command_is_the_first_word_that_is_no_option(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("-d", "config", "--json", **DEBUG) == 0
+    assert json.loads(capsys.readouterr().out)
 
 
 def test_commands_load_no_more_than_they_need() -> None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import pytest
 from tests.cli.conftest import Run
 
-from kontrol import cli
 from kontrol.cli.completion import tree
+from kontrol.cli.contents import ROWS
+from kontrol.cli.parser import parser
 
-ROOT = tree(cli.parser())
+ROOT = tree(parser())
 
 
 def script(run: Run, capsys: pytest.CaptureFixture[str], shell: str) -> str:
@@ -35,7 +36,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 def test_the_tree_has_every_command_and_its_options() -> None:
     nodes = {node.words[1:]: node for node in ROOT.walk()}
-    assert {words[0] for words in nodes if words} == {command.name for command in cli.COMMANDS}
+    assert {words[0] for words in nodes if words} == {row.name for row in ROWS}
     assert ("keys", "rotate") in nodes
     flags = {flag for argument in nodes["invoke",].arguments for flag in argument.flags}
     assert {"--where", "--parallel", "--help"} <= flags

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from docs import commands_page, limits_page, rpc_page
-from kontrol import cli
 from kontrol.cli.completion import tree
+from kontrol.cli.contents import ROWS
+from kontrol.cli.parser import parser
 from kontrol.rpc.methods import Signature
 
 ROOT = Path(__file__).parents[2]
@@ -19,9 +20,9 @@ _INNER = ("kontrol.store", "kontrol.rpc.events")
 
 def test_the_page_has_every_command_and_all_that_it_takes() -> None:
     page = commands_page.render()
-    nodes = list(tree(cli.parser()).walk())[1:]
+    nodes = list(tree(parser()).walk())[1:]
     assert re.findall(r"^``kontrol (\w[\w-]*)``\n-", page, re.MULTILINE) == [
-        command.name for command in cli.COMMANDS
+        row.name for row in ROWS
     ]
     for node in nodes:
         _, _, part = page.partition(f".. program:: {' '.join(node.words)}\n")
@@ -30,7 +31,7 @@ def test_the_page_has_every_command_and_all_that_it_takes() -> None:
         for argument in node.arguments:
             for flag in argument.flags:
                 assert f"{flag}" in part or flag in ("-h", "--help"), (node.words, flag)
-    for command in cli.COMMANDS:
+    for command in (row.load() for row in ROWS):
         assert f"   $ {command.example}\n" in page
         for status in re.findall(r"^  (\d+)  ", command.statuses, re.MULTILINE):
             assert f"- Exit status {status}" in page

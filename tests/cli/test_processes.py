@@ -8,7 +8,9 @@ import sys
 import pytest
 from tests.cli.master import DIGEST, Master, status
 
-from kontrol import cli
+from kontrol.cli import completion
+from kontrol.cli.contents import ROWS
+from kontrol.cli.operate import archive
 from kontrol.cli.operate import commands as operate
 
 # What a command of this part may not load: it would cost more than what it does.
@@ -43,7 +45,7 @@ def kontrol(master: Master, *words: str, **environ: str) -> subprocess.Completed
 
 
 def test_every_command_is_tried() -> None:
-    assert set(WORDS) == {command.name for command in operate.COMMANDS}
+    assert set(WORDS) == {*operate.COMMANDS, *archive.COMMANDS, *completion.COMMANDS}
 
 
 @pytest.mark.parametrize("name", WORDS)
@@ -90,7 +92,7 @@ def test_asking_loads_little(master: Master) -> None:
 
 
 def test_help_names_an_example_and_the_statuses() -> None:
-    for command in cli.COMMANDS:
-        assert command.name in command.example
-        assert command.help[0].islower()
-        assert not command.help.endswith(".")
+    for row in ROWS:
+        assert row.name in row.load().example
+        assert row.help[0].islower()
+        assert not row.help.endswith(".")

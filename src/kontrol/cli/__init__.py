@@ -1,46 +1,24 @@
 """The commands of `kontrol`. Without a command, it runs the daemon that the environment configures.
 
-Each command is one row of a table: its options, what it does, and an example for its help. What a
-command needs is imported when it runs, so that `kontrol config` is quick.
+The table of commands is `contents`. What a command needs is imported when it is given, and the
+parser of arguments when there are any, so that a command starts fast and a daemon stays small
+(decision 0178).
 """
 
-import argparse
 import io
 import os
 import sys
-import traceback
 from collections.abc import Sequence
-from types import TracebackType
+from typing import TYPE_CHECKING
 
 from kontrol import __version__
-from kontrol.cli import boot, keys, local
-from kontrol.cli.command import (
-    ALL_STATUSES,
-    DONE,
-    INTERRUPTED,
-    STATUSES,
-    Command,
-    Parser,
-    complain,
-    say,
-)
-from kontrol.cli.invoke import commands as invoke
-from kontrol.cli.operate import commands as operate
-from kontrol.settings import assemble, examine
-from kontrol.settings import variables as v
+from kontrol.cli.command import DONE, INTERRUPTED, check_cloud, complain, say
 
-COMMANDS = (
-    *local.COMMANDS,
-    *operate.COMMANDS,
-    *invoke.COMMANDS,
-    *keys.COMMANDS,
-    *boot.COMMANDS,
-)
+if TYPE_CHECKING:
+    import argparse
+    from types import TracebackType
 
-_EXAMPLE = """\
-example:
-  KONTROL_MODE=debug KONTROL_ETCD=embedded KONTROL_CALLBACK='sh -c "echo $PODS >&2"' kontrol
-"""
+    from kontrol.cli.command import Command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,14 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.excepthook = _internal_error
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-    root = parser()
-    options, others = root.parse_known_args(argv)
-    command: Command | None = options.command
-    if others and not (command and command.passes):
-        used: argparse.ArgumentParser = options.used
-        used.error(f"unrecognized arguments: {' '.join(others)}")
+    words = sys.argv[1:] if argv is None else argv
     try:
-        status = command.run(options, others) if command else _daemon(options)
+        status = _command(words) if words else _daemon(debug=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -65,9 +38,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _daemon(options: argparse.Namespace) -> int:
+def _command(words: Sequence[str]) -> int:
+    from kontrol.cli.parser import parser
+
+    # The options before a command take no value: the first word that is none names it.
+    root = parser(next((word for word in words if not word.startswith("-")), ""))
+    options, others = root.parse_known_args(words)
+    command: Command | None = options.command
+    if others and not (command and command.passes):
+        used: argparse.ArgumentParser = options.used
+        used.error(f"unrecognized arguments: {' '.join(others)}")
+    return command.run(options, others) if command else _daemon(debug=options.debug)
+
+
+def _daemon(*, debug: bool) -> int:
+    from kontrol.settings import assemble, examine
+    from kontrol.settings import variables as v
+
     resolved = examine(os.environ)
-    boot.check_cloud(resolved)
+    check_cloud(resolved)
     if resolved.mistakes:
         status = complain(resolved)
         if v.MODE.name not in os.environ:
@@ -77,7 +66,7 @@ def _daemon(options: argparse.Namespace) -> int:
             )
         return status
     settings = assemble(resolved)
-    if options.debug:
+    if debug:
         settings = settings.replace(v.MODE, settings[v.MODE] | {"verbose"})
 
     from kontrol.daemon import run
@@ -87,40 +76,12 @@ def _daemon(options: argparse.Namespace) -> int:
         return run(settings)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands, from which completion and documentation are made."""
-    root = Parser(
-        prog="kontrol",
-        description=(
-            "Without a command: run the daemon, an agent, a master or both as KONTROL_MODE says."
-        ),
-        epilog=f"{_EXAMPLE}\n{ALL_STATUSES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    root.add_argument("--version", action="version", version=f"kontrol {__version__}")
-    root.add_argument("-d", dest="debug", action="store_true", help="log debug messages")
-    root.set_defaults(command=None, used=root)
-    commands = root.add_subparsers(title="commands", metavar="COMMAND")
-    for command in COMMANDS:
-        sub = commands.add_parser(
-            command.name,
-            help=command.help,
-            description=f"{command.help[0].upper()}{command.help[1:]}.",
-            epilog=f"example:\n  {command.example}\n\n{STATUSES}{command.statuses}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-            add_help=not command.passes,
-        )
-        command.configure(sub)
-        sub.set_defaults(command=command, used=sub)
-    return root
-
-
 def _internal_error(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    kind: type[BaseException], error: BaseException, trace: "TracebackType | None"
 ) -> None:
     """Print an unexpected error; the interpreter then exits with status 1."""
+    import traceback
+
     traceback.print_exception(kind, error, trace)
     say(
         f"internal error in version {__version__}. This is a bug in Kontrol: please report it with "

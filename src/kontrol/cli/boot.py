@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kontrol.boot import ACCOUNT, PODINFO
 from kontrol.cli.address import own_address
-from kontrol.cli.command import DONE, Command, refuse, say, seconds
+from kontrol.cli.command import DONE, Command, check_cloud, refuse, say, seconds
 from kontrol.settings import variables as v
 from kontrol.settings.resolve import Resolved, resolve
 from kontrol_common.text import escaped, escaped_json
@@ -43,14 +43,6 @@ def _boot(options: argparse.Namespace, _others: list[str]) -> int:
         return status
     with ended_by_signals():
         return _run(options, resolved)
-
-
-def check_cloud(resolved: Resolved) -> None:
-    """Add a mistake if KONTROL_CLOUD is set and names no cloud that boot knows."""
-    if resolved.get(v.CLOUD) not in (None, "auto", "none"):
-        from kontrol.boot.cloud import check_name
-
-        check_name(resolved)
 
 
 def _run(options: argparse.Namespace, resolved: Resolved) -> int:
@@ -205,13 +197,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     command.required = False
 
 
-COMMANDS = (
-    Command(
-        "boot",
-        "find what this pod and its node are, export it, and execute supervisord or COMMAND",
+COMMANDS = {
+    "boot": Command(
         "kontrol boot --print",
         _boot,
         _configure,
         statuses=_STATUSES,
     ),
-)
+}

@@ -1,21 +1,18 @@
 """What all commands share: their row in the table, exit statuses, and messages to people."""
 
-import argparse
 import contextlib
-import difflib
-import logging
 import os
-import re
-import stat
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
-from kontrol.ensemble.numbers import decimal, whole
-from kontrol.settings import Mistake, SettingsError
-from kontrol.settings.resolve import Resolved
 from kontrol_common.text import escaped
+
+if TYPE_CHECKING:  # every command, and the daemon, imports this module: it imports little itself
+    import argparse
+
+    from kontrol.settings import Mistake
+    from kontrol.settings.resolve import Resolved
 
 DONE, INTERNAL, USAGE, NOTHING, UNANSWERED, REFUSED = range(6)
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -38,43 +35,28 @@ ALL_STATUSES = f"""\
 See `kontrol COMMAND --help` for what they mean for each command.
 """
 
-_INVALID = re.compile(r"(.*): invalid choice: '(.*)' \(choose from (.*)\)\Z", re.DOTALL)
 
-
-class Parser(argparse.ArgumentParser):
-    """A parser that suggests the nearest valid word; the parsers of commands are of this class."""
-
-    def error(self, message: str) -> NoReturn:
-        """Leave with status 2."""
-        if found := _INVALID.match(message):
-            what, given, choices = found.groups()
-            known = [choice.strip(" '\"") for choice in choices.split(",")]
-            near = difflib.get_close_matches(given, known, 1)
-            meant = f": did you mean {near[0]}?" if near else ""
-            message = f"{what}: {given!r} is unknown{meant} (expected {', '.join(known)})"
-        super().error(escaped(message, keep="\n"))
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One command. `statuses` are the lines of its help on its own exit statuses.
+class Command(NamedTuple):
+    """What a command does. `statuses` are the lines of its help on its own exit statuses.
 
     `run` gets the options and, if `passes`, all words after the command's name, which it parses
     with the parser that `parser` returns; completion and the documentation are made from that.
     """
 
-    name: str
-    help: str
     example: str
-    run: Callable[[argparse.Namespace, list[str]], int]
-    configure: Callable[[argparse.ArgumentParser], None] = lambda _parser: None
+    run: "Callable[[argparse.Namespace, list[str]], int]"
+    configure: "Callable[[argparse.ArgumentParser], None]" = lambda _parser: None
     statuses: str = ""
     passes: bool = False
-    parser: Callable[[], argparse.ArgumentParser] | None = None
+    parser: "Callable[[], argparse.ArgumentParser] | None" = None
 
 
 def seconds(text: str) -> float:
     """Parse a time limit. Raises `argparse.ArgumentTypeError`."""
+    import argparse
+
+    from kontrol.ensemble.numbers import decimal
+
     with contextlib.suppress(ValueError):
         number = decimal(text)
         if 0 < number <= 86_400:
@@ -86,6 +68,9 @@ def seconds(text: str) -> float:
 
 def count(least: int, most: int, what: str = "") -> Callable[[str], int]:
     """Return a parser of whole numbers, for argparse; `what` is its error message."""
+    import argparse
+
+    from kontrol.ensemble.numbers import whole
 
     def parse(text: str) -> int:
         try:
@@ -98,6 +83,8 @@ def count(least: int, most: int, what: str = "") -> Callable[[str], int]:
 
 def warn_of_readers(what: str, remedy: str) -> None:
     """Warn if standard output, which gets secrets, is a file that others can read."""
+    import stat
+
     try:
         found = os.fstat(sys.stdout.fileno())
     except (OSError, ValueError):  # it is closed, or has no descriptor
@@ -106,17 +93,31 @@ def warn_of_readers(what: str, remedy: str) -> None:
         say(f"warning: others can read this file (mode {mode:03o}), which gets {what}: {remedy}")
 
 
-def complain(resolved: Resolved) -> int:
+def check_cloud(resolved: "Resolved") -> None:
+    """Add a mistake if KONTROL_CLOUD is set and names no cloud that boot knows."""
+    from kontrol.settings import variables as v
+
+    if resolved.get(v.CLOUD) not in (None, "auto", "none"):
+        from kontrol.boot.cloud import check_name
+
+        check_name(resolved)
+
+
+def complain(resolved: "Resolved") -> int:
     """Print every mistake in the settings, and what may explain it. Returns the exit status."""
+    import logging
+
     for level, text in resolved.notes:
         say(f"{logging.getLevelName(level).lower()}: {text}")
     return refuse(resolved.mistakes)
 
 
-def refuse(mistakes: Sequence[Mistake]) -> int:
+def refuse(mistakes: "Sequence[Mistake]") -> int:
     """Print every mistake in the settings. Returns the exit status."""
     if not mistakes:
         return DONE
+    from kontrol.settings import SettingsError
+
     say(str(SettingsError(mistakes)))
     return USAGE
 

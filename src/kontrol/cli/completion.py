@@ -85,7 +85,7 @@ def _argument(parser: argparse.ArgumentParser, action: argparse.Action) -> Argum
 
 
 def _completion(options: argparse.Namespace, _others: list[str]) -> int:
-    from kontrol.cli import parser
+    from kontrol.cli.parser import parser
 
     print(_SHELLS[options.shell](tree(parser())), end="")
     return DONE
@@ -218,12 +218,10 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=tuple(_SHELLS), help="the shell")
 
 
-COMMANDS = (
-    Command(
-        "completion",
-        "print the completion script of a shell",
+COMMANDS = {
+    "completion": Command(
         "source <(kontrol completion bash)",
         _completion,
         _configure,
     ),
-)
+}

@@ -113,12 +113,10 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     add("show", _show, "list the public keys, and which secret keys are in the folder")
 
 
-COMMANDS: tuple[Command, ...] = (
-    Command(
-        "keys",
-        "make, print and rotate the keys of KONTROL_KEYS",
+COMMANDS = {
+    "keys": Command(
         "kontrol keys make keys && kontrol keys secret keys --kind agent | kubectl apply -f -",
         _run,
         _configure,
     ),
-)
+}

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kontrol.cli.boot import check_cloud
 from kontrol.cli.command import (
     DONE,
     REFUSED,
     UNANSWERED,
     Command,
+    check_cloud,
     complain,
     refuse,
     say,
@@ -149,29 +149,23 @@ def _configure_leave(parser: argparse.ArgumentParser) -> None:
     )
 
 
-COMMANDS = (
-    Command(
-        "config",
-        "print the settings in force, and where each value came from",
+COMMANDS = {
+    "config": Command(
         "KONTROL_MODE=debug kontrol config",
         _config,
         _configure_config,
     ),
-    Command(
-        "leave",
-        "deregister this pod now, for example from a preStop hook",
+    "leave": Command(
         "kontrol leave redis-0 --yes",
         _leave,
         _configure_leave,
         statuses="  4  no agent answered, or a tier did not acknowledge the deregistration\n"
         "  5  nothing was done: the agent reports another pod, or you answered no\n",
     ),
-    Command(
-        "demo",
-        "run a whole ensemble on this machine for half a minute, and show what happens",
+    "demo": Command(
         "kontrol demo",
         _demo,
         passes=True,
         parser=_demo_parser,
     ),
-)
+}

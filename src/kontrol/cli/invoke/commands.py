@@ -20,6 +20,7 @@ from kontrol.cli.command import (
     say,
     seconds,
 )
+from kontrol.cli.contents import INVOKE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +34,6 @@ _MOST = 256  # pods at a time: each takes three sockets, and ZeroMQ's context ha
 _DESCRIPTORS = 5  # of one connection
 _OTHERS = 50  # descriptors that are not of connections
 
-_NAME = "invoke"
-_HELP = "run a command on pods, and show its output as it comes"
 _EXAMPLE = "kontrol invoke --role redis -- redis-cli ping"
 _OWN = f"""\
   {UNANSWERED}  no master listed the pods
@@ -46,9 +45,9 @@ _OWN = f"""\
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the words before `--`."""
     made = argparse.ArgumentParser(
-        prog=f"kontrol {_NAME}",
-        usage=f"kontrol {_NAME} [options] [SELECTOR ...] -- COMMAND [ARGUMENT ...]",
-        description=f"{_HELP[0].upper()}{_HELP[1:]}.",
+        prog=f"kontrol {INVOKE.name}",
+        usage=f"kontrol {INVOKE.name} [options] [SELECTOR ...] -- COMMAND [ARGUMENT ...]",
+        description=INVOKE.description,
         epilog=f"example:\n  {_EXAMPLE}\n\n{STATUSES}{_OWN}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -247,6 +246,6 @@ def _target(pod: "Record", port: int) -> "Target":
     )
 
 
-COMMANDS: tuple[Command, ...] = (
-    Command(_NAME, _HELP, _EXAMPLE, _run, statuses=_OWN, passes=True, parser=parser),
-)
+COMMANDS = {
+    INVOKE.name: Command(_EXAMPLE, _run, statuses=_OWN, passes=True, parser=parser),
+}

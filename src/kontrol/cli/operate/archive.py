@@ -157,21 +157,17 @@ def _configure_import(parser: argparse.ArgumentParser) -> None:
     )
 
 
-COMMANDS = (
-    Command(
-        "export",
-        "save the tier's state, registrations and ledger as JSON (needs a master's settings)",
+COMMANDS = {
+    "export": Command(
         "kontrol export backup.json",
         _export,
         _configure_export,
         statuses=_STATUSES,
     ),
-    Command(
-        "import",
-        "restore an export into an unused tier, while no master runs (needs a master's settings)",
+    "import": Command(
         "kontrol import backup.json",
         _import,
         _configure_import,
         statuses=f"{_STATUSES}  5  refused: the tier is in use, or the file is not an export\n",
     ),
-)
+}

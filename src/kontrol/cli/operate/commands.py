@@ -7,9 +7,7 @@ command needs is imported when it runs.
 import argparse
 from typing import TYPE_CHECKING
 
-from kontrol.cli import completion
 from kontrol.cli.command import DONE, NOTHING, UNANSWERED, USAGE, Command, count, say
-from kontrol.cli.operate import archive
 from kontrol.cli.operate.asking import (
     ASKING,
     WRONG,
@@ -235,79 +233,59 @@ def _configure_forget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pod", metavar="POD", help="the key, id or number (as '#7') of the pod")
 
 
-COMMANDS: tuple[Command, ...] = (
-    Command(
-        "status",
-        "show the state of the tier, and how to fix what is wrong",
+COMMANDS = {
+    "status": Command(
         "kontrol status --master masters",
         asking(_status),
         configure,
         statuses=f"{ASKING}  6  a master answered, and there are problems\n",
     ),
-    Command(
-        "pods",
-        "list the pods, or show one; --watch shows every change",
+    "pods": Command(
         "kontrol pods --role cache --watch",
         asking(_pods),
         _configure_pods,
         statuses=f"{ASKING}  130  --watch was ended by Ctrl-C\n",
     ),
-    Command(
-        "state",
-        "print the callback's current state, as JSON",
+    "state": Command(
         "kontrol state",
         asking(_state),
         configure,
         statuses=ASKING,
     ),
-    Command(
-        "runs",
-        "list the latest runs of the callback",
+    "runs": Command(
         "kontrol runs --limit 50",
         asking(_runs),
         _configure_runs,
         statuses=ASKING,
     ),
-    Command(
-        "explain",
-        "show why a run started and how it ended, or why nothing runs now",
+    "explain": Command(
         "kontrol explain 12",
         asking(_explain),
         _configure_explain,
         statuses=ASKING,
     ),
-    Command(
-        "run-now",
-        "run the callback now, on the leader",
+    "run-now": Command(
         "kontrol run-now",
         asking(_request("/v1/runs")),
         configure,
         statuses=_DOING,
     ),
-    Command(
-        "release",
-        "release the brake: treat the missing pods as gone and run the callback",
+    "release": Command(
         "kontrol release",
         asking(_request("/v1/release")),
         configure,
         statuses=_DOING,
     ),
-    Command(
-        "rollback",
-        "restore the callback's state as it was after a run",
+    "rollback": Command(
         "kontrol rollback 12",
         asking(_request("/v1/rollback")),
         _configure_rollback,
         statuses=_DOING,
     ),
-    Command(
-        "forget",
-        "clear a pod's registration: delete its record, and accept its next report",
+    "forget": Command(
         "kontrol forget redis-7",
         asking(_request("/v1/forget")),
         _configure_forget,
         statuses=_DOING,
     ),
-    *archive.COMMANDS,
-    *completion.COMMANDS,
-)
+}
