@@ -1,31 +1,22 @@
 """Runs an automaton: puts log, socket, driver and server together, and returns the exit status.
 
-asyncio is imported here first, without TLS: automaton does not use it, and OpenSSL would cost a
+asyncio is imported here first, without OpenSSL: automaton does not speak TLS, and it would cost a
 fifth of the memory (decision 0051).
 """
 
 import os
-import sys
 import traceback
 from pathlib import Path
 
 from automaton.log import configure
 from automaton.manifest import Manifest
 from automaton.protocol import decode
-
-
-def _without_tls() -> None:
-    """Import asyncio as on a Python built without OpenSSL."""
-    if "asyncio" not in sys.modules and "ssl" not in sys.modules:
-        sys.modules["ssl"] = None  # type: ignore[assignment]  # "cannot be imported", see importlib
-        import asyncio  # noqa: F401  # this import is the point
-
-        del sys.modules["ssl"]
+from kontrol_common.openssl import without_openssl
 
 
 def run(manifest: Manifest, socket: Path, log: Path, *, debug: bool) -> int:
     """Run a machine to its end; return the exit status."""
-    _without_tls()
+    without_openssl()
     import asyncio
 
     from automaton.driver import Driver

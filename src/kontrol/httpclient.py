@@ -12,16 +12,18 @@ bytes on an event loop, `ask` without one: a command that asks a master does not
 
 import os
 import socket
-import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import h11
 
 from kontrol.resolver import resolve
+
+if TYPE_CHECKING:
+    import ssl
 
 MIB = 1 << 20
 _HEAD = 65_536  # bytes of status line and headers
@@ -193,7 +195,7 @@ async def request(
     *,
     method: str = "GET",
     headers: Mapping[str, str] | None = None,
-    tls: ssl.SSLContext | None = None,
+    tls: "ssl.SSLContext | None" = None,
     timeout: float = 5.0,
     limit: int = MIB,
 ) -> Response:
@@ -230,7 +232,8 @@ async def request(
                 pass
             return response
     except OSError as error:
-        raise _error_of(error, parts.netloc, timeout, sent=writer is not None) from None
+        failure = _tls_error(error, parts.netloc, sent=writer is not None) if tls else None
+        raise failure or _error_of(error, parts.netloc, timeout, sent=writer is not None) from None
     finally:
         if writer is not None:
             writer.transport.abort()
@@ -242,7 +245,7 @@ def ask(
     request: Request,
     *,
     host: str,
-    tls: ssl.SSLContext | None = None,
+    tls: "ssl.SSLContext | None" = None,
     connect: float = 5.0,
     timeout: float = 5.0,
     limit: int = MIB,
@@ -270,7 +273,9 @@ def ask(
                     response = exchange.receive(stream.recv(_CHUNK))
                 return response
     except OSError as error:
-        raise _error_of(error, where, timeout if sent else connect, sent=sent) from None
+        failure = _tls_error(error, where, sent=sent) if tls else None
+        seconds = timeout if sent else connect
+        raise failure or _error_of(error, where, seconds, sent=sent) from None
 
 
 def authority(host: str, port: int, default: int = 0) -> str:
@@ -288,16 +293,23 @@ def _left(ends: float) -> float:
     return left
 
 
+def _tls_error(error: OSError, where: str, *, sent: bool) -> HTTPError | None:
+    """Return what an error of OpenSSL means; None if it is none."""
+    import ssl
+
+    if not isinstance(error, ssl.SSLError):
+        return None
+    failed: HTTPError = TLSFailed(
+        where, f"no TLS: {error.reason or error}".lower().replace("_", " ")
+    )
+    if isinstance(error, ssl.SSLCertVerificationError):
+        failed = Untrusted(where, error.verify_message)
+    failed.sent = sent
+    return failed
+
+
 def _error_of(error: OSError, where: str, seconds: float, *, sent: bool) -> HTTPError:
-    """Return what an error of the system or of OpenSSL means."""
-    if isinstance(error, ssl.SSLError):
-        failed: HTTPError = TLSFailed(
-            where, f"no TLS: {error.reason or error}".lower().replace("_", " ")
-        )
-        if isinstance(error, ssl.SSLCertVerificationError):
-            failed = Untrusted(where, error.verify_message)
-        failed.sent = sent
-        return failed
+    """Return what an error of the system means."""
     if isinstance(error, TimeoutError) and error.errno is None:
         if sent:
             return TimedOut(where, f"connected, but no complete answer within {seconds:g} s")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kontrol import __version__
 from kontrol.cli.command import DONE, INTERRUPTED, check_cloud, complain, say
+from kontrol_common.openssl import without_openssl
 
 if TYPE_CHECKING:
     import argparse
@@ -68,6 +69,9 @@ def _daemon(*, debug: bool) -> int:
     settings = assemble(resolved)
     if debug:
         settings = settings.replace(v.MODE, settings[v.MODE] | {"verbose"})
+
+    if not settings.tls:
+        without_openssl()
 
     from kontrol.daemon import run
     from kontrol.logs import log_to

@@ -4,14 +4,17 @@ The client itself is `kontrol.httpclient`. The answer is not judged here, beyond
 whatever keeps it from coming is `NoAnswer`, with the reason.
 """
 
-import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kontrol import httpclient as http
 from kontrol.cli.address import Endpoint
 from kontrol.resolver import look_up
 from kontrol.settings import variables as v
 from kontrol_common.text import escaped
+
+if TYPE_CHECKING:
+    import ssl
 
 LIMIT = 64 * 1024 * 1024  # bytes of an answer: 10,000 pods with 6 KiB each
 CONNECT = 2.0  # seconds for a look-up, and to connect to one address
@@ -76,17 +79,21 @@ def exchange(
     except http.HTTPError as error:
         explained = isinstance(error, http.Untrusted | http.TLSFailed)
         raise NoAnswer(_why(error, endpoint), sent=error.sent, explained=explained) from None
-    except OSError as error:  # of the certificates' file
+
+
+def _context(endpoint: Endpoint, ca: Path | None) -> "ssl.SSLContext":
+    """Return what judges the server's certificate. Raises `NoAnswer` for an unusable file."""
+    import ssl  # and with it OpenSSL, only where it is used
+
+    try:
+        if endpoint.pin is None or ca is not None:
+            return ssl.create_default_context(cafile=ca)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False  # it is this very certificate that must come
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.load_verify_locations(endpoint.pin)
+    except OSError as error:
         raise NoAnswer(_reason(error), explained=isinstance(error, ssl.SSLError)) from None
-
-
-def _context(endpoint: Endpoint, ca: Path | None) -> ssl.SSLContext:
-    if endpoint.pin is None or ca is not None:
-        return ssl.create_default_context(cafile=ca)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # it is this very certificate that must come
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.load_verify_locations(endpoint.pin)
     return context
 
 

@@ -8,7 +8,6 @@ Every failure is a `RestError` that says what was asked, what came, and the fix.
 """
 
 import json
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -202,9 +201,12 @@ def read_token(path: Path | None) -> str | None:
 
 def check_ca(path: Path | None) -> None:
     """Raise `SettingsError` if the file holds no certificates."""
+    if path is None:
+        return
+    import ssl
+
     try:
-        if path is not None:
-            ssl.create_default_context(cafile=path)
+        ssl.create_default_context(cafile=path)
     except OSError as error:
         expected = f"a PEM file with certificates: {_reason(error)}"
         raise SettingsError([Mistake("--ca", str(path), expected)]) from None

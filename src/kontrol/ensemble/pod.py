@@ -10,7 +10,6 @@ without a meaning to a shell, and no part of one begins like an option or a hidd
 Every refusal is a `BadRecord` that names the field, the value and what was expected.
 """
 
-import hashlib
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -204,7 +203,9 @@ class Pod:
     @cached_property
     def hash(self) -> str:
         """32 hex digits, which change with anything that the callback sees of this pod."""
-        return hashlib.md5(self.canonical, usedforsecurity=False).hexdigest()
+        from hashlib import md5  # agents and commands hash nothing
+
+        return md5(self.canonical, usedforsecurity=False).hexdigest()
 
     def encode(self) -> bytes:
         """Return the record as stored."""

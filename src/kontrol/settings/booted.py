@@ -12,7 +12,6 @@ import contextlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,6 +34,8 @@ def leave(environ: Mapping[str, str], facts: Mapping[str, tuple[str, str]]) -> P
 
     Raises `OSError`.
     """
+    import tempfile
+
     folder = run_folder(environ)
     folder.mkdir(mode=0o700, exist_ok=True)
     check_folder(folder)

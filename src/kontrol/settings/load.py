@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import socket
 import stat
 from collections.abc import Mapping
@@ -70,6 +69,8 @@ def _callback_problem(resolved: Resolved, environ: Mapping[str, str]) -> str:
     program, *others = command.split() if shell else resolved.argv
     if shell and not ("/" in program and _PLAIN.match(program)):
         return ""
+    import shutil  # with three compression libraries
+
     path, script = Path(program), Path(others[0]) if others else None
     if shutil.which(program, path=environ.get("PATH", os.defpath)):
         interprets = not shell and script and _INTERPRETER.match(path.name)

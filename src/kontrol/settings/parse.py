@@ -74,6 +74,11 @@ class Settings:
         return "verbose" in self[v.MODE]
 
     @property
+    def tls(self) -> bool:
+        """Whether connections of this process are encrypted with TLS."""
+        return self[v.TLS_CERT] is not None or (self.master and self.etcd.tls)
+
+    @property
     def app(self) -> str:
         """The ensemble's name."""
         return self[v.LABELS]["app"]

@@ -8,9 +8,7 @@ enter: who can read it there could as well end the process, or read its memory.
 
 import os
 import re
-import secrets
 import stat
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -63,6 +61,9 @@ def token_path(environ: Mapping[str, str], host: str, port: int) -> Path:
 
 def make_token(environ: Mapping[str, str], host: str, port: int) -> tuple[Path, str]:
     """Make a token; returns its file, to be removed with the process, and it. Raises `OSError`."""
+    import secrets
+    import tempfile
+
     path = token_path(environ, host, port)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     check_folder(path.parent)

@@ -5,7 +5,6 @@ container, what was found on this host, and defaults. A variable with a bad valu
 is a mistake; nothing is raised here, so that `kontrol config` can show everything in one go. Pure.
 """
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -221,5 +220,7 @@ def _warn_unknown(given: Mapping[str, str], result: Resolved) -> None:
     known = [variable.name for variable in v.VARIABLES]
     for name in sorted(given):
         if name.startswith("KONTROL_") and name not in known:
+            import difflib
+
             near = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
             result.notes.append((WARNING, f"{name} is unknown: did you mean {near}?"))

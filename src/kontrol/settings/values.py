@@ -4,7 +4,6 @@ Pure: whether a file exists is checked in `kontrol.settings.load`. A parser gets
 blank and has no white space at its ends.
 """
 
-import difflib
 import ipaddress
 import re
 import shlex
@@ -47,6 +46,8 @@ def modes(text: str) -> frozenset[str]:
     names = {item.strip().lower() for item in text.split(",")} - {""}
     names = {"agent" if name == "slave" else name for name in names}
     for name in sorted(names.difference(MODES)):
+        import difflib
+
         near = difflib.get_close_matches(name, (*MODES, "slave"), 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise BadValue(f"a comma list of {', '.join(MODES)}; {name!r} is none of them{hint}")

@@ -21,6 +21,7 @@ from kontrol.cli.command import (
     seconds,
 )
 from kontrol.cli.contents import INVOKE
+from kontrol_common.openssl import without_openssl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,6 +116,7 @@ def _run(_options: argparse.Namespace, others: list[str]) -> int:
 
 
 def _invoke(options: argparse.Namespace, words: list[str], made: argparse.ArgumentParser) -> int:
+    without_openssl()
     import asyncio
 
     from kontrol.cli.invoke.targets import (
