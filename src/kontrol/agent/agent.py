@@ -22,7 +22,6 @@ from kontrol.agent.schedule import Schedule, nonce
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.pod import MAX_COUNTER, Keepalive, parse_keepalive
 from kontrol.ensemble.tiers import Tier
-from kontrol.filewatch import Watch
 from kontrol.resolver import Resolve
 
 log = logging.getLogger(__name__)
@@ -165,6 +164,8 @@ class Agent:
                 task.cancel()
 
     async def _follow(self, file: PayloadFile) -> Never:
+        from kontrol.filewatch import Watch  # with ctypes, for agents that have a payload
+
         with Watch(f"payload {file.path}", interval=LOOK) as watch:
             while True:
                 watch.arm([file.path])  # before reading, so that no change falls between

@@ -21,17 +21,17 @@ from kontrol.agent.agent import Agent
 from kontrol.daemon.notify import Notifier
 from kontrol.daemon.process import Children, StartupError, check_port
 from kontrol.daemon.wire_agent import command_methods, make_agent, takes_commands
-from kontrol.rpc.methods import Method
 from kontrol.rpc.security.keys import Keyring, KeysError
-from kontrol.rpc.server import Server
 from kontrol.settings import Settings
 from kontrol.settings import variables as v
 from kontrol.settings.private import make_token
 from kontrol_common.processes import SAME_SIGNAL, STRAY_SIGNALS, handled_signals
 
-if TYPE_CHECKING:  # an agent does not load what only masters need
+if TYPE_CHECKING:  # an agent does not load what only masters need, or agents that can be called
     from kontrol.master.master import Master
     from kontrol.master.operator.view import View
+    from kontrol.rpc.methods import Method
+    from kontrol.rpc.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class Daemon:
 
     async def _server(
         self, stack: AsyncExitStack, keys: Keyring | None, master: "Master | None"
-    ) -> Server | None:
+    ) -> "Server | None":
         """Return the ZeroRPC endpoint, not yet bound; None if there is nothing to call here."""
         settings = self._settings
         methods: dict[str, Method] = {}
@@ -147,6 +147,8 @@ class Daemon:
             methods |= await command_methods(settings, self._environ, stack, self._children)
         if not methods:
             return None
+        from kontrol.rpc.server import Server
+
         try:
             server = Server(methods, keys=keys, own="master" if settings.master else "agent")
         except KeysError as error:
@@ -155,7 +157,7 @@ class Daemon:
         return server
 
     async def _listen(
-        self, server: Server, master: "Master | None", listening: asyncio.Event
+        self, server: "Server", master: "Master | None", listening: asyncio.Event
     ) -> None:
         """Serve the endpoint until cancelled: a master's once it can answer, or after 2 s.
 

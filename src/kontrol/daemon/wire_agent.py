@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 from kontrol import __version__
 from kontrol.agent.agent import Agent, AgentSettings
@@ -11,10 +12,12 @@ from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import Keepalive, key_of
 from kontrol.resolver import Resolver
 from kontrol.rpc.client import Client
-from kontrol.rpc.methods import Method
 from kontrol.rpc.security.keys import Keyring, KeysError
 from kontrol.settings import SECRETS, Settings
 from kontrol.settings import variables as v
+
+if TYPE_CHECKING:
+    from kontrol.rpc.methods import Method
 
 
 def takes_commands(settings: Settings) -> bool:
@@ -64,7 +67,7 @@ def agent_settings(settings: Settings) -> AgentSettings:
 
 async def command_methods(
     settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack, children: Children
-) -> Mapping[str, Method]:
+) -> "Mapping[str, Method]":
     """Return `invoke` and `exec`, which run commands until `stack` ends, or refuse to.
 
     Raises `StartupError`.
