@@ -9,9 +9,10 @@ signal could not return how it ended.
 
 The agent serves it if it can: a path that is in use or cannot be made is a warning. The socket is
 unlinked at the end unless another process has put its own in its place.
+
+asyncio is imported where the agent serves: `kontrol leave` does without.
 """
 
-import asyncio
 import contextlib
 import json
 import logging
@@ -20,10 +21,12 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kontrol.listener import accept
 from kontrol.settings.private import run_folder
+
+if TYPE_CHECKING:
+    import asyncio
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,10 @@ async def serve(path: Path, who: Who, leave: Leave) -> None:
 
     Returns immediately, with a warning, if that is not possible.
     """
+    import asyncio
+
+    from kontrol.listener import accept
+
     try:
         listener, ours = _listen(path)
     except (OSError, ControlError) as error:
@@ -159,7 +166,9 @@ def _no_agent(path: Path, told: object) -> ControlError:
     )
 
 
-async def _answer(connection: socket.socket, who: Who, leave: Leave, left: asyncio.Event) -> None:
+async def _answer(connection: socket.socket, who: Who, leave: Leave, left: "asyncio.Event") -> None:
+    import asyncio
+
     loop = asyncio.get_running_loop()
     with connection:
         connection.settimeout(0)

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
-from typing import TypeVar, cast
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar, cast
 
 from kontrol.ensemble.tiers import Tier
 from kontrol.settings import values
@@ -32,8 +33,7 @@ _LINK_NAME = re.compile(
 _LINK_VALUE = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Mistake:
+class Mistake(NamedTuple):
     """A bad or missing value. `text` is the value given, None if there is none, or to hide it."""
 
     name: str
@@ -57,22 +57,20 @@ class SettingsError(Exception):
         super().__init__("\n  ".join([f"{head} in the settings:", *map(str, self.mistakes)]))
 
 
-@dataclass(frozen=True, slots=True)
-class Booted:
+class Booted(NamedTuple):
     """What `kontrol boot` left: texts by name of variable, grouped by where boot found them.
 
     `notes` are (level, text) as `logging` has them: why something was ignored.
     """
 
-    facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    facts: Mapping[str, Mapping[str, str]] = MappingProxyType({})
     notes: tuple[tuple[int, str], ...] = ()
 
 
 NOTHING = Booted()
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A variable's text, fit to be shown, and the layer that it is from."""
 
     text: str

@@ -17,8 +17,7 @@ import contextlib
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from kontrol.rpc.client import Client
 from kontrol.rpc.errors import CallTimeout, LostRemote, RemoteError, RpcError, Unsendable
@@ -31,8 +30,7 @@ CANCELLED = 2.0  # seconds for a pod to confirm that its command is cancelled
 Kind = Literal["done", "dead", "hung", "lost", "refused", "exit", "ended", "interrupted", "closed"]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A pod: `name` for people, and where its agent listens; with port 0 it accepts no commands.
 
     An `original` agent is one of the original Kontrol, which has only `invoke`.
@@ -45,8 +43,7 @@ class Target:
     original: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """The outcome of a pod; `why` is for people. `final` is the last item that `exec` sent."""
 
     target: Target

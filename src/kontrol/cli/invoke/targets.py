@@ -9,8 +9,8 @@ key, else as a master.
 import asyncio
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from kontrol.cli.address import own_address
@@ -51,8 +51,7 @@ class BadSelection(ValueError):
     """A condition that cannot be parsed; the message says what was expected."""
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """The union of `selectors` (none: all pods), limited by roles and conditions.
 
     A selector is an id, a key, `#` and a number, or a glob of ids; a condition in `where` is a
@@ -139,8 +138,7 @@ class NoMaster(Exception):
     """No master listed the pods; the message names those that were asked, and why they did not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
+class Asker(NamedTuple):
     """Makes clients, with keys if there are any; `kind` is the kind of our own key."""
 
     keys: Keyring | None = None
@@ -156,8 +154,7 @@ class Asker:
         return Client(host, port, limits=LIMITS, keys=self.keys, as_=self.kind, to=to)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """What the environment says: our keys, the tier, and the callback that runs this command.
 
     `fence` has the members of a request that agents fence it by; it is empty outside a callback.
