@@ -1,4 +1,4 @@
-"""The limits that keep a hostile or broken peer from stalling or bloating the process."""
+"""The limits that keep a hostile or broken peer from stalling or bloating the process. Pure."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,21 @@ class Limits:
     """Bytes of one event."""
 
     readable: int = 8 * 1024 * 1024
-    """Bytes of what is answered with an error that says so, if it is over the former. More closes
-    the connection that sent it (`ZMQ_MAXMSGSIZE`)."""
+    """Bytes of what is answered with an error that says so, if it is over the former: a ZeroMQ
+    message, complete or not. More closes the connection that sent it."""
 
     parts: int = 8
     """ZeroMQ message parts of one event, routing envelope included."""
+
+    most_parts: int = 64
+    """ZeroMQ message parts of what is answered with an error, if it is over the former. More closes
+    the connection."""
+
+    command: int = 4096
+    """Bytes of one command of ZeroMQ's protocol: of its handshake, of heartbeats."""
+
+    handshake_bytes: int = 16 * 1024
+    """Bytes of a ZeroMQ handshake."""
 
     values: int = 10_000
     """Values in one event received, keys and containers counted. Bounds decoding to about 2 ms."""
