@@ -1,7 +1,5 @@
 """Automaton: how soon a script starts, how fast states change, and what an idle machine costs.
 
-    python -m bench.automaton [ROUNDS] [IDLE_SECONDS]
-
 Scripts report the time of their start through a FIFO. The limit is a bare process that does the
 same, started from this one, in the same run.
 """
@@ -17,9 +15,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from bench.table import Row, milliseconds, show
+from bench import Option
+from bench.process import status
+from bench.table import Row, milliseconds, quantiles
 
-ROUNDS, IDLE_SECONDS = 200, 60.0
+TITLE = "Automaton"
+OPTIONS = {
+    "rounds": Option(200, 20, "transitions of each kind"),
+    "idle": Option(60.0, 2.0, "seconds that it is left alone"),
+}
 _MANIFEST = """
 initial: idle
 terminal: end
@@ -153,14 +157,8 @@ async def starts_of(folder: Path, rounds: int) -> list[float]:
     return taken
 
 
-def status(pid: int, key: str) -> int:
-    """Return the sum of the numbers of a key of the process's status."""
-    text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return sum(int(line.split()[1]) for line in text.splitlines() if key in line)
-
-
-async def run(rounds: int = ROUNDS, idle: float = IDLE_SECONDS) -> None:
-    """Measure, and print the table."""
+async def run(*, rounds: int, idle: float) -> list[Row]:
+    """Measure."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         manifest = _MANIFEST.replace("FIFO", f"{folder}/fifo")
@@ -179,38 +177,49 @@ async def run(rounds: int = ROUNDS, idle: float = IDLE_SECONDS) -> None:
             switches = status(pid, "ctxt_switches") - before
         starts.close()
     limit = statistics.median(bare)
-    show(
-        "Automaton",
-        [
-            Row(
-                "GOTO to process start, no script running",
-                milliseconds(goto),
-                f"bare process {milliseconds(bare)}",
-                f"{statistics.median(goto) / limit:.1f} x",
-                "157 ms (11-236)",
-            ),
-            Row("WAIT round trip, state without script", milliseconds(empty), "", "", "367 ms"),
-            Row(
-                "transitions per second, awaited, script ':'",
-                f"{scripted:.0f}",
-                f"bare process {1 / limit:.0f}",
-                f"{scripted * limit:.2f} x",
-                "1.99",
-            ),
-            Row("the same, state without script", f"{unscripted:.0f}", "", "", ""),
-            Row("start to socket usable", milliseconds(begun), "", "", "172 ms"),
-            Row("resident memory", f"{memory:.1f} MB", "", "", "29.6 MB"),
-            Row(f"context switches, idle for {idle:g} s", str(switches), "", "", ""),
-        ],
-    )
-
-
-def main() -> None:
-    """Run as a command."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
-    idle = float(sys.argv[2]) if len(sys.argv) > 2 else IDLE_SECONDS
-    asyncio.run(run(rounds, idle))
-
-
-if __name__ == "__main__":
-    main()
+    return [
+        Row(
+            "GOTO to process start, no script running",
+            milliseconds(goto),
+            f"bare process {milliseconds(bare)}",
+            f"{statistics.median(goto) / limit:.1f} x",
+            "157 ms (11-236)",
+            values={**quantiles("goto", goto), **quantiles("process", bare)},
+        ),
+        Row(
+            "WAIT round trip, state without script",
+            milliseconds(empty),
+            original="367 ms",
+            values=quantiles("wait", empty),
+        ),
+        Row(
+            "transitions per second, awaited, script ':'",
+            f"{scripted:.0f}",
+            f"bare process {1 / limit:.0f}",
+            f"{scripted * limit:.2f} x",
+            "1.99",
+            values={"scripted_per_s": scripted},
+        ),
+        Row(
+            "the same, state without script",
+            f"{unscripted:.0f}",
+            values={"unscripted_per_s": unscripted},
+        ),
+        Row(
+            "start to socket usable",
+            milliseconds(begun),
+            original="172 ms",
+            values=quantiles("start", begun),
+        ),
+        Row(
+            "resident memory",
+            f"{memory:.1f} MB",
+            original="29.6 MB",
+            values={"resident_mb": memory},
+        ),
+        Row(
+            f"context switches, idle for {idle:g} s",
+            str(switches),
+            values={"switches": switches},
+        ),
+    ]

@@ -1,15 +1,11 @@
 """The image: its size, how soon a pod based on it reports, and how its first process behaves.
 
-    python -m bench.image [ROUNDS]
-
 Needs root and podman. Every container has its network before it is started; times count from
 `podman start`. The limit is a container of the base image that prints a line, in the same run.
 """
 
-import asyncio
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -18,8 +14,11 @@ from tests.image.containers import Container, Containers
 from tests.image.engine import DEFAULT, base_image, build, kontrol_image, podman
 from tests.image.tier import tier
 
-from bench.table import Row, milliseconds, show
+from bench import Option
+from bench.table import Row, milliseconds, quantiles
 
+TITLE = "The image, in containers on a bridge"
+OPTIONS = {"rounds": Option(10, 2, "containers of each kind")}
 _EXAMPLE = Path(__file__).parents[1] / "deploy" / "examples" / "image"
 _REPORTING = "reporting to"
 _ORPHANS = """
@@ -66,8 +65,12 @@ async def start(image: str, rounds: int) -> list[Row]:
             milliseconds(times),
             limit,
             f"{statistics.median(times) / least:.1f}",
+            values={**quantiles(name, times), **quantiles("container", bare)},
         )
-        for what, times in (("a job of supervisord", job), ("kontrol alone", sidecar))
+        for what, name, times in (
+            ("a job of supervisord", "job", job),
+            ("kontrol alone", "sidecar", sidecar),
+        )
     ]
 
 
@@ -85,14 +88,22 @@ async def first_process(image: str, rounds: int) -> list[Row]:
             ended.append(time.monotonic() - begun)
             left += len([pid for pid in pids if not await exited(pid, 0)])
     return [
-        Row("`podman stop` to the container's end", milliseconds(ended), "", "exit status 0"),
-        Row("   processes left", str(left)),
-        Row("zombies of 100 orphans, 0.1 s after their end", f"{zombies / rounds:g}"),
+        Row(
+            "`podman stop` to the container's end, exit status 0",
+            milliseconds(ended),
+            values=quantiles("stop", ended),
+        ),
+        Row("   processes left", str(left), values={"left": left}),
+        Row(
+            "zombies of 100 orphans, 0.1 s after their end",
+            f"{zombies / rounds:g}",
+            values={"zombies": zombies / rounds},
+        ),
     ]
 
 
-async def run(rounds: int = 10) -> None:
-    """Measure everything and print the table."""
+async def run(*, rounds: int) -> list[Row]:
+    """Measure."""
     image = await kontrol_image()
     whole, base = await _size(image), await _size(base_image(DEFAULT))
     rows = [
@@ -101,12 +112,9 @@ async def run(rounds: int = 10) -> None:
             f"{whole:.0f} MB",
             f"its base: {base:.0f} MB",
             f"{whole / base:.2f}",
+            goal="under 140 MB",
+            values={"image_mb": whole, "base_mb": base},
         )
     ]
     rows += await start(image, rounds)
-    rows += await first_process(image, rounds)
-    show("The image, in containers on a bridge", rows)
-
-
-if __name__ == "__main__":
-    asyncio.run(run(*(int(word) for word in sys.argv[1:2])))
+    return rows + await first_process(image, rounds)

@@ -1,7 +1,5 @@
 """Remote commands: a round trip of `echo`, and one command on two hundred pods.
 
-    python -m bench.invoke [ROUNDS] [PODS]
-
 The pods are servers with executors in one process (`tests.e2e.pods`), on loopback: they share its
 guards and this machine's processors. Limits, in the same run: a bare process that does the same,
 and a round trip that starts none.
@@ -19,10 +17,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.table import Row, milliseconds, show
+from bench import Option
+from bench.process import resident
+from bench.table import Row, milliseconds, quantiles
 from kontrol.rpc.client import Client
 
-ROUNDS, PODS, FAN_OUTS = 300, 200, 5
+TITLE = "Remote commands"
+OPTIONS = {
+    "rounds": Option(300, 20, "round trips"),
+    "count": Option(200, 10, "pods of one command"),
+}
+FAN_OUTS = 5
 _WARM_UP = 20
 _COMMAND = "echo hi"
 _INVOKE = json.dumps({"cmd": _COMMAND})
@@ -67,12 +72,6 @@ def spawns(rounds: int, *command: str) -> list[float]:
     return taken
 
 
-def resident(pid: int) -> float:
-    """Return MB resident."""
-    pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
 def guards_of(pid: int) -> list[int]:
     """Return the ids of the children of a process."""
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
@@ -109,20 +108,31 @@ async def round_trips(rounds: int) -> list[Row]:
             f"bare process {milliseconds(bare)}",
             f"{statistics.median(invoked) / limit:.1f} x process + call",
             "506 ms",
+            values={**quantiles("invoke", invoked), **quantiles("process", bare)},
         ),
         Row(
             "exec echo, streamed",
             milliseconds(executed),
             f"bare call {milliseconds(echo)}",
             f"{statistics.median(executed) / limit:.1f} x process + call",
+            values={**quantiles("exec", executed), **quantiles("call", echo)},
         ),
-        Row("   the first of all, which starts a guard", f"{1000 * first:.1f} ms"),
+        Row(
+            "   the first of all, which starts a guard",
+            f"{1000 * first:.1f} ms",
+            values={"first_ms": 1000 * first},
+        ),
         Row(
             "resident memory, a process that serves commands",
             f"{memory[0]:.1f} MB",
             f"{idle:.1f} MB before the first",
+            values={"resident_mb": memory[0], "idle_resident_mb": idle},
         ),
-        Row("   its guard, for 30 s after a command", f"{memory[1]:.1f} MB"),
+        Row(
+            "   its guard, for 30 s after a command",
+            f"{memory[1]:.1f} MB",
+            values={"guard_resident_mb": memory[1]},
+        ),
     ]
 
 
@@ -145,20 +155,10 @@ async def fan_out(count: int) -> Row:
         f"p50 {statistics.median(taken):.2f} s, most {max(taken):.2f} s (n={len(taken)})",
         f"{count} bare processes {limit:.2f} s",
         f"{statistics.median(taken) / limit:.1f} x",
+        values={"pods": count, "fan_out_p50_ms": 1000 * statistics.median(taken)},
     )
 
 
-async def run(rounds: int = ROUNDS, count: int = PODS) -> None:
-    """Measure, and print the table."""
-    show("Remote commands", [*await round_trips(rounds), await fan_out(count)])
-
-
-def main() -> None:
-    """Run as a command."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
-    count = int(sys.argv[2]) if len(sys.argv) > 2 else PODS
-    asyncio.run(run(rounds, count))
-
-
-if __name__ == "__main__":
-    main()
+async def run(*, rounds: int, count: int) -> list[Row]:
+    """Measure."""
+    return [*await round_trips(rounds), await fan_out(count)]

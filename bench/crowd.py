@@ -1,0 +1,104 @@
+"""The agents of a master that dies, until the other one has acknowledged all of them.
+
+Two masters, and agents that all report to the first. That one, the leader, is killed. The agents
+look for another as real ones do, by the same code: each notices it with its next keepalive, fails
+to connect, waits a random time, and goes to the other address (`bench.agents`).
+"""
+
+import asyncio
+import signal
+
+from bench import Option
+from bench.generator import Options
+from bench.load import generator
+from bench.process import Meter, resident
+from bench.stage import QUIET, TTL, most_agents, stage
+from bench.table import Row
+
+TITLE = "Fail-over of a crowd, TTL 25, etcd with fsync"
+OPTIONS = {
+    "agents": Option(5000, 100, "agents, all on one master"),
+    "after": Option(20.0, 2.0, "seconds that they report before it is killed"),
+    "within": Option(120.0, 30.0, "seconds at most until all are acknowledged"),
+    "stop": Option(0, 0, "1: SIGSTOP instead of SIGKILL, so that connections stay open"),
+}
+_A, _B = "127.0.0.1", "127.0.0.2"
+
+
+async def run(*, agents: int, after: float, within: float, stop: int) -> list[Row]:
+    """Measure."""
+    agents = most_agents(agents)
+    async with stage() as here:
+        first = await here.master("m1", _A, **QUIET)
+        second = await here.daemon("m2", _B, KONTROL_MODE="master", **QUIET)
+        await second.until("candidate, behind")
+        async with generator(Options((_A, _B), here.port, agents, TTL)) as load:
+            await load.join()
+            await load.steady()
+            await asyncio.sleep(after)
+            before = await here.pods()
+            await load.report()
+            meter = Meter(master=second.pid)
+            first.process.send_signal(signal.SIGSTOP if stop else signal.SIGKILL)
+            killed = asyncio.get_running_loop().time()
+            got = await load.until(_B, within=within)
+            spent, memory = meter.read(), resident(second.pid)
+            await asyncio.sleep(TTL + 2)  # what was lost is gone by then
+            following = await load.report()
+            after_all = await here.pods()
+        if stop:
+            await first.end(signal.SIGKILL)
+        await second.end()
+    lost = sum(after_all.get(key) != revision for key, revision in before.items())
+    lost += agents - len(before)
+    seconds = got.ended - killed
+    refused = sum(got.refused.values())
+    named = ", ".join(f"{name} {count}" for name, count in sorted(got.refused.items()))
+    return [
+        Row(
+            f"{agents} agents, until all are acknowledged",
+            f"{seconds:.1f} s" if not got.left else f"{got.left} are not after {seconds:.0f} s",
+            f"the interval of keepalives: {TTL / 3:.1f} s",
+            f"{seconds / (TTL / 3):.1f}",
+            goal="none lost",
+            values={
+                "agents": agents,
+                "seconds": seconds,
+                "unacknowledged": got.left,
+            },
+        ),
+        Row("   pods lost", str(lost), values={"lost": lost}),
+        Row(
+            "   highest rate of acknowledgements",
+            f"{got.peak:.0f}/s",
+            f"on average {got.acknowledged / seconds:.0f}/s",
+            values={"peak_per_s": got.peak},
+        ),
+        Row(
+            "   time to the acknowledgement, connecting included",
+            f"p50 {1000 * got.p50:.0f} ms, p99 {1000 * got.p99:.0f} ms,"
+            f" most {1000 * got.most:.0f} ms",
+            f"an attempt: {min(TTL / 6, 5):.1f} s",
+            values={"p50_ms": 1000 * got.p50, "p99_ms": 1000 * got.p99, "most_ms": 1000 * got.most},
+        ),
+        Row(
+            "   attempts late; connections broken",
+            f"{got.late}; {got.broken}",
+            values={"late": got.late, "broken": got.broken},
+        ),
+        Row("   refused", named or "0", values={"refused": refused}),
+        Row(
+            "   late or refused in the TTL after that",
+            f"{following.late + sum(following.refused.values())}",
+            values={"following": following.late + sum(following.refused.values())},
+        ),
+        Row(
+            "   the other master's CPU for each acknowledgement",
+            f"{1000 * spent['master'] / max(1, got.acknowledged):.2f} ms",
+            f"{memory:.0f} MB resident",
+            values={
+                "master_cpu_ms": 1000 * spent["master"] / max(1, got.acknowledged),
+                "resident_mb": memory,
+            },
+        ),
+    ]

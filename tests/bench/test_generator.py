@@ -1,0 +1,114 @@
+"""The generator against a real master, and against servers that refuse, stall and end."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+
+from bench.generator import Options
+from bench.load import generator
+from bench.stage import QUIET, free_port, stage
+from tests.rpc.support import running
+
+from kontrol.ensemble.pod import parse_keepalive
+from kontrol.rpc.errors import Refused
+from kontrol.rpc.server import Call, Method, Server
+
+AGENTS = 8
+ACKNOWLEDGED = {"seq": 0, "ttl": 1.0, "leader": None}
+
+
+class Master:
+    """A server that acknowledges keepalives, once `open`; refuses the first `refusals`."""
+
+    def __init__(self, refusals: int = 0, error: str = "Conflict") -> None:
+        self.ids: list[str] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self._refusals = refusals
+        self._error = error
+
+    async def ping(self, _call: Call, raw: str) -> object:
+        await self.open.wait()
+        if self._refusals:
+            self._refusals -= 1
+            raise Refused(self._error, "for the test")
+        self.ids.append(parse_keepalive(raw).id)
+        return ACKNOWLEDGED
+
+    def methods(self) -> Mapping[str, Method]:
+        return {"ping": self.ping}
+
+
+@contextlib.asynccontextmanager
+async def serving(master: Master, host: str, port: int) -> AsyncIterator[None]:
+    server = Server(master.methods())
+    await server.bind(host, port)
+    task = asyncio.create_task(server.serve())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_a_real_master_has_every_agent_and_acknowledges_what_was_sent() -> None:
+    async with stage() as here:
+        master = await here.master(**QUIET)
+        async with generator(Options(("127.0.0.1",), here.port, AGENTS)) as load:
+            joined = await load.join(under_way=3)
+            assert (joined.acknowledged, joined.sent, joined.left) == (AGENTS, AGENTS, 0)
+            pods = await here.pods()
+            assert len(pods) == AGENTS
+            same = await load.loop(under_way=3, seconds=60, count=50)
+            assert same.acknowledged >= 50
+            new = await load.loop(under_way=3, seconds=60, count=20, change=True)
+            assert new.acknowledged >= 20
+            await load.steady()
+            at_rest = await load.until("127.0.0.1", within=60)
+            assert at_rest.left == 0
+            for got in (joined, same, new, at_rest):
+                assert (got.refused, got.broken) == ({}, 0)
+            assert await here.pods() == pods
+        await master.end()
+
+
+async def test_refusals_are_counted_by_name_and_tried_again() -> None:
+    master = Master(refusals=3)
+    async with (
+        running(Server(master.methods())) as port,
+        generator(Options(("127.0.0.1",), port, AGENTS, ttl=1)) as load,
+    ):
+        joined = await load.join(under_way=2)
+    assert joined.refused == {"Conflict": 3}
+    assert joined.acknowledged == len(set(master.ids)) == AGENTS
+
+
+async def test_what_is_not_answered_in_the_time_of_an_attempt_is_late_and_tried_again() -> None:
+    master = Master()
+    master.open.clear()
+    async with (
+        running(Server(master.methods())) as port,
+        generator(Options(("127.0.0.1",), port, AGENTS, ttl=1)) as load,
+    ):
+        stalled = await load.loop(under_way=AGENTS, seconds=0.5)
+        assert stalled.acknowledged == 0
+        assert stalled.late >= AGENTS
+        master.open.set()
+        assert (await load.join()).left == 0
+
+
+async def test_agents_that_lose_their_master_go_to_the_other() -> None:
+    port, first, second = free_port(), Master(), Master()
+    options = Options(("127.0.0.1", "127.0.0.2"), port, AGENTS, ttl=1)
+    async with serving(second, "127.0.0.2", port), contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(serving(first, "127.0.0.1", port))
+        async with generator(options) as load:
+            await load.join()
+            await load.steady()
+            assert (await load.until("127.0.0.1", within=60)).left == 0
+            assert second.ids == []
+            await stack.aclose()
+            moved = await load.until("127.0.0.2", within=60)
+    assert moved.left == 0
+    assert moved.broken >= AGENTS
+    assert set(second.ids) == set(first.ids)
