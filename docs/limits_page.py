@@ -96,6 +96,10 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
         (
             Limit("kontrol.rpc.limits:Limits"),
             Limit(
+                "kontrol.rpc.zmtp.curve:MAX_METADATA",
+                "Bytes of what a peer with keys says of itself when it connects.",
+            ),
+            Limit(
                 "kontrol.daemon.wire_master:_RATE",
                 "Calls of `pods` per second from one address without a master's or operator's key.",
             ),
