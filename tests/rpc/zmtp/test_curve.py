@@ -16,6 +16,7 @@ from tests.rpc.zmtp.curve_by_hand import (
 )
 from zmq.utils import z85
 
+from kontrol.rpc.zmtp import curve
 from kontrol.rpc.zmtp.curve import MAX_METADATA, OVERHEAD, CurveClient, CurveServer, KeyPair
 from kontrol.rpc.zmtp.mechanism import HandshakeError, Mechanism
 
@@ -340,6 +341,11 @@ def test_a_peer_may_begin_to_count_anywhere(start: int) -> None:
     for more in (2, 3):
         body = session.message(b"C", start + more, b"\0x")
         assert server.unseal(body) == (b"x", False, False)
+    client, session = greeted()
+    client.receive(session.ready(nonce=start))
+    for more in (1, 2):
+        body = session.message(b"S", start + more, b"\0y")
+        assert client.unseal(body) == (b"y", False, False)
 
 
 def test_nothing_follows_the_last_number() -> None:
@@ -413,6 +419,7 @@ def test_a_client_refuses_keys_that_hide_nothing(key: bytes) -> None:
 ERRORS = {
     b"\x05ERROR\x03400": "^it does not accept our key$",
     b"\x05ERROR\x00": "^it refused the connection: ''$",
+    b"\x05ERROR\x03a ~": "^it refused the connection: 'a ~'$",
     b"\x05ERROR\x04busy": "^it refused the connection: 'busy'$",
     b"\x05ERROR\xff" + b"x" * 255: "^it refused the connection: 'x{79}$",
     b"\x05ERROR": "^a malformed ERROR$",
@@ -535,9 +542,8 @@ def test_no_nonce_is_used_after_the_last() -> None:
 
 def test_keys_are_forgotten_when_the_connection_ends() -> None:
     for end in a_pair():
-        held = vars(end)
-        assert held["_short"] == b""
-        assert len(held["_shared"]) == 32
+        assert end._short == b""
+        assert len(end._shared) == 32
         end.close()
         over(end)
         end.close()
@@ -546,6 +552,24 @@ def test_keys_are_forgotten_when_the_connection_ends() -> None:
     client.close()
     over(client)
     assert client._greeting == b""
+    server, _, _ = waiting()
+    server.close()
+    over(server)
+    assert server._client == server._cookie == b""
+
+
+def test_nothing_is_opened_before_the_handshake_is_complete() -> None:
+    """Even if it is authentic: after WELCOME a client has the key of the traffic."""
+    client, session = greeted()
+    with pytest.raises(HandshakeError, match="before the handshake"):
+        client.unseal(session.message(b"S", 1, b"\0early"))
+    over(client)
+
+
+def test_nothing_is_sealed_before_the_handshake_is_complete() -> None:
+    for end in (greeted()[0], waiting()[0]):
+        with pytest.raises(HandshakeError, match="before the handshake"):
+            end.seal(b"early", more=False, command=False)
 
 
 def test_keys_are_shown_nowhere() -> None:
@@ -563,6 +587,13 @@ def test_keys_have_32_bytes(size: int) -> None:
     ):
         with pytest.raises(ValueError, match=f"has 32 bytes, and this one has {size}$"):
             wrong()
+
+
+def test_no_byte_beside_a_key_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyNaCl does not check the size."""
+    monkeypatch.setattr(curve, "crypto_scalarmult_base", None)
+    with pytest.raises(ValueError, match="has 32 bytes"):
+        KeyPair.of(bytes(31))
 
 
 def test_a_pair_is_of_its_secret() -> None:

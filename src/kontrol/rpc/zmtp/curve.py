@@ -82,6 +82,10 @@ class _Curve:
     name: ClassVar[bytes] = b"CURVE"
     _seals: ClassVar[bytes]  # prefixes of the nonces of MESSAGE
     _opens: ClassVar[bytes]
+    __slots__ = (
+        *("_awaited", "_own", "_random", "_received", "_sent", "_shared", "_short"),
+        *("metadata", "peer", "ready"),
+    )
 
     def __init__(self, metadata: Mapping[bytes, bytes], random: Callable[[int], bytes]) -> None:
         self.ready = False
@@ -175,6 +179,7 @@ class CurveServer(_Curve):
     """
 
     _seals, _opens = b"CurveZMQMESSAGES", b"CurveZMQMESSAGEC"
+    __slots__ = ("_admit", "_client", "_cookie", "_keys")
 
     def __init__(
         self,
@@ -192,6 +197,11 @@ class CurveServer(_Curve):
 
     def start(self) -> None:
         """Return None: the client begins."""
+
+    def close(self) -> None:
+        """Forget the keys of the connection: nothing is sealed or opened any more."""
+        super().close()
+        self._client = self._cookie = b""
 
     def _receive(self, command: bytes) -> bytes:
         if self._awaited == _HELLO:
@@ -255,6 +265,7 @@ class CurveClient(_Curve):
     """
 
     _seals, _opens = b"CurveZMQMESSAGEC", b"CurveZMQMESSAGES"
+    __slots__ = ("_greeting", "_keys", "_server")
 
     def __init__(
         self,
