@@ -1,5 +1,6 @@
 """CURVE: a whole handshake, each field of each command, and the traffic after it."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
 
@@ -317,6 +318,43 @@ def test_a_server_asks_of_proved_keys_only() -> None:
         with pytest.raises(HandshakeError):
             server.receive(made(key, cookie))
         assert not asked, case
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"\x01X\0\0\0\0\x01x\0\0\0\0", "a name twice"),
+        (b"\x01x\0\0\0\0\x01y\0\0\0\0\x01x\0\0\0\x01!", "a name twice"),
+        (b"\x00\0\0\0\0", "malformed"),
+        (b"\x01", "malformed"),
+        (b"\x01x\0\0\0", "malformed"),
+        (b"\x01x\0\0\0\x02!", "malformed"),
+        (b"\x01x\xff\xff\xff\xff!", "malformed"),
+        (b"\xffx\0\0\0\0", "malformed"),
+    ],
+)
+def test_metadata_is_refused_by_both_ends_which_tell_nothing(sent: bytes, reason: str) -> None:
+    server, key, cookie = waiting()
+    assert refused(server, SESSION.initiate(key, cookie, metadata=sent), reason).tell == b""
+    client, session = greeted()
+    assert refused(client, session.ready(metadata=sent), reason).tell == b""
+
+
+def test_names_in_metadata_have_no_case_and_unknown_ones_are_kept() -> None:
+    server, key, cookie = waiting()
+    sent = b"\x0bSOCKET-type\0\0\0\x06DEALER\x05X-New\0\0\0\x01!"
+    assert server.receive(SESSION.initiate(key, cookie, metadata=sent)) is not None
+    assert server.metadata == {b"socket-type": b"DEALER", b"x-new": b"!"}
+
+
+@given(st.binary(max_size=60))
+def test_any_metadata_is_read_or_refused(sent: bytes) -> None:
+    server, key, cookie = waiting()
+    with contextlib.suppress(HandshakeError):
+        server.receive(SESSION.initiate(key, cookie, metadata=sent))
+        assert sum(len(name) + len(value) + 5 for name, value in server.metadata.items()) == len(
+            sent
+        )
 
 
 @pytest.mark.parametrize("size", [0, 7, MAX_METADATA])

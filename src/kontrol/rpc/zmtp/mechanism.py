@@ -106,5 +106,7 @@ def parse_metadata(data: bytes) -> dict[bytes, bytes]:
         at = start + int.from_bytes(data[start - 4 : start])
         if not name or start > len(data) or at > len(data):
             raise HandshakeError("malformed metadata", tell=b"malformed metadata")
+        if name in found:  # one reader would take the first, another the last
+            raise HandshakeError("metadata has a name twice", tell=b"metadata has a name twice")
         found[name] = data[start:at]
     return found
