@@ -319,6 +319,8 @@ class Machine:
             if self._plain:
                 more, command = self._flags & _MORE, self._flags & _COMMAND
             else:
+                if self._flags & ~_LONG:  # anyone on the way can set them: those in the box count
+                    self._fail(f"an encrypted frame with the flags 0x{self._flags:02x}")
                 body, more, command = self._mechanism.unseal(body)
             if command:
                 return self._command(body, more=bool(more))
