@@ -6,7 +6,7 @@ client a DEALER: all that ZeroRPC uses. The protocol is in RFC 23 (ZMTP 3.0), RF
 26 (CURVE), at https://rfc.zeromq.org. First comes a greeting of 64 bytes, with the version and the
 security mechanism; then the mechanism's handshake, in commands; then messages, in frames, and
 commands: PING, answered here, and PONG. What a peer says of itself is checked (its socket type) or
-ignored (its identity: whoever serves names the connections).
+ignored (its identity: the server names its connections).
 
 A server also takes peers of ZMTP 2.0 (RFC 15): they send 12 bytes, and an identity in place of the
 handshake. So it sends the rest of its greeting only when it knows the peer's version.
