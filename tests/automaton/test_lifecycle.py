@@ -193,7 +193,7 @@ async def test_a_script_that_fails_says_why_without_debug(tmp_path: Path) -> Non
 
 
 async def test_idle_it_does_not_wake(tmp_path: Path) -> None:
-    """Context switches in a stretch of idle time, long enough for any poll to show."""
+    """Waits in a stretch of idle time, long enough for any poll to show."""
     async with automaton(tmp_path, BOT.replace("initial: A", "initial: B")) as bot:
         await bot.ask("STATE")
         before = switches(bot.pid)
@@ -204,7 +204,7 @@ async def test_idle_it_does_not_wake(tmp_path: Path) -> None:
 
 def switches(pid: int) -> int:
     text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return sum(int(line.split()[1]) for line in text.splitlines() if "ctxt_switches" in line)
+    return int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
 
 BUG = """

@@ -164,7 +164,7 @@ class Agent:
                 task.cancel()
 
     async def _follow(self, file: PayloadFile) -> Never:
-        from kontrol.filewatch import Watch  # with ctypes, for agents that have a payload
+        from kontrol.filewatch import Watch
 
         with Watch(f"payload {file.path}", interval=LOOK) as watch:
             while True:
