@@ -145,3 +145,16 @@ def test_a_command_can_look_up_without_asyncio() -> None:
         "assert 'asyncio' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+
+
+@pytest.mark.parametrize(("name", "loads"), [("localhost", False), ("\u00fc..x", True)])
+def test_only_a_name_that_is_not_ascii_loads_the_codec_for_it(name: str, loads: bool) -> None:
+    code = (
+        "import contextlib, sys; from kontrol.resolver import look_up\n"
+        f"with contextlib.suppress(OSError): look_up({name!r}, 80, 30.0)\n"
+        "print('encodings.idna' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True, timeout=60
+    )
+    assert done.stdout == f"{loads}\n"
