@@ -37,7 +37,7 @@ async def run(*, agents: int, after: float, within: float, stop: int) -> list[Ro
             await load.steady()
             await asyncio.sleep(after)
             before = await here.pods()
-            await load.report()
+            at_rest = await load.report()
             meter = Meter(master=second.pid)
             first.process.send_signal(signal.SIGSTOP if stop else signal.SIGKILL)
             killed = asyncio.get_running_loop().time()
@@ -50,7 +50,6 @@ async def run(*, agents: int, after: float, within: float, stop: int) -> list[Ro
             await first.end(signal.SIGKILL)
         await second.end()
     lost = sum(after_all.get(key) != revision for key, revision in before.items())
-    lost += agents - len(before)
     seconds = got.ended - killed
     refused = sum(got.refused.values())
     named = ", ".join(f"{name} {count}" for name, count in sorted(got.refused.items()))
@@ -67,7 +66,13 @@ async def run(*, agents: int, after: float, within: float, stop: int) -> list[Ro
                 "unacknowledged": got.left,
             },
         ),
-        Row("   pods lost", str(lost), values={"lost": lost}),
+        Row(
+            "   pods lost",
+            str(lost),
+            f"{len(before)} lived before; {at_rest.late + sum(at_rest.refused.values())} late or"
+            " refused",
+            values={"lost": lost, "lived_before": len(before), "late_before": at_rest.late},
+        ),
         Row(
             "   highest rate of acknowledgements",
             f"{got.peak:.0f}/s",

@@ -26,7 +26,10 @@ _SETTLE = 10.0  # seconds after the joins: what they left to do is done
 
 async def run(*, agents: tuple[int, ...], minutes: float, plot: str) -> list[Row]:
     """Measure."""
-    rows = [await _one(most_agents(number), minutes) for number in agents]
+    rows = []
+    for number in agents:
+        rows.append(await _one(most_agents(number), minutes))
+        print(f"{rows[-1].what}: {rows[-1].figure}", flush=True)
     if plot:
         _write(Path(plot), draw([row.values for row in rows]))
     return rows
@@ -55,19 +58,20 @@ async def _one(agents: int, minutes: float) -> Row:
     lost += agents - len(before)
     share = {name: 100 * seconds / got.seconds for name, seconds in spent.items()}
     refused = sum(got.refused.values())
+    each = 1000 * spent["master"] / max(1, got.acknowledged)
     return Row(
         f"{agents} agents, for {minutes:g} min",
         f"CPU {share['master']:.1f} %, {memory:.0f} MB, {lost} lost, {refused} refused,"
         f" {got.late} late",
         f"etcd's CPU {share['etcd']:.1f} %, generator's {share['generator']:.1f} %",
-        f"{1000 * spent['master'] / got.acknowledged:.2f} ms each, p99 {1000 * got.p99:.0f} ms",
+        f"{each:.2f} ms each, p99 {1000 * got.p99:.0f} ms",
         goal="20,000: under 50 %, 300 MB, none lost",
         values={
             "agents": agents,
             "master_cpu": share["master"],
             "etcd_cpu": share["etcd"],
             "generator_cpu": share["generator"],
-            "master_cpu_ms": 1000 * spent["master"] / got.acknowledged,
+            "master_cpu_ms": each,
             "resident_mb": memory,
             "threads": number,
             "lost": lost,
