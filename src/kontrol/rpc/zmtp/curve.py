@@ -261,11 +261,11 @@ class CurveServer(_Curve):
 class CurveClient(_Curve):
     """The end that connects to the server with the permanent public key `server`.
 
-    Raises `ValueError` if that is not 32 bytes.
+    Raises `ValueError` if that is not one: not 32 bytes, or of small order.
     """
 
     _seals, _opens = b"CurveZMQMESSAGEC", b"CurveZMQMESSAGES"
-    __slots__ = ("_greeting", "_keys", "_server")
+    __slots__ = ("_greeting", "_keys", "_public", "_server")
 
     def __init__(
         self,
@@ -278,19 +278,21 @@ class CurveClient(_Curve):
         super().__init__(metadata, random)
         self._keys = keys
         self._server = server
-        self._greeting = b""  # the key of C' and S
+        self._short = random(_KEY)
+        self._public = crypto_scalarmult_base(self._short)  # C'
+        try:
+            self._greeting = crypto_box_beforenm(server, self._short)  # the key of C' and S
+        except CryptoError:
+            raise ValueError("a server's public key of small order hides nothing") from None
 
     def start(self) -> bytes:
-        """Return HELLO, once. Raises `HandshakeError` if the server's key cannot be one."""
+        """Return HELLO, once. Raises `HandshakeError` the second time."""
         if self._sent:
             raise HandshakeError("the handshake was started before")
-        self._short = self._random(_KEY)
-        self._greeting = _share(self._server, self._short, "the server")
         number = self._next()
         box = crypto_box_easy_afternm(bytes(64), b"CurveZMQHELLO---" + number, self._greeting)
-        public = crypto_scalarmult_base(self._short)
         self._awaited = _WELCOME
-        return _HELLO + _VERSION + bytes(72) + public + number + box
+        return _HELLO + _VERSION + bytes(72) + self._public + number + box
 
     def close(self) -> None:
         """Forget the keys of the connection: nothing is sealed or opened any more."""
@@ -314,7 +316,7 @@ class CurveClient(_Curve):
         server, cookie = plain[:32], plain[32:]
         self._shared = _share(server, self._short, "WELCOME")
         nonce = self._random(16)
-        vouched = crypto_scalarmult_base(self._short) + self._server
+        vouched = self._public + self._server
         vouching = _share(server, self._keys.secret, "WELCOME")
         vouch = nonce + crypto_box_easy_afternm(vouched, b"VOUCH---" + nonce, vouching)
         number = self._next()
