@@ -13,6 +13,8 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.rpc.keyed import cluster, part
+from tests.rpc.zmtp.curve_by_hand import SMALL_ORDER
+from zmq.utils import z85
 
 from kontrol.rpc.security.keyfolder import NEEDS, make, manifest, rotate
 from kontrol.rpc.security.keys import (
@@ -39,6 +41,13 @@ def test_a_list_is_keys_with_remarks_among_comments() -> None:
 def test_what_is_no_key_is_refused_by_file_and_line(line: str) -> None:
     with pytest.raises(KeysError, match=r"agents, line 2: .* 40 characters of Z85"):
         parse_list(f"# agents\n{line}\n", "agents")
+
+
+@pytest.mark.parametrize("key", SMALL_ORDER)
+def test_a_public_key_that_hides_nothing_is_refused_by_file_and_line(key: bytes) -> None:
+    line = z85.encode(key).decode("ascii")
+    with pytest.raises(KeysError, match=r"masters, line 1: .* is not a public key"):
+        parse_list(f"{line} ours\n", "masters")
 
 
 def test_a_key_of_too_large_a_number_is_refused() -> None:

@@ -95,7 +95,7 @@ def parse_list(text: str, where: str) -> dict[str, str]:
         if not words or line.lstrip().startswith("#"):
             continue
         key = words[0]
-        if not _is_key(key):
+        if not _is_public(key):
             raise KeysError(
                 f"{where}, line {number}: {key!r:.60} is not a public key; expected 40 characters"
                 " of Z85, as `kontrol keys show` prints them"
@@ -220,6 +220,13 @@ def _is_key(text: str) -> bool:
     except struct.error:  # five characters can say more than 32 bits hold
         return False
     return True
+
+
+def _is_public(text: str) -> bool:
+    """Return whether a text is a public key, and not one that hides nothing."""
+    from kontrol.rpc.zmtp.curve import is_public  # libsodium is loaded where keys are used
+
+    return _is_key(text) and is_public(z85.decode(text))
 
 
 def _a(kind: Kind) -> str:

@@ -76,6 +76,15 @@ class KeyPair:
         return cls(crypto_scalarmult_base(secret), secret)
 
 
+def is_public(key: bytes) -> bool:
+    """Return whether a key can be a public one: 32 bytes, and not of small order."""
+    try:
+        crypto_box_beforenm(key, bytes(_KEY))  # any secret key tells
+    except CryptoError:
+        return False
+    return True
+
+
 class _Curve:
     """What both ends have in common: the traffic, and the counters in its nonces."""
 
