@@ -102,11 +102,11 @@ class Tally:
 
 
 class Agent:
-    """One of the crowd. `host` is where it last connected to, `at` where it was acknowledged."""
+    """One of the crowd. `host` is where it last connected to."""
 
     __slots__ = (
-        *("addresses", "at", "call", "changes", "connected", "deadline", "due", "host"),
-        *("incoming", "number", "schedule", "sent", "socket", "waiting"),
+        *("addresses", "call", "changes", "connected", "deadline", "due", "host", "incoming"),
+        *("marked", "number", "schedule", "sent", "socket", "waiting"),
     )
 
     def __init__(self, number: int, schedule: Schedule, addresses: Addresses) -> None:
@@ -116,10 +116,10 @@ class Agent:
         self.schedule = schedule
         self.addresses = addresses
         self.host = ""
-        self.at = ""
         self.socket: socket.socket | None = None
         self.incoming = Incoming()
         self.connected = False  # TCP is; `incoming.ready` says the same of ZMTP
+        self.marked = False  # not acknowledged since `Crowd.mark`
         self.waiting = False  # an attempt is under way
         self.deadline = 0.0  # of that attempt
         self.sent = 0.0
@@ -146,8 +146,8 @@ class Crowd:
         self, *, hosts: Sequence[str], port: int, first: int, agents: int, ttl: float, seed: int
     ) -> None:
         self.tally = Tally()
-        self.on: Counter[str] = Counter()
-        """How many agents were acknowledged last by each host."""
+        self.left = 0
+        """How many agents were not acknowledged since `mark`."""
         self.port = port
         random = Random(seed)
         self.agents = []
@@ -159,6 +159,12 @@ class Crowd:
         self._open: dict[int, Agent] = {}
         self._calls = first << 32
         self._attempts: deque[tuple[float, Agent]] = deque()  # all last equally long
+
+    def mark(self) -> None:
+        """Count in `left` the agents that are not acknowledged from now on."""
+        self.left = len(self.agents)
+        for agent in self.agents:
+            agent.marked = True
 
     # What paces do.
 
@@ -288,11 +294,9 @@ class Crowd:
             tally.acknowledged += 1
             tally.times.add(now - agent.sent)
             tally.bins[int(now / _BIN)] += 1
-            if agent.at != agent.host:
-                if agent.at:
-                    self.on[agent.at] -= 1
-                self.on[agent.host] += 1
-                agent.at = agent.host
+            if agent.marked:
+                agent.marked = False
+                self.left -= 1
         pace.answered(agent, error, now)
 
 

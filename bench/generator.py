@@ -6,7 +6,8 @@ input it ends.
 * `join`: connect, and have every agent acknowledged once.
 * `loop`: keepalives in a closed loop, for some seconds, or some number of them.
 * `steady`: from now on, each agent reports as a real one does. The answer comes immediately.
-* `until`: go on until all agents were acknowledged by one host, for at most some seconds.
+* `mark`: count from now on which agents are acknowledged.
+* `until`: go on until all are since then, for at most some seconds.
 * `report`: what came of the keepalives since the last report.
 """
 
@@ -126,17 +127,17 @@ class Generator:
         self._mark()
         return self._load(0)
 
-    def until(self, host: str, within: float) -> Load:
-        """Go on until all were acknowledged by `host`."""
+    def mark(self) -> Load:
+        """Count from now on which agents are acknowledged."""
+        self._crowd.mark()
+        return self._load(self._crowd.left)
+
+    def until(self, within: float) -> Load:
+        """Go on until all are acknowledged since `mark`."""
         assert self._pace is not None
         end = time.monotonic() + within
-        crowd = self._crowd
-
-        def left() -> int:
-            return len(crowd.agents) - crowd.on[host]
-
-        crowd.run(self._pace, lambda now: not left() or now >= end)
-        return self._load(left())
+        self._crowd.run(self._pace, lambda now: not self._crowd.left or now >= end)
+        return self._load(self._crowd.left)
 
     def report(self) -> Load:
         """Return what came of the keepalives since the last time."""

@@ -44,9 +44,13 @@ class Generator:
         """Let the agents report as real ones."""
         await self._command("steady")
 
-    async def until(self, host: str, *, within: float) -> Load:
-        """Wait until all are acknowledged by `host`."""
-        return await self._command("until", host=host, within=within)
+    async def mark(self) -> None:
+        """Count from now on which agents are acknowledged."""
+        await self._command("mark")
+
+    async def until(self, *, within: float) -> Load:
+        """Wait until all are acknowledged since `mark`."""
+        return await self._command("until", within=within)
 
     async def report(self) -> Load:
         """Return what came of the keepalives since the last command."""

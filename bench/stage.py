@@ -144,9 +144,11 @@ class Daemon:
                     return at
 
     async def end(self, how: signal.Signals = signal.SIGTERM) -> float:
-        """Signal it; returns when that was, once it is gone."""
+        """Signal it; returns when that was, once it is gone or, by SIGSTOP, stopped."""
         at = time.monotonic()
         self.process.send_signal(how)
+        if how is signal.SIGSTOP:
+            return at
         await self.process.wait()
         await self._listening
         return at
