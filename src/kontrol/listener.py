@@ -120,7 +120,7 @@ class Listener:
         and the `fix` that helps.
         """
         try:
-            self._socket = await _listen("" if host == "*" else host, port, self._backlog)
+            self._socket = await listen("" if host == "*" else host, port, self._backlog)
         except OSError as error:
             where = f"{host or '*'} port {port}{f' for {name}' if name else ''}"
             if (error.errno or 0) > 0:
@@ -230,8 +230,8 @@ def plain_address(address: str) -> str:
     return bare.removeprefix("::ffff:") if "." in bare else bare
 
 
-async def _listen(host: str, port: int, backlog: int) -> socket.socket:
-    """Return a listening socket. Raises `OSError`."""
+async def listen(host: str, port: int, backlog: int) -> socket.socket:
+    """Return a socket that listens on `host` ("": all addresses, IPv6 too). Raises `OSError`."""
     if not host:
         if socket.has_dualstack_ipv6():
             try:

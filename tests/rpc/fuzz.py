@@ -19,16 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
+import zmq.asyncio
 from tests.rpc.keyed import cluster
 from tests.rpc.mutants import Mutants
 from tests.rpc.support import DEADLINE, descriptors, line, peer, resident, until
 from tests.rpc.tap import tapped
 
 from kontrol.rpc.client import Client
-from kontrol.rpc.limits import Limits
 from kontrol.rpc.security.keys import Keyring
-from kontrol.rpc.sockets import Context, Credentials, dealer
-from kontrol.rpc.transport import Transport
 
 PEERS = 4
 PER_CONNECTION = 500  # messages; then a new connection
@@ -117,33 +115,38 @@ class Fuzz:
 
     async def _harass(self, count: int, mutants: Mutants) -> None:
         for start in range(0, count, PER_CONNECTION):
-            async with self._dealer() as transport:
+            async with self._dealer() as dealer:
                 for i in range(min(PER_CONNECTION, count - start)):
-                    await transport.deliver(mutants.message())
+                    await dealer.send_multipart(mutants.message())
                     self.report.messages += 1
                     if not i % OPENINGS:
                         await self._open(mutants.opening(self._heard))
                 await asyncio.sleep(0.01)  # for some of the answers
 
     @contextlib.asynccontextmanager
-    async def _dealer(self) -> AsyncIterator[Transport]:
-        """A connection that takes whatever is answered, and never sends a heartbeat."""
-        context: Context = zmq.Context.instance()
-        credentials = None
+    async def _dealer(self) -> AsyncIterator[zmq.asyncio.Socket]:
+        """A connection of libzmq's that takes what is answered, and never sends a heartbeat."""
+        dealer = zmq.asyncio.Context.instance().socket(zmq.DEALER)
+        dealer.setsockopt(zmq.LINGER, 0)
         if self._keys is not None:
-            credentials = Credentials(self._keys.own("agent"), self._keys.own("master").public)
-        where = f"tcp://127.0.0.1:{self._port}"
-        socket = dealer(context, where, Limits(), credentials)
-        socket.connect(where)
+            own, server = self._keys.own("agent"), self._keys.own("master")
+            dealer.setsockopt(zmq.CURVE_PUBLICKEY, own.public.encode("ascii"))
+            dealer.setsockopt(zmq.CURVE_SECRETKEY, own.secret.encode("ascii"))
+            dealer.setsockopt(zmq.CURVE_SERVERKEY, server.public.encode("ascii"))
+        dealer.connect(f"tcp://127.0.0.1:{self._port}")
 
-        def receive(_: list[zmq.Frame]) -> None:
-            self.report.answers += 1
+        async def receive() -> None:
+            while True:
+                await dealer.recv_multipart()
+                self.report.answers += 1
 
-        transport = Transport(socket, receive, asyncio.get_running_loop())
-        try:
-            yield transport
-        finally:
-            transport.close()
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(receive())
+            try:
+                yield dealer
+            finally:
+                task.cancel()
+                dealer.close()
 
     async def _open(self, data: bytes) -> None:
         """Open a connection, say `data`, and break off."""

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-import zmq
 from tests.rpc.support import BEAT, running
 
 from kontrol.rpc.client import Client
@@ -43,17 +42,11 @@ async def guarded(
     heartbeat: float = BEAT,
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> AsyncIterator[int]:
-    """Run a server with keys, in a context of its own; gives its port."""
+    """Run a server with keys; gives its port."""
     keyring = keys if isinstance(keys, Keyring) else Keyring.load(keys)
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    try:
-        server = Server(
-            methods, heartbeat=heartbeat, limits=limits, context=context, keys=keyring, own=own
-        )
-        async with running(server, port) as bound:
-            yield bound
-    finally:
-        context.destroy(linger=0)
+    server = Server(methods, heartbeat=heartbeat, limits=limits, keys=keyring, own=own)
+    async with running(server, port) as bound:
+        yield bound
 
 
 def caller(

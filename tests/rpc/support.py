@@ -15,7 +15,6 @@ import zmq
 
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.server import Method, Server
-from kontrol.rpc.transport import Transport
 
 PEERS = Path(__file__).parent / "peers"
 
@@ -128,27 +127,33 @@ def resident(process: Process) -> int:
 
 
 class RawPeer:
-    """A dealer that sends whatever it is told and keeps what it gets, decoded by msgpack alone."""
+    """A dealer of libzmq's that sends what it is told and keeps what it gets, decoded."""
 
     def __init__(self, port: int) -> None:
         self.got: asyncio.Queue[Any] = asyncio.Queue()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._socket = context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(f"tcp://127.0.0.1:{port}")
-        self._transport = Transport(
-            self._socket,
-            lambda frames: self.got.put_nowait(msgpack.unpackb(frames[-1].bytes)),
-            asyncio.get_running_loop(),
-        )
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket.getsockopt(zmq.FD), self._drain)  # type: ignore[arg-type]  # bytes for other options
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._transport.close()
+        self._loop.remove_reader(self._socket.getsockopt(zmq.FD))  # type: ignore[arg-type]  # see above
+        self._socket.close()
 
     def send(self, *parts: bytes) -> None:
-        assert self._transport.send(parts)
+        self._socket.send_multipart(parts, zmq.NOBLOCK)
+        self._loop.call_soon(self._drain)  # sending may quieten the descriptor
+
+    def _drain(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            while not self._socket.closed:
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+                self.got.put_nowait(msgpack.unpackb(parts[-1]))
 
     def emit(self, header: object, name: object, args: object, use_bin_type: bool = True) -> None:
         self.send(b"", msgpack.packb([header, name, args], use_bin_type=use_bin_type))

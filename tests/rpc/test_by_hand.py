@@ -124,7 +124,7 @@ async def test_a_peer_that_never_reads_keeps_its_handlers_waiting_and_nothing_el
                 self.running -= 1
 
     ours = Fat()
-    async with serving(ours.methods(), limits=Limits(unread=10)) as port:
+    async with serving(ours.methods(), limits=Limits(unread=5_000_000)) as port:
         reader, deaf = await shaken(port)
         deaf.write(framed(b"", packb([{"message_id": b"i", "v": 3}, "fat", [500_000]])))
         header = {"message_id": b"j", "v": 3, "response_to": b"i"}

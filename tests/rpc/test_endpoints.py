@@ -30,7 +30,6 @@ from kontrol.rpc.errors import (
 )
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.server import Call, Method, Server
-from kontrol.rpc.sockets import why_unreachable
 
 
 async def test_calls_share_a_connection_and_do_not_wait_for_each_other() -> None:
@@ -173,7 +172,7 @@ async def test_limits_on_calls_are_answered() -> None:
 
 async def test_answers_wait_for_a_peer_that_is_slow_to_read() -> None:
     # Beats wait with the answers: at the default interval, they have the time.
-    async with both(Limits(unread=2, unhandled=2), heartbeat=5.0) as (_, client):
+    async with both(Limits(unread=2), heartbeat=5.0) as (_, client):
         fat = "x" * 500_000
         calls = (client.call("echo", fat, timeout=DEADLINE) for _ in range(60))
         assert await asyncio.gather(*calls) == [fat] * 60
@@ -213,8 +212,11 @@ async def test_every_errno_keeps_its_own_words(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", fail)
-    said = await why_unreachable("tcp://[fd00::1]:8000")
-    assert said == f"no connection: {os.strerror(number).lower()}"
+    async with Client("fd00::1", 8000) as client:
+        with pytest.raises(LostRemote) as raised:
+            await client.call("echo", 1, timeout=DEADLINE)
+    said = f"no connection: {os.strerror(number).lower()}"
+    assert str(raised.value) == f"tcp://[fd00::1]:8000: {said}"
 
 
 async def test_a_client_finds_its_server_again() -> None:

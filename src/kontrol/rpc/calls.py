@@ -5,40 +5,40 @@ id, so no peer can touch another's calls.
 """
 
 import asyncio
-from collections import Counter
+from collections.abc import Iterable
 
 from kontrol.rpc.channel import Channel, Channels, Side
 from kontrol.rpc.errors import Refused
 from kontrol.rpc.events import Reply
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.methods import Call
+from kontrol.rpc.peers import Peer
 from kontrol.rpc.wire import Id
 
-Envelope = tuple[bytes, ...]
-"""How a message is routed back; the first part is the connection's identity."""
+Envelope = tuple[Peer, tuple[bytes, ...]]
+"""How a message is routed back: by its connection, and what routers on the way have put first."""
 
 
 class Serving(Channel):
-    """An open channel of a server, with its handler's task and its caller's `public` key, if any.
+    """An open channel of a server, with its handler's task.
 
     `owed` is the ending that waits for the caller's room, `room` what the handler waits for. `call`
     is what the handler was given.
     """
 
-    __slots__ = ("call", "envelope", "id", "owed", "public", "room", "task")
+    __slots__ = ("call", "envelope", "id", "owed", "peer", "room", "task")
 
     def __init__(
         self,
         envelope: Envelope,
         id: Id,  # noqa: A002 - the wire's word
-        public: str,
         now: float,
         heartbeat: float,
     ) -> None:
         super().__init__(Side.ANSWERER, now, heartbeat=heartbeat)
         self.envelope = envelope
         self.id = id
-        self.public = public
+        self.peer = envelope[0]
         self.call: Call | None = None
         self.task: asyncio.Task[object] | None = None
         self.owed: Reply | None = None
@@ -51,7 +51,7 @@ class Calls:
     def __init__(self, limits: Limits) -> None:
         self.channels: Channels[tuple[Envelope, Id], Serving] = Channels()
         self._limits = limits
-        self._per_peer: Counter[bytes] = Counter()
+        self._of: dict[Peer, set[Serving]] = {}
 
     def check(self, envelope: Envelope, id: Id) -> None:  # noqa: A002 - the wire's word
         """Raise `Refused` if no call of that id can be opened now."""
@@ -60,7 +60,7 @@ class Calls:
             raise Refused("ProtocolError", f"message_id {id!r} is that of an open call")
         if len(self.channels) >= limits.calls:
             raise Refused("Busy", f"{limits.calls} calls are in progress: try again later")
-        if self._per_peer[envelope[0]] >= limits.calls_per_peer:
+        if envelope[0].calls >= limits.calls_per_peer:
             raise Refused(
                 "Busy",
                 f"this connection has {limits.calls_per_peer} calls in progress: await some",
@@ -73,7 +73,12 @@ class Calls:
     def add(self, channel: Serving) -> None:
         """Add a channel that was made just now."""
         self.channels.add((channel.envelope, channel.id), channel)
-        self._per_peer[channel.envelope[0]] += 1
+        channel.peer.calls += 1
+        self._of.setdefault(channel.peer, set()).add(channel)
+
+    def of(self, peer: Peer) -> Iterable[Serving]:
+        """Return the open channels of a connection."""
+        return tuple(self._of.get(peer, ()))
 
     def has(self, channel: Serving) -> bool:
         """Return whether that very channel is open still."""
@@ -84,8 +89,9 @@ class Calls:
         if not self.has(channel):
             return False
         self.channels.remove((channel.envelope, channel.id))
-        peer = channel.envelope[0]
-        self._per_peer[peer] -= 1
-        if not self._per_peer[peer]:
-            del self._per_peer[peer]
+        channel.peer.calls -= 1
+        of = self._of[channel.peer]
+        of.discard(channel)
+        if not of:
+            del self._of[channel.peer]
         return True

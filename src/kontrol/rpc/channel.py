@@ -20,7 +20,7 @@ Pure. Time is an argument everywhere: seconds of any monotonic clock.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Generic, TypeVar
@@ -138,7 +138,7 @@ class Channel:
     def tick(self, now: float, *, behind: bool = False) -> Beat | Lost:
         """Judge the peer at the time `due`: return the beat to send, or that it is lost.
 
-        `behind` says that events of the endpoint have arrived and wait to be read.
+        `behind` says that events of the connection have arrived and wait to be read.
         """
         late = now - self._due
         self._due = now + self._heartbeat
@@ -193,14 +193,17 @@ class Channels(Generic[K, C]):
         """When the next tick of any channel is due; None without channels."""
         return next(iter(self._channels.values())).due if self._channels else None
 
-    def tick(self, now: float, *, behind: bool = False) -> Iterator[tuple[C, Beat | Lost]]:
+    def tick(
+        self, now: float, behind: Callable[[C], bool] = lambda _: False
+    ) -> Iterator[tuple[C, Beat | Lost]]:
         """Tick every channel that is due; the caller sends the beats and ends the lost.
 
-        Channels may be removed while this is iterated over.
+        `behind` says of a channel whether events wait to be read. Channels may be removed while
+        this is iterated over.
         """
         while self._channels:
             key, channel = next(iter(self._channels.items()))
             if channel.due > now:
                 return
             self._channels.move_to_end(key)
-            yield channel, channel.tick(now, behind=behind)
+            yield channel, channel.tick(now, behind=behind(channel))

@@ -11,14 +11,12 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-import zmq
-
-from kontrol.rpc.connection import Calling, Connection
+from kontrol.rpc.connection import Calling, Connection, Credentials
 from kontrol.rpc.errors import CallTimeout, LostRemote, ProtocolError, RemoteError
 from kontrol.rpc.events import Done, Event, Failure, Item, Open, Result
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.security.keys import Keyring, Kind, list_file
-from kontrol.rpc.sockets import Context, Credentials, endpoint, why_unreachable
+from kontrol.rpc.sockets import address, endpoint
 
 __all__ = ["Client", "Limits"]
 
@@ -27,9 +25,8 @@ class Client:
     """Calls the ZeroRPC server at `host` and `port`, a name or an address.
 
     `heartbeat` is in seconds and should be the server's (ZeroRPC's default is 5): a peer that sends
-    nothing for two to three of them is lost. `context` is the ZeroMQ context, with its I/O thread;
-    by default all of the process share one. An asynchronous context manager; it connects when first
-    used.
+    nothing for two to three of them is lost. An asynchronous context manager; it connects when
+    first used.
 
     With `keys` it proves its own key of the kind `as_`, and answers only count from a server that
     proves to have the key of one of the kinds in `to`, which are tried in turn. Raises `KeysError`
@@ -43,7 +40,6 @@ class Client:
         *,
         heartbeat: float = 5.0,
         limits: Limits | None = None,
-        context: Context | None = None,
         keys: Keyring | None = None,
         as_: Kind = "agent",
         to: tuple[Kind, ...] = ("master",),
@@ -53,7 +49,6 @@ class Client:
         self._heartbeat = heartbeat
         # We chose this peer: its answers may be larger than what unknown clients may send.
         self._limits = limits or replace(Limits(), values=1_000_000)
-        self._context = context or zmq.Context.instance()
         self._keys = keys
         self._as: Kind = as_
         self._to = to
@@ -124,8 +119,6 @@ class Client:
             raise CallTimeout(f"{where}: {event.name} could not be sent in time") from None
         try:
             yield connection, channel
-        except LostRemote as lost:
-            raise await _explained(lost, connection) from None
         finally:
             connection.release(channel)
 
@@ -136,13 +129,15 @@ class Client:
                 self._connection.close("its key is not accepted any more")
             if self._connection is None or self._connection.ended is not None:
                 try:
-                    where = await endpoint(self._host, self._port)
+                    host = await address(self._host, self._port)
                 except OSError as error:
                     raise LostRemote(f"{self._host}: {error}") from error
                 if self._keys is None:
-                    self._connection = self._connect(where)
+                    connection = self._new(host)
+                    await connection.connect()
+                    self._connection = connection
                 else:
-                    self._connection = await self._trusted(where, self._keys)
+                    self._connection = await self._trusted(host, self._keys)
             return self._connection
 
     def _trusts(self, connection: Connection) -> bool:
@@ -152,33 +147,30 @@ class Client:
         self._keys.refresh()
         return self._keys.kind(connection.server) in self._to
 
-    def _connect(self, where: str, credentials: Credentials | None = None) -> Connection:
+    def _new(self, host: str, credentials: Credentials | None = None) -> Connection:
         return Connection(
-            where,
-            self._context,
+            host,
+            self._port,
             heartbeat=self._heartbeat,
             limits=self._limits,
             credentials=credentials,
         )
 
-    async def _trusted(self, where: str, keys: Keyring) -> Connection:
+    async def _trusted(self, host: str, keys: Keyring) -> Connection:
         """Return a connection to a server that has proved its key. Raises `LostRemote`."""
         keys.refresh()
         for credentials in self._credentials(keys):
-            connection = self._connect(where, credentials)
+            connection = self._new(host, credentials)
             try:
-                await connection.shaken()
-            except asyncio.CancelledError:
-                connection.close("no call waits for it any more")
-                raise
-            if connection.ended is None:
+                await connection.connect()
                 return connection
-            if not connection.mistaken:
-                raise await _explained(LostRemote(str(connection.ended)), connection)
+            except LostRemote:
+                if not connection.mistaken:
+                    raise
         lists = " or ".join(list_file(kind) for kind in self._to)
         raise LostRemote(
-            f"{where}: it uses no keys, or none that is listed in {lists}: it is of another"
-            " cluster, or the lists here are old"
+            f"{endpoint(host, self._port)}: it uses no keys, or none that is listed in {lists}: it"
+            " is of another cluster, or the lists here are old"
         )
 
     def _credentials(self, keys: Keyring) -> list[Credentials]:
@@ -196,10 +188,3 @@ class Client:
         if event is None:
             return CallTimeout(f"{where}: no answer within {timeout:g} s")
         return ProtocolError(f"{where} answered {event.name}: {fix}")
-
-
-async def _explained(lost: LostRemote, connection: Connection) -> LostRemote:
-    """Return the error with the system's words for a connection that could not be made."""
-    if not connection.unmade:
-        return lost
-    return LostRemote(f"{connection.where}: {await why_unreachable(connection.where)}")

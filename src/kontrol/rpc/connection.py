@@ -1,43 +1,49 @@
 """One connection of a client, from its first attempt to its end, and the calls that are open on it.
 
-A connection ends permanently when TCP says that it is refused or closed: ZeroMQ would go on
-reconnecting silently, and later deliver calls that their caller has long given up. Here every open
-call fails immediately, and what was queued is dropped. Invariant: an open call gets what arrived
-before the end, then its error; nothing waits on a connection that is over.
+A connection that ends is never made again: what was queued would be delivered long after its caller
+has given up (docs/decisions/0014). Every open call fails immediately. Invariant: an open call gets
+what arrived before the end, then its error; nothing waits on a connection that is over.
 """
 
 import asyncio
+import os
 import secrets
 from collections import deque
-
-import zmq
-from zmq.utils.monitor import parse_monitor_message
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from kontrol.rpc.channel import Channel, Channels, Illegal, Lost, Side
 from kontrol.rpc.errors import LostRemote, ProtocolError, RpcError
 from kontrol.rpc.events import Beat, Event, Failure, More, Open
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.pulse import HeartbeatTimer
-from kontrol.rpc.sockets import Context, Credentials, dealer
-from kontrol.rpc.transport import Transport
+from kontrol.rpc.security import z85
+from kontrol.rpc.security.keys import Pair
+from kontrol.rpc.sockets import endpoint, keep_alive, why_unreachable
+from kontrol.rpc.transport import Link
 from kontrol.rpc.wire import Codec, Malformed, Message
+from kontrol.rpc.zmtp.machine import CLIENT, Machine, Mismatch, Rejected, Violation
+from kontrol.rpc.zmtp.mechanism import Mechanism, Null
 
 _KEYS_ONLY = "not without keys (KONTROL_KEYS)"
-_NO_KEYS = int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
+_NO_ZEROMQ = f"it speaks no ZeroMQ, or {_KEYS_ONLY}"
+_METADATA = {b"Socket-Type": CLIENT.socket_type}
+_BUFFER = 16 * 1024  # bytes read in one turn of the loop
 
-_ENDINGS = {
-    int(zmq.EVENT_CLOSED): "no connection could be made",
-    int(zmq.EVENT_DISCONNECTED): "the connection was closed",
-    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): f"it speaks no ZeroMQ, or {_KEYS_ONLY}",
-    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "it does not speak ZeroMQ as we do",
-    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "it does not accept our key",
-}
-# A server sends nothing to a client that expects another key of it, and closes.
-_MISTAKES = {
-    int(zmq.EVENT_DISCONNECTED),
-    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL),
-    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL),
-}
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a caller proves, its own `pair`, and what it wants proved: the `server`'s public key."""
+
+    pair: Pair
+    server: str
+
+    def mechanism(self) -> Mechanism:
+        """Return the mechanism of a new connection."""
+        from kontrol.rpc.zmtp.curve import CurveClient, KeyPair  # libsodium is loaded where needed
+
+        pair = KeyPair(z85.decode(self.pair.public), z85.decode(self.pair.secret))
+        return CurveClient(pair, z85.decode(self.server), _METADATA, os.urandom)
 
 
 class Calling(Channel):
@@ -80,54 +86,55 @@ class Calling(Channel):
         return self.arrived.popleft()
 
 
-class Connection:
-    """A ZeroMQ dealer connected to `where`, an endpoint with a numeric address."""
+class Connection(Link):
+    """A connection to the address `host`. `connect` it first, once."""
 
     def __init__(
         self,
-        where: str,
-        context: Context,
+        host: str,
+        port: int,
         *,
         heartbeat: float,
         limits: Limits,
         credentials: Credentials | None = None,
     ) -> None:
-        self.ended: LostRemote | None = None
-        """Why the connection is over, once it is."""
+        loop = asyncio.get_running_loop()
+        mechanism = Null(_METADATA) if credentials is None else credentials.mechanism()
+        machine = Machine(CLIENT, mechanism, limits, loop.time())
+        super().__init__(machine, limits, loop, memoryview(bytearray(_BUFFER)))
+        self.where = endpoint(host, port)
         self.mistaken = False
         """Whether it ended because, as far as is known, the peer does not have the expected key."""
-        self.unmade = False
-        """Whether it ended because it could not be made, for a reason that ZeroMQ keeps."""
         self.server = "" if credentials is None else credentials.server
         """The public key that the peer has to prove; empty without keys."""
-        self.where = where
+        self._address = host, port
         self._heartbeat = heartbeat
-        self._limits = limits
         self._codec = Codec(limits)
         self._ids = f"{secrets.token_hex(8)}-"  # unlike those of any other connection
         self._made = 0
-        self._loop = asyncio.get_running_loop()
         self._channels: Channels[str, Calling] = Channels()
-        self._keyed = credentials is not None
-        self._shaken: asyncio.Future[None] = self._loop.create_future()
-        socket = self._socket = dealer(context, where, limits, credentials)
-        events = int(zmq.EVENT_HANDSHAKE_SUCCEEDED) if credentials else 0
-        for event in _ENDINGS:
-            events |= event
-        self._monitor = Transport(socket.get_monitor_socket(events), self._noticed, self._loop)
-        self._transport = Transport(socket, self._receive, self._loop)
-        self._pulse = HeartbeatTimer(self._channels, self._beat, self._transport, self._loop)
-        socket.connect(where)
+        self._shaken: asyncio.Future[None] = loop.create_future()
+        self._pulse = HeartbeatTimer(self._channels, self._beat, lambda _: self.behind, loop)
 
-    async def shaken(self) -> None:
-        """Wait until both ends have proved their keys, or the connection `ended`."""
-        await self._shaken
+    async def connect(self) -> None:
+        """Connect, and complete the handshake. Raises `LostRemote`."""
+        host, port = self._address
+        try:
+            await self._loop.create_connection(lambda: self, host, port)
+            await self._shaken
+        except OSError as error:
+            self.ended = f"{self.where}: {why_unreachable(error)}"
+        except asyncio.CancelledError:
+            self.close("no call waits for it any more")
+            raise
+        if self.ended is not None:
+            raise LostRemote(self.ended)
 
     async def open(self, event: Open) -> Calling:
         """Open a channel. Raises `Unsendable`, `LostRemote`."""
         channel = Calling(self._new_id(), self._loop.time(), self._heartbeat, self._limits.window)
         frame = self._codec.encode(Message(channel.id, None, event))
-        await self._transport.deliver((b"", frame))
+        await self.deliver(lambda: self.send((b"", frame)))
         channel.send(event)
         self._channels.add(channel.id, channel)
         self._pulse.start()
@@ -138,7 +145,7 @@ class Connection:
         channel.send(event)
         frame = self._codec.encode(Message(self._new_id(), channel.id, event))
         if self.ended is None:
-            self._transport.send((b"", frame))
+            self.send((b"", frame))
 
     def release(self, channel: Calling) -> None:
         """Forget a channel, and notify the peer if it still has to answer."""
@@ -146,29 +153,51 @@ class Connection:
         if not channel.closed and channel.error is None:
             self.emit(channel, Failure("Cancelled", "the caller has given up", ""))
 
-    def close(self, reason: str) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin with the greeting."""
+        keep_alive(transport.get_extra_info("socket"))
+        super().connection_made(transport)
+
+    def close(self, reason: str, *, tell: bytes = b"", error: Exception | None = None) -> None:
         """Close the connection; every open call fails."""
-        if self.ended is not None:
-            return
-        self.ended = LostRemote(f"{self.where}: {reason}")
+        super().close(f"{self.where}: {self._explained(reason, error)}", tell=tell, error=error)
+
+    def _explained(self, reason: str, error: Exception | None) -> str:
+        """Return the reason of an end in a caller's words."""
+        keyed, shaken = bool(self.server), self._shaken.done()
+        if isinstance(error, Rejected):
+            what = "the connection was closed" if shaken else "it refused the connection"
+            told = f"{what}: {reason}" if reason else what
+            return told if shaken or not keyed else "it does not accept our key"
+        if isinstance(error, Mismatch):
+            return "it uses no keys" if keyed else f"it speaks {_KEYS_ONLY}"
+        if error is None or shaken:
+            return reason
+        # A server sends nothing to a client that expects another key of it, and closes.
+        self.mistaken = keyed
+        if keyed:
+            return "it does not have the key that we expect"
+        broken = isinstance(error, Violation)
+        return f"it does not speak ZeroMQ as we do: {reason}" if broken else _NO_ZEROMQ
+
+    def _met(self, metadata: Mapping[bytes, bytes]) -> None:  # noqa: ARG002 - nothing else counts
+        if not self._shaken.done():
+            self._shaken.set_result(None)
+
+    def _over(self, reason: str, error: Exception | None) -> None:  # noqa: ARG002 - it is explained
         if not self._shaken.done():
             self._shaken.set_result(None)
         self._pulse.stop()
-        # In this order: ZeroMQ's I/O thread, and every socket with it, would wait forever to
-        # report an event to a monitor that is closed but not disabled.
-        self._socket.disable_monitor()
-        self._monitor.close()
-        self._transport.close()
         for channel in self._channels:
-            self._fail(channel, LostRemote(str(self.ended)))
+            self._fail(channel, LostRemote(reason))
 
     def _new_id(self) -> str:
         self._made += 1
         return f"{self._ids}{self._made:x}"
 
-    def _receive(self, frames: list[zmq.Frame]) -> None:
+    def _received(self, parts: list[bytes]) -> None:
         try:
-            message = self._codec.decode(frames[-1].bytes)
+            message = self._codec.decode(parts[-1])
         except Malformed as malformed:
             if isinstance(malformed.to, str) and (channel := self._channels.get(malformed.to)):
                 self._fail(channel, ProtocolError(f"{self.where} answered nonsense: {malformed}"))
@@ -197,21 +226,3 @@ class Connection:
     def _fail(self, channel: Calling, error: RpcError) -> None:
         self._channels.remove(channel.id)
         channel.fail(error)
-
-    def _noticed(self, frames: list[zmq.Frame]) -> None:
-        """End with the connection: ZeroMQ's monitor says that it is over."""
-        message = parse_monitor_message([frame.bytes for frame in frames])
-        event, value = int(message["event"]), int(message["value"])
-        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._shaken.set_result(None)
-            return
-        while self._transport.drain():
-            pass  # what arrived before the end still counts
-        reason = _ENDINGS.get(event, "the connection ended")
-        self.unmade = event == zmq.EVENT_CLOSED
-        if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == _NO_KEYS:
-            reason = "it uses no keys" if self._keyed else f"it speaks {_KEYS_ONLY}"
-        elif self._keyed and not self._shaken.done() and event in _MISTAKES:
-            self.mistaken = True
-            reason = "it does not have the key that we expect"
-        self.close(reason)

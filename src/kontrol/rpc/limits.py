@@ -48,17 +48,31 @@ class Limits:
     window: int = 100
     """Items of one stream sent ahead of its consumer (the reference library's number)."""
 
-    unread: int = 1000
-    """Events sent that wait for a connection whose peer does not read; handlers wait with more."""
+    unread: int = 1024 * 1024
+    """Bytes sent that wait for a connection whose peer does not read them; handlers wait with more.
+    One event is sent whole."""
 
     deaf: float = 30.0
-    """Seconds for which a peer may take in nothing of what waits for it (on Linux)."""
+    """Seconds for which a peer may take in nothing of what waits for it. Then its connection is
+    closed."""
 
-    unhandled: int = 16
-    """Events read ahead from one connection while the process is busy; TCP holds back the rest."""
+    unfinished: int = 64 * 1024 * 1024
+    """Bytes of messages that have not arrived completely, of all connections to a server. With
+    more, the connection that has most of them is closed."""
 
     handshake: float = 10.0
-    """Seconds in which a new connection must have said that it speaks ZeroMQ."""
+    """Seconds in which a new connection must have completed its handshake. Then it is closed."""
+
+    handshakes: int = 4096
+    """Connections to a server that have not completed their handshake. With more, the oldest of
+    these is closed."""
+
+    connections: int = 65_536
+    """Connections to a server. With more, the one that has said nothing for longest is closed, of
+    those without a call in progress."""
+
+    per_address: int = 8192
+    """Connections to a server from one address. With more, the same, of that address."""
 
     backlog: int = 4096
     """Connections not yet accepted; the kernel's `net.core.somaxconn` bounds it too."""

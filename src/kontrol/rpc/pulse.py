@@ -6,25 +6,25 @@ from typing import Generic
 
 from kontrol.rpc.channel import C, Channels, K, Lost
 from kontrol.rpc.events import Beat
-from kontrol.rpc.transport import Transport
 
 
 class HeartbeatTimer(Generic[K, C]):
-    """Ticks `channels` of `transport` when they are due and hands each verdict to `act`.
+    """Ticks `channels` when they are due and hands each verdict to `act`.
 
-    The timer runs only while channels are open, and a channel that closed is not looked for.
+    `behind` says of a channel whether events wait to be read. The timer runs only while channels
+    are open, and a channel that closed is not looked for.
     """
 
     def __init__(
         self,
         channels: Channels[K, C],
         act: Callable[[C, Beat | Lost], None],
-        transport: Transport,
+        behind: Callable[[C], bool],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._channels = channels
         self._act = act
-        self._transport = transport
+        self._behind = behind
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
 
@@ -42,8 +42,7 @@ class HeartbeatTimer(Generic[K, C]):
     def _fire(self) -> None:
         self._timer = None
         try:
-            now, behind = self._loop.time(), self._transport.behind
-            for channel, verdict in self._channels.tick(now, behind=behind):
+            for channel, verdict in self._channels.tick(self._loop.time(), self._behind):
                 self._act(channel, verdict)
         finally:
             self.start()

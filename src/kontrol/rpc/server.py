@@ -1,23 +1,22 @@
-"""A ZeroRPC server on a ZeroMQ router socket.
+"""A ZeroRPC server: what ZeroMQ calls a router.
 
-One callback takes each message from the socket to its channel; only a call that is accepted costs
-a task, which runs the handler and is cancelled when its caller is lost or gives up. Whatever can be
-answered is answered: an event that is no call gets an error, without `response_to` if not even
-its message id is known (callers ignore that one, a person with a packet dump does not).
+One callback takes each message from its connection to its channel; only a call that is accepted
+costs a task, which runs the handler and is cancelled when its caller is lost or gives up. Whatever
+can be answered is answered: an event that is no call gets an error, without `response_to` if not
+even its message id is known (callers ignore that one, a person with a packet dump does not).
 
 Invariants: every open channel has exactly one handler task, and its caller gets at most one ending.
 `serve` returns only when all handlers have ended. With keys, nothing is started for a message whose
-key is not accepted at that moment, and a call ends within a second of its key's removal.
+key is not accepted at that moment; calls and connections end within a second of their key's
+removal. A call ends with its connection.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any, cast
-
-import zmq
+from typing import TYPE_CHECKING, Any, cast
 
 from kontrol.listener import BindError
 from kontrol.rpc.calls import Calls, Envelope, Serving
@@ -26,28 +25,39 @@ from kontrol.rpc.errors import LostRemote, Refused, Unsendable
 from kontrol.rpc.events import Beat, Done, Event, Item, Open, Reply, Result, failure
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.methods import Call, Catalog, Method, Signature, restricted
+from kontrol.rpc.peers import Peer, Peers
 from kontrol.rpc.pulse import HeartbeatTimer
-from kontrol.rpc.security.gate import Gate
-from kontrol.rpc.security.keys import Keyring, Kind, ServerKind, fingerprint
-from kontrol.rpc.sockets import Context, peer_name, router
-from kontrol.rpc.transport import Transport, until_sent
+from kontrol.rpc.security.keys import Keyring, Kind, ServerKind
 from kontrol.rpc.wire import Codec, Id, Malformed, Message
+from kontrol.rpc.zmtp.machine import SERVER
+from kontrol.rpc.zmtp.mechanism import Mechanism, Null
 
-__all__ = ["Call", "Limits", "Method", "Server", "restricted"]
+if TYPE_CHECKING:
+    from kontrol.rpc.security.gate import Gate
+
+__all__ = ["Call", "Limits", "Method", "Peer", "Server", "Shortcut", "restricted"]
 
 _log = logging.getLogger(__name__)
 
 _BATCH = 64
 """Items of a stream sent in one turn of the loop."""
 
+_REVOKED = "the key of this connection is not accepted any more"
+
+_NOTICE = 0.5
+"""Seconds in which a connection whose key was removed is still told so."""
+
+Shortcut = Callable[[Peer, bytes], bytes | None]
+"""Answers an event by its bytes, or returns None: then it is decoded as any other."""
+
 
 class Server:
     """Serves `methods` to any number of peers. `bind`, then `serve`.
 
-    `heartbeat` is in seconds and should be that of the callers (ZeroRPC's default is 5). `context`
-    is the ZeroMQ context, with its I/O thread; by default all of the process share one. With
-    `keys`, peers must prove theirs, and the server proves that it is of the kind `own`; a context
-    has room for one such server. Raises `KeysError` if `keys` lack that secret key.
+    `heartbeat` is in seconds and should be that of the callers (ZeroRPC's default is 5). With
+    `keys`, peers must prove theirs, and the server proves that it is of the kind `own`. Raises
+    `KeysError` if `keys` lack that secret key. `shortcut` is asked first for each event of a peer
+    whose key, if any, is still accepted.
     """
 
     def __init__(
@@ -57,21 +67,20 @@ class Server:
         name: str = "kontrol",
         limits: Limits = Limits(),  # noqa: B008 - frozen
         heartbeat: float = 5.0,
-        context: Context | None = None,
         keys: Keyring | None = None,
         own: ServerKind = "master",
+        shortcut: Shortcut | None = None,
     ) -> None:
         self._catalog = Catalog(name, methods)
         self._limits = limits
         self._heartbeat = heartbeat
-        self._context = context or zmq.Context.instance()
-        self._gate = None if keys is None else Gate(keys, own)
+        self._gate = None if keys is None else _gate(keys, own)
         self._codec = Codec(limits)
         self._calls = Calls(limits)
         self._tasks: set[asyncio.Task[object]] = set()
         self._emitted = 0
-        self._socket: zmq.Socket[bytes] | None = None
-        self._transport: Transport | None = None
+        self._shortcut = shortcut
+        self._peers: Peers | None = None
         self._pulse: HeartbeatTimer[tuple[Envelope, Id], Serving] | None = None
 
     async def bind(self, host: str, port: int) -> int:
@@ -79,39 +88,28 @@ class Server:
 
         Port 0 lets the system choose. Raises `BindError`.
         """
-        if self._socket is not None:
+        if self._peers is not None:
             raise BindError("the server is bound already")
-        gate = self._gate
-        if gate is None:
-            self._socket, bound = await router(self._context, host, port, self._limits)
-            return bound
-        gate.open(self._context)
-        try:
-            self._socket, bound = await router(
-                self._context, host, port, self._limits, prepare=gate.secure
-            )
-        except BaseException:
-            gate.stop()
-            gate.close()
-            raise
+        peers = Peers(
+            self._limits, mechanism=self._mechanism, receive=self._receive, ended=self._lost
+        )
+        bound = await peers.bind(host, port)
+        self._peers = peers
         return bound
 
     async def serve(self) -> None:
-        """Serve until cancelled; then cancel the handlers, await them, and close the socket.
-
-        Raises `BindError` if keys have changed and the address has been taken meanwhile.
-        """
-        if self._socket is None:
+        """Serve until cancelled; then cancel and await the handlers, and close the connections."""
+        if self._peers is None:
             raise BindError("serve() was called before bind()")
-        loop = asyncio.get_running_loop()
-        self._transport = Transport(self._socket, self._receive, loop)
-        self._pulse = HeartbeatTimer(self._calls.channels, self._beat, self._transport, loop)
-        broken: asyncio.Future[None] = loop.create_future()
-        needed: set[asyncio.Future[Any]] = {broken}
+        self._pulse = HeartbeatTimer(
+            self._calls.channels,
+            self._beat,
+            lambda channel: channel.peer.behind,
+            asyncio.get_running_loop(),
+        )
+        needed = {self._own(self._peers.serve())}
         if self._gate is not None:
-            fail = broken.set_exception
-            self._gate.start(loop, revoke=self._revoke, fail=fail)
-            needed.add(self._own(self._gate.watch()))
+            needed.add(self._own(self._gate.watch(self._revoke)))
         try:
             ended, _ = await asyncio.wait(needed, return_when=asyncio.FIRST_COMPLETED)
             for one in ended:
@@ -122,36 +120,50 @@ class Server:
                 task.cancel()
             if self._tasks:
                 await asyncio.wait(self._tasks)
+            await self._peers.closed()
 
     def close(self) -> None:
         """Close the socket. `serve` does so itself, if it came to run at all."""
         if self._pulse is not None:
             self._pulse.stop()
-        if self._gate is not None:
-            self._gate.stop()
-        if self._transport is not None:
-            self._transport.close()
-        elif self._socket is not None:
-            self._socket.close(linger=0)
-        if self._gate is not None:
-            self._gate.close()
+        if self._peers is not None:
+            self._peers.close()
+
+    # Connections.
+
+    def _mechanism(self, peer: Peer) -> Mechanism:
+        if self._gate is None:
+            return Null({b"Socket-Type": SERVER.socket_type})
+        return self._gate.mechanism(peer)
+
+    def _lost(self, peer: Peer, reason: str, error: Exception | None) -> None:
+        """End the calls of a connection that is over."""
+        if self._gate is not None and not peer.met:
+            self._gate.unmet(peer, error)
+        for channel in self._calls.of(peer):
+            self._drop(channel, reason)
 
     # What arrives.
 
-    def _receive(self, frames: list[zmq.Frame]) -> None:
-        """Take one message: a routing envelope, an empty part (or none), and an event."""
-        envelope = tuple(part.bytes for part in frames[: max(1, len(frames) - 2)])
-        if len(frames) > self._limits.parts:
-            reason = f"{len(frames)} parts are over the limit of {self._limits.parts}"
-            self._refuse(envelope[:1], None, "ProtocolError", reason)
+    def _receive(self, peer: Peer, parts: list[bytes]) -> None:
+        """Take one message: what routers have put first, an empty part (or none), and an event."""
+        if self._shortcut is not None and len(parts) == 2 and not peer.revoked:
+            answer = self._shortcut(peer, parts[1])
+            if answer is not None:
+                peer.send((b"", answer))
+                return
+        envelope = (peer, tuple(parts[:-2]))
+        if len(parts) >= self._limits.parts:
+            reason = f"{len(parts) + 1} parts are over the limit of {self._limits.parts}"
+            self._refuse((peer, ()), None, "ProtocolError", reason)
             return
         try:
-            message = self._codec.decode(frames[-1].bytes if len(frames) > 1 else b"")
+            message = self._codec.decode(parts[-1])
         except Malformed as malformed:
             self._malformed(envelope, malformed)
             return
         if isinstance(message.event, Open):
-            self._open(envelope, message, message.event, frames[-1])
+            self._open(envelope, message, message.event)
         else:
             self._follow_up(envelope, message)
 
@@ -161,26 +173,26 @@ class Server:
         elif (channel := self._calls.get(envelope, malformed.to)) is not None:
             self._break(channel, str(malformed))
 
-    def _open(self, envelope: Envelope, message: Message, event: Open, frame: zmq.Frame) -> None:
+    def _open(self, envelope: Envelope, message: Message, event: Open) -> None:
         """Start the handler of a call, or answer why not."""
         assert message.id is not None  # noqa: S101 - the codec's promise
         loop = asyncio.get_running_loop()
+        peer = envelope[0]
         caller: Kind | None = None
-        public = ""
+        key = ""
         try:
             if self._gate is not None:
-                caller, public = self._gate.admit(frame)
+                caller, key = self._gate.caller(peer)
             method = self._catalog.find(event.name, event.args)
             method.permit(caller)
             self._calls.check(envelope, message.id)
         except Refused as refused:
             self._refuse(envelope, message.id, refused.name, refused.message)
             return
-        channel = Serving(envelope, message.id, public, loop.time(), self._heartbeat)
+        channel = Serving(envelope, message.id, loop.time(), self._heartbeat)
         channel.receive(event, loop.time())
         self._calls.add(channel)
-        peer = peer_name(envelope[0], frame)
-        call = channel.call = Call(event.name, event.args, peer, caller, fingerprint(public))
+        call = channel.call = Call(event.name, event.args, peer.name, caller, key)
         answer = method.handler(call, *call.args)
         if method.streams:
             answer = self._stream(channel, cast("AsyncGenerator[object, None]", answer))
@@ -208,12 +220,17 @@ class Server:
             channel.room.set_result(None)
 
     def _revoke(self) -> None:
-        """End the calls of keys that are not accepted any more."""
-        for channel in self._calls.channels:
-            if self._gate is not None and self._gate.kind(channel.public) is None:
-                reason = "the key of this connection is not accepted any more"
-                self._refuse(channel.envelope, channel.id, "Forbidden", reason)
-                self._drop(channel, reason)
+        """End the calls and connections of keys that are not accepted any more."""
+        if self._gate is None or self._peers is None:
+            return
+        for peer in self._peers.roster:
+            if not peer.met or peer.revoked or self._gate.accepts(peer.public):
+                continue
+            peer.revoked = True
+            for channel in self._calls.of(peer):
+                self._refuse(channel.envelope, channel.id, "Forbidden", _REVOKED)
+                self._drop(channel, _REVOKED)
+            asyncio.get_running_loop().call_later(_NOTICE, peer.close, _REVOKED)
 
     def _beat(self, channel: Serving, verdict: Beat | Lost) -> None:
         """Send a channel's heartbeat, or end it because its peer is lost."""
@@ -246,7 +263,7 @@ class Server:
                 while not channel.credit:
                     channel.room = asyncio.get_running_loop().create_future()
                     await channel.room
-                await until_sent(partial(self._emit, channel, Item(item)))
+                await channel.peer.deliver(partial(self._emit, channel, Item(item)))
 
     def _ended(self, channel: Serving, method: Signature, task: asyncio.Task[object]) -> None:
         """Answer with what a handler came to, unless its caller is gone."""
@@ -274,7 +291,7 @@ class Server:
         """End an open channel, now or when its caller has room for it."""
         channel.owed = ending
         if channel.credit and not self._settle(channel):
-            channel.task = self._own(until_sent(lambda: self._settle(channel)))
+            channel.task = self._own(channel.peer.deliver(partial(self._settle, channel)))
 
     def _settle(self, channel: Serving) -> bool:
         """Send the ending that a channel owes, if it is still open; False if it must wait."""
@@ -307,7 +324,7 @@ class Server:
 
     def _refuse(self, envelope: Envelope, to: Id | None, error: str, message: str) -> None:
         """Answer what opened no channel."""
-        _log.debug("refused an event of %s: %s: %s", envelope[0].hex(), error, message)
+        _log.debug("refused an event of %s: %s: %s", envelope[0].name, error, message)
         with contextlib.suppress(LostRemote):
             self._send(envelope, self._encode(to, failure(error, message)))
 
@@ -316,14 +333,19 @@ class Server:
         return self._codec.encode(Message(f"{self._emitted:016x}", to, event))
 
     def _send(self, envelope: Envelope, frame: bytes) -> bool:
-        if self._transport is None:
-            raise LostRemote("the server does not run")
-        return self._transport.send((*envelope, b"", frame))
+        peer, hops = envelope
+        return peer.send((*hops, b"", frame))
 
     def _drop(self, channel: Serving, reason: str) -> None:
         """Forget a channel whose caller is gone, and cancel its handler."""
         if self._calls.remove(channel) and channel.task is not None:
-            _log.debug("call of %s cancelled: %s", channel.envelope[0].hex(), reason)
+            _log.debug("call of %s cancelled: %s", channel.peer.name, reason)
             if channel.call is not None:
                 channel.call.gone = reason
             channel.task.cancel()
+
+
+def _gate(keys: Keyring, own: ServerKind) -> "Gate":
+    from kontrol.rpc.security.gate import Gate  # it loads libsodium
+
+    return Gate(keys, own)

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from kontrol.cli.invoke.targets import Place, Record, Selection
 
 FAILED = 5
-_MOST = 256  # pods at a time: each takes three sockets, and ZeroMQ's context has 1023
-_DESCRIPTORS = 5  # of one connection
+_MOST = 256  # pods at a time
+_DESCRIPTORS = 2  # of one pod: a connection, and the look-up of a name
 _OTHERS = 50  # descriptors that are not of connections
 
 _EXAMPLE = "kontrol invoke --role redis -- redis-cli ping"

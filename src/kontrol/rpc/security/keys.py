@@ -14,18 +14,16 @@ is there now is none. Secrets are in no error, log or representation.
 """
 
 import logging
+import os
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
-import zmq
-from zmq.utils import z85
-
 from kontrol.reloading import ReloadingFile
 from kontrol.rpc.errors import RpcError
+from kontrol.rpc.security import z85
 from kontrol.settings.private import exposed
 
 _log = logging.getLogger(__name__)
@@ -53,12 +51,19 @@ class Pair:
     secret: str = field(repr=False)
 
     @classmethod
+    def of(cls, secret: str) -> Self:
+        """Return the pair of a secret key."""
+        from kontrol.rpc.zmtp.curve import KeyPair  # libsodium is loaded where keys are used
+
+        return cls(z85.encode(KeyPair.of(z85.decode(secret)).public), secret)
+
+    @classmethod
     def make(cls) -> Self:
         """Return a new one, neither of whose keys begins like a comment."""
         while True:
-            public, secret = (key.decode("ascii") for key in zmq.curve_keypair())
-            if not (public.startswith("#") or secret.startswith("#")):
-                return cls(public, secret)
+            pair = cls.of(z85.encode(os.urandom(32)))
+            if not (pair.public.startswith("#") or pair.secret.startswith("#")):
+                return pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ def parse_secret(text: str, where: str) -> Pair:
             f"{where}: expected one secret key, 40 characters of Z85, and found "
             f"{len(keys) if len(keys) != 1 else 'something else'}; `kontrol keys make` makes one"
         )
-    return Pair(zmq.curve_public(keys[0].encode("ascii")).decode("ascii"), keys[0])
+    return Pair.of(keys[0])
 
 
 def assemble(texts: Mapping[str, str], folder: Path) -> Keys:
@@ -152,8 +157,6 @@ class Keyring:
         Raises `KeysError`.
         """
         folder = Path(folder)
-        if not zmq.has("curve"):
-            raise KeysError(f"{folder}: pyzmq is built without CURVE here: install another build")
         keys = ReloadingFile(
             "KONTROL_KEYS",
             [folder / name for name in FILES],
@@ -217,7 +220,7 @@ def _is_key(text: str) -> bool:
         return False
     try:
         z85.decode(text)
-    except struct.error:  # five characters can say more than 32 bits hold
+    except ValueError:  # five characters can say more than 32 bits hold
         return False
     return True
 
