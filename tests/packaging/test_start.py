@@ -53,6 +53,7 @@ HEAVY = {
     "lzma": "comes with shutil",
     "multiprocessing": "nothing uses it",
     "msgpack": "ZeroRPC",
+    "nacl": "libsodium, for keys on the ZeroRPC port",
     "secrets": "tokens and keys that are made here",
     "shutil": "with three compression libraries",
     "ssl": "OpenSSL, for TLS: 5 MB with _hashlib",
@@ -67,8 +68,6 @@ HEAVY = {
 """Names of modules and packages, and what they are for. All but those of a case are refused."""
 
 ZERORPC = {"kontrol.rpc", "msgpack"}
-# Of ZeroRPC's connections, until they make their message ids without these.
-IDS = {"hashlib", "secrets"}
 ASKS = {"argparse", "kontrol.settings", "logging"}
 AGENT = {
     "asyncio",
@@ -158,7 +157,7 @@ def test_invoke(tmp_path: Path) -> None:
             )
         finally:
             pods.terminate()
-    allowed = ASKS | ZERORPC | IDS | {"asyncio", "shutil", "bz2", "lzma"}
+    allowed = ASKS | ZERORPC | {"asyncio", "shutil", "bz2", "lzma"}
     assert surplus(record, allowed) == []
 
 
@@ -168,7 +167,7 @@ def test_invoke(tmp_path: Path) -> None:
         ({}, set()),
         ({"KONTROL_HTTP_PORT": "{port}"}, REST),
         ({"KONTROL_PAYLOAD": "{folder}/payload.json"}, WATCHES),
-        ({"KONTROL_KEYS": "{folder}/keys"}, WATCHES | {"kontrol.rpc.server"}),
+        ({"KONTROL_KEYS": "{folder}/keys"}, WATCHES | {"kontrol.rpc.server", "nacl"}),
     ],
     ids=["bare", "rest", "payload", "keys"],
 )
@@ -179,7 +178,7 @@ async def test_agents(tmp_path: Path, more: Mapping[str, str], allowed: set[str]
     given = {name: text.format(port=free_port(), folder=tmp_path) for name, text in more.items()}
     async with reporting(tmp_path, keys, given):
         pass
-    assert surplus(record, AGENT | IDS | allowed) == []
+    assert surplus(record, AGENT | allowed) == []
 
 
 async def test_an_idle_agent_does_not_wake(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ what arrived before the end, then its error; nothing waits on a connection that 
 
 import asyncio
 import os
-import secrets
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -110,7 +109,7 @@ class Connection(Link):
         self._address = host, port
         self._heartbeat = heartbeat
         self._codec = Codec(limits)
-        self._ids = f"{secrets.token_hex(8)}-"  # unlike those of any other connection
+        self._ids = f"{os.urandom(8).hex()}-"  # unlike those of any other connection
         self._made = 0
         self._channels: Channels[str, Calling] = Channels()
         self._shaken: asyncio.Future[None] = loop.create_future()
