@@ -162,22 +162,36 @@ async def test_one_that_is_too_large_takes_no_other_with_it() -> None:
 
 @virtual
 async def test_a_full_store_is_tried_five_times_a_second() -> None:
-    """Each attempt raises another alarm."""
+    """Each attempt raises another alarm. Batches that are under way already are attempts too."""
     cluster, network = MemoryCluster(), Held()
+    loop = asyncio.get_running_loop()
     times = []
 
     def note(request: Request) -> bool:
         if writes(request):
-            times.append(asyncio.get_running_loop().time())
+            times.append(loop.time())
         return False
 
-    async with running(cluster, network=network) as master:
-        await asyncio.gather(*(master.ping(record(number)) for number in range(1, 41)))
+    pods = [(number, f"10.0.{number // 250}.{number % 250}") for number in range(1, 401)]
+    async with running(cluster, network=network, ttl=60.0) as master:
+        await asyncio.gather(*(master.ping(record(number, ip=ip)) for number, ip in pods))
         cluster.core.full = True
         network.holds = note
-        changes = (master.ping(record(number, n=1)) for number in range(1, 41))
-        await asyncio.gather(*changes, return_exceptions=True)
-        assert [later - earlier for earlier, later in pairwise(times)] == pytest.approx([0.2, 0.2])
+        begun = loop.time()
+        changes = [asyncio.create_task(master.ping(record(n, n=1, ip=ip))) for n, ip in pods]
+        await asyncio.wait(changes)
+        assert all(isinstance(change.exception(), Refused) for change in changes)
+        at_once = times.count(begun)
+        assert 1 <= at_once <= 4
+        assert [later - earlier for earlier, later in pairwise(times[at_once - 1 :])] == (
+            pytest.approx([0.2] * (7 - at_once))
+        )
+        cluster.core.full = False
+        times.clear()
+        await asyncio.gather(*(master.ping(record(number, n=2, ip=ip)) for number, ip in pods))
+        begun = loop.time()
+        await asyncio.gather(*(master.ping(record(number, n=3, ip=ip)) for number, ip in pods))
+        assert loop.time() - begun < 0.1, "there is no pause any more"
 
 
 @virtual

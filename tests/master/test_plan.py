@@ -18,6 +18,7 @@ from kontrol.master.registry.admission import (
     TxnBuilder,
     View,
     Write,
+    keys_written,
 )
 from kontrol.store.protocol import Compare, Delete, Put
 
@@ -76,7 +77,6 @@ def test_new_ones_get_the_next_numbers_if_the_counter_has_not_moved() -> None:
     ]
     assert [op.key for op in plan.ops] == [*keys, KEYS.counter]
     assert plan.ops[-1] == Put(KEYS.counter, b"14")
-    assert not plan.clashes
 
 
 def test_its_record_elsewhere_is_evicted_if_that_has_not_moved() -> None:
@@ -104,6 +104,20 @@ def test_a_deregistration_deletes_the_record_if_there_is_one_and_leaves_a_tombst
         assert plan.ops == [Put(KEYS.registration("k1"), tombstone.encode()), *ops]
 
 
-def test_two_that_write_one_key_clash() -> None:
-    plan, _ = planned((RECORD, VIEW, Join(RECORD, 7)), (RECORD, VIEW, Write(POD, LIVE)))
-    assert plan.clashes
+def test_the_keys_that_a_decision_writes() -> None:
+    old = Live(Pod.of(replace(RECORD, key="k9"), 3), revision=25, lease=98)
+    tombstone = replace(REGISTRATION, id="p0", seq=2, left=True)
+    decisions = (
+        (Write(POD, LIVE), ("k1",)),
+        (Join(RECORD, 7, moved=(old,), archive=tombstone), ("k1", "k9")),
+        (Leave(tombstone, LIVE), ("k1",)),
+        (Refresh(LIVE), ()),
+        (Nothing(), ()),
+        (Refuse("a", "b"), ()),
+    )
+    for decision, keys in decisions:
+        assert keys_written(RECORD, decision) == keys
+        plan, _ = planned((RECORD, VIEW, decision))
+        written = {KEYS.pod(key) for key in keys} | {KEYS.registration(key) for key in keys}
+        archived = {KEYS.archived_registration("k1", 2)}
+        assert {op.key for op in plan.ops} - archived <= written

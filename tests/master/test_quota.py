@@ -22,7 +22,6 @@ from kontrol.master.registry.quota import (
     SMALL_RECORD,
     Addition,
     Bounds,
-    Planned,
     Quota,
     origin_of,
 )
@@ -213,13 +212,19 @@ def joining(number: int, size: int = 2000, address: str = "10.0.0.1") -> Additio
     return Addition(f"p{number}", size, address, admission.View(), join)
 
 
+def name(refused: admission.Refuse | None) -> str:
+    """The name of a refusal, which there must be."""
+    assert refused is not None
+    return refused.name
+
+
 @virtual
 async def test_20_000_honest_pods_behind_one_address_meet_no_default() -> None:
     quota = Quota(Bounds(), complete(), news=asyncio.Event())
     for number in range(20_000):
-        planned = Planned()
-        assert quota.judge(joining(number, 16 * 1024), planned, 0.0) is None
-        quota.wrote(planned, 10**9, 0.0)
+        with quota.plan() as planned:
+            assert quota.judge(joining(number, 16 * 1024), planned, 0.0) is None
+            quota.wrote(planned, 10**9, 0.0)
         if number % 1000 == 0:  # the mirror shows what was written
             quota._mirror._sizes |= {f"k{i}": 16 * 1024 for i in range(number)}
             quota._mirror.size = 16 * 1024 * number
@@ -230,21 +235,53 @@ async def test_20_000_honest_pods_behind_one_address_meet_no_default() -> None:
 @virtual
 async def test_what_was_written_counts_until_the_mirror_shows_it() -> None:
     quota = Quota(Bounds(pods=2, size=5000), complete(), news=asyncio.Event())
-    planned = Planned()
-    assert quota.judge(joining(1), planned, 0.0) is None
-    assert quota.judge(joining(2), planned, 0.0) is None
-    refused = quota.judge(joining(3), planned, 0.0)
-    assert refused is not None
-    assert refused.name == "TooManyPods"
-    quota.wrote(planned, 10, 0.0)
-    refused = quota.judge(joining(3), Planned(), 0.0)
-    assert refused is not None
-    live = Live(Pod.of(keepalive(1), 1), 10, 7)
-    view, decision = admission.View(live=live), admission.Write(live.pod, live)
-    grown = replace(joining(1, 4500), view=view, decision=decision)
-    refused = quota.judge(grown, Planned(), 0.0)
-    assert refused is not None
-    assert refused.name == "TooManyBytes"
+    with quota.plan() as planned:
+        assert quota.judge(joining(1), planned, 0.0) is None
+        assert quota.judge(joining(2), planned, 0.0) is None
+        assert name(quota.judge(joining(3), planned, 0.0)) == "TooManyPods"
+        quota.wrote(planned, 10, 0.0)
+    with quota.plan() as planned:
+        assert name(quota.judge(joining(3), planned, 0.0)) == "TooManyPods"
+        live = Live(Pod.of(keepalive(1), 1), 10, 7)
+        view, decision = admission.View(live=live), admission.Write(live.pod, live)
+        grown = replace(joining(1, 4500), view=view, decision=decision)
+        assert name(quota.judge(grown, planned, 0.0)) == "TooManyBytes"
+        quota._mirror.cache.revision = 10
+        assert quota.judge(joining(3), planned, 0.0) is None
+
+
+@virtual
+async def test_what_is_planned_counts_for_all_batches_that_are_under_way() -> None:
+    quota = Quota(Bounds(pods=3, size=9000, joins=2), complete(), news=asyncio.Event())
+    with quota.plan() as one:
+        assert quota.judge(joining(1), one, 0.0) is None
+        with quota.plan() as two:
+            assert quota.judge(joining(2), two, 0.0) is None
+            assert name(quota.judge(joining(3), one, 0.0)) == "TooManyJoins"
+            assert quota.judge(joining(3, address="10.0.0.2"), one, 0.0) is None
+            assert name(quota.judge(joining(4, 10, "10.0.0.3"), two, 0.0)) == "TooManyPods"
+            assert name(quota.judge(joining(4, 4000, "10.0.0.3"), two, 0.0)) == "TooManyPods"
+        # Nothing of the second was written.
+        assert name(quota.judge(joining(4, 6000, "10.0.0.3"), one, 0.0)) == "TooManyBytes"
+        assert quota.judge(joining(4, 4000, "10.0.0.3"), one, 0.0) is None
+    with quota.plan() as three:
+        for number in (5, 6):
+            assert quota.judge(joining(number), three, 0.0) is None
+
+
+@virtual
+async def test_a_batch_that_is_shown_does_not_hide_an_earlier_one_that_ended_later() -> None:
+    quota = Quota(Bounds(pods=1), complete(), news=asyncio.Event())
+    for revision in (12, 11):
+        with quota.plan() as planned:
+            quota.judge(joining(revision), planned, 0.0)
+            quota.wrote(planned, revision, 0.0)
+    quota._mirror.cache.revision = 11
+    with quota.plan() as planned:
+        assert name(quota.judge(joining(3), planned, 0.0)) == "TooManyPods"
+    quota._mirror.cache.revision = 12
+    with quota.plan() as planned:
+        assert quota.judge(joining(3), planned, 0.0) is None
 
 
 @virtual
@@ -268,10 +305,11 @@ def test_the_memory_of_addresses_is_bounded() -> None:
     quota = Quota(Bounds(joins=1), complete(), news=asyncio.Event())
     for i in range(3000):
         address = f"10.0.{i >> 8}.{i & 255}"
-        planned = Planned()
-        quota.judge(joining(i, address=address), planned, 0.0)
-        quota.wrote(planned, 0, 0.0)
-        assert quota.judge(joining(i, address=address), Planned(), 0.0) is not None
+        with quota.plan() as planned:
+            quota.judge(joining(i, address=address), planned, 0.0)
+            quota.wrote(planned, 0, 0.0)
+        with quota.plan() as planned:
+            assert quota.judge(joining(i, address=address), planned, 0.0) is not None
     [limited] = quota.limited(0.0)
     assert (limited.times, len(limited.by)) == (3000, 100)
 

@@ -293,16 +293,19 @@ async def test_a_deregistration_is_not_overtaken_by_what_was_reported_before() -
 async def test_what_is_not_reported_any_more_is_not_written() -> None:
     cluster, network = MemoryCluster(), Held()
     async with running(cluster, network=network) as master:
-        await master.ping(record(2))
+        blocking = []
+        for number in (2, 3, 4, 5):  # as many batches as may be under way
+            await master.ping(record(number))
         network.holds = writes
-        blocking = asyncio.create_task(master.ping(record(2, n=1)))
-        await asyncio.sleep(0.01)
+        for number in (2, 3, 4, 5):
+            blocking.append(asyncio.create_task(master.ping(record(number, n=1))))
+            await asyncio.sleep(0.1)
         joining = asyncio.create_task(master.ping(record(1)))
         await asyncio.sleep(CONFIG.ttl / 2 + 0.1)
         network.go.set()
-        await asyncio.gather(blocking, joining, return_exceptions=True)
+        await asyncio.gather(*blocking, joining, return_exceptions=True)
         await asyncio.sleep(1)
-        assert set(payloads(cluster)) == {"p2"}
+        assert set(payloads(cluster)) == {"p2", "p3", "p4", "p5"}
 
 
 @virtual
@@ -310,17 +313,18 @@ async def test_more_than_may_wait_get_that_answer(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(queue, "_WAITING", 3)
     cluster, network = MemoryCluster(), Held()
     async with running(cluster, network=network) as master:
-        for number in range(1, 9):
+        for number in range(1, 12):
             await master.ping(record(number))
         network.holds = writes
         tries = []
-        for number in range(1, 9):
+        for number in range(1, 12):
             tries.append(asyncio.create_task(master.ping(record(number, n=1))))
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
         network.go.set()
         answers = await asyncio.gather(*tries, return_exceptions=True)
-    assert [isinstance(answer, dict) for answer in answers] == [True] * 4 + [False] * 4
-    assert all("3 keepalives wait" in str(answer) for answer in answers[4:])
+    # Four are under way, and three wait.
+    assert [isinstance(answer, dict) for answer in answers] == [True] * 7 + [False] * 4
+    assert all("3 keepalives wait" in str(answer) for answer in answers[7:])
 
 
 @virtual

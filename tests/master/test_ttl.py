@@ -15,6 +15,7 @@ from tests.support.simloop import virtual
 from kontrol.ensemble.pod import Pod, parse_keepalive
 from kontrol.master.master import Master
 from kontrol.master.records.masters import Candidate
+from kontrol.master.registry import queue
 from kontrol.store.protocol import Ambiguous, Put, Range
 
 _Answer = TypeVar("_Answer")
@@ -151,7 +152,10 @@ async def test_a_lease_longer_than_asked_for_is_kept(monkeypatch: pytest.MonkeyP
 
 
 @virtual
-async def test_many_leases_are_replaced_at_the_writer_s_pace_and_all_live() -> None:
+async def test_many_leases_are_replaced_at_the_writer_s_pace_and_all_live(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(queue, "BATCH", 4)
     cluster, network, callback = MemoryCluster(), Slow(), Stub()
     async with running(cluster, callback, network=network, ttl=24.0) as master:
         pods = [

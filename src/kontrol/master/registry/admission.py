@@ -37,6 +37,12 @@ class View:
     elsewhere: Sequence[Live] = ()
     registrations: Mapping[str, Registration] = field(default_factory=dict)
 
+    @property
+    def revisions(self) -> tuple[int, ...]:
+        """The revisions that a decision on this depends on."""
+        others = (live.revision for live in self.elsewhere)
+        return self.live_revision, self.registration_revision, *others
+
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
@@ -197,6 +203,17 @@ def _stale(record: Keepalive, nonce: str, n: int | None, whose: str) -> Refuse:
     )
 
 
+def keys_written(record: Keepalive, decision: Decision) -> tuple[str, ...]:
+    """Return the keys of the pods whose records or registrations a decision writes."""
+    match decision:
+        case Join(_, _, moved):
+            return (record.key, *(other.pod.key for other in moved))
+        case Write() | Leave():
+            return (record.key,)
+        case _:
+            return ()
+
+
 def stored_bytes(decision: Decision, number: int) -> int:
     """Return the bytes of the record that a decision writes; `number` is what a new pod gets.
 
@@ -262,12 +279,6 @@ class TxnBuilder:
                 return registration.seq
             case Nothing() | Refuse():
                 return None
-
-    @property
-    def clashes(self) -> bool:
-        """Whether a key is written twice, which the store refuses."""
-        keys = [op.key for op in self.ops]
-        return len(keys) != len(set(keys))
 
     def close(self) -> None:
         """Raise the counter, if numbers were given."""

@@ -11,8 +11,10 @@ same time.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from kontrol.master.mirror import Mirror
@@ -93,12 +95,25 @@ class Quota:
         self._news = news
         self._joins = RateLimiter(bounds.joins / _MINUTE, bounds.joins, _ADDRESSES)
         self._written: deque[tuple[int, Planned]] = deque(maxlen=_WRITTEN)  # by revision
+        self._plans: list[Planned] = []
         self._limited: dict[str, Limited] = {}
         # After a restore of the store, the mirror may not see those revisions for a long time.
         mirror.cache.on_restore(lambda _: self._written.clear())
 
+    @contextlib.contextmanager
+    def plan(self) -> Iterator[Planned]:
+        """Return an empty plan, which counts in every judgement until the block ends."""
+        planned = Planned()
+        self._plans.append(planned)
+        try:
+            yield planned
+        finally:
+            self._plans.remove(planned)
+
     def judge(self, addition: Addition, planned: Planned, now: float) -> Refuse | None:
         """Refuse a decision that would store too much; else add it to what is `planned`.
+
+        `planned` is what `plan` returned, and its block has not ended.
 
         While the mirror is not complete, nothing is known to be too much.
         """
@@ -113,11 +128,11 @@ class Quota:
         origin = origin_of(addition.address) if new else ""
         refusal = None
         if new and pods:
-            refusal = self._too_many_pods(addition, planned)
+            refusal = self._too_many_pods(addition)
         if refusal is None and growth > 0 and (new or addition.size > SMALL_RECORD):
-            refusal = self._too_many_bytes(addition, planned, growth)
+            refusal = self._too_many_bytes(addition, growth)
         if refusal is None and new:
-            refusal = self._too_many_joins(addition, planned, origin, now)
+            refusal = self._too_many_joins(addition, origin, now)
         if refusal is not None:
             self._note(refusal, addition.address, now)
             return refusal
@@ -138,14 +153,17 @@ class Quota:
         return [each for each in self._limited.values() if now - each.at < _MINUTE]
 
     def _unseen(self) -> list[Planned]:
-        """Return what was written here and the mirror does not show yet."""
-        while self._written and self._written[0][0] <= self._mirror.cache.revision:
+        """Return what is planned, or was written here and the mirror does not show yet."""
+        shown = self._mirror.cache.revision
+        while self._written and self._written[0][0] <= shown:
             self._written.popleft()
-        return [planned for _, planned in self._written]
+        # Batches end in any order, so a later one may be shown before an earlier one.
+        written = [planned for revision, planned in self._written if revision > shown]
+        return written + self._plans
 
-    def _too_many_pods(self, addition: Addition, planned: Planned) -> Refuse | None:
+    def _too_many_pods(self, addition: Addition) -> Refuse | None:
         most = self.bounds.pods
-        pods = self._mirror.records + sum(each.pods for each in (*self._unseen(), planned))
+        pods = self._mirror.records + sum(each.pods for each in self._unseen())
         if pods < most:
             return None
         return Refuse(
@@ -155,9 +173,9 @@ class Quota:
             "master",
         )
 
-    def _too_many_bytes(self, addition: Addition, planned: Planned, growth: int) -> Refuse | None:
+    def _too_many_bytes(self, addition: Addition, growth: int) -> Refuse | None:
         most = self.bounds.size
-        size = self._mirror.size + sum(each.size for each in (*self._unseen(), planned))
+        size = self._mirror.size + sum(each.size for each in self._unseen())
         if size + growth <= most:
             return None
         lives = isinstance(addition.decision, Write)
@@ -169,10 +187,9 @@ class Quota:
             "smaller, or raise KONTROL_MAX_BYTES on every master",
         )
 
-    def _too_many_joins(
-        self, addition: Addition, planned: Planned, origin: str, now: float
-    ) -> Refuse | None:
-        if self._joins.left(origin, now) - planned.joins[origin] >= 1:
+    def _too_many_joins(self, addition: Addition, origin: str, now: float) -> Refuse | None:
+        planned = sum(each.joins[origin] for each in self._plans)
+        if self._joins.left(origin, now) - planned >= 1:
             return None
         return Refuse(
             "TooManyJoins",

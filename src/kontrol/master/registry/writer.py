@@ -1,8 +1,13 @@
-"""The writer: every keepalive that changes something, written in batches by one task.
+"""The writer: every keepalive that changes something, written in batches.
 
 A batch is decided on for a look at the store, and carried out by one transaction that compares all
 that was looked at. If that fails, it looks and decides again: this settles lost answers and the
 writes of other masters alike, because what is written already needs no more than a refresh.
+
+Several batches are under way at the same time, none with a key or id of another. What all new pods
+share is the counter of numbers: batches that give numbers look at the store at the same time, and
+write one after another, in the order in which they were taken. Each goes on from the number that
+the one before left.
 
 It refreshes no lease: see `registry`. It goes on when no caller awaits the answer any more, so that
 a slow store gets the change in the end; the next keepalive then finds it done.
@@ -13,8 +18,11 @@ Invariant: a keepalive is answered once; one that fails takes no other with it.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 from kontrol.master.mirror import Mirror
+from kontrol.master.records.pods import Live
 from kontrol.master.records.records import Records
 from kontrol.master.registry.admission import (
     Counter,
@@ -26,6 +34,7 @@ from kontrol.master.registry.admission import (
     View,
     Write,
     decide,
+    keys_written,
     stored_bytes,
 )
 from kontrol.master.registry.leases import Leases
@@ -47,15 +56,26 @@ from kontrol.store.protocol import (
 
 log = logging.getLogger(__name__)
 
-_TOGETHER = 2  # looks at the store for a whole batch, before each keepalive is tried alone
-_ALONE = 8  # looks at the store before a keepalive is refused
+_UNDER_WAY = 4  # batches
+_LOOKS = 8  # at the store, before each keepalive of a batch is tried alone, and then refused
+_RESTLESS = 2  # times that the keys of one keepalive changed meanwhile, before it is tried alone
+_OPERATIONS = 128  # of a transaction, the counter's included
+_ENDED = "this master is shutting down"
 _FULL_PAUSE = 0.2  # seconds between batches that a full store refuses, each with another alarm
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Entries that were taken together. `numbered` is set once none of them needs a number."""
+
+    entries: list[Entry]
+    numbered: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Writer:
     """Writes the keepalives in `queue` while `run` is running.
 
-    `batches` counts batches, `batched` the keepalives in them, `seconds` the time for all of them.
+    `batches` counts batches, `batched` the keepalives in them, `seconds` the times of all of them.
     """
 
     def __init__(
@@ -83,124 +103,194 @@ class Writer:
         self._quota = quota
         self._senders = senders
         self._ttl = ttl
-        self._planned = Planned()
+        self._under_way: list[_Batch] = []  # in the order in which they were taken
+        self._counter = Counter()  # as this master wrote it last
+        self._full = False
 
     async def run(self) -> None:
         """Write what waits until cancelled, then refuse the rest."""
-        loop = asyncio.get_running_loop()
-        batch: list[Entry] = []
+        places = asyncio.Semaphore(_UNDER_WAY)
+
         try:
-            while True:
-                batch = await self._queue.take(self._ttl())
-                started = loop.time()
-                full = await self._settle(batch)
-                self.batches += 1
-                self.batched += len(batch)
-                self.seconds += loop.time() - started
-                if full:
-                    await asyncio.sleep(_FULL_PAUSE)
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    await places.acquire()
+                    if self._full:
+                        await asyncio.sleep(_FULL_PAUSE)
+                    batch = _Batch(await self._queue.take(self._ttl()))
+                    self._under_way.append(batch)
+                    task = group.create_task(self._carry_out(batch))
+                    task.add_done_callback(partial(self._end, batch, places))
+                    if self._full:  # one at a time, until one is written
+                        await asyncio.wait([task])
         finally:
-            for entry in (*batch, *self._queue):
-                entry.settle(Unavailable("this master is shutting down"))
+            for entry in self._queue:
+                entry.settle(Unavailable(_ENDED))
 
-    async def _settle(self, batch: list[Entry]) -> bool:
-        """Answer every entry: together or, if that fails, one by one.
+    async def _carry_out(self, batch: _Batch) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await self._settle(batch)
+        self.batches += 1
+        self.batched += len(batch.entries)
+        self.seconds += loop.time() - started
 
-        Returns whether the store is full.
-        """
-        full = False
-        parts = [batch] if len(batch) <= 1 else [batch, *([entry] for entry in batch)]
-        for part in parts:
-            if all(entry.answer.done() for entry in part):
-                continue
+    def _end(self, batch: _Batch, places: asyncio.Semaphore, _: object) -> None:
+        places.release()
+        for entry in batch.entries:  # of a batch that was cancelled, some have no answer
+            entry.settle(Unavailable(_ENDED))
+        batch.numbered.set()
+        self._under_way.remove(batch)
+        self._queue.done(batch.entries)
+
+    async def _settle(self, batch: _Batch) -> None:
+        """Answer every entry: together or, if that fails, in parts."""
+        parts = [batch.entries]
+        while parts:
+            part = parts.pop()
             try:
-                await self._write(part, alone=len(part) == 1)
+                parts += [[entry] for entry in await self._write(part, batch)]
             except TooLarge as error:
-                if len(part) == 1:
+                left = [entry for entry in part if not entry.answer.done()]
+                half = len(left) // 2
+                if half:
+                    parts += left[half:], left[:half]
+                else:
                     why = f"it is too large for etcd: {error}"
-                    part[0].settle(Refused("InvalidRecord", why))
+                    left[0].settle(Refused("InvalidRecord", why))
             except StoreError as error:
-                full |= isinstance(error, NoSpace)
                 for entry in part:
                     entry.settle(error)
-        return full
 
-    async def _write(self, batch: list[Entry], *, alone: bool) -> None:
+    async def _write(self, entries: list[Entry], batch: _Batch) -> list[Entry]:
         """Look at the store, decide and commit until all are answered, or it was tried enough.
 
-        Raises `NoSpace` for what is not written. What is written, although the store said that it
-        is full, has its answer.
+        Returns those that are to be tried alone, because others write what they would write. Raises
+        `NoSpace` for what is not written. What is written, although the store said that it is full,
+        has its answer.
         """
-        for _ in range(_ALONE if alone else _TOGETHER):
-            counter = await self._decide(batch)
+        several = len(entries) > 1
+        apart: list[Entry] = []
+        seen: dict[Entry, object] = {}
+        changes: dict[Entry, int] = {}
+        failures = 0
+        while entries and failures < _LOOKS:
+            some, found = await self._look(entries)
+            for entry in some:
+                revisions = entry.view.revisions
+                changes[entry] = changes.get(entry, 0) + (seen.get(entry, revisions) != revisions)
+                seen[entry] = revisions
+                if several and changes[entry] >= _RESTLESS:
+                    apart.append(entry)
+            some = [entry for entry in some if entry not in apart]
             try:
-                if await self._commit(batch, counter):
-                    return
+                done = await self._try(some, found, batch)
             except NoSpace:
-                await self._decide(batch)
-                done = [e for e in batch if not isinstance(e.decision, Write | Join | Leave)]
-                await self._commit(done, Counter())
-                if len(done) < len(batch):
-                    raise
-                return
+                self._full = True
+                await self._confirm(some)
+                raise
             except Ambiguous as error:
-                log.debug("reading what became of %d keepalives: %s", len(batch), error)
+                log.debug("reading what became of %d keepalives: %s", len(some), error)
+                done = False
             except LeaseGone:
-                for entry in batch:
+                for entry in some:
                     entry.lease = 0
-        if alone:
-            raise Ambiguous(f"its keys changed {_ALONE} times while it was being written")
+                done = False
+            failures += not done
+            entries = [e for e in entries if not e.answer.done() and e not in apart]
+        if entries and not several:
+            raise Ambiguous(f"its keys changed {_LOOKS} times while it was being written")
+        return apart + entries
 
-    async def _decide(self, batch: list[Entry]) -> Counter:
-        """Look at the store, and decide on every entry; returns the counter."""
-        counter = await self._look(batch)
-        for entry in batch:
-            new_lease = self._needs_lease(entry)
-            entry.decision = decide(entry.record, entry.view, new_lease=new_lease)
-        refused = [e for e in batch if isinstance(e.decision, Refuse) and e.decision.otherwise]
-        await all_of(map(self._senders.settle, refused))
-        now = asyncio.get_running_loop().time()
-        self._planned = Planned()
-        for entry in batch:
-            size = stored_bytes(entry.decision, self._mirror.highest + 1)
-            addition = Addition(
-                entry.record.id, size, entry.sender.address, entry.view, entry.decision
-            )
-            entry.decision = self._quota.judge(addition, self._planned, now) or entry.decision
-        joins = [entry.decision for entry in batch if isinstance(entry.decision, Join)]
-        return await self._counter(counter, needed=any(join.seq is None for join in joins))
+    async def _confirm(self, entries: list[Entry]) -> None:
+        """Answer those of which nothing is left to write, after the store said that it is full.
 
-    async def _look(self, batch: list[Entry]) -> Sequence[KeyValue]:
-        """Read what the store has for each entry, its `view`; returns the counter's key."""
+        The write that crosses the store's quota is done, and gets that answer.
+        """
+        some, _ = await self._look(entries)
+        with self._quota.plan() as planned:
+            some = await self._decide(some, planned)
+            done = [e for e in some if not isinstance(e.decision, Write | Join | Leave)]
+            await self._commit(done, Counter(), planned)
+
+    async def _try(self, entries: list[Entry], found: Sequence[KeyValue], batch: _Batch) -> bool:
+        """Decide on a look at the store, and commit; False if the store has changed since.
+
+        Entries for which one transaction has no room get no answer.
+        """
+        with self._quota.plan() as planned:
+            some = await self._decide(entries, planned)
+            numbers = any(isinstance(e.decision, Join) and e.decision.seq is None for e in some)
+            counter = await self._read_counter(found, needed=numbers)
+            if numbers:
+                await self._grant_leases(some)  # before its turn, which others wait for
+                counter = await self._turn(batch, counter)
+            elif len(some) == len(batch.entries):
+                batch.numbered.set()
+            return await self._commit(some, counter, planned)
+
+    async def _look(self, entries: list[Entry]) -> tuple[list[Entry], Sequence[KeyValue]]:
+        """Read what the store has for entries, their `view`.
+
+        Returns the entries for which one transaction had room, and the counter's key.
+        """
         keys, records = self._keys, self._records
-        elsewhere = [self._mirror.elsewhere(entry.record) for entry in batch]
+        elsewhere: list[tuple[Entry, tuple[Live, ...]]] = []
         ops = [Range(keys.counter)]
-        for entry, others in zip(batch, elsewhere, strict=True):
+        for entry in entries:
+            others = self._mirror.elsewhere(entry.record)
+            if len(ops) + 2 * len(others) + 2 > _OPERATIONS:
+                break
+            elsewhere.append((entry, others))
             for key in (entry.record.key, *(other.pod.key for other in others)):
                 ops += Range(keys.pod(key)), Range(keys.registration(key))
         answer = await self._store.txn([], ops)
-        found = iter([answer.range(i).kvs for i in range(len(ops))])
-        counter = next(found)
-        for entry, others in zip(batch, elsewhere, strict=True):
-            pods, registrations = next(found), next(found)
-            pairs = [(next(found), next(found)) for _ in others]
-            moved = (records.pod(kv) for kvs, _ in pairs for kv in kvs)
+        results = iter([answer.range(i).kvs for i in range(len(ops))])
+        counter = next(results)
+        for entry, others in elsewhere:
+            pods, registrations = next(results), next(results)
+            pairs = [(next(results), next(results)) for _ in others]
+            moved = (self._read_pod(kv) for kvs, _ in pairs for kv in kvs)
             theirs = (
                 (kv.key.removeprefix(keys.registrations), records.registration(kv))
                 for _, kvs in pairs
                 for kv in kvs
             )
             entry.view = View(
-                live=records.pod(pods[0]) if pods else None,
+                live=self._read_pod(pods[0]) if pods else None,
                 live_revision=pods[0].mod_revision if pods else 0,
                 registration=records.registration(registrations[0]) if registrations else None,
                 registration_revision=registrations[0].mod_revision if registrations else 0,
                 elsewhere=tuple(live for live in moved if live and live.pod.id == entry.record.id),
                 registrations={key: each for key, each in theirs if each},
             )
-        return counter
+        return [entry for entry, _ in elsewhere], counter
 
-    async def _counter(self, found: Sequence[KeyValue], *, needed: bool) -> Counter:
+    def _read_pod(self, kv: KeyValue) -> Live | None:
+        """Read a live pod; the mirror has decoded it, unless it lags behind."""
+        if self._mirror.cache.entries.get(kv.key) == kv:
+            return self._mirror.live(kv.key.removeprefix(self._keys.pods))
+        return self._records.pod(kv)
+
+    async def _decide(self, entries: list[Entry], planned: Planned) -> list[Entry]:
+        """Decide on entries that were looked at; returns those for which a transaction has room."""
+        for entry in entries:
+            new_lease = self._needs_lease(entry)
+            entry.decision = decide(entry.record, entry.view, new_lease=new_lease)
+        refused = [e for e in entries if isinstance(e.decision, Refuse) and e.decision.otherwise]
+        if refused:
+            await all_of(map(self._senders.settle, refused))
+        some = _fitting(entries)
+        now = asyncio.get_running_loop().time()
+        for entry in some:
+            size = stored_bytes(entry.decision, self._mirror.highest + 1)
+            addition = Addition(
+                entry.record.id, size, entry.sender.address, entry.view, entry.decision
+            )
+            entry.decision = self._quota.judge(addition, planned, now) or entry.decision
+        return some
+
+    async def _read_counter(self, found: Sequence[KeyValue], *, needed: bool) -> Counter:
         """Return the next number; where it cannot be read, count the numbers in use if `needed`."""
         number = self._records.counter(found[0]) if found else None
         revision = found[0].mod_revision if found else 0
@@ -213,6 +303,12 @@ class Writer:
         ]
         return Counter(self._records.free_number(pods, registrations, chunks), revision)
 
+    async def _turn(self, batch: _Batch, counter: Counter) -> Counter:
+        """Wait until batches taken before have their numbers; returns the counter as it is then."""
+        for earlier in self._under_way[: self._under_way.index(batch)]:
+            await earlier.numbered.wait()
+        return max(counter, self._counter, key=lambda each: each.revision)
+
     def _needs_lease(self, entry: Entry) -> bool:
         """Tell whether the live record's lease is known to be unfit."""
         live, refresh = entry.view.live, entry.refresh
@@ -220,25 +316,26 @@ class Writer:
             return False
         return self._leases.unfit(refresh)
 
-    async def _commit(self, batch: list[Entry], counter: Counter) -> bool:
+    async def _commit(self, entries: list[Entry], counter: Counter, planned: Planned) -> bool:
         """Carry the decisions out in one transaction; False if the store has changed since."""
-        joins = [e for e in batch if isinstance(e.decision, Join) and not e.lease]
-        await all_of(map(self._grant, joins))
+        await self._grant_leases(entries)
         txn = TxnBuilder(self._keys, counter)
         numbers = [
             txn.add(e.record, e.view, e.decision, e.lease, sender=str(e.sender) or None)
-            for e in batch
+            for e in entries
         ]
         txn.close()
-        if txn.clashes:  # two of them write one key: each then goes alone
-            return False
         if txn.ops:
+            self._counter = Counter() if txn.given else self._counter  # until it is certain
             wrote = await self._store.txn(txn.compares, txn.ops)
             if not wrote.succeeded:
                 return False
-            now = asyncio.get_running_loop().time()
-            self._quota.wrote(self._planned, wrote.header.revision, now)
-        for entry, number in zip(batch, numbers, strict=True):
+            self._full = False
+            revision = wrote.header.revision
+            if txn.given:
+                self._counter = Counter(counter.next + txn.given, revision)
+            self._quota.wrote(planned, revision, asyncio.get_running_loop().time())
+        for entry, number in zip(entries, numbers, strict=True):
             self._senders.wrote(entry)
             live = entry.view.live
             if isinstance(entry.decision, Join) and live and live.lease not in (0, entry.lease):
@@ -246,8 +343,32 @@ class Writer:
             entry.settle(_answer(entry, number))
         return True
 
+    async def _grant_leases(self, entries: list[Entry]) -> None:
+        joins = [e for e in entries if isinstance(e.decision, Join) and not e.lease]
+        if joins:
+            await all_of(map(self._grant, joins))
+
     async def _grant(self, entry: Entry) -> None:
         entry.lease, entry.ttl = await self._leases.grant(entry.record)
+
+
+def _fitting(entries: list[Entry]) -> list[Entry]:
+    """Return the first entries for which one transaction has room, and that write no key twice.
+
+    There is at least one.
+    """
+    fitting: list[Entry] = []
+    written: set[str] = set()
+    operations = 1  # the counter
+    for entry in entries:
+        keys = keys_written(entry.record, entry.decision)
+        operations += 2 * len(keys)
+        operations += isinstance(entry.decision, Join) and entry.decision.archive is not None
+        if fitting and (operations > _OPERATIONS or not written.isdisjoint(keys)):
+            break
+        written.update(keys)
+        fitting.append(entry)
+    return fitting
 
 
 def _answer(entry: Entry, number: int | None) -> Written | Refused:
