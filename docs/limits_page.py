@@ -51,7 +51,7 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
                 "Keepalives that wait in one master for etcd; more are told to come again.",
             ),
             Limit(
-                "kontrol.master.registry.leases:_UNDER_WAY",
+                "kontrol.master.registry.leases:UNDER_WAY",
                 "Refreshes of one pod's lease that one master has under way.",
             ),
         ),

@@ -220,14 +220,16 @@ async def test_a_granted_lease_is_known_until_the_mirror_shows_it_or_for_thirty_
     leases, pod = Leases(MemoryStore(MemoryCluster()), ttl=lambda: 60.0), parse_keepalive(record(1))
     lease, ttl = await leases.grant(pod)
     assert ttl == 60.0
-    assert [leases.granted(pod, shown) for shown in (0, lease + 1)] == [lease, lease]
-    assert leases.granted(parse_keepalive(record(2)), 0) == 0
-    assert [leases.granted(pod, shown) for shown in (lease, 0)] == [0, 0], "it was shown"
+    assert [leases.granted(pod.key, pod.id, shown) for shown in (0, lease + 1)] == [lease, lease]
+    assert leases.granted(pod.key, "p2", 0) == 0
+    assert [leases.granted(pod.key, pod.id, shown) for shown in (lease, 0)] == [0, 0], (
+        "it was shown"
+    )
     lease, _ = await leases.grant(pod)
     await asyncio.sleep(29.9)
-    assert leases.granted(pod, 0) == lease
+    assert leases.granted(pod.key, pod.id, 0) == lease
     await asyncio.sleep(0.2)
-    assert leases.granted(pod, 0) == 0
+    assert leases.granted(pod.key, pod.id, 0) == 0
 
 
 class Clinging(Held):
@@ -252,7 +254,8 @@ async def test_the_owner_of_refreshes_waits_until_they_have_ended() -> None:
     owner.cancel()
     with pytest.raises(asyncio.CancelledError):
         await owner
-    assert hanging.task.done()
+    assert hanging.under_way is not None
+    assert hanging.under_way.done()
 
 
 @virtual

@@ -17,7 +17,7 @@ The rules that a caller may rely on:
 """
 
 import operator
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
@@ -246,10 +246,11 @@ class Store(Protocol):
         """Create a lease of at least `ttl` seconds. Raises `Unavailable`, `Denied`, `NoSpace`."""
         ...
 
-    async def refresh(self, lease: int) -> int:
+    def refresh(self, lease: int) -> Awaitable[int]:
         """Refresh a lease; returns its seconds left, 0 if the lease is gone.
 
-        Concurrent refreshes share streams. Raises `Unavailable`.
+        Concurrent refreshes share streams. A future, in place of a coroutine, saves its caller a
+        task. Raises `Unavailable`, possibly before there is anything to await.
         """
         ...
 

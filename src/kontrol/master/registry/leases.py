@@ -17,12 +17,14 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from kontrol.ensemble.pod import Keepalive
 from kontrol.store.protocol import Store, StoreError, Unavailable
 
 # A single one could take longer than the lease lives, while the pod goes on reporting.
-_UNDER_WAY = 2  # refreshes of one lease
+UNDER_WAY = 2  # refreshes of one lease
 _ACKNOWLEDGED = 100_000  # leases that are remembered until they are replaced
 _UNSEEN = 30.0  # seconds for the mirror to show the pod under a lease that was granted
 _ENDED = "this master is shutting down"
@@ -32,21 +34,44 @@ _ENDED = "this master is shutting down"
 class LeaseRefresh:
     """The refresh of one lease.
 
-    `ttl` is the lease's granted TTL in seconds, 0 if it is gone; None before there is an answer.
+    `ttl` is the lease's granted TTL in seconds, 0 if it is gone; None before there is an answer,
+    and where there is an `error` in its place.
     """
 
     lease: int
-    task: "asyncio.Task[None]" = field(init=False)
     ttl: int | None = None
-    error: StoreError | None = None
-    done: asyncio.Event = field(default_factory=asyncio.Event)
+    error: BaseException | None = None
+    under_way: "asyncio.Future[int] | None" = None
+    waiting: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is an answer, or an error."""
+        return self.ttl is not None or self.error is not None
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Call this once it has ended."""
+        if self.ended:
+            call()
+        else:
+            self.waiting.append(call)
 
     async def answer(self) -> int:
         """Return the lease's granted TTL in seconds, 0 if it is gone. Raises `StoreError`."""
-        await self.done.wait()
+        if not self.ended:
+            ended = asyncio.Event()
+            self.then(ended.set)
+            await ended.wait()
         if self.ttl is None:
             raise self.error or Unavailable(_ENDED)
         return self.ttl
+
+    def end(self, ttl: int | None, error: BaseException | None = None) -> None:
+        """Note the answer, or the error."""
+        self.ttl, self.error = ttl, error
+        for call in self.waiting:
+            call()
+        self.waiting.clear()
 
 
 class Leases:
@@ -69,40 +94,53 @@ class Leases:
             await asyncio.Event().wait()
         finally:
             self._ended = True
-            left = {each.task: each for some in self._under_way.values() for each in some}
-            tasks = self._revoking | left.keys()
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
-            for refresh in left.values():
-                refresh.done.set()
+            refreshes = (each for some in self._under_way.values() for each in some)
+            left: list[asyncio.Future[Any]] = [
+                *self._revoking,
+                *(each.under_way for each in refreshes if each.under_way is not None),
+            ]
+            for each in left:
+                each.cancel()
+            if left:
+                await asyncio.wait(left)
 
     def refresh(self, lease: int) -> LeaseRefresh:
         """Begin a refresh of `lease`, unless two are under way: then return the later of them.
 
-        Raises `Unavailable` if `run` has ended.
+        It costs no task where the store returns a future. Raises `Unavailable` if `run` has ended.
         """
         if self._ended:
             raise Unavailable(_ENDED)
-        under_way = self._under_way.setdefault(lease, [])
-        if len(under_way) == _UNDER_WAY:
+        under_way = self._under_way.get(lease)
+        if under_way is None:
+            under_way = self._under_way[lease] = []
+        elif len(under_way) == UNDER_WAY:
             return under_way[-1]
         refresh = LeaseRefresh(lease)
-        refresh.task = asyncio.create_task(self._refresh(refresh))
         under_way.append(refresh)
+        try:
+            refresh.under_way = asyncio.ensure_future(self._store.refresh(lease))
+        except StoreError as error:
+            self._remove(refresh)
+            refresh.end(None, error)
+        else:
+            refresh.under_way.add_done_callback(partial(self._answered, refresh))
         return refresh
 
-    async def _refresh(self, refresh: LeaseRefresh) -> None:
-        try:
-            refresh.ttl = await self._store.refresh(refresh.lease)
-        except StoreError as error:
-            refresh.error = error
+    def _answered(self, refresh: LeaseRefresh, answer: "asyncio.Future[int]") -> None:
+        self._remove(refresh)
+        if answer.cancelled():
+            refresh.end(None, Unavailable(_ENDED))
+        elif (error := answer.exception()) is not None:
+            refresh.end(None, error)
+        else:
+            refresh.end(answer.result())
+
+    def _remove(self, refresh: LeaseRefresh) -> None:
         under_way = self._under_way[refresh.lease]
         under_way.remove(refresh)
         if not under_way:
             del self._under_way[refresh.lease]
-        refresh.done.set()
 
     async def grant(self, record: Keepalive) -> tuple[int, float]:
         """Grant a lease to a pod; returns its id, and the tier's TTL that it is of.
@@ -118,12 +156,12 @@ class Leases:
             self._granted.popitem(last=False)
         return lease.id, ttl
 
-    def granted(self, record: Keepalive, shown: int) -> int:
+    def granted(self, key: str, id_: str, shown: int) -> int:
         """Return the lease that was granted to this pod lately, and is not the one `shown`.
 
         0 if there is none. `shown` is what the mirror has for the pod.
         """
-        name = record.key, record.id
+        name = key, id_
         lease, at = self._granted.get(name, (0, 0.0))
         if lease and lease == shown:
             del self._granted[name]

@@ -2,6 +2,8 @@
 
 A keepalive takes one path:
 
+0. If its bytes are those of one that said nothing new, and the mirror shows what it showed then,
+   the refresh of the pod's lease is all: see `known`. Most keepalives end here, unread.
 1. If the mirror has a live record that it proves alive, the refresh of that record's lease begins
    before anything else: a pod that reports stays alive however full or slow the store is.
 2. If it says nothing new, the refresh is all. No write, and no decision.
@@ -16,6 +18,7 @@ is replaced by 3, see `leases`; until then the shorter of the two is acknowledge
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import BadRecord, Keepalive, parse_keepalive
@@ -24,10 +27,12 @@ from kontrol.master.records.pods import Live
 from kontrol.master.records.records import Records
 from kontrol.master.registry.admission import proves_alive, unchanged
 from kontrol.master.registry.conflicts import UNKNOWN, Sender
-from kontrol.master.registry.leases import LeaseRefresh, Leases
+from kontrol.master.registry.known import KnownText, KnownTexts
+from kontrol.master.registry.leases import UNDER_WAY, LeaseRefresh, Leases
 from kontrol.master.registry.queue import WriteQueue
 from kontrol.master.registry.quota import Bounds, Quota
 from kontrol.master.registry.senders import Senders
+from kontrol.master.registry.waiting import Waiting
 from kontrol.master.registry.writer import Writer
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import NoSpace, Store, StoreError
@@ -59,6 +64,8 @@ class Registry:
         self._mirror = mirror
         self._ttl = ttl
         self._leader = leader
+        self._known = KnownTexts(mirror, records.keys.pods)
+        self._waiting: Waiting[dict[str, JSON] | None] = Waiting(self._late)
         self._leases = Leases(store, ttl=ttl)
         self.writer = Writer(
             store,
@@ -85,21 +92,75 @@ class Registry:
         `TooManyBytes`, `TooManyJoins`, see `quota`; `NotWritten` if the pod's lease was refreshed
         and its change could not be written; else `Unavailable`.
         """
+        text = raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogatepass")
+        known = self.refresh_known(text)
+        if known is not None and (acknowledged := await known) is not None:
+            return acknowledged
         try:
             record = parse_keepalive(raw)
-            seq, ttl, outcome = await self._accept(record, len(raw), sender)
+            seq, ttl, outcome = await self._accept(record, text, sender)
         except BadRecord as error:
             refused = Refused("InvalidRecord", str(error))
         except Refused as error:
             refused = error
         else:
-            self.outcomes[outcome] += 1
-            return {"seq": seq, "ttl": ttl, "leader": self._leader()}
+            return self._acknowledged(seq, ttl, outcome)
         self.outcomes[refused.name] += 1
         raise refused
 
+    def refresh_known(self, text: bytes) -> "asyncio.Future[dict[str, JSON] | None] | None":
+        """Accept a keepalive, the bytes of its JSON text, if it is known to say nothing new.
+
+        None if it is not known: `ping` accepts it, or refuses it. The future has what `ping`
+        returns; None if the lease is gone, or is to be replaced, and `ping` has to be called; or it
+        raises `Refused`, as `ping` does. It may be cancelled.
+        """
+        known = self._known.find(text)
+        if known is None or known.waiting == UNDER_WAY or not self._mirror.cache.current:
+            return None
+        if self._leases.granted(known.key, known.id, known.lease):
+            return None  # the mirror lags behind
+        try:
+            refresh = self._leases.refresh(known.lease)
+        except StoreError:
+            return None
+        answer = self._waiting.add(_timeout(self._ttl(), current=True))
+        known.waiting += 1
+        refresh.then(partial(self._refreshed, known, refresh, answer))
+        return answer
+
+    def _refreshed(
+        self,
+        known: KnownText,
+        refresh: LeaseRefresh,
+        answer: "asyncio.Future[dict[str, JSON] | None]",
+    ) -> None:
+        known.waiting -= 1
+        if answer.done():
+            return
+        error = refresh.error
+        if isinstance(error, StoreError):
+            self.outcomes["Unavailable"] += 1
+            answer.set_exception(_unavailable(error))
+        elif error is not None:
+            answer.set_exception(error)
+        elif self._leases.unfit(refresh):
+            answer.set_result(None)
+        else:
+            ttl = self._leases.acknowledge(refresh)
+            answer.set_result(self._acknowledged(known.seq, ttl, "refreshed"))
+
+    def _late(self, answer: "asyncio.Future[dict[str, JSON] | None]") -> None:
+        """Refuse a keepalive whose refresh has no answer in time."""
+        self.outcomes["Unavailable"] += 1
+        answer.set_exception(_unavailable(TimeoutError()))
+
+    def _acknowledged(self, seq: int | None, ttl: float, outcome: str) -> dict[str, JSON]:
+        self.outcomes[outcome] += 1
+        return {"seq": seq, "ttl": ttl, "leader": self._leader()}
+
     async def _accept(
-        self, record: Keepalive, size: int, sender: Sender
+        self, record: Keepalive, text: bytes, sender: Sender
     ) -> tuple[int | None, float, str]:
         """Refresh the pod's lease, and write what is new; returns `seq`, TTL and outcome."""
         current = self._mirror.cache.current
@@ -108,15 +169,16 @@ class Registry:
         refresh: LeaseRefresh | None = None
         try:
             refresh = self._refresh(record, live)
-            if refresh is not None and live is not None and unchanged(record, live):
-                known = None if self._mirror.elsewhere(record) else live.pod.seq
+            if refresh is not None and live is not None and self._says_nothing_new(record, live):
+                known = live.pod.seq
+                self._known.learn(text, record, live)
             async with asyncio.timeout(_timeout(self._ttl(), current=current)):
                 if refresh is not None and known is not None:
                     await refresh.answer()
                     if current and not self._leases.unfit(refresh):
                         return known, self._leases.acknowledge(refresh), "refreshed"
                 urgent = known is None
-                return await self._write(record, size, refresh, urgent=urgent, sender=sender)
+                return await self._write(record, len(text), refresh, urgent=urgent, sender=sender)
         except (StoreError, TimeoutError) as error:
             if refresh is not None and refresh.ttl:  # the pod lives
                 if known is None:
@@ -125,11 +187,15 @@ class Registry:
                     return known, self._leases.acknowledge(refresh), "refreshed"
             raise _unavailable(error) from None
 
+    def _says_nothing_new(self, record: Keepalive, live: Live) -> bool:
+        return unchanged(record, live) and not self._mirror.elsewhere(record)
+
     def _refresh(self, record: Keepalive, live: Live | None) -> LeaseRefresh | None:
         """Begin the refresh of the pod's lease, and of one that the mirror does not show yet."""
         if record.down or (live is not None and not proves_alive(record, live)):
             return None
-        granted = self._leases.granted(record, 0 if live is None else live.lease)
+        shown = 0 if live is None else live.lease
+        granted = self._leases.granted(record.key, record.id, shown)
         if granted:
             self._leases.refresh(granted)
         return None if live is None else self._leases.refresh(live.lease)
