@@ -202,12 +202,12 @@ class Attack:
         self.bodies[at], self.bodies[to] = self.bodies[to], self.bodies[at]
 
     def flip(self, at: int, bit: int) -> None:
-        changed = bytearray(self.bodies[at])
+        changed = bytearray(self.bodies[at] or b"\0")
         changed[bit // 8 % len(changed)] ^= 1 << bit % 8
         self.bodies[at] = bytes(changed)
 
     def cut(self, at: int, size: int) -> None:
-        self.bodies[at] = self.bodies[at][: size % len(self.bodies[at])]
+        self.bodies[at] = self.bodies[at][: size % (len(self.bodies[at]) or 1)]
 
     def join(self, at: int, to: int) -> None:
         self.bodies[at] += self.bodies[to]
