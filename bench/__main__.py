@@ -21,6 +21,7 @@ BENCHES = {
     "dying": "many pods that die together, until the callback",
     "footprint": "memory, threads and idle CPU of agents and a master",
     "commands": "the time that a command takes from its start to its end",
+    "imports": "memory and CPU that importing a module takes",
     "invoke": "remote commands",
     "automaton": "the state machine of shell scripts",
     "image": "the image and its containers; needs root and podman",

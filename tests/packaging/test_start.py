@@ -1,6 +1,6 @@
 """What agents and commands import: of what is heavy, only what they use (decision 0178).
 
-`docs/footprint.rst` has what an import costs, and `python -m bench.footprint` measures it again.
+`python -m bench imports` measures what an import costs.
 """
 
 import asyncio
