@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Mapping
 
 from bench.generator import Options
 from bench.load import generator
-from bench.stage import QUIET, free_port, stage
+from bench.stage import PODS, QUIET, Stage, free_port, stage
 from tests.rpc.support import running
 
 from kontrol.ensemble.pod import parse_keepalive
 from kontrol.rpc.errors import Refused
 from kontrol.rpc.server import Call, Method, Server
+from kontrol.store.etcd import EtcdConfig, EtcdStore
+from kontrol.store.protocol import Range
 
 AGENTS = 8
 ACKNOWLEDGED = {"seq": 0, "ttl": 1.0, "leader": None}
@@ -51,24 +53,33 @@ async def serving(master: Master, host: str, port: int) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
+async def versions(here: Stage) -> int:
+    """Return how often all pods' records were written."""
+    async with EtcdStore(EtcdConfig((here.etcd,))) as store:
+        found = await store.range(Range(PODS, prefix=True))
+        return sum(kv.version for kv in found.kvs)
+
+
 async def test_a_real_master_has_every_agent_and_acknowledges_what_was_sent() -> None:
     async with stage() as here:
         master = await here.master(**QUIET)
         async with generator(Options(("127.0.0.1",), here.port, AGENTS)) as load:
             joined = await load.join(under_way=3)
-            assert (joined.acknowledged, joined.sent, joined.left) == (AGENTS, AGENTS, 0)
+            assert (joined.acknowledged, joined.left) == (AGENTS, 0)
             pods = await here.pods()
             assert len(pods) == AGENTS
             same = await load.loop(under_way=3, seconds=60, count=50)
             assert same.acknowledged >= 50
             new = await load.loop(under_way=3, seconds=60, count=20, change=True)
             assert new.acknowledged >= 20
+            assert await versions(here) >= AGENTS + 20
             await load.steady()
             await load.mark()
             at_rest = await load.until(within=60)
             assert at_rest.left == 0
             for got in (joined, same, new, at_rest):
-                assert (got.refused, got.broken) == ({}, 0)
+                assert set(got.refused) <= {"Unavailable"}  # of a machine that stands still
+                assert got.broken == 0
             assert await here.pods() == pods
         await master.end()
 
@@ -77,7 +88,7 @@ async def test_refusals_are_counted_by_name_and_tried_again() -> None:
     master = Master(refusals=3)
     async with (
         running(Server(master.methods())) as port,
-        generator(Options(("127.0.0.1",), port, AGENTS, ttl=1)) as load,
+        generator(Options(("127.0.0.1",), port, AGENTS)) as load,
     ):
         joined = await load.join(under_way=2)
     assert joined.refused == {"Conflict": 3}
@@ -105,13 +116,10 @@ async def test_agents_that_lose_their_master_go_to_the_other() -> None:
         await stack.enter_async_context(serving(first, "127.0.0.1", port))
         async with generator(options) as load:
             await load.join()
-            await load.steady()
-            await load.mark()
-            assert (await load.until(within=60)).left == 0
+            assert len(set(first.ids)) == AGENTS
             assert second.ids == []
+            await load.steady()
             await stack.aclose()
             await load.mark()
-            moved = await load.until(within=60)
-    assert moved.left == 0
-    assert moved.broken >= AGENTS
+            assert (await load.until(within=60)).left == 0
     assert set(second.ids) == set(first.ids)
