@@ -1,4 +1,6 @@
-"""What is fuzzed: `fuzzed_server.py [FOLDER]`, with keys if there is a folder; prints its port.
+"""What is fuzzed: `fuzzed_server.py [FOLDER [KIND]]`, with keys if there is a folder.
+
+Prints its port. KIND is whose key it has, `master` or `agent`.
 
 Like a master's endpoint, but for the store: keepalives are parsed and forgotten. `faults` tells
 what was logged as an error, which nothing from outside may cause.
@@ -12,7 +14,7 @@ from collections.abc import AsyncIterator
 
 from kontrol.ensemble.pod import BadRecord, parse_keepalive
 from kontrol.rpc.errors import Refused
-from kontrol.rpc.security.keys import Keyring
+from kontrol.rpc.security.keys import Keyring, ServerKind
 from kontrol.rpc.server import Call, Method, Server, restricted
 
 faulty: list[str] = []
@@ -69,8 +71,9 @@ async def main() -> None:
         "invoke": restricted(echo, "master", "operator"),
         "faults": faults,
     }
-    server = Server(methods, heartbeat=1.0, keys=keys)
-    print(await server.bind("127.0.0.1", 0), flush=True)
+    own: ServerKind = "agent" if sys.argv[2:] == ["agent"] else "master"
+    server = Server(methods, heartbeat=1.0, keys=keys, own=own)
+    print(await server.bind("0.0.0.0", 0), flush=True)
     await server.serve()
 
 
