@@ -24,7 +24,7 @@ _MOST_KEYS = 1024  # different lines that are remembered at a time
 _LONGEST = 16_384  # characters of one event
 # Output of the callback, and the audit: never held back; bounded where they are made.
 _VERBATIM = frozenset({"kontrol.callback", "kontrol.audit"})
-_CHATTY = ("asyncio", "grpc", "concurrent")  # libraries whose debug lines are of no use to users
+_CHATTY = ("asyncio", "concurrent")  # libraries whose debug lines are of no use to users
 
 
 class Event(NamedTuple):

@@ -505,7 +505,7 @@ def test_the_command_is_the_first_word_that_is_no_option(
 
 
 def test_commands_load_no_more_than_they_need() -> None:
-    heavy = ["asyncio", "grpc", "nacl", "kontrol.daemon", "kontrol.store"]
+    heavy = ["asyncio", "google", "nacl", "kontrol.daemon", "kontrol.store"]
     code = "import sys; from kontrol.cli import main; main(['config'])\n"
     done = command(f"{code}print([name for name in {heavy} if name in sys.modules])")
     assert done.stdout.splitlines()[-1] == "[]"

@@ -14,7 +14,7 @@ from kontrol.cli.operate import archive
 from kontrol.cli.operate import commands as operate
 
 # What a command of this part may not load: it would cost more than what it does.
-HEAVY = ("asyncio", "grpc", "google", "nacl", "msgpack", "yaml", "kontrol.master", "kontrol.daemon")
+HEAVY = ("asyncio", "google", "nacl", "msgpack", "yaml", "kontrol.master", "kontrol.daemon")
 
 WORDS = {
     "status": (["status"], 0, "All is well"),

@@ -20,7 +20,7 @@ async def settled(cluster: EtcdCluster, name: str) -> None:
 
 
 async def idle(before: set[asyncio.Task[object]]) -> None:
-    """Wait until no task is left but those of `before`; gRPC ends its own a moment later."""
+    """Wait until no task is left but those of `before`."""
     async with asyncio.timeout(DEADLINE):
         while left := asyncio.all_tasks() - before:
             await asyncio.wait(left)
@@ -52,10 +52,7 @@ async def test_a_closed_store_leaves_nothing() -> None:
             await use(cluster)
         await idle(before)
         gc.collect()
-        async with asyncio.timeout(DEADLINE):
-            # gRPC's threads close the last ones, without an event.
-            while descriptors() - opened >= 10:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        assert descriptors() == opened
 
 
 async def test_streams_that_a_member_ended_leave_no_task() -> None:

@@ -61,7 +61,7 @@ async def test_refreshes_under_way_survive_a_restart() -> None:
 async def test_refreshes_leave_a_stalled_member(
     leads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "STALL", 0.5)  # quicker than gRPC's own pings, which need 3 s
+    monkeypatch.setattr(leases, "STALL", 0.5)  # quicker than the pings of the connection
     async with EtcdCluster(3) as cluster:
         leader = await cluster.leader()
         first = leader if leads else (leader + 1) % 3

@@ -87,7 +87,7 @@ async def test_events_go_on_while_members_die_in_turn() -> None:
 
 @pytest.mark.parametrize("probe", ["quick", "default"])
 async def test_a_watch_leaves_a_stalled_member(probe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if probe == "quick":  # quicker than gRPC's own pings, which need 3 s after the last data
+    if probe == "quick":  # quicker than the pings of the connection
         for name in ("PROBE", "PROBE_ATTEMPT", "STALL"):
             monkeypatch.setattr(watch_module, name, 0.4)
     bound = 2 if probe == "quick" else 4

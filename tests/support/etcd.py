@@ -32,7 +32,7 @@ CERTS = Path(__file__).with_name("certs")
 CA, CERT, KEY = CERTS / "ca.pem", CERTS / "client.pem", CERTS / "client.key"
 START_TIMEOUT = 30.0
 COMMAND_TIMEOUT = 20.0
-# Not a preexec_fn: that makes subprocess fork, and gRPC's fork handlers can then kill the child.
+# Not a preexec_fn, for which subprocess would have to fork this process.
 LAUNCHER = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG (linux/prctl.h), SIGKILL

@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
 
-import grpc
-from grpc import aio
+from tests.support.h2_server import H2Server, Served
 
-from kontrol.store.etcd.messages import RANGE, STATUS, WATCH, Method, Wire
+from kontrol.store.etcd.messages import RANGE, STATUS, WATCH, Wire
 
 CLUSTER = 7
 Script = Callable[[AsyncIterator[Wire]], AsyncIterator[Wire]]
@@ -24,27 +23,11 @@ class FakeEtcd:
         self.revision = revision
         self.endpoint = ""
         self._script = script
-        self._server = aio.server()
+        self._server = H2Server(self._serve)
 
     async def __aenter__(self) -> Self:
-        async def read(request: Wire, context: object) -> Wire:
-            return RANGE.response(header=self.header())
-
-        async def status(request: Wire, context: object) -> Wire:
-            return STATUS.response(header=self.header())
-
-        async def watch(requests: AsyncIterator[Wire], context: object) -> AsyncIterator[Wire]:
-            async for message in self._script(requests):
-                yield message
-
-        for method, serve, kind in (
-            (RANGE, read, grpc.unary_unary_rpc_method_handler),
-            (STATUS, status, grpc.unary_unary_rpc_method_handler),
-            (WATCH, watch, grpc.stream_stream_rpc_method_handler),
-        ):
-            self._server.add_generic_rpc_handlers((_handler(method, serve, kind),))
-        self.endpoint = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-        await self._server.start()
+        await self._server.__aenter__()
+        self.endpoint = self._server.endpoint
         return self
 
     async def __aexit__(
@@ -53,7 +36,21 @@ class FakeEtcd:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._server.stop(None)
+        await self._server.__aexit__(kind, error, trace)
+
+    async def _serve(self, served: Served) -> None:
+        async def requests() -> AsyncIterator[Wire]:
+            while (message := await served.receive()) is not None:
+                yield WATCH.request.FromString(message)
+
+        if served.method == "Watch":
+            async for message in self._script(requests()):
+                await served.send(message.SerializeToString())
+        else:
+            method = {"Range": RANGE, "Status": STATUS}[served.method]
+            await served.receive()
+            await served.send(method.response(header=self.header()).SerializeToString())
+        served.end()
 
     def header(self) -> dict[str, int]:
         return {"cluster_id": CLUSTER, "revision": self.revision}
@@ -85,13 +82,3 @@ def canceled(reason: str, *, compacted: int = 0) -> Wire:
         cancel_reason=reason,
         compact_revision=compacted,
     )
-
-
-def _handler(method: Method, serve: object, kind: Callable[..., Wire]) -> grpc.GenericRpcHandler:
-    service, _, name = method.path.strip("/").rpartition("/")
-    handler = kind(
-        serve,
-        request_deserializer=method.request.FromString,
-        response_serializer=method.response.SerializeToString,
-    )
-    return grpc.method_handlers_generic_handler(service, {name: handler})

@@ -1,12 +1,12 @@
-"""A client of etcd v3 (3.4 and later): our own thin wrapper over `grpc.aio`.
+"""A client of etcd v3 (3.4 and later), gRPC and HTTP/2 included.
 
 `messages` describes etcd's messages at run time, and `convert` translates values to and from them.
-`config` says where etcd is, and what its failures mean. `stream` and `members` are the transport,
-with fail-over; `leases`, `watch` and `store` implement `kontrol.store.protocol.Store` on it.
-`docs/decisions/0020` says why this is not a published client.
+`config` says where etcd is, and what its failures mean. `hpack`, `http2` and `grpc` are the
+protocols, without I/O; `dial`, `connection` and `stream` carry them; `members` chooses where a call
+goes. `leases`, `watch` and `store` implement `kontrol.store.protocol.Store` on that.
+`docs/decisions/0020` says why this is not a published client, and `0174` why not gRPC's library.
 """
 
-from kontrol.store.etcd import _fork  # noqa: F401 - before anything imports gRPC
 from kontrol.store.etcd.config import EtcdConfig
 from kontrol.store.etcd.store import EtcdStore
 

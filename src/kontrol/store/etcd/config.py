@@ -5,7 +5,7 @@ whether it was done, and so whether it may be repeated.
 
 etcd distinguishes its refusals by text more than by code: `UNAVAILABLE` is a refused connection
 (nothing was done), a connection lost during a call (perhaps done), or a member without a leader
-(nothing was done). So the text decides first. The texts are those of gRPC's core and of etcd's
+(nothing was done). So the text decides first. The texts are those of grpc-go and of etcd's
 `api/v3rpc/rpctypes/error.go`, the same from 3.4 to 3.6.
 
 Invariant: a call that is not *known* to have been refused is `Ambiguous`. So "request timed out" is
@@ -14,10 +14,9 @@ not in the table: its proposal may yet commit.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
-from grpc import StatusCode
-
+from kontrol.store.etcd.grpc import Status
 from kontrol.store.protocol import (
     Ambiguous,
     Compacted,
@@ -30,7 +29,8 @@ from kontrol.store.protocol import (
     Unavailable,
 )
 
-Pems: TypeAlias = tuple[bytes | None, bytes | None, bytes | None]
+if TYPE_CHECKING:
+    import ssl
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class EtcdConfig:
     """How to reach one etcd cluster. Raises `ValueError` for settings that cannot work.
 
     `endpoints` are `host:port` or `unix:///path`, the first one preferred. TLS is on with `tls`, or
-    with a `ca`, `cert` or `key` (PEM files; without a `ca`, the roots that gRPC contains).
+    with a `ca`, `cert` or `key` (PEM files; without a `ca`, the system's authorities).
 
     All times are in seconds: `connect_timeout` bounds an attempt to connect, `attempt_timeout` an
     attempt of a call at one member while that answers quickly (see `Pace`), and `timeout` a call
@@ -70,14 +70,31 @@ class EtcdConfig:
                 f"etcd's user is {self.user!r} and the password file {self.password_file}: set both"
             )
 
-    def pems(self) -> Pems | None:
-        """Read the CA, the key and the certificate. None if TLS is off. Raises `OSError`."""
+    def context(self) -> "ssl.SSLContext | None":
+        """Read the certificates. None if TLS is off. Raises `OSError`, which names the file."""
         if not self.tls and self.ca is None and self.cert is None:
             return None
-        ca, key, cert = (
-            path.read_bytes() if path else None for path in (self.ca, self.key, self.cert)
-        )
-        return ca, key, cert
+        import ssl  # OpenSSL takes 4 MB
+
+        for path in (self.ca, self.cert, self.key):
+            if path is not None:
+                path.read_bytes()  # OpenSSL's errors name no file
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+        except ssl.SSLError as error:
+            raise OSError(f"{self.ca}: {error.reason}; expected PEM certificates") from None
+        # As for the Kubernetes API: docs/decisions/0132.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        context.set_alpn_protocols(["h2"])
+        if self.cert is not None:
+            try:
+                context.load_cert_chain(self.cert, self.key, password=b"")
+            except ssl.SSLError as error:
+                raise OSError(
+                    f"{self.cert} and {self.key}: {error.reason}; expected a certificate and its "
+                    "key as PEM, without a passphrase"
+                ) from None
+        return context
 
     def password(self) -> str:
         """Read the password, without final newlines. Raises `OSError`."""
@@ -94,9 +111,6 @@ class AlreadyExists(StoreError):
 
 
 _BY_TEXT: Final[tuple[tuple[str, type[Exception]], ...]] = (
-    # Never sent.
-    ("failed to connect to all addresses", Unavailable),
-    ("dns resolution failed", Unavailable),
     # Refused before it was proposed.
     ("no leader", Unavailable),
     ("not capable", Unavailable),
@@ -125,17 +139,17 @@ _BY_TEXT: Final[tuple[tuple[str, type[Exception]], ...]] = (
 # Refusals with another text: etcd checked the request, and did nothing.
 _REFUSALS: Final = frozenset(
     {
-        StatusCode.INVALID_ARGUMENT,
-        StatusCode.NOT_FOUND,
-        StatusCode.FAILED_PRECONDITION,
-        StatusCode.OUT_OF_RANGE,
-        StatusCode.UNIMPLEMENTED,
-        StatusCode.PERMISSION_DENIED,
+        Status.INVALID_ARGUMENT,
+        Status.NOT_FOUND,
+        Status.FAILED_PRECONDITION,
+        Status.OUT_OF_RANGE,
+        Status.UNIMPLEMENTED,
+        Status.PERMISSION_DENIED,
     }
 )
 
 
-def classify(endpoint: str, code: StatusCode, details: str) -> Exception:
+def classify(endpoint: str, code: Status, details: str) -> Exception:
     """Return the exception to raise for a call at `endpoint` that ended with `code`.
 
     The revision of a `Compacted` is 0: the text does not have it.
@@ -144,7 +158,7 @@ def classify(endpoint: str, code: StatusCode, details: str) -> Exception:
     for part, kind in _BY_TEXT:
         if part in details.lower():
             return Compacted(0) if kind is Compacted else kind(text)
-    if code is StatusCode.UNAUTHENTICATED:
+    if code is Status.UNAUTHENTICATED:
         return LoggedOut(text)
     if code in _REFUSALS:
         return StoreError(text)

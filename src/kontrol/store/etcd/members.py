@@ -1,9 +1,7 @@
-"""etcd's members: one channel each, our own rotation between them, log-in, and bounded calls.
+"""etcd's members: one connection each, our own rotation between them, log-in, and bounded calls.
 
-gRPC can balance over addresses, but cannot tell whether a failed write was sent. So each member has
-a channel of its own, and a call has two steps: connect (by a request without effect, unless the
-channel is known to be connected), then call. A failure of the first step means that nothing was
-done.
+A call has two steps: connect, unless there is a connection, then call. A failure of the first step
+means that nothing was done.
 
 Invariant of `Client.call`: a write is sent a second time only if the first one was refused.
 """
@@ -12,50 +10,37 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
-from urllib.parse import quote
 
-import grpc
-from grpc import aio
-
-from kontrol.store.etcd.config import EtcdConfig, LoggedOut, Pems, classify
-from kontrol.store.etcd.messages import AUTHENTICATE, STATUS, Method, Wire
-from kontrol.store.etcd.stream import Pace, Stream
+from kontrol.resolver import Resolver
+from kontrol.store.etcd.config import EtcdConfig, LoggedOut
+from kontrol.store.etcd.connection import Connection
+from kontrol.store.etcd.dial import authority, dial
+from kontrol.store.etcd.grpc import request_headers
+from kontrol.store.etcd.messages import AUTHENTICATE, Method, Wire
+from kontrol.store.etcd.stream import Pace, Sink, Stream
 from kontrol.store.protocol import Ambiguous, Denied, NoSpace, StoreError, Unavailable
 
 log = logging.getLogger(__name__)
 
-# Pings find a dead peer under a stream that nothing else probes. etcd closes connections that ping
-# more often than every 5 s. gRPC ignores keepalive_timeout_ms without ping_timeout_ms, and without
-# max_pings_without_data it stops after two pings of a quiet stream. The timeout, which gRPC also
-# uses for TCP_USER_TIMEOUT, is longer than a slow round trip, which would break the connection.
-_OPTIONS: Final = (
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.keepalive_permit_without_calls", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-)
 _PAUSE = 0.05  # seconds between two rounds over all members, doubling up to
 _MAX_PAUSE = 0.4
+_CLOSED = "the store's client is closed"
 
 
 class Member:
-    """One member: its channel, our token at it, and its pace."""
+    """One member: our connection to it, our token at it, and its pace."""
 
-    def __init__(self, endpoint: str, config: EtcdConfig) -> None:
+    def __init__(self, endpoint: str, config: EtcdConfig, resolver: Resolver) -> None:
         self.endpoint = endpoint
         self.pace = Pace(config.timeout)
         self._config = config
-        self._pems = config.pems()
-        self._channel = _channel(endpoint, self._pems)
-        self._calls: dict[str, Wire] = {}
+        self._resolver = resolver
+        self._context = config.context()
+        self._connection: Connection | None = None
+        self._former: list[Connection] = []  # those that finish their calls
+        self._connecting: asyncio.Task[Connection | Unavailable] | None = None
+        self._closed = False
+        self._headers: dict[tuple[str, str], bytes] = {}
         self._token: str | None = None if config.user else ""
         self._login = asyncio.Lock()
 
@@ -86,31 +71,54 @@ class Member:
         self.pace.answered(_now() - sent)
         return answer
 
-    async def connect(self, timeout: float) -> None:
-        """Return once the channel is connected. Raises `Unavailable`."""
-        if self._channel.get_state() is grpc.ChannelConnectivity.READY:
-            return
-        try:
-            timeout = min(timeout, self._config.connect_timeout)
-            await self._unary(STATUS, STATUS.request(), timeout, "")
-        except Denied:
-            pass  # an answer is a connection
-        except StoreError as error:
-            await self._renew()
-            raise Unavailable(f"cannot connect: {error}") from error
+    async def connect(self, timeout: float) -> Connection:
+        """Return a connection that the member has answered on. Raises `Unavailable`.
 
-    async def _renew(self) -> None:
-        """Use certificates that were replaced on disk; the channel is not connected."""
+        Those who call while one is being made wait for the same one.
+        """
+        if (connection := self._connection) is not None and connection.usable:
+            return connection
+        if self._closed:
+            raise Unavailable(_CLOSED)
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect(), name="etcd-connect")
+        task = self._connecting
+        await asyncio.wait({task}, timeout=max(timeout, 0))
+        if not task.done():
+            raise Unavailable(f"cannot connect: etcd at {self.endpoint}: no answer in time")
+        if task.cancelled():
+            raise Unavailable(_CLOSED)
+        made = task.result()
+        if isinstance(made, Unavailable):
+            raise Unavailable(str(made))  # one for each that waits
+        return made
+
+    async def _connect(self) -> Connection | Unavailable:
+        """Make the connection, or return why there is none."""
         try:
-            pems = self._config.pems()
+            self._read_certificates()
+            connection = await dial(
+                self.endpoint,
+                self._context,
+                resolve=self._resolver,
+                timeout=self._config.connect_timeout,
+            )
+            if self._connection is not None:
+                self._former.append(self._connection)
+            self._former = [each for each in self._former if not each.lost]
+            self._connection = connection
+            return connection
+        except Unavailable as error:
+            return error
+        finally:
+            self._connecting = None
+
+    def _read_certificates(self) -> None:
+        """Use certificates that were replaced on disk."""
+        try:
+            self._context = self._config.context()
         except OSError as error:
             log.warning("etcd's certificates cannot be read: %s", error)
-            return
-        if pems != self._pems:
-            old, self._pems = self._channel, pems
-            self._channel = _channel(self.endpoint, pems)
-            self._calls.clear()
-            await old.close()
 
     async def log_in(self, timeout: float) -> str:
         """Return our token at this member, "" without a user. Raises `Unavailable`, `Denied`."""
@@ -144,40 +152,45 @@ class Member:
             raise Denied(f"{error}: set a user and a password file") from error
         if self._token == token:
             self._token = None
+            self._headers.clear()
 
     async def _unary(self, method: Method, request: Wire, timeout: float, token: str) -> Wire:
-        call = self._calls.get(method.path)
-        if call is None:
-            call = self._calls[method.path] = self._channel.unary_unary(
-                method.path,
-                request_serializer=method.request.SerializeToString,
-                response_deserializer=method.response.FromString,
-            )
-        try:
-            # Not asyncio.timeout: a call cancelled from outside leaks (grpc #43360).
-            return await call(request, timeout=max(timeout, 0.001), metadata=_metadata(token))
-        except aio.AioRpcError as error:
-            code, details = error.code(), error.details()
-            raise classify(self.endpoint, code, details or "") from None
-        except asyncio.CancelledError:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise
-            raise Ambiguous("the store's client was closed during the call") from None
-        except aio.UsageError:
-            raise Unavailable("the store's client is closed") from None
-
-    def open(self, method: Method, token: str) -> Stream:
-        """Open a stream, which the caller closes."""
-        make: Wire = self._channel.stream_stream(
-            method.path,
-            request_serializer=method.request.SerializeToString,
-            response_deserializer=method.response.FromString,
+        if (connection := self._connection) is None or not connection.usable:
+            raise Unavailable(f"etcd at {self.endpoint}: the connection ended before the call")
+        answer = await connection.unary(
+            self._request_headers(method, token),
+            request.SerializeToString(),
+            timeout=max(timeout, 0.001),
+            most=method.most,
         )
-        return Stream(self.endpoint, self.pace, make, _metadata(token))
+        return method.decode(answer, self.endpoint)
+
+    def _request_headers(self, method: Method, token: str) -> bytes:
+        headers = self._headers.get((method.path, token))
+        if headers is None:
+            tls = self._context is not None
+            headers = request_headers(method.path, authority(self.endpoint), tls=tls, token=token)
+            self._headers[method.path, token] = headers
+        return headers
+
+    async def open(
+        self, method: Method, token: str, timeout: float, sink: Sink | None = None
+    ) -> Stream:
+        """Connect and open a stream, which the caller closes. Raises `Unavailable`."""
+        connection = await self.connect(timeout)
+        await connection.slot(timeout)
+        headers = self._request_headers(method, token)
+        return Stream(connection, headers, method, pace=self.pace, sink=sink)
 
     async def close(self) -> None:
-        """Close the channel."""
-        await self._channel.close()
+        """Close the connections; calls under way end with an error."""
+        self._closed = True
+        if (task := self._connecting) is not None:
+            task.cancel()
+            await asyncio.wait({task})
+        for connection in (*self._former, self._connection):
+            if connection is not None:
+                connection.close()
 
 
 class Client:
@@ -185,7 +198,8 @@ class Client:
 
     def __init__(self, config: EtcdConfig) -> None:
         self.config = config
-        self._members = [Member(endpoint, config) for endpoint in config.endpoints]
+        resolver = Resolver()
+        self._members = [Member(endpoint, config, resolver) for endpoint in config.endpoints]
         self._current = 0
         self._served = True
         self._closed = False
@@ -236,19 +250,20 @@ class Client:
                     raise Unavailable(str(last)) from last
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _MAX_PAUSE)
-        raise Unavailable("the store's client is closed")
+        raise Unavailable(_CLOSED)
 
     @asynccontextmanager
-    async def stream(self, method: Method) -> AsyncIterator[Stream]:
+    async def stream(self, method: Method, sink: Sink | None = None) -> AsyncIterator[Stream]:
         """Open a stream at the current member, and leave that member if the stream fails.
 
         Raises what `Member.connect`, `Member.log_in` and the body raise.
         """
         member = self.member
         try:
-            await member.connect(self.config.connect_timeout)
-            token = await member.log_in(member.pace.timeout(self.config.attempt_timeout))
-            stream = member.open(method, token)
+            timeout = member.pace.timeout(self.config.attempt_timeout)
+            await member.connect(timeout)
+            token = await member.log_in(timeout)
+            stream = await member.open(method, token, timeout, sink)
             try:
                 yield stream
             except LoggedOut as error:
@@ -261,23 +276,10 @@ class Client:
             raise
 
     async def close(self) -> None:
-        """Close all channels; calls under way end with an error."""
+        """Close all connections; calls under way end with an error."""
         self._closed = True
         for member in self._members:
             await member.close()
-
-
-def _channel(endpoint: str, pems: Pems | None) -> aio.Channel:
-    target = quote(endpoint, safe="/:") if endpoint.startswith("unix:") else endpoint
-    if pems is None:
-        return aio.insecure_channel(target, options=_OPTIONS)
-    return aio.secure_channel(target, grpc.ssl_channel_credentials(*pems), options=_OPTIONS)
-
-
-def _metadata(token: str) -> tuple[tuple[str, str], ...]:
-    # So a member without a leader refuses the call, instead of waiting without an answer.
-    leader = ("hasleader", "true")
-    return (leader, ("token", token)) if token else (leader,)
 
 
 def _now() -> float:

@@ -12,6 +12,12 @@ The pool is private, so another library's description of the same messages canno
 from typing import Any, Final, TypeAlias
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import message as protobuf
+
+from kontrol.store.protocol import Ambiguous
+
+MAX_MESSAGE = 64 << 20  # bytes of an answer; etcd splits what a watch brings into less
+MAX_READ = (1 << 31) - 1  # bytes of one read: etcd's whole database, as it recommends
 
 # A message. Its class is made at run time, so no type checker knows its fields.
 Wire: TypeAlias = Any
@@ -151,18 +157,26 @@ def _build() -> dict[str, Wire]:
 
 
 class Method:
-    """A method of etcd's API: its path, and the classes of its messages."""
+    """A method of etcd's API: its path, the classes of its messages, and the bytes of an answer."""
 
-    def __init__(self, service: str, name: str, messages: str) -> None:
+    def __init__(self, service: str, name: str, messages: str, most: int = MAX_MESSAGE) -> None:
         self.path = f"/{_PACKAGE}.{service}/{name}"
         self.request: Wire = CLASSES[f"{messages}Request"]
         self.response: Wire = CLASSES[f"{messages}Response"]
+        self.most = most
+
+    def decode(self, data: bytes, endpoint: str) -> Wire:
+        """Return an answer of the member at `endpoint`. Raises `Ambiguous`."""
+        try:
+            return self.response.FromString(data)
+        except protobuf.DecodeError:
+            raise Ambiguous(f"etcd at {endpoint}: an answer that cannot be decoded") from None
 
 
 CLASSES: Final = _build()
 
-RANGE = Method("KV", "Range", "Range")
-TXN = Method("KV", "Txn", "Txn")
+RANGE = Method("KV", "Range", "Range", MAX_READ)
+TXN = Method("KV", "Txn", "Txn", MAX_READ)
 GRANT = Method("Lease", "LeaseGrant", "LeaseGrant")
 REVOKE = Method("Lease", "LeaseRevoke", "LeaseRevoke")
 TIME_TO_LIVE = Method("Lease", "LeaseTimeToLive", "LeaseTimeToLive")

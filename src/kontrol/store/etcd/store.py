@@ -51,8 +51,7 @@ class EtcdStore:
     """A client of one etcd cluster; implements `kontrol.store.protocol.Store`.
 
     Create and close it in a running event loop. Nothing is sent before the first call. Raises
-    `OSError` if a certificate cannot be read. A cancelled call leaks a kilobyte in gRPC (grpc
-    #43360): let it time out instead.
+    `OSError` if a certificate cannot be read.
     """
 
     def __init__(self, config: EtcdConfig) -> None:

@@ -1,18 +1,15 @@
-"""How long to wait for a member, and a two-way stream that other tasks can end.
-
-gRPC ends a stream when a pending `read()` is cancelled, and reports its own cancellation as a
-`CancelledError` that looks like the task's. So no read is cancelled to bound its time. Instead, the
-task that watches a stream ends it with a reason, and the reader raises that.
-"""
+"""How long to wait for a member, and a two-way stream of messages that other tasks can end."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import Callable
 
-from grpc import aio
-
-from kontrol.store.etcd.config import classify
-from kontrol.store.etcd.messages import Wire
+from kontrol.store.etcd.connection import Connection
+from kontrol.store.etcd.grpc import Splitter, framed
+from kontrol.store.etcd.messages import Method, Wire
 from kontrol.store.protocol import Unavailable
+
+Sink = Callable[[list[bytes]], None]
 
 
 class Pace:
@@ -43,38 +40,35 @@ class Pace:
         self.seconds = max(seconds, self.seconds)
 
 
-class _Requests:
-    """The messages to send. Not a generator, which gRPC would leave unfinished.
+class Stream:
+    """One open stream. `received` is the loop time of the last message, at first `opened`.
 
-    It must end with the stream: when etcd ends a stream, gRPC leaves its reader waiting here.
+    With a `sink`, messages go there as they come, and it must not raise. Otherwise `receive`
+    returns them one by one, and a member that sends more than are received is held back.
     """
 
-    def __init__(self, queue: asyncio.Queue[Wire | None]) -> None:
-        self._queue = queue
-
-    def __aiter__(self) -> AsyncIterator[Wire]:
-        return self
-
-    async def __anext__(self) -> Wire:
-        message = await self._queue.get()
-        if message is None:
-            raise StopAsyncIteration
-        return message
-
-
-class Stream:
-    """One open stream. `received` is the loop time of the last message, at first `opened`."""
-
     def __init__(
-        self, endpoint: str, pace: Pace, make: Wire, metadata: tuple[tuple[str, str], ...]
+        self,
+        connection: Connection,
+        headers: bytes,
+        method: Method,
+        *,
+        pace: Pace,
+        sink: Sink | None = None,
     ) -> None:
-        self.endpoint = endpoint
+        self.endpoint = connection.endpoint
         self.pace = pace
+        self.splitter = Splitter(method.most)
+        self._method = method
         self._seconds = pace.seconds
-        self.opened = self.received = asyncio.get_running_loop().time()
-        self._outgoing: asyncio.Queue[Wire | None] = asyncio.Queue()
-        self._reason: BaseException | None = None
-        self._call = make(_Requests(self._outgoing), metadata=metadata)
+        self._loop = asyncio.get_running_loop()
+        self.opened = self.received = self._loop.time()
+        self._sink = sink
+        self._unread: deque[tuple[bytes, int]] = deque()  # messages, and bytes to credit
+        self._end: BaseException | None = None
+        self._news = asyncio.Event()  # a message came, or the end
+        self._connection = connection
+        self._stream = connection.open(headers, self)
 
     def timeout(self, usual: float) -> float:
         """Return the seconds to wait for a message, as `Pace` has it, but no more than at first.
@@ -85,30 +79,58 @@ class Stream:
         return self.pace.timeout(usual, self._seconds)
 
     def send(self, message: Wire) -> None:
-        """Queue a message."""
-        self._outgoing.put_nowait(message)
+        """Send a message, in one write with the others of this turn of the loop."""
+        self.send_framed(framed(message.SerializeToString()))
+
+    def send_framed(self, messages: bytes) -> None:
+        """Send encoded messages that have their prefixes."""
+        self._connection.send(self._stream, messages)
 
     async def receive(self) -> Wire:
-        """Return the next message. Raises what ended the stream."""
-        try:
-            message = await self._call.read()
-        except aio.AioRpcError as error:
-            raise classify(self.endpoint, error.code(), error.details() or "") from None
-        except asyncio.CancelledError:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise
-            raise self._reason or Unavailable("the store's client was closed") from None
-        if message is aio.EOF:
-            raise Unavailable(f"etcd at {self.endpoint} ended the stream")
-        self.received = asyncio.get_running_loop().time()
-        return message
+        """Return the next message. Raises what ended the stream, once all were received."""
+        while not self._unread:
+            if self._end is not None:
+                raise self._end
+            self._news.clear()
+            await self._news.wait()
+        message, size = self._unread.popleft()
+        self._connection.credit(self._stream, size)
+        return self._method.decode(message, self.endpoint)
+
+    async def done(self) -> None:
+        """Wait for the end. Raises what ended the stream."""
+        while self._end is None:
+            self._news.clear()
+            await self._news.wait()
+        raise self._end
 
     def give_up(self, reason: BaseException) -> None:
-        """End the stream; `receive` raises `reason`."""
-        self._reason = self._reason or reason
-        self._call.cancel()
+        """End the stream; `receive` and `done` raise `reason`."""
+        self._unread.clear()
+        self.ended(reason)
+        self.close()
 
     def close(self) -> None:
-        """End the stream. One that is not ended leaks (grpc #43462)."""
-        self._call.cancel()
-        self._outgoing.put_nowait(None)
+        """End the stream."""
+        self._connection.give_up(self._stream)
+
+    # What the connection calls.
+
+    def arrived(self, messages: list[bytes], size: int) -> int:
+        """See `Call`."""
+        if not messages:
+            return size  # a part of a long message
+        self.received = self._loop.time()
+        if self._sink is not None:
+            self._sink(messages)
+            return size
+        self._unread.extend((message, 0) for message in messages[:-1])
+        self._unread.append((messages[-1], size))
+        self._news.set()
+        return 0
+
+    def ended(self, error: BaseException | None) -> None:
+        """See `Call`."""
+        if self._end is None:
+            self._end = error or Unavailable(f"etcd at {self.endpoint} ended the stream")
+            self._news.set()

@@ -26,10 +26,9 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-import grpc
-
 from kontrol.store.etcd.config import LoggedOut, classify
 from kontrol.store.etcd.convert import event, header, range_request, watch_create
+from kontrol.store.etcd.grpc import Status
 from kontrol.store.etcd.members import Client
 from kontrol.store.etcd.messages import RANGE, WATCH, Wire
 from kontrol.store.etcd.stream import Stream
@@ -174,7 +173,7 @@ class EtcdWatch:
         if message.canceled:
             if message.compact_revision:
                 raise Compacted(message.compact_revision)
-            error = classify(stream.endpoint, grpc.StatusCode.UNKNOWN, message.cancel_reason)
+            error = classify(stream.endpoint, Status.UNKNOWN, message.cancel_reason)
             if isinstance(error, Denied) and not self._refused:
                 # 3.5 calls an expired token "permission denied": a new log-in tells them apart.
                 error = LoggedOut(str(error))
