@@ -156,7 +156,9 @@ class H2Server:
         self,
         calls: Callable[[Served], Awaitable[None]],
         settings: dict[int, int] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
+        self._host = host
         self.settings = settings
         self.connections: list[H2ServerProtocol] = []
         self.errors: list[Exception] = []
@@ -182,9 +184,10 @@ class H2Server:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: H2ServerProtocol(self), "127.0.0.1", 0)
+        self._server = await loop.create_server(lambda: H2ServerProtocol(self), self._host, 0)
         listening: socket.socket = self._server.sockets[0]
-        self.endpoint = f"127.0.0.1:{listening.getsockname()[1]}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self.endpoint = f"{host}:{listening.getsockname()[1]}"
         return self
 
     async def __aexit__(

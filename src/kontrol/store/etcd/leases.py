@@ -209,7 +209,7 @@ def _ttl(message: bytes, refresh: _Refresh, endpoint: str) -> int | None:
     try:
         at = 2 + message[1]
         lease = message[at + 1 : at + 1 + len(refresh.varint)]
-        if message[0] == _HEADER and message[at] == _ID and lease == refresh.varint:
+        if message[0] == _HEADER and at < 0x82 and message[at] == _ID and lease == refresh.varint:
             rest = message[at + 1 + len(lease) :]
             if len(rest) == 2 and rest[0] == _TTL and rest[1] < 0x80:
                 return rest[1]

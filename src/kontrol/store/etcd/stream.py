@@ -118,15 +118,17 @@ class Stream:
 
     def arrived(self, messages: list[bytes], size: int) -> int:
         """See `Call`."""
-        if not messages:
-            return size  # a part of a long message
-        self.received = self._loop.time()
-        if self._sink is not None:
-            self._sink(messages)
-            return size
-        self._unread.extend((message, 0) for message in messages[:-1])
-        self._unread.append((messages[-1], size))
-        self._news.set()
+        if messages:
+            self.received = self._loop.time()
+            if self._sink is not None:
+                self._sink(messages)
+                return size
+            self._unread.extend((message, 0) for message in messages)
+            self._news.set()
+        if not self._unread:
+            return size  # a part of a message that the reader waits for
+        last, before = self._unread[-1]
+        self._unread[-1] = last, before + size
         return 0
 
     def ended(self, error: BaseException | None) -> None:
