@@ -111,8 +111,8 @@ def test_refreshes_that_are_given_up_shift_no_answer(plan: list[tuple[int, int]]
                     assert await task == ttl_of(lease)
 
             async with asyncio.timeout(DEADLINE):
-                for start in range(0, len(plan), 20):
-                    await asyncio.gather(*(one(*each) for each in plan[start : start + 20]))
+                await store.refresh(8)  # so that the others are sent without a wait
+                await asyncio.gather(*(one(8 * lease, turns) for lease, turns in plan))
 
     asyncio.run(run())
 
@@ -127,6 +127,34 @@ async def test_refreshes_of_one_turn_leave_in_one_frame_for_each_stream() -> Non
         assert found == list(map(ttl_of, ids))
         messages = sum(5 + len(KEEP_ALIVE.request(ID=i).SerializeToString()) for i in ids)
         assert connection.received - before - messages <= 3 * 9 + 2 * 13  # heads, and windows
+
+
+async def test_those_that_were_given_up_are_not_sent_again() -> None:
+    came: list[list[int]] = []
+    got, end = asyncio.Event(), asyncio.Event()
+
+    async def break_once(served: Served) -> None:
+        came.append([])
+        while (message := await served.receive()) is not None:
+            lease = seen(message)
+            came[-1].append(lease)
+            if len(came) > 1:
+                await served.send(answer(lease, ttl_of(lease)))
+            elif lease == 24:
+                got.set()
+                await end.wait()
+                served.end(14, "etcdserver: no leader")
+
+    async with H2Server(break_once) as server, client([server.endpoint]) as store:
+        tasks = [asyncio.create_task(store.refresh(8 * i)) for i in range(1, 4)]
+        await got.wait()
+        tasks[1].cancel()
+        await asyncio.wait(tasks[1:2])
+        end.set()
+        answers = await asyncio.gather(tasks[0], tasks[2])
+        assert answers[0] == ttl_of(8)
+        assert answers[1] == ttl_of(24)
+    assert came == [[8, 16, 24], [8, 24]]
 
 
 async def test_an_answer_for_another_lease_ends_the_stream_and_all_are_sent_again() -> None:
