@@ -72,6 +72,22 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
                 "Arrays and objects in each other.",
             ),
             Limit(
+                "kontrol.master.runfiles:AGAIN_MIN",
+                "Seconds that a callback may write to `$AGAIN_FILE`, at least.",
+            ),
+            Limit(
+                "kontrol.master.runfiles:AGAIN_MAX",
+                "Seconds that a callback may write to `$AGAIN_FILE`, at most.",
+            ),
+            Limit(
+                "kontrol.master.runfiles:_AGAIN_LIMIT",
+                "Bytes of `$AGAIN_FILE`, white space included.",
+            ),
+            Limit(
+                "kontrol.master.runfiles:NOTE_LIMIT",
+                "Bytes of the note in `$NOTE_FILE`; a longer one is cut.",
+            ),
+            Limit(
                 "kontrol.process.command:Command.stderr_tail",
                 "Bytes of standard error that are kept, its end.",
             ),

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kontrol.master.leader.policy import (
+    TIMED,
     Idle,
     Rollout,
     Run,
@@ -14,6 +15,7 @@ from kontrol.master.leader.policy import (
     backoff,
     decide,
     outdated,
+    wake,
 )
 
 QUIET = Situation(
@@ -40,26 +42,26 @@ def test_the_empty_ensemble_before_any_run_is_not_due() -> None:
 
 def test_a_change_waits_for_the_damper_and_runs() -> None:
     assert decide(100, replace(CHANGED, ripe=110)) == Wait("ensemble", 110, "damper")
-    assert decide(110, replace(CHANGED, ripe=110)) == Run("ensemble", again=False)
+    assert decide(110, replace(CHANGED, ripe=110)) == Run("ensemble", retry=False)
 
 
 def test_a_change_that_was_taken_and_is_still_due_runs_at_once() -> None:
-    assert decide(100, CHANGED) == Run("ensemble", again=False)
+    assert decide(100, CHANGED) == Run("ensemble", retry=False)
 
 
 def test_a_new_callback_is_due() -> None:
-    assert decide(100, replace(QUIET, fingerprint="f2")) == Run("callback", again=False)
+    assert decide(100, replace(QUIET, fingerprint="f2")) == Run("callback", retry=False)
 
 
 def test_a_new_callback_waits_for_the_end_of_the_deploy() -> None:
     waiting = replace(QUIET, fingerprint="f2", rollout=160)
     assert decide(100, waiting) == Wait("callback", 160, "rollout")
-    assert decide(160, waiting) == Run("callback", again=False)
+    assert decide(160, waiting) == Run("callback", retry=False)
 
 
 def test_a_change_during_the_deploy_is_due_all_the_same() -> None:
     assert decide(100, replace(CHANGED, fingerprint="f2", rollout=160)) == Run(
-        "ensemble", again=False
+        "ensemble", retry=False
     )
 
 
@@ -85,12 +87,12 @@ def test_a_decision_is_outdated_when_nothing_is_due_or_gap_or_brake_hold() -> No
 def test_a_failed_run_is_due_after_its_backoff() -> None:
     failed = replace(CHANGED, failed=("d2", "f", 130.0), ripe=105)
     assert decide(110, failed) == Wait("ensemble", 130, "retry")
-    assert decide(130, failed) == Run("ensemble", again=True)
+    assert decide(130, failed) == Run("ensemble", retry=True)
 
 
 def test_an_unacknowledged_run_is_due_although_the_ensemble_went_back() -> None:
     assert decide(100, replace(QUIET, failed=("d2", "f", 130.0))) == Run(
-        "unacknowledged", again=False
+        "unacknowledged", retry=False
     )
     assert decide(100, replace(QUIET, failed=("d", "f", 130.0))) == Wait(
         "unacknowledged", 130, "retry"
@@ -100,13 +102,87 @@ def test_an_unacknowledged_run_is_due_although_the_ensemble_went_back() -> None:
 def test_a_new_change_does_not_wait_for_the_backoff() -> None:
     failed = replace(CHANGED, failed=("d1", "f", 400.0), ripe=105)
     assert decide(100, failed) == Wait("ensemble", 105, "damper")
-    assert decide(105, failed) == Run("ensemble", again=False)
+    assert decide(105, failed) == Run("ensemble", retry=False)
 
 
 def test_gap_and_brake_hold_and_the_longest_is_told() -> None:
     held = replace(CHANGED, ripe=101, gap=125, brake=150)
     assert decide(100, held) == Wait("ensemble", 150, "brake")
-    assert decide(150, held) == Run("ensemble", again=False)
+    assert decide(150, held) == Run("ensemble", retry=False)
+
+
+def test_what_is_due_at_its_time_is_never_early_and_its_time_is_told() -> None:
+    for s, reason in (
+        (replace(QUIET, again=130), "again"),
+        (replace(QUIET, schedule=130), "schedule"),
+        (replace(QUIET, again=130, schedule=131), "again"),
+        (replace(QUIET, again=131, schedule=130), "schedule"),
+    ):
+        plan = decide(129.9, s)
+        assert plan == Idle(reason, 130)  # type: ignore[arg-type]  # one of both
+        assert isinstance(plan, Idle)
+        assert wake(129.9, plan, s) == 130
+        assert decide(130, s) == Run(reason, retry=False)  # type: ignore[arg-type]
+        assert outdated(130, s) == ""
+        assert outdated(129.9, s) == "nothing is due any more"
+    assert wake(100, Idle(), QUIET) is None
+
+
+def test_a_run_at_its_time_does_not_wait_for_the_damper_unless_pods_are_lost() -> None:
+    damped = replace(CHANGED, ripe=110, again=105)
+    plan = decide(100, damped)
+    assert plan == Wait("ensemble", 110, "damper")
+    assert wake(100, plan, damped) == 105
+    assert decide(105, damped) == Run("again", retry=False)
+    lost = replace(damped, lost=True)
+    assert decide(105, lost) == Wait("ensemble", 110, "damper")
+    assert wake(105, plan, lost) == 110
+    assert decide(110, lost) == Run("ensemble", retry=False)
+    assert decide(110, damped) == Run("ensemble", retry=False)
+    assert decide(105, replace(lost, urgent=True)) == Run("ensemble", retry=False)
+
+
+def test_a_change_that_went_back_does_not_hold_a_run_at_its_time() -> None:
+    assert decide(105, replace(QUIET, ripe=110, again=105)) == Run("again", retry=False)
+
+
+def test_a_run_at_its_time_is_held_by_gap_and_brake() -> None:
+    for hold in ("gap", "brake"):
+        held = replace(CHANGED, again=105, **{hold: 120})  # type: ignore[arg-type]
+        assert decide(105, held) == Wait("ensemble", 120, hold)
+        held = replace(held, ripe=110)
+        assert decide(105, held) == Wait("again", 120, hold)
+        assert outdated(105, held) == f"the {hold} holds it now"
+
+
+def test_a_run_at_its_time_does_not_wait_for_masters_with_another_callback() -> None:
+    waiting = replace(QUIET, fingerprint="f2", rollout=160, again=130)
+    plan = decide(100, waiting)
+    assert plan == Wait("callback", 160, "rollout")
+    assert wake(100, plan, waiting) == 130
+    assert decide(130, waiting) == Run("again", retry=False)
+
+
+def test_the_retry_of_a_failed_run_takes_the_place_of_runs_at_their_time() -> None:
+    failed = replace(QUIET, failed=("d", "f", 130.0), again=90, schedule=95)
+    assert decide(100, failed) == Wait("unacknowledged", 130, "retry")
+    assert decide(130, failed) == Run("unacknowledged", retry=True)
+    failed = replace(CHANGED, failed=("d2", "f", 130.0), again=90, ripe=105)
+    assert decide(100, failed) == Wait("ensemble", 130, "retry")
+
+
+def test_an_urgent_change_does_not_wait_for_the_damper_but_for_all_else() -> None:
+    urgent = replace(CHANGED, ripe=110, urgent=True)
+    assert decide(100, urgent) == Run("ensemble", retry=False)
+    assert decide(100, replace(urgent, gap=120)) == Wait("ensemble", 120, "gap")
+    assert decide(100, replace(urgent, brake=120)) == Wait("ensemble", 120, "brake")
+    assert decide(100, replace(urgent, failed=("d2", "f", 130.0))) == Wait("ensemble", 130, "retry")
+    assert decide(100, replace(urgent, failed=("d1", "f", 130.0))) == Run("ensemble", retry=False)
+
+
+def test_a_request_of_an_operator_comes_before_a_run_at_its_time() -> None:
+    asked = replace(QUIET, asked=True, again=90, ripe=120)
+    assert decide(100, asked) == Run("asked", retry=False)
 
 
 def test_backoff_doubles_from_one_second_to_five_minutes() -> None:
@@ -131,6 +207,10 @@ TIMES = st.none() | st.floats(0, 200)
         ripe=TIMES,
         gap=TIMES,
         brake=TIMES,
+        again=TIMES,
+        schedule=TIMES,
+        urgent=st.booleans(),
+        lost=st.booleans(),
     ),
     st.floats(0, 200),
 )
@@ -139,9 +219,23 @@ def test_it_waits_only_for_the_future_and_runs_only_when_due(s: Situation, now: 
     if isinstance(decision, Wait):
         assert decision.until > now
         assert isinstance(decide(decision.until, s), Run)
+    times = [time for time in (s.again, s.schedule) if time is not None]
     if isinstance(decision, Run):
-        assert s.digest != s.applied_digest or s.failed or s.fingerprint != s.applied_fingerprint
+        changed = s.digest != s.applied_digest or s.failed is not None
+        changed = changed or s.fingerprint != s.applied_fingerprint
+        assert decision.reason in TIMED or changed
+        if decision.reason in TIMED:
+            at = s.again if decision.reason == "again" else s.schedule
+            assert at is not None and at <= now  # noqa: PT018
+        if decision.reason == "ensemble" and not decision.retry and not s.urgent:
+            assert s.ripe is None or s.ripe <= now
         assert s.gap is None or s.gap <= now
         assert s.brake is None or s.brake <= now
+    else:
+        assert (wake(now, decision, s) or 201) > now
+        assert all(wake(now, decision, s) <= time for time in times if time > now)  # type: ignore[operator]
     if s.digest != s.applied_digest or s.failed is not None:
         assert not isinstance(decision, Idle)
+    if isinstance(decision, Idle):
+        assert all(time > now for time in times)
+        assert decision.until == min(times, default=None)

@@ -1,16 +1,19 @@
 """What is wrong, in words: a full etcd with the commands that help, and masters that differ."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tests.master.support import Stub, running
 from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
+from kontrol.ensemble.canonical import JSON
 from kontrol.master.operator.problems import problems
 from kontrol.master.operator.story import Facts
 from kontrol.master.operator.view import View
 from kontrol.master.records.masters import Candidate
+from kontrol.master.records.runs import Head
 from kontrol.store.protocol import NoSpace
 
 M1 = Candidate("m1", fingerprint="f", term=5, version="1.0.0", ttl=6.0, fover=15.0, damper=10.0)
@@ -117,3 +120,30 @@ async def test_what_a_full_etcd_cannot_take_is_refused_with_the_commands_that_en
             await view.ask("run", "ann")
         assert f"`etcdctl compact {cluster.core.revision}`" in str(caught.value)
         assert "`etcdctl alarm disarm`" in str(caught.value)
+
+
+def test_a_note_stands_until_the_next_acknowledged_run() -> None:
+    head = Head(7, "d", "f", note="p1 does not answer")
+    plan: dict[str, JSON] = {"what": "idle", "reason": "again", "hold": None, "seconds": 4.24}
+    base = Facts("", (), 1, {"id": "m1", "term": 2}, (M1,), plan, None, 1, applied=head)
+
+    def says(facts: Facts) -> list[str]:
+        return [each.what for each in problems(facts) if each.kind == "note"]
+
+    assert says(base) == ["the callback runs again in 4.2 s: p1 does not answer"]
+    assert says(replace(base, plan={**plan, "reason": None, "seconds": None})) == [
+        "run 7 left a note: p1 does not answer"
+    ]
+    assert says(replace(base, plan={**plan, "what": "wait", "hold": "damper"})) == [
+        "run 7 left a note: p1 does not answer"
+    ]
+    assert says(replace(base, running={"run": 8, "ended": False})) == [
+        "run 7 left a note, and run 8 is under way: p1 does not answer"
+    ]
+    assert says(replace(base, running={"run": 8, "ended": True}, plan=plan | {"what": "wait"})) == [
+        "run 7 left a note: p1 does not answer"
+    ]
+    assert says(replace(base, applied=replace(head, note=None))) == []
+    assert says(replace(base, applied=None)) == []
+    (long,) = says(replace(base, applied=replace(head, note="x" * 60_000)))
+    assert len(long) < 1100

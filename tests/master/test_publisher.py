@@ -25,7 +25,7 @@ async def publisher(store: MemoryStore) -> PlanPublisher:
         return [], 0
 
     key = OwnedKey(store, await term_of(store), KEYS.plan)
-    return PlanPublisher(key, lambda: "today", nothing)
+    return PlanPublisher(key, lambda: "today", nothing, lambda: 7)
 
 
 def waiting(hold: Hold, seconds: float = 30.0) -> Wait:
@@ -64,7 +64,7 @@ async def test_what_is_as_usual_is_not_told_in_the_log(caplog: pytest.LogCapture
     holds: tuple[Hold, ...] = ("retry", "predecessor")
     for hold in holds:
         told.update(waiting(hold))
-    told.update(Run("ensemble", again=False))
+    told.update(Run("ensemble", retry=False))
     told.update(Idle())
     assert caplog.messages == []
 
@@ -81,7 +81,7 @@ async def test_a_plan_is_written_when_it_changes_and_has_lasted() -> None:
         task = group.create_task(told.publish())
         await asyncio.sleep(1)
         assert json.loads((await published(store)).value)["what"] == "idle"
-        told.update(Run("ensemble", again=False))
+        told.update(Run("ensemble", retry=False))
         told.update(Idle())  # before the run was published
         await asyncio.sleep(1)
         assert (await published(store)).version == 1
@@ -102,9 +102,10 @@ async def test_a_plan_is_written_when_it_changes_and_has_lasted() -> None:
             "missing": 3,
             "of": 4,
             "peers": [],
+            "acknowledged": 7,
             "at": "today",
         }
-        told.update(Run("ensemble", again=True))
+        told.update(Run("ensemble", retry=True))
         await asyncio.sleep(1)
         assert json.loads((await published(store)).value)["what"] == "run"
         task.cancel()

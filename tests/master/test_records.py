@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -165,7 +165,16 @@ RECORDS: list[st.SearchStrategy[Record]] = [
         more=MORE,
     ),
     st.builds(
-        Head, SMALL, TEXT, st.none() | TEXT, st.none() | SMALL, SECONDS, st.none() | SMALL, MORE
+        Head,
+        SMALL,
+        TEXT,
+        st.none() | TEXT,
+        st.none() | SMALL,
+        SECONDS,
+        st.none() | SMALL,
+        SECONDS,
+        st.none() | TEXT,
+        MORE,
     ),
     st.builds(
         Candidate,
@@ -300,12 +309,17 @@ def test_bad_rows_are_left_out_and_missing_ones_are_logged(
 ) -> None:
     records = Records(KEYS)
     head = KeyValue(KEYS.applied, b'{"run":3,"digest":"d","pods":4}', 1, 9)
-    rows = b'[[1,"k","a","ip","r","h","more"],[2],"x",[true,"k","a","ip","r","h"]]'
+    rows = (
+        b'[[1,"k","a","ip","r","h","more"],[2],"x",[true,"k","a","ip","r","h"],'
+        b'[4,"k","a","ip","r","h","0123456789abcdef"],[5,"k","a","ip","r","h",7]]'
+    )
     chunk = KeyValue(KEYS.members(3) + "0000", rows, 1, 9)
     other = KeyValue(KEYS.members(2) + "0000", b'[[9,"k","a","ip","r","h"]]', 1, 9)
     damaged = KeyValue(KEYS.members(3) + "0001", b"{", 1, 9)
     applied = records.applied(head, [other, chunk, damaged])
-    assert applied == Applied(3, "d", None, (Member(1, "k", "a", "ip", "r", "h"),))
+    plain = Member(1, "k", "a", "ip", "r", "h")
+    marked = replace(plain, seq=4, mark="0123456789abcdef")
+    assert applied == Applied(3, "d", None, (plain, marked, replace(plain, seq=5)))
     assert [m.split(" ")[2] for m in caplog.messages] == [chunk.key, damaged.key, head.key]
 
 

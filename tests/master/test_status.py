@@ -452,7 +452,7 @@ HEAD = Head(4, digest="d", fingerprint="f")
 
 def plan(said: dict[str, Any] | None, **more: Any) -> tuple[Any, ...]:  # noqa: ANN401
     given: dict[str, Any] = {"under_way": False, "reason": None, "quiet": None, "now": NOW, **more}
-    found = plan_now(said, given.pop("running", None), **given)
+    found = plan_now(said, given.pop("running", None), given.pop("applied", HEAD), **given)
     return tuple(found.get(name) for name in ("what", "reason", "hold", "seconds"))
 
 
@@ -484,6 +484,25 @@ def test_what_the_records_show_counts_more_than_a_plan_that_lags() -> None:
     assert (
         plan(None, running=run, under_way=True)[0] == plan(None, running=recorded)[0] == "unknown"
     )
+
+
+def test_the_next_run_that_needs_no_change_is_shown_while_nothing_is_due() -> None:
+    at = (NOW - timedelta(seconds=1)).isoformat()
+    said = {**IDLE, "reason": "again", "seconds": 5.0, "at": at, "acknowledged": 4}
+    again = replace(HEAD, again=7.0)
+    assert plan(said, applied=again) == ("idle", "again", None, 4.0)
+    assert plan({**said, "reason": "schedule"}) == ("idle", "schedule", None, 4.0)
+    # It was published for the run before; or nothing was, since the last was acknowledged.
+    for late in ({**said, "acknowledged": 3}, {**said, "what": "run", "seconds": None}, IDLE | {}):
+        assert plan({"acknowledged": 3, **late}, applied=again) == ("idle", "again", None, 7.0)
+        assert plan({"acknowledged": 3, **late}) == ("idle", None, None, None)
+    assert plan({**said, "acknowledged": 0}, applied=None) == ("idle", "again", None, 4.0)
+    # The version before does not say which run it is about, and runs nothing at its time.
+    assert plan({**IDLE, "acknowledged": None}, applied=again) == ("idle", None, None, None)
+    found = plan_now(said, None, again, under_way=False, reason=None, quiet=None, now=NOW)
+    assert found["until"] == (NOW + timedelta(seconds=4)).isoformat(timespec="milliseconds")
+    assert found.keys() == {*IDLE, "until", "missing"}
+    assert plan(said, reason="ensemble", quiet=2.0) == ("wait", "ensemble", "damper", 2.0)
 
 
 def test_why_a_run_is_due() -> None:

@@ -7,7 +7,7 @@ that crashed immediately.
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.simulation.history import Ended, Started
 from tests.simulation.world import World
@@ -30,7 +30,17 @@ class Child:
 class SimRunner:
     """The callback of one master's process; implements `kontrol.master.leader.execution.Runner`."""
 
-    def __init__(self, world: World, host: str, clock: "BootClock", fingerprint: str) -> None:
+    def __init__(
+        self,
+        world: World,
+        host: str,
+        clock: "BootClock",
+        fingerprint: str,
+        *,
+        asks: bool = True,
+    ) -> None:
+        """`asks`: this version of the masters lets it ask to run again, and leave notes."""
+        self._asks = asks
         self._world = world
         self._host = host
         self._clock = clock
@@ -109,7 +119,8 @@ class SimRunner:
         length = rng.choice((0.05, 0.5, fover / 2)) if not world.slow else rng.uniform(1, 4) * fover
         ok = not world.failing
         state = json.dumps({"run": request.run}).encode() if rng.random() < 0.7 else None
-        child.end = self._later(length, lambda: self._finish(child, ok=ok, state=state))
+        asked = world.ask() if self._asks else (None, None)
+        child.end = self._later(length, lambda: self._finish(child, ok=ok, state=state, left=asked))
 
     def _watch(self, child: Child) -> None:
         """Set the guard's timer, once the process runs."""
@@ -118,14 +129,25 @@ class SimRunner:
         left = max(0.0, child.deadline - self._world.loop.world)
         child.guard = self._later(left, lambda: self._finish(child, ok=False, why="fenced"))
 
-    def _finish(self, child: Child, *, ok: bool, state: bytes | None = None, why: str = "") -> None:
+    def _finish(
+        self,
+        child: Child,
+        *,
+        ok: bool,
+        state: bytes | None = None,
+        why: str = "",
+        left: tuple[float | None, str | None] = (None, None),
+    ) -> None:
         if child.outcome.done():
             return
         for timer in (child.end, child.guard):
             if timer is not None:
                 timer.cancel()
-        self._world.record(Ended(self._world.loop.world, child.run, ok, state if ok else None))
-        child.outcome.set_result(_outcome(ok=ok, state=state, why=why or "as the schedule has it"))
+        again, note = left if ok else (None, None)
+        at = self._world.loop.world
+        self._world.record(Ended(at, child.run, ok, state if ok else None, again, note))
+        outcome = _outcome(ok=ok, state=state, why=why or "as the schedule has it")
+        child.outcome.set_result(replace(outcome, again=again, note=note))
 
 
 def _outcome(*, ok: bool, state: bytes | None = None, why: str = "") -> RunOutcome:

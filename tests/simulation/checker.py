@@ -1,4 +1,4 @@
-"""Judges a history by the invariants of the design (section 12): 1 to 11, 8 in part.
+"""Judges a history by the invariants of the design (section 12): 1 to 12, 8 in part.
 
 Each check is a pure function from a history to complaints; an empty list is a pass. They know the
 contract and the layout of the store, and share no logic with the masters: what changed is worked
@@ -7,7 +7,7 @@ out from what callbacks were given, who left from what agents said.
 
 from collections.abc import Callable, Iterator
 
-from tests.simulation.checks import holds, pods, records, runs
+from tests.simulation.checks import holds, pods, records, runs, timed
 from tests.simulation.history import Failure, History
 
 CHECKS: dict[str, Callable[[History], Iterator[str]]] = {
@@ -26,6 +26,8 @@ CHECKS: dict[str, Callable[[History], Iterator[str]]] = {
     "10 the brake holds": holds.brake_holds,
     "10 nothing waits forever": holds.on_time,
     "11 rollbacks": records.rolled_back_once,
+    "12 as it asked": timed.asked_is_committed,
+    "12 never early": timed.never_early,
     "damper": holds.damper_waits,
     "unknown fields": records.unknown_fields_stay,
 }

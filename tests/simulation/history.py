@@ -23,7 +23,7 @@ class Settings:
     """What a master is started with. Times in seconds, `brake` in percent.
 
     `ceiling` is that of the damper; `age` is how old an unused registration gets, `sweep` how often
-    the leader looks for such.
+    the leader looks for such. `every` is KONTROL_EVERY, 0 without, and `urgent` KONTROL_URGENT.
     """
 
     ttl: float = 10.0
@@ -33,11 +33,15 @@ class Settings:
     brake: float = 50.0
     age: float = 24 * 3600.0
     sweep: float = 3600.0
+    every: float = 0.0
+    urgent: str = ""
 
     def __str__(self) -> str:
+        every = f", every {self.every:g}" if self.every else ""
+        urgent = f", urgent {self.urgent}" if self.urgent else ""
         return (
             f"ttl {self.ttl:g}, fover {self.fover:g}, damper {self.damper:g} to "
-            f"{self.ceiling:g}, brake {self.brake:g}, age {self.age:g}"
+            f"{self.ceiling:g}, brake {self.brake:g}, age {self.age:g}{every}{urgent}"
         )
 
 
@@ -66,12 +70,17 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The process and all its descendants are gone. `state` is what it printed, if `ok`."""
+    """The process and all its descendants are gone. If `ok`, `state` is what it printed.
+
+    `again` is in how many seconds it asked to run again, and `note` what it left for people.
+    """
 
     at: float
     run: int
     ok: bool
     state: bytes | None = None
+    again: float | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,6 +421,7 @@ def _line(entry: Entry) -> str:
             text = f"RUN {entry.run} of term {entry.term} on {entry.node}: {pods}, {given}"
         case Ended():
             text = f"run {entry.run} ended: {'ok' if entry.ok else 'failed'} {entry.state!r}"
+            text += "" if entry.again is None else f", again in {entry.again:g} s"
         case Acknowledged(at, sent):
             text = f"{entry.id} is #{entry.seq} (n {entry.n}, sent {at - sent:.3f} s ago)"
         case Deregistered():

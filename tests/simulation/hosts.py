@@ -11,14 +11,17 @@ from random import Random
 from tests.simulation.callback import BootClock, SimRunner
 from tests.simulation.history import Asked, Failure, Process, Replaced, Settings
 from tests.simulation.network import StoreNetwork, Wire
+from tests.simulation.schedule import THIRD
 from tests.simulation.versions import EARLIER, LATER, OtherVersion, earlier, later
 from tests.simulation.world import World
 from tests.support.memory import MemoryStore
 from tests.support.simloop import Clock
 
 from kontrol.agent.agent import Agent, AgentSettings
+from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import Keepalive, key_of
 from kontrol.ensemble.tiers import Tier
+from kontrol.ensemble.urgent import Urgent, parse_urgent
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master, MasterConfig
 from kontrol.master.registry.conflicts import Sender
@@ -64,12 +67,14 @@ class MasterHost:
         world, settings = self._world, self.settings
         self._starts += 1
         self._node = world.boot(self.name, self._starts)
-        self._runner = SimRunner(world, self.name, self._clock, self.fingerprint)
+        asks = self.version != EARLIER
+        self._runner = SimRunner(world, self.name, self._clock, self.fingerprint, asks=asks)
         store = self._store()
         config = MasterConfig(
             "default", "test", self.name, self.name, ttl=settings.ttl, fover=settings.fover,
             damper=settings.damper, damper_max=settings.ceiling, brake=settings.brake,
-            sweep_every=settings.sweep, sweep_age=settings.age,
+            sweep_every=settings.sweep, sweep_age=settings.age, every=settings.every or None,
+            urgent=parse_urgent(settings.urgent) if settings.urgent else Urgent(),
         )  # fmt: skip
         self._master = Master(
             store,
@@ -180,7 +185,7 @@ class AgentHost:
 
     def __init__(self, world: World, name: str) -> None:
         self.name = name
-        self.payload = 0
+        self._changes = 0
         self._world = world
         self._address = 1
         self._worn = ("", "")
@@ -203,6 +208,13 @@ class AgentHost:
     def ip(self) -> str:
         """Its address, which moves may change."""
         return self._worn[1] or f"10.0.{self._address}.{self.name[1:]}"
+
+    @property
+    def payload(self) -> JSON:
+        """Its payload: a number of changes, and from the third generation on a state as well."""
+        if self._world.schedule.seed < THIRD:
+            return self._changes
+        return {"n": self._changes, "state": self._changes // 3}
 
     @property
     def alive(self) -> tuple[str, str, str] | None:
@@ -237,7 +249,7 @@ class AgentHost:
 
     def change(self) -> None:
         """Change the payload."""
-        self.payload += 1
+        self._changes += 1
         if self._agent is not None and self._node:
             loop = self._world.loop
             loop.call_soon(self._agent.update, self.payload, context=loop.context(self._node))

@@ -3,6 +3,7 @@
 Taken from what the store and the world saw, not from what the masters did inside.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -51,6 +52,16 @@ BRANCHES: dict[str, str] = {
     "new callback": "a run is due to another callback",
     "replaced": "the callback is replaced under a running master",
     "asked": "an operator asks for a run, and gets it",
+    "again": "a run comes as the last one asked",
+    "again elsewhere": "such a run is started by another master than the one that was asked",
+    "again restored": "such a run comes after a restore",
+    "again late": "such a run ends without success, and comes later",
+    "again replaced": "another run is acknowledged before the time that was asked for",
+    "again with changes": "a run at its time takes along what the damper holds",
+    "schedule": "a run comes since KONTROL_EVERY has passed",
+    "urgent": "a run for an urgent change comes before the damper would let it",
+    "urgent held": "an urgent change is held by the gap or the brake",
+    "note": "a note is committed",
     "swept": "a registration is deleted that was unused for long",
     "left": "a run tells that a pod left",
     "came late": "a pod leaves that was lost",
@@ -79,6 +90,8 @@ def reached(history: History) -> Counter[str]:
             counts.update(look(entry, tier, past))
         tier.apply(entry)
         past.apply(entry)
+        if tier.listed != past.listed:
+            past.listed, past.changed = tier.listed, entry.at
     told = {f"{name}: {text}": counts[name] for name, text in BRANCHES.items()}
     return Counter({SCHEDULES: 1, **told})
 
@@ -98,6 +111,12 @@ class _Past:
         self.nonces: dict[tuple[str, str, str], str] = {}  # of a node under an identity
         self.refused: dict[str, str] = {}  # node to the name of its last refusal
         self.keys: dict[str, str] = {}  # of each id
+        self.reasons: dict[int, str] = {}  # of runs that started
+        self.nodes: dict[int, str] = {}  # where they did
+        self.restored = False  # since the last acknowledgement
+        self.acknowledged = float("-inf")  # when that was
+        self.changed = float("-inf")  # when the list of pods last changed
+        self.listed: list[Record] = []
 
     def apply(self, entry: Entry) -> None:
         match entry:
@@ -107,10 +126,14 @@ class _Past:
                         self.term, self.leader = candidate["term"], candidate.get("id", "")
                 for name, pod in puts(entry, KEYS.pods):
                     self.keys[pod.get("id", "")] = name
+                if written(entry, KEYS.applied) is not None:
+                    self.restored, self.acknowledged = False, entry.at
             case Restore():
                 self.forgotten = self.highest
-            case Started(_, _, run):
+                self.restored = True
+            case Started(_, node, run):
                 self.started.add(run)
+                self.nodes[run] = node
                 self.highest = max(self.highest, run)
             case Ended(_, run, ok):
                 self.ended[run] = ok
@@ -162,6 +185,7 @@ def _runs(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
                 yield reasons[running["reason"]]
             if running.get("attempt", 1) > 1:
                 yield "retried"
+            yield from _timed(entry, running, tier, past)
             if b'"left":[{' in entry.given:
                 yield "left"
             lost = entry.given.partition(b'"lost":')[2].count(b'"seq"')
@@ -182,16 +206,48 @@ def _runs(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
                     yield "withdrawn"
                 if "went away" in why and number in past.ended:
                     yield "killed"
+            if (raw := written(entry, KEYS.applied)) is not None:
+                yield from _replaced(entry.at, decode(raw) or {}, tier, past)
             if written(entry, KEYS.running) is not None and KEYS.applied in past.unsure:
                 yield "late acknowledgement"
                 del past.unsure[KEYS.applied]
-            if tier.lost and _braked(tier, past.leader) and _held(entry):
+            if tier.lost and _braked(tier, past.leader) and _held(entry, "brake"):
                 yield "braked"
+            if _held(entry, "brake", "gap"):
+                urgent = _settings(tier, past.leader).urgent
+                yield from ["urgent held"] if tier.is_urgent(urgent, tier.listed) else []
 
 
-def _held(commit: Commit) -> bool:
+def _timed(run: Started, running: Record, tier: Tier, past: _Past) -> Iterator[str]:
+    """Yield what a run reaches that comes at its time, or for an urgent change."""
+    settings, reason = _settings(tier, run.node), running.get("reason", "")
+    past.reasons[run.run] = reason
+    applied = tier.view.applied or {}
+    if reason in ("again", "schedule"):
+        yield reason
+        changed = any(json.loads(run.given).values())
+        yield from ["again with changes"] if changed else []
+    if reason == "again":
+        yield from ["again elsewhere"] if past.nodes.get(applied["run"]) != run.node else []
+        yield from ["again restored"] if past.restored else []
+    elif reason == "unacknowledged" and applied.get("again") is not None:
+        yield from ["again late"] if "again" in past.reasons.values() else []
+    if reason == "ensemble" and running.get("attempt") == 1:
+        soon = run.at - past.changed < settings.damper / 1.5
+        if soon and tier.is_urgent(settings.urgent, json.loads(run.pods)):
+            yield "urgent"
+
+
+def _replaced(at: float, head: Record, tier: Tier, past: _Past) -> Iterator[str]:
+    yield from ["note"] if head.get("note") else []
+    again = (tier.view.applied or {}).get("again")
+    if again is not None and at - past.acknowledged < again / 1.1:
+        yield "again replaced"
+
+
+def _held(commit: Commit, *holds: str) -> bool:
     plan = decode(written(commit, KEYS.plan) or b"")
-    return plan is not None and plan.get("hold") == "brake"
+    return plan is not None and plan.get("hold") in holds
 
 
 def _pods(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:

@@ -2,9 +2,10 @@
 
 Every fault ends by itself: a step says for how long. Times are seconds from the start.
 
-Two generations of schedules: seeds below `SECOND` mean what they always did, so that those which
-once found something still do. The others draw from the faults of both, a few kinds at a time, so
-that some schedules are about few things. New kinds of faults belong to a new generation.
+Three generations of schedules: seeds below `THIRD` mean what they always did, so that those which
+once found something still do. From `SECOND` on they draw from the faults of two, a few kinds at a
+time, so that some schedules are about few things. From `THIRD` on, most have callbacks that ask to
+run again, runs every so often, or urgent changes. New kinds of faults belong to a new generation.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from tests.simulation.history import RESTORES, Settings
 
 HORIZON = 12.0  # the length of the part with faults, in times of TTL; the second generation's is 8
 SECOND = 1_000_000  # the first seed of the second generation
+THIRD = 90_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Schedule:
     """A tier, its pods, and what happens to them. Times in seconds.
 
     `own` are the settings of masters that start with others, `skewed` says that clocks go wrong.
+    `every` and `urgent` are as in `Settings`; `asks`: callbacks ask to run again, and leave notes.
     """
 
     seed: int
@@ -52,24 +55,30 @@ class Schedule:
     skewed: bool = False
     own: dict[str, Settings] = field(default_factory=dict)
     horizon: float = HORIZON
+    every: float = 0.0
+    urgent: str = ""
+    asks: bool = False
 
     @property
     def settings(self) -> Settings:
         """What masters are started with, if they have no settings of their own."""
         return Settings(
             ttl=self.ttl, fover=self.fover, damper=self.damper, ceiling=6 * self.damper,
-            brake=self.brake, age=self.age, sweep=self.sweep,
+            brake=self.brake, age=self.age, sweep=self.sweep, every=self.every, urgent=self.urgent,
         )  # fmt: skip
 
     def __str__(self) -> str:
         head = f"seed {self.seed}: {self.masters} masters, {self.pods} pods, {self.settings}"
         own = [f"{name}: {settings}" for name, settings in sorted(self.own.items())]
         clocks = ["clocks go wrong"] if self.skewed else []
-        return "\n".join((head, *own, *clocks, *map(str, self.steps)))
+        asks = ["callbacks ask to run again"] if self.asks else []
+        return "\n".join((head, *own, *clocks, *asks, *map(str, self.steps)))
 
 
 def draw(seed: int) -> Schedule:
     """Return the schedule of `seed`."""
+    if seed >= THIRD:
+        return _third(seed)
     return _second(seed) if seed >= SECOND else _first(seed)
 
 
@@ -111,6 +120,34 @@ def _second(seed: int) -> Schedule:
     steps.sort(key=lambda step: step.at)
     own = {m: draws.settings() for m in draws.masters} if draws.differ else {}
     return replace(plain, steps=tuple(steps), own=own)
+
+
+def _third(seed: int) -> Schedule:
+    rng, plain = Random(f"timed {seed}"), _second(seed)
+    urgent = rng.choice(("", "", *_URGENT))
+    long = rng.choice((1, 1, 8)) if urgent else 1  # a damper that is long shows what passes it
+    every = rng.choice((0.0, 0.0, 2.0, 10.0, 30.0))
+    now = replace(
+        plain,
+        damper=plain.damper * long,
+        every=every,
+        urgent=urgent,
+        asks=rng.random() < 0.6,
+    )
+    own = {
+        name: replace(
+            settings,
+            damper=settings.damper * long,
+            ceiling=settings.ceiling * long,
+            every=rng.choice((every, every, 0.0, 5.0)),
+            urgent=rng.choice((urgent, urgent, *_URGENT)),
+        )
+        for name, settings in plain.own.items()
+    }
+    return replace(now, own=own)
+
+
+_URGENT = ("lost", "lost,left", "joined", "changed", "payload.state", "left,payload.state")
 
 
 def _steps(rng: Random, plain: Schedule, count: int | None) -> Iterator[Step]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 from tests.simulation.checker import check
 from tests.simulation.checks.runs import behind
@@ -135,6 +136,7 @@ class _Simulation:
             await asyncio.sleep(schedule.horizon * schedule.ttl)
         for master in masters.values():
             master.start()
+        self._world.settling = True
         await self._settle()
         for agent in self._agents.values():
             agent.crash()
@@ -158,6 +160,9 @@ class _Simulation:
                 break
         ttl = max(master.settings.ttl for master in self._masters.values())
         await asyncio.sleep(3 * max(ttl, self._schedule.ttl))
+        limit = loop.time() + CATCH_UP
+        while self._book.running is not None and loop.time() < limit:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.1)  # one that comes every so often may be under way
         self._record(Settled(loop.time(), alive, same))
 
     async def _do(self, step: Step) -> None:
@@ -235,7 +240,8 @@ class _Simulation:
                 host.fingerprint = "callback 2"
             elif step.do == "set":
                 changes = (part.split("=") for part in step.detail.split())
-                host.settings = replace(host.settings, **{k: float(v) for k, v in changes})
+                numbers: dict[str, Any] = {name: float(value) for name, value in changes}
+                host.settings = replace(host.settings, **numbers)
             elif step.do == "upgrade":
                 host.version = LATER if step.detail == "later" else EARLIER
         else:

@@ -32,7 +32,7 @@ LATER, EARLIER = 1, -1
 ADDED: dict[str, tuple[str, ...]] = {
     KEYS.running: ("fover",),
     KEYS.candidates: ("version", "ttl", "fover", "damper"),
-    KEYS.applied: ("ttl",),
+    KEYS.applied: ("ttl", "again", "note"),
     KEYS.registrations: ("sender",),
 }
 
@@ -45,8 +45,10 @@ def later(key: str, value: bytes) -> bytes:
     return value if record is None else json.dumps({**record, NEXT: True}).encode()
 
 
-def earlier(key: str, value: bytes) -> bytes:
-    """Return a record as the version before writes it."""
+def earlier(key: str, value: bytes) -> bytes | None:
+    """Return a record as the version before writes it, None if it does not."""
+    if key == KEYS.last_acknowledged:
+        return None
     record = decode(value)
     added = [name for prefix, names in ADDED.items() if key.startswith(prefix) for name in names]
     if record is None or not record.keys() & set(added):
@@ -57,7 +59,7 @@ def earlier(key: str, value: bytes) -> bytes:
 class OtherVersion:
     """A `Store` whose owner writes records as `edit` returns them."""
 
-    def __init__(self, store: Store, edit: Callable[[str, bytes], bytes]) -> None:
+    def __init__(self, store: Store, edit: Callable[[str, bytes], bytes | None]) -> None:
         self._store = store
         self._edit = edit
         self._written: dict[bytes, bytes] = {}  # what the store has, to what was to be written
@@ -110,10 +112,13 @@ class OtherVersion:
         await self._store.close()
 
     def _ops(self, ops: Sequence[Op]) -> list[Op]:
-        return [self._put(op) if isinstance(op, Put) else op for op in ops]
+        edited = (self._put(op) if isinstance(op, Put) else op for op in ops)
+        return [op for op in edited if op is not None]
 
-    def _put(self, op: Put) -> Put:
+    def _put(self, op: Put) -> Put | None:
         value = self._edit(op.key, op.value)
+        if value is None:
+            return None
         if value != op.value:
             self._written[value] = op.value
         return replace(op, value=value)

@@ -30,6 +30,19 @@ class World:
     failing: int = 0  # how many reasons there are for callbacks to fail, or to be slow
     slow: int = 0
     walls: dict[str, float] = field(default_factory=dict)  # how wrong each node's wall clock is
+    settling: bool = False  # whether all faults are over, and callbacks ask for nothing more
+    asking: Random = field(init=False)  # for what callbacks ask
+
+    def __post_init__(self) -> None:
+        self.asking = Random(f"again {self.schedule.seed}")
+
+    def ask(self) -> tuple[float | None, str | None]:
+        """Return in how many seconds a callback asks to run again, and its note."""
+        rng, plain = self.asking, self.schedule
+        if not plain.asks or self.settling or rng.random() < 0.4:
+            return None, None
+        again = rng.choice((None, 0.1, 1.0, 5.0, plain.fover, plain.ttl / 2, 2 * plain.ttl))
+        return again, rng.choice((None, "a note"))
 
     def date(self) -> str:
         """Return what the wall clock of the present node shows, as RFC 3339."""

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 from kontrol.daemon.process import Children, StartupError
+from kontrol.ensemble.urgent import Urgent
 from kontrol.master.callback import Callback
 from kontrol.master.master import Master, MasterConfig
 from kontrol.master.operator.view import View
@@ -114,6 +115,8 @@ async def make_master(
             damper=settings[v.DAMPER],
             damper_max=settings[v.DAMPER_MAX],
             brake=settings[v.BRAKE],
+            every=settings[v.EVERY],
+            urgent=settings[v.URGENT] or Urgent(),
             bounds=Bounds(settings[v.PODS_BOUND], settings[v.BYTES_BOUND], settings[v.JOINS_BOUND]),
         ),
         runner=callback,

@@ -85,7 +85,10 @@ class Ensemble:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A pod as an acknowledged run saw it; `hash` changes with anything the callback sees."""
+    """A pod as an acknowledged run saw it; `hash` changes with anything the callback sees.
+
+    `mark` is that of `urgent.Urgent`; empty if there is none.
+    """
 
     seq: int
     key: str
@@ -93,11 +96,12 @@ class Member:
     ip: str
     role: str
     hash: str
+    mark: str = ""
 
     @classmethod
-    def of(cls, pod: Pod) -> "Member":
+    def of(cls, pod: Pod, mark: str = "") -> "Member":
         """Return what is kept of a pod."""
-        return cls(pod.seq, pod.key, pod.id, pod.ip, pod.role, pod.hash)
+        return cls(pod.seq, pod.key, pod.id, pod.ip, pod.role, pod.hash, mark)
 
     def public(self) -> dict[str, JSON]:
         """Return what the callback gets of a pod that changed."""

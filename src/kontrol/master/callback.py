@@ -8,7 +8,7 @@ environment, never cut.
 Output is the state: strict JSON (RFC 8259) of bounded size, or nothing, so that what a failing tool
 prints is never mistaken for it. The state is kept as printed, byte for byte, and read by programs
 in any language. So what these read differently (NaN, a number that becomes infinite, a member that
-is there twice) is refused.
+is there twice) is refused. In files, a callback may leave more: see `runfiles`.
 
 Building the input and judging the outcome are functions of their arguments alone; `Callback` adds
 a folder for the files and the guard.
@@ -23,12 +23,20 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kontrol.ensemble.canonical import NotJSON, parse
 from kontrol.filewatch import Watch
 from kontrol.master.fingerprint import Fingerprint
+from kontrol.master.runfiles import (
+    AGAIN_FILE,
+    NOTE_FILE,
+    RunFileError,
+    output_files,
+    read_again,
+    read_note,
+)
 from kontrol.process.command import Command, Outcome
 from kontrol.process.guard import Guard, GuardError
 
@@ -42,6 +50,7 @@ _SETTLE_MAX = 10.0  # seconds after which it counts even if it still changes
 
 _VARIABLES = ("HASH", "MD5", "PODS", "STATE", "CHANGES", "TIER", "TERM_ID", "RUN")
 _FILES = {"PODS": "PODS_FILE", "STATE": "STATE_FILE", "CHANGES": "CHANGES_FILE"}
+_OWN = {*_VARIABLES, *_FILES.values(), AGAIN_FILE, NOTE_FILE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +76,8 @@ class RunOutcome:
     """The result of a run.
 
     `state` is the new state, JSON; None keeps the old one. `why` is one line for people. `status`
-    or `signal` is how the process ended, if it was started. `fenced`: the deadline passed.
+    or `signal` is how the process ended, if it was started. `fenced`: the deadline passed. `again`
+    is in how many seconds to run again, and `note` a line for people, None without.
     """
 
     ok: bool
@@ -78,6 +88,8 @@ class RunOutcome:
     stderr_tail: str
     seconds: float
     fenced: bool
+    again: float | None = None
+    note: str | None = None
 
 
 class Callback:
@@ -106,7 +118,7 @@ class Callback:
         """
         self._argv = argv
         self._timeout = timeout
-        own = {*secrets, *_VARIABLES, *_FILES.values()}
+        own = _OWN.union(secrets)
         self._environ = {name: value for name, value in environ.items() if name not in own}
         if tier:
             self._environ["TIER"] = tier
@@ -152,9 +164,10 @@ class Callback:
             return _not_started(f"no temporary folder: {error}: set TMPDIR to one that is writable")
         self._fingerprint.run_begins()
         try:
+            output = output_files(folder)
             environ = self._environ | build_environment(
                 request,
-                write_files(request, folder),
+                {**write_files(request, folder), **output},
                 room=argument_room() // 2 - size_of(self._argv, self._environ),
             )
             command = Command(
@@ -165,9 +178,10 @@ class Callback:
                 stdout_limit=STATE_LIMIT,
                 scratch=str(folder),
             )
-            return judge(
+            outcome = judge(
                 await self._guard.run(command, deadline=deadline, on_stderr=self._on_stderr)
             )
+            return with_files(outcome, output) if outcome.ok else outcome
         except (OSError, GuardError) as error:
             return _not_started(str(error))
         finally:
@@ -283,6 +297,21 @@ def judge(outcome: Outcome) -> RunOutcome:
         seconds=outcome.seconds,
         fenced=outcome.reason == "fenced",
     )
+
+
+def with_files(outcome: RunOutcome, files: Mapping[str, str]) -> RunOutcome:
+    """Return a successful outcome with what the callback left in files, or why it failed after all.
+
+    `files` are those of `output_files`.
+    """
+    try:
+        again = read_again(files)
+    except RunFileError as error:
+        return replace(outcome, ok=False, state=None, why=str(error))
+    note, wrong = read_note(files)
+    if wrong:
+        log.warning("%s", wrong)
+    return replace(outcome, again=again, note=note)
 
 
 def _not_started(why: str) -> RunOutcome:

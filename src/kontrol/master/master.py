@@ -15,6 +15,7 @@ from datetime import datetime
 from kontrol import __version__
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.holds import Damper
+from kontrol.ensemble.urgent import Urgent
 from kontrol.master.election import Election
 from kontrol.master.highwater import HighWater
 from kontrol.master.leader.counts import Counts
@@ -43,7 +44,8 @@ class MasterConfig:
     """The configuration of a master and its tier. Times in seconds, `brake` in percent.
 
     `port`, at `address`, is where it accepts keepalives; None leaves it out of its candidacy.
-    `sweep_every` and `sweep_age` are as in `LeaderConfig`; `bounds` are what the tier may store.
+    `sweep_every`, `sweep_age`, `every` and `urgent` are as in `LeaderConfig`; `bounds` are what the
+    tier may store.
     """
 
     namespace: str
@@ -59,6 +61,8 @@ class MasterConfig:
     sweep_every: float = 3600.0
     sweep_age: float = 24 * 3600.0
     bounds: Bounds = field(default_factory=Bounds)
+    every: float | None = None
+    urgent: Urgent = field(default_factory=Urgent)
 
 
 class Master:
@@ -129,6 +133,8 @@ class Master:
                 config.sweep_every,
                 config.sweep_age,
                 config.bounds.pods,
+                config.every,
+                config.urgent,
             ),
             counts=self.counts,
             host=Host(boot_clock, wall, rng),

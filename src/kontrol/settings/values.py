@@ -18,6 +18,7 @@ from kontrol.ensemble.canonical import parse as parse_json
 from kontrol.ensemble.numbers import decimal, whole
 from kontrol.ensemble.pod import KEY, KEY_RULE, MAX_NAME, NAME, NAME_RULE, BadRecord, check_unicast
 from kontrol.ensemble.tiers import BadTiers, Tier, parse_tiers
+from kontrol.ensemble.urgent import KINDS, Urgent, parse_urgent
 
 MODES = ("agent", "master", "debug", "verbose")
 DAY = 86_400.0  # seconds; what is longer was most likely meant in milliseconds
@@ -196,6 +197,21 @@ def seconds(least: float) -> Callable[[str], float]:
 def timeout(text: str) -> float | None:
     """Return a time limit in seconds."""
     return seconds(0.001)(text)
+
+
+def every(text: str) -> float | None:
+    """Return seconds between runs, within the bounds of what a callback may ask for."""
+    return seconds(0.1)(text)
+
+
+def urgent(text: str) -> Urgent:
+    """Return which changes are urgent."""
+    try:
+        return parse_urgent(text)
+    except ValueError as error:
+        raise BadValue(
+            f"a comma list of {', '.join(KINDS)} and paths as payload.state; {error}"
+        ) from None
 
 
 def count(least: int, most: int) -> Callable[[str], int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 from kontrol.ensemble.tiers import Tier
+from kontrol.ensemble.urgent import Urgent
 from kontrol.settings import values
 
 T_co = TypeVar("T_co", covariant=True)
@@ -513,6 +514,31 @@ BRAKE = Variable[float](
     "it.",
     example="30",
     default="50",
+    used_by="master",
+)
+
+EVERY = Variable[float | None](
+    "KONTROL_EVERY",
+    _CALLBACK,
+    values.every,
+    "Seconds, from 0.1, after the last acknowledged run at which the callback runs again although "
+    "nothing has changed: for what drifts without any pod's record showing it. Give every master "
+    "the same value.",
+    example="300",
+    fallback="never",
+    used_by="master",
+)
+URGENT = Variable[Urgent | None](
+    "KONTROL_URGENT",
+    _CALLBACK,
+    values.urgent,
+    "Comma list of changes that do not wait for `KONTROL_DAMPER`: `joined`, `left`, `lost`, "
+    "`changed` (any change of a pod's record), or a path such as `payload.state` (a change of that "
+    "value). The brake and the wait for pods after an outage still hold. A mass loss comes pod by "
+    "pod, over a third of `KONTROL_TTL`: with `lost` the callback runs for the first of them "
+    "before the brake can see the others.",
+    example="lost,left,payload.state",
+    fallback="nothing is urgent",
     used_by="master",
 )
 

@@ -28,7 +28,7 @@ POD_FIELDS = (
 
 _ENTRY = (
     *("run", "term", "attempt", "reason", "by", "digest", "fingerprint", "started", "seconds"),
-    *("ok", "why", "status", "signal", "pods", "changes", "follows", "state_kept"),
+    *("ok", "why", "status", "signal", "pods", "changes", "follows", "state_kept", "again", "note"),
 )
 _STATUS = (
     *("version", "namespace", "app", "master", "time", "leader", "candidates", "ensemble", "plan"),

@@ -55,6 +55,7 @@ class Tier:
     view: StoreView = field(default_factory=StoreView)
     health: Health = field(default_factory=Health)
     lists: dict[tuple[int, str], list[Record]] = field(default_factory=dict)  # by run and digest
+    urgent: dict[tuple[int, str], str] = field(default_factory=dict)  # the setting of who ran it
     lost: frozenset[int] = frozenset()
     of: int = 0
     listed: list[Record] = field(default_factory=list)
@@ -65,6 +66,7 @@ class Tier:
         self.health.apply(entry)
         if isinstance(entry, Started):
             self.lists[entry.run, entry.digest] = json.loads(entry.pods)
+            self.urgent[entry.run, entry.digest] = self.health.settings[entry.node].urgent
         if not self.view.apply(entry):
             return False
         listed = self.view.listed
@@ -85,6 +87,35 @@ class Tier:
         """Return the pods that the last acknowledged run was for."""
         applied = self.view.applied
         return self.lists.get((applied["run"], applied["digest"]), []) if applied else []
+
+    def is_urgent(self, urgent: str, pods: list[Record], *, perhaps: bool = False) -> bool:
+        """Tell whether a change from the last acknowledged run's pods to `pods` is urgent.
+
+        With `perhaps`, also whether a leader may take it for one: it cannot know which values
+        another setting's leader saw, nor when a pod that is lost comes to have left.
+        """
+        before = {pod["seq"]: pod for pod in self.members()}
+        now = {pod["seq"]: pod for pod in pods}
+        both = before.keys() & now.keys()
+        changed = {seq for seq in both if before[seq] != now[seq]}
+        moved = any(_state(before[seq]) != _state(now[seq]) for seq in changed)
+        applied = self.view.applied or {}
+        known = self.urgent.get((applied.get("run", 0), applied.get("digest", "")))
+        gone = before.keys() - now.keys()
+        lost = gone & self.lost
+        kinds = {
+            "joined": bool(now.keys() - before.keys()),
+            "left": bool(gone if perhaps else gone - lost),
+            "lost": bool(gone if perhaps else lost),
+            "changed": bool(changed),
+            "payload.state": moved or (perhaps and bool(changed) and known != urgent),
+        }
+        return any(kinds[name] for name in urgent.split(",") if name)
+
+
+def _state(pod: Record) -> object:
+    payload = pod["payload"]
+    return payload.get("state") if isinstance(payload, dict) else None
 
 
 def mass(lost: int, of: int, percent: float) -> bool:
@@ -149,7 +180,8 @@ def damper_waits(history: History) -> Iterator[str]:
     """A run for a change waits for quiet, or for the ceiling.
 
     What a master finds when it starts is a change, too: the first one. A leader goes on with the
-    burst that it saw as a standby, also where a former leader ran for a part of it.
+    burst that it saw as a standby, also where a former leader ran for a part of it. What is urgent
+    does not wait.
     """
     tier = Tier()
     seen: list[tuple[float, list[Record]]] = [(float("-inf"), [])]
@@ -160,8 +192,10 @@ def damper_waits(history: History) -> Iterator[str]:
             matches = [i for i in range(last, len(seen)) if seen[i][1] == pods]
             running = tier.view.running or {}
             fresh = running.get("reason") == "ensemble" and running.get("attempt") == 1
+            settings = tier.health.settings[entry.node]
+            if tier.is_urgent(settings.urgent, pods, perhaps=True):
+                fresh = False
             if matches and matches[0] > last and fresh:
-                settings = tier.health.settings[entry.node]
                 quiet, first = entry.at - seen[matches[0]][0], entry.at - seen[last + 1][0]
                 up = tier.health.since_start(entry.node, entry.at)
                 first = max(first, up) if up < entry.at - ran else first
@@ -193,8 +227,10 @@ def on_time(history: History) -> Iterator[str]:
     """2, 10: what is due runs in time, under a leader without faults: nothing holds it forever.
 
     In time is: once the damper's quiet is over, and its ceiling whatever changes; the gap, if pods
-    are lost; the brake, if many are; and a minute for a new callback. Of what was tried and failed
-    nothing is said: that waits for longer and longer.
+    are lost; the brake, if many are; and a minute for a new callback. For what is urgent it is the
+    same without the damper; and for what was asked for, and every so often, the time for that,
+    unless pods are lost. Of what was tried and failed nothing is said: that waits for longer and
+    longer.
     """
     tier = Tier()
     alive: set[int] = set()
@@ -245,19 +281,28 @@ def _limits(tier: Tier, alive: set[int]) -> dict[str, float]:
     if settings is None or view.running is not None or alive:
         return {}
     applied = view.applied
+    due = {} if tier.lost else _timed(applied or {}, settings)
     if tier.digest == (applied["digest"] if applied else EMPTY):
         leader = view.leader or {}
-        if applied is None or leader.get("fingerprint") == applied["fingerprint"]:
-            return {}
-        return {"the callback": (ROLL_OUT + settings.damper) * SKEW + SLACK}
+        if applied is not None and leader.get("fingerprint") != applied["fingerprint"]:
+            due["the callback"] = (ROLL_OUT + settings.damper) * SKEW + SLACK
+        return due
     ttl = max(settings.ttl, (applied or {}).get("ttl") or 0.0)  # some pods may have the former
     gap = ttl if tier.lost else 0.0
     braked = mass(len(tier.lost), tier.of, settings.brake)
     hold = 2 * ttl + SLACK if braked else gap
-    due = {"a change": (settings.damper + hold) * SKEW + SLACK}
+    due["a change"] = (settings.damper + hold) * SKEW + SLACK
+    if tier.is_urgent(settings.urgent, tier.listed):
+        due["an urgent change"] = hold * SKEW + SLACK
     if not tier.lost:
         due["one change after another"] = settings.ceiling * SKEW + SLACK
     return due
+
+
+def _timed(applied: Record, settings: Settings) -> dict[str, float]:
+    """Return what is due at its time, and after how many seconds at the latest."""
+    times = {"what was asked for": applied.get("again"), "the schedule": settings.every}
+    return {name: after * SKEW + SLACK for name, after in times.items() if after}
 
 
 def _facts(tier: Tier) -> dict[str, object]:
@@ -271,4 +316,7 @@ def _facts(tier: Tier) -> dict[str, object]:
         "the callback": (term, applied, leader.get("fingerprint")),
         "a change": (term, applied, tier.digest, tier.lost),
         "one change after another": (term, applied),
+        "an urgent change": (term, applied, tier.lost),
+        "what was asked for": (term, applied),
+        "the schedule": (term, applied),
     }

@@ -84,7 +84,7 @@ def behind(view: StoreView, settled: Settled) -> Iterator[str]:
 def nothing_needless(history: History) -> Iterator[str]:
     """3: a run is recorded only if digest or callback are not those last committed, or one stands.
 
-    Or if an operator asked for it.
+    Or if an operator asked for it, or at its time: see `timed`.
     """
     view = StoreView()
     asked = False
@@ -98,7 +98,8 @@ def nothing_needless(history: History) -> Iterator[str]:
                 applied = view.applied
                 same = run["digest"] == (applied["digest"] if applied else EMPTY)
                 same = same and (applied is None or applied["fingerprint"] == run["fingerprint"])
-                if same and not (asked and run.get("reason") == "asked"):
+                timed = run.get("reason") in ("again", "schedule")
+                if same and not timed and not (asked and run.get("reason") == "asked"):
                     yield f"run {run['run']} at {entry.at:.3f} has nothing to do"
         view.apply(entry)
 

@@ -238,7 +238,7 @@ COMMANDS = {
         "kontrol status --master masters",
         asking(_status),
         configure,
-        statuses=f"{ASKING}  6  a master answered, and there are problems\n",
+        statuses=f"{ASKING}  6  a master answered, and there are problems, or a note\n",
     ),
     "pods": Command(
         "kontrol pods --role cache --watch",

@@ -10,6 +10,8 @@ _REASONS = {
     "callback": ("callback", "the callback changed: its command line, or a file that it names"),
     "unacknowledged": ("retry", "the run before it was not acknowledged"),
     "asked": ("request", "it was requested"),
+    "again": ("again", "the run before requested it ($AGAIN_FILE)"),
+    "schedule": ("schedule", "KONTROL_EVERY had passed since the last acknowledged run"),
     "rollback": ("rollback", "an earlier state was restored"),
     "forget": ("forget", "a pod's registration was cleared"),
 }
@@ -110,6 +112,10 @@ def explain(entry: UntrustedJson, console: Console) -> list[str]:
     if changes(entry) == "none":
         pairs.append(("changes", "none since the last acknowledged run"))
     pairs.append(("ended", Cell(_ending(entry), "good" if ok else "bad")))
+    if (again := entry.number("again")) is not None:
+        pairs.append(("again", f"it requested another run in {lasting(again)}"))
+    if note := entry.text("note"):
+        pairs.append(("note", note))
     if entry.true("state_kept"):
         restore = console.remedy(f"`kontrol rollback {run}` restores it")
         pairs.append(("state", f"kept: {restore}"))
@@ -143,7 +149,7 @@ def now(status: UntrustedJson) -> str:
         case "idle":
             applied = status.object("applied").text("run")
             since = f", since run {applied} was for exactly these pods" if applied else ""
-            return f"idle: nothing is due{since}"
+            return f"idle: nothing is due{since}{timed(plan)}"
         case "run":
             return f"a run is starting: {_due(plan)}"
         case "wait":
@@ -152,6 +158,16 @@ def now(status: UntrustedJson) -> str:
             etcd = status.object("etcd").true("ok")
             without = "unknown, because etcd does not answer; nothing runs without it"
             return "unknown to the master that answered" if etcd else without
+
+
+def timed(plan: UntrustedJson) -> str:
+    """Return when the next run comes although nothing is due, empty if none does."""
+    seconds = plan.number("seconds")
+    if seconds is None:
+        return ""
+    if plan.text("reason") == "schedule":
+        return f"; by KONTROL_EVERY it runs in {lasting(seconds)}"
+    return f"; it runs again in {lasting(seconds)}"
 
 
 def under_way(status: UntrustedJson) -> bool:

@@ -60,7 +60,7 @@ def _doing(status: UntrustedJson) -> str:
         return f"run {running.text('run')} is under way{runs.lasted(running, status)}"
     seconds = plan.number("seconds") or 0
     return {
-        "idle": "nothing is due",
+        "idle": f"nothing is due{runs.timed(plan)}",
         "wait": f"a run is due in {lasting(seconds)}" if seconds > 0 else "a run is due now",
         "run": "a run is starting",
     }.get(plan.text("what"), "this master does not know what is due")

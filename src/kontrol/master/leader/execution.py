@@ -75,13 +75,17 @@ class CurrentCallback:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The ensemble as one decision saw it; `version` is the mirror's, `revision` the store's."""
+    """The ensemble as one decision saw it; `version` is the mirror's, `revision` the store's.
+
+    `urgent` says that one of the changes is urgent.
+    """
 
     version: int
     revision: int
     pods: tuple[Pod, ...]
     digest: str
     changes: Changes
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +249,8 @@ class Execution:
             status=outcome.status,
             signal=outcome.signal,
             stderr=outcome.stderr_tail,
+            again=outcome.again,
+            note=outcome.note,
         )
         if not ending.ok:
             await self._ledger.fail(len(snapshot.pods), snapshot.changes, ending)
@@ -253,7 +259,9 @@ class Execution:
             return
         await self._ledger.commit(snapshot.pods, snapshot.changes, ending, outcome.state)
         self._counts.ended(ok=True, seconds=ending.seconds)
-        log.info("run %d acknowledged after %.3g s", number, ending.seconds)
+        again = "" if ending.again is None else f"; it runs again in {ending.again:g} s"
+        note = "" if ending.note is None else f"; its note: {ending.note}"
+        log.info("run %d acknowledged after %.3g s%s%s", number, ending.seconds, again, note)
         try:
             await self._ledger.trim()
         except (Unavailable, Ambiguous) as error:

@@ -44,6 +44,10 @@ class Heads:
         for kv in kvs:
             self._revisions[kv.key] = kv.mod_revision
 
+    def revision(self, key: str) -> int:
+        """Return the revision at which one of the keys was written last, 0 if it is absent."""
+        return self._revisions[key]
+
     def expected(self) -> Sequence[Compare]:
         """Return what a proof may compare: nothing while a write is under way."""
         return () if self._moving else self.compares()

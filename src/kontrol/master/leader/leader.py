@@ -29,6 +29,7 @@ from kontrol.master.term import OwnedKey, Term
 
 log = logging.getLogger(__name__)
 
+_LOOKS, _LOOKS_MAX = 4, 1.0  # the pause between looks: times what one takes, and seconds at most
 _LONGEST_FOVER = 24 * 3600.0  # seconds, the longest that KONTROL_FOVER can be
 
 
@@ -69,6 +70,11 @@ class Leader:
         """The loop time of the oldest change that no run was acknowledged for, as the leader."""
         return None if self._leadership is None else self._leadership.waiting_since
 
+    @property
+    def note(self) -> str | None:
+        """The note of the last acknowledged run, as the leader; None without."""
+        return None if self._leadership is None else self._leadership.note
+
     async def lead(self, term: Term) -> None:
         """Lead until cancelled. Raises `Deposed`, `Outdated`, `StoreError`."""
         self._leadership = Leadership(
@@ -102,7 +108,7 @@ class Leadership:
         self._counts = counts
         self._host = host
         self._news = News(pause=min(1.0, config.fover / 10))
-        self._ledger = Ledger(store, records, term, ttl=config.ttl)
+        self._ledger = Ledger(store, records, term, ttl=config.ttl, urgent=config.urgent)
         self._observer = Observer(
             term, tier, self._ledger, config=config, callback=callback, news=self._news
         )
@@ -118,6 +124,7 @@ class Leadership:
             OwnedKey(store, term, records.keys.plan, lease=term.lease),
             host.wall,
             self._observer.lost,
+            lambda: self._ledger.applied.run,
         )
         self._sweep = Sweep(
             store,
@@ -142,6 +149,11 @@ class Leadership:
     def waiting_since(self) -> float | None:
         """The loop time of the oldest change that no acknowledged run was for, None without any."""
         return self._observer.waiting_since
+
+    @property
+    def note(self) -> str | None:
+        """The note of the last acknowledged run."""
+        return self._ledger.applied.note
 
     def wake(self) -> None:
         """Note that something changed that may change the decision, or which pods are lost."""
@@ -205,7 +217,8 @@ class Leadership:
             decision = await self._next_run(group)
             self._tier.mirror.damper.taken()
             ran = await execution.run(decision)
-            self._chain.ended(loop.time())
+            if decision.reason not in policy.TIMED:
+                self._chain.ended(loop.time())
             if ran:
                 self._observer.retry_at = loop.time() + self._backoff(decision.attempt)
 
@@ -220,11 +233,13 @@ class Leadership:
         while True:
             news.clear()
             await self._actions.serve()
-            asked = self._actions.run
+            asked, now = self._actions.run, loop.time()
             ripe = mirror.damper.ripe
-            if asked is None and ripe is not None and ripe > loop.time():
+            damped = asked is None and ripe is not None and ripe > now
+            if damped and ripe is not None and not observer.may_pass_damper(now):
                 self._publisher.update(policy.Wait("ensemble", ripe, "damper"))
-                await news.wait_until(ripe)  # not worth a look, at any size
+                times = (time for time in (ripe, *observer.times()) if time is not None)
+                await news.wait_until(min(times))  # not worth a look, at any size
                 continue
             if snapshot is None or snapshot.version != mirror.version:
                 snapshot = await observer.look()
@@ -237,15 +252,10 @@ class Leadership:
             lost, of = snapshot.changes.lost, len(self._ledger.applied.members)
             self._publisher.update(plan, lost, of, observer.peers())
             match plan:
-                case policy.Idle():
-                    await news.wait()
                 case policy.Wait() if asked is not None:
                     await self._actions.refuse(asked, plan, len(lost), of)
-                case policy.Wait(_, until, _):
-                    await news.wait_until(until)
-                    snapshot = None  # missing pods may have deregistered meanwhile
-                case policy.Run(reason, again):
-                    failed = self._ledger.failed if again else None
+                case policy.Run(reason, retry):
+                    failed = self._ledger.failed if retry else None
                     return Decision(
                         snapshot,
                         situation.fingerprint,
@@ -253,8 +263,14 @@ class Leadership:
                         reason,
                         None if asked is None else self._actions.asked(asked, group),
                         loop.time(),
-                        self._chain.length if again else self._follows(snapshot, reason),
+                        self._chain.length if retry else self._follows(snapshot, reason),
                     )
+                case policy.Idle() | policy.Wait():
+                    if damped:  # looks are not free, and changes may come one after the other
+                        await asyncio.sleep(min(_LOOKS_MAX, _LOOKS * (loop.time() - now)))
+                    await news.wait_until(policy.wake(loop.time(), plan, situation))
+                    if isinstance(plan, policy.Wait):
+                        snapshot = None  # missing pods may have deregistered meanwhile
 
     def _saw(self, digest: str) -> None:
         if digest != self._digest:
@@ -263,6 +279,8 @@ class Leadership:
 
     def _follows(self, snapshot: Snapshot, reason: policy.Reason) -> int:
         """Return how many runs in a row led to the one that is due now; log a warning of many."""
+        if reason in policy.TIMED:
+            return 0
         changes, newest = snapshot.changes, asyncio.get_running_loop().time()
         ids: set[str] = set()
         if reason == "ensemble":

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from kontrol.ensemble.ensemble import Changes, Member
 from kontrol.ensemble.pod import Pod
+from kontrol.ensemble.urgent import Urgent
 from kontrol.master.highwater import HighWater
 from kontrol.master.leader.heads import Heads
 from kontrol.master.records.fields import BELIEVED_RUN
@@ -50,9 +51,18 @@ class Ledger:
     """The ledger, opened once per term. Nothing else writes it while the term lasts."""
 
     def __init__(
-        self, store: Store, records: Records, term: Term, *, ttl: float | None = None
+        self,
+        store: Store,
+        records: Records,
+        term: Term,
+        *,
+        ttl: float | None = None,
+        urgent: Urgent | None = None,
     ) -> None:
-        """`ttl`, in seconds, is the tier's; it is recorded with each acknowledged run."""
+        """`ttl`, in seconds, is the tier's; it is recorded with each acknowledged run.
+
+        So are, of its pods, the marks of what is `urgent`.
+        """
         self.applied = Applied()
         self.running: Running | None = None
         self.state: bytes | None = None
@@ -62,6 +72,7 @@ class Ledger:
         self._keys = records.keys
         self._term = term
         self._ttl = ttl
+        self._urgent = urgent or Urgent()
         self._before: Running | None = None  # what the run under way replaced
         keys = records.keys
         self._heads = Heads(store, term, (keys.running, keys.applied, keys.state))
@@ -125,6 +136,11 @@ class Ledger:
         await OwnedKey(self._store, self._term, key, revision=revision).put(value)
 
     @property
+    def acknowledged_at(self) -> int:
+        """The store's revision at which the last run was acknowledged, 0 before the first."""
+        return self._heads.revision(self._keys.applied)
+
+    @property
     def failed(self) -> Running | None:
         """The run that failed and has not been repeated with success, unless it is under way."""
         under_way = self.running is not None and not self.running.ended
@@ -146,15 +162,25 @@ class Ledger:
     ) -> None:
         """Acknowledge the run under way: it was for `pods`. With `state` None the state stays."""
         running = self._under_way()
-        members = tuple(Member.of(pod) for pod in pods)
+        members = tuple(Member.of(pod, self._urgent.mark(pod)) for pod in pods)
         chunks = list(encode_members(members))
         for i, chunk in enumerate(chunks):
             await self._term.insist([Put(f"{self._keys.members(running.run)}{i:04d}", chunk)])
         kept = self.state if state is None else state
         run, digest, fingerprint = running.run, running.digest, running.fingerprint
-        head = Head(run, digest, fingerprint, len(members), self._ttl, running.revision)
+        head = Head(
+            run,
+            digest,
+            fingerprint,
+            len(members),
+            self._ttl,
+            running.revision,
+            ending.again,
+            ending.note,
+        )
         ops: list[Put | Delete] = [
             Put(self._keys.applied, head.encode()),
+            Put(self._keys.last_acknowledged, b"%d" % run),
             Put(self._keys.run(run), encode_entry(running, len(pods), changes, ending)),
             Delete(self._keys.running),
         ]
@@ -165,7 +191,16 @@ class Ledger:
         await self._heads.move(ops)
         self.state = kept
         self.running = None
-        self.applied = Applied(run, digest, fingerprint, members, self._ttl, running.revision)
+        self.applied = Applied(
+            run,
+            digest,
+            fingerprint,
+            members,
+            self._ttl,
+            running.revision,
+            ending.again,
+            ending.note,
+        )
 
     async def fail(self, pods: int, changes: Changes, ending: Ending) -> None:
         """Write that the run under way ended without success: it stays due."""

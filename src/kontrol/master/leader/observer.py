@@ -49,6 +49,8 @@ class Observer:
         self._mirror = tier.mirror
         self._ledger = ledger
         self._ttl = config.ttl
+        self._every = config.every
+        self._urgent = config.urgent
         self._callback = callback
         self._news = news
         self._rollout = policy.Rollout()
@@ -94,8 +96,10 @@ class Observer:
             await self._news.retry("find out which missing pods left", error)
         if left is None:
             return None
-        changes = difference(ledger.applied.members, pods, left)
-        return Snapshot(version, revision, pods, digest, changes)
+        applied = ledger.applied.members
+        changes = difference(applied, pods, left)
+        urgent = self._urgent.among(changes, applied, {pod.seq: pod for pod in pods})
+        return Snapshot(version, revision, pods, digest, changes, urgent)
 
     async def lost(self) -> tuple[Sequence[Member], int]:
         """Return the pods lost since the acknowledged run, and how many it was for; to publish.
@@ -111,12 +115,27 @@ class Observer:
     async def _find_left(self, gone: Sequence[Member]) -> set[int] | None:
         return await find_left(self._tier.store, self._tier.records, gone)
 
+    def may_pass_damper(self, now: float) -> bool:
+        """Tell whether a run may be due now for which the damper does not wait."""
+        return bool(self._urgent) or any(time is not None and time <= now for time in self.times())
+
+    def times(self) -> tuple[float | None, float | None]:
+        """Return when the next run is due as the last acknowledged one asked, and by the schedule.
+
+        In seconds of the loop's clock; a master that saw the acknowledgement counts from then.
+        """
+        applied, ledger = self._ledger.applied, self._ledger
+        since = self._tier.highwater.acknowledged(applied.run, ledger.acknowledged_at)
+        again, every = applied.again, self._every
+        return None if again is None else since + again, None if every is None else since + every
+
     def situation(self, snapshot: Snapshot, *, asked: bool) -> policy.Situation:
         """Return what to decide on now; `asked` says that an operator asked for a run."""
         now = asyncio.get_running_loop().time()
         applied, failed = self._ledger.applied, self._ledger.failed
         fingerprint = self._callback.fingerprint
         lost = len(snapshot.changes.lost)
+        again, schedule = self.times()
         return policy.Situation(
             digest=snapshot.digest,
             fingerprint=fingerprint,
@@ -132,6 +151,10 @@ class Observer:
             gap=self._gap(snapshot),
             brake=self.brake.consider(now, lost, len(applied.members)),
             asked=asked,
+            again=again,
+            schedule=schedule,
+            urgent=snapshot.urgent,
+            lost=bool(lost),
         )
 
     def _gap(self, snapshot: Snapshot) -> float | None:

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from kontrol.ensemble.urgent import Urgent
 from kontrol.master.election import Election
 from kontrol.master.highwater import HighWater
 from kontrol.master.leader.requests import Requests
@@ -20,7 +21,8 @@ log = logging.getLogger(__name__)
 class LeaderConfig:
     """Times in seconds; `brake` in percent of pods; `max_pods` is what the tier may have.
 
-    Every `sweep_every`, old registrations are swept: those that were not used for `sweep_age`.
+    Every `sweep_every`, old registrations are swept: those that were not used for `sweep_age`. The
+    callback runs `every` so often at least, if set; `urgent` changes do not wait for the damper.
     """
 
     ttl: float
@@ -29,6 +31,8 @@ class LeaderConfig:
     sweep_every: float = 3600.0
     sweep_age: float = 24 * 3600.0
     max_pods: int = 50_000
+    every: float | None = None
+    urgent: Urgent = field(default_factory=Urgent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,8 @@ class News(asyncio.Event):
         super().__init__()
         self._pause = pause
 
-    async def wait_until(self, until: float) -> None:
-        """Wait, at the latest until the loop time `until`."""
+    async def wait_until(self, until: float | None) -> None:
+        """Wait, at the latest until the loop time `until`, if there is one."""
         try:
             async with asyncio.timeout_at(until):
                 await self.wait()

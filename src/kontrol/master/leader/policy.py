@@ -1,21 +1,28 @@
 """Whether to run the callback, and when: a pure decision on what the leader knows.
 
-A run is due if the ensemble or the callback differs from what was last acknowledged, or if a run
-was started and not acknowledged. What may hold it, each until a time of its own: the damper; the
+A run is due if the ensemble or the callback differs from what was last acknowledged, if a run was
+started and not acknowledged, or at its time: when the last acknowledged run asked to run again, or
+when KONTROL_EVERY has passed since. What may hold it, each until a time of its own: the damper; the
 backoff after a failure; a rollout, while other masters still have the acknowledged callback; the
-gap, since pods that could not report to any master are not lost; the brake. A run that an operator
-asks for starts immediately, due or not, unless the gap or the brake holds it.
+gap, since pods that could not report to any master are not lost; the brake.
+
+The damper does not hold urgent changes, nor a run that is due at its time: that one acts on what
+has changed so far. But it does hold the latter while pods are lost, so that a mass loss, whose pods
+are lost one by one, comes to the brake as a whole. A run that an operator asks for starts
+immediately, due or not, unless the gap or the brake holds it.
 
 `Chain` counts runs in a row that each seem to have led to the next, as with a callback that changes
 what it watches.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Reason = Literal["ensemble", "callback", "unacknowledged", "asked"]
+Reason = Literal["ensemble", "callback", "unacknowledged", "asked", "again", "schedule"]
+TIMED: tuple[Reason, ...] = ("again", "schedule")  # due at a time, not because of a change
 Hold = Literal["damper", "retry", "rollout", "predecessor", "gap", "brake"]
 
 _BACKOFF = 1.0  # seconds before the second attempt
@@ -29,7 +36,9 @@ class Situation:
 
     `failed` is (digest, fingerprint, the time to retry at) of the run that is not acknowledged.
     `rollout`, `ripe` (the damper), `gap` and `brake` are the times until which each holds a run,
-    None if it does not. `asked` says that an operator asked for a run.
+    None if it does not. `asked` says that an operator asked for a run. `again` is the time for
+    which the last acknowledged run asked, `schedule` that of KONTROL_EVERY, None without. `urgent`
+    says that a change is urgent, `lost` that pods are lost.
     """
 
     digest: str
@@ -42,11 +51,18 @@ class Situation:
     gap: float | None
     brake: float | None
     asked: bool = False
+    again: float | None = None
+    schedule: float | None = None
+    urgent: bool = False
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Nothing is due."""
+    """Nothing is due; at the time `until`, a run will be for `reason`, if there is one."""
+
+    reason: Reason | None = None
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,38 +76,42 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run now. `again`: another attempt at what failed, rather than something new."""
+    """Run now. `retry`: another attempt at what failed, rather than something new."""
 
     reason: Reason
-    again: bool
+    retry: bool
 
 
 def decide(now: float, s: Situation) -> Idle | Wait | Run:
     """Decide what to do at the time `now`."""
-    reason: Reason | None = "asked" if s.asked else _due(s)
+    retry = s.failed is not None and s.failed[:2] == (s.digest, s.fingerprint)
+    reason: Reason | None = "asked" if s.asked else _due(now, s, retry=retry)
     if reason is None:
-        return Idle()
-    failed = s.failed
-    if failed is not None and failed[:2] != (s.digest, s.fingerprint):
-        failed = None
-    holds: list[tuple[float, Hold]] = []
-    if s.asked:
-        pass
-    elif failed is not None:
-        holds.append((failed[2], "retry"))
-    elif s.ripe is not None:
-        holds.append((s.ripe, "damper"))
-    if reason == "callback" and s.rollout is not None:
-        holds.append((s.rollout, "rollout"))
-    if s.gap is not None:
-        holds.append((s.gap, "gap"))
-    if s.brake is not None:
-        holds.append((s.brake, "brake"))
-    held = [hold for hold in holds if hold[0] > now]
+        return Idle(*next_time(s))
+    held = [hold for hold in _holds(s, reason, retry=retry) if hold[0] > now]
     if held:
         until, hold = max(held)
         return Wait(reason, until, hold)
-    return Run(reason, failed is not None)
+    return Run(reason, retry)
+
+
+def next_time(s: Situation) -> tuple[Reason | None, float | None]:
+    """Return the next run that is due at its time, and that time; None if there is none."""
+    times: list[tuple[float, Reason]] = []
+    if s.again is not None:
+        times.append((s.again, "again"))
+    if s.schedule is not None:
+        times.append((s.schedule, "schedule"))
+    if not times:
+        return None, None
+    at, reason = min(times)
+    return reason, at
+
+
+def wake(now: float, plan: Idle | Wait, s: Situation) -> float | None:
+    """Return the time at which to decide again although nothing has changed; None if never."""
+    times = (plan.until, s.again, s.schedule)
+    return min((time for time in times if time is not None and time > now), default=None)
 
 
 def outdated(now: float, s: Situation) -> str:
@@ -100,7 +120,7 @@ def outdated(now: float, s: Situation) -> str:
     For a decision whose first write had to wait. The damper and the backoff had passed by then, so
     only what keeps from acting on a wrong list is decided again.
     """
-    if not s.asked and _due(s) is None:
+    if isinstance(decide(now, s), Idle):
         return "nothing is due any more"
     plan = decide(now, replace(s, asked=True))
     return f"the {plan.hold} holds it now" if isinstance(plan, Wait) else ""
@@ -134,14 +154,35 @@ def backoff(attempt: int, jitter: float) -> float:
     return float(min(_BACKOFF_MAX, _BACKOFF * 2.0 ** min(attempt - 1, 16))) * (1 - jitter / 5)
 
 
-def _due(s: Situation) -> Reason | None:
+def _due(now: float, s: Situation, *, retry: bool) -> Reason | None:
+    """Return why a run is due; `retry`: the one that failed last was for the same."""
+    timed, at = next_time(s)
+    if at is None or at > now or retry:
+        timed = None
     if s.digest != s.applied_digest:
-        return "ensemble"
+        damped = s.ripe is not None and s.ripe > now and not s.urgent
+        return timed if timed is not None and damped and not s.lost else "ensemble"
     if s.failed is not None:
         return "unacknowledged"
-    if s.applied_fingerprint not in (None, s.fingerprint):
+    if timed is None and s.applied_fingerprint not in (None, s.fingerprint):
         return "callback"
-    return None
+    return timed
+
+
+def _holds(s: Situation, reason: Reason, *, retry: bool) -> Iterator[tuple[float, Hold]]:
+    """Yield what may hold a run for `reason`, and until when."""
+    if reason == "asked":
+        pass
+    elif retry and s.failed is not None:
+        yield s.failed[2], "retry"
+    elif s.ripe is not None and not s.urgent and reason not in TIMED:
+        yield s.ripe, "damper"
+    if reason == "callback" and s.rollout is not None:
+        yield s.rollout, "rollout"
+    if s.gap is not None:
+        yield s.gap, "gap"
+    if s.brake is not None:
+        yield s.brake, "brake"
 
 
 SOON = 10.0  # seconds after a run in which its consequences are expected

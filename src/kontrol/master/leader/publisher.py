@@ -29,12 +29,22 @@ _NAMED = 20  # pods and masters
 class PlanPublisher:
     """The plan of one term, and its publication."""
 
-    def __init__(self, key: OwnedKey, wall: Callable[[], str], find_lost: Lost) -> None:
-        """`key` is where to publish; `wall` returns the date and time, RFC 3339."""
+    def __init__(
+        self,
+        key: OwnedKey,
+        wall: Callable[[], str],
+        find_lost: Lost,
+        acknowledged: Callable[[], int],
+    ) -> None:
+        """`key` is where to publish; `wall` returns the date and time, RFC 3339.
+
+        `acknowledged` returns the number of the last acknowledged run.
+        """
         self.plan: Plan = policy.Idle()
         self._key = key
         self._wall = wall
         self._find_lost = find_lost
+        self._acknowledged = acknowledged
         self._lost: Sequence[Member] = ()
         self._of = 0
         self._peers: Sequence[str] = ()
@@ -99,12 +109,11 @@ class PlanPublisher:
         """Keep the plan in the store up to date, until cancelled. Raises as `OwnedKey.put`."""
         written: object = None
         while True:
-            plan, peers = self.plan, self._peers
+            plan, peers, run = self.plan, self._peers, self._acknowledged()
             lost, of = (self._lost, self._of) if self._lost else await self._losses()
             if (plan, peers, lost, of) != written:
-                await self._key.put(
-                    canonical({**_public(plan, lost, of, peers), "at": self._wall()})
-                )
+                public = _public(plan, lost, of, peers)
+                await self._key.put(canonical({**public, "acknowledged": run, "at": self._wall()}))
                 written = plan, peers, lost, of
             await self._moved.wait()
             await asyncio.sleep(_LASTING)
@@ -121,15 +130,14 @@ class PlanPublisher:
 
 
 def _public(plan: Plan, lost: Sequence[Member], of: int, peers: Sequence[str]) -> dict[str, JSON]:
-    public: dict[str, JSON] = {"what": "idle", "reason": None, "hold": None, "seconds": None}
+    public: dict[str, JSON] = {"what": "idle", "reason": plan.reason, "hold": None, "seconds": None}
     match plan:
-        case policy.Run(reason, _):
-            public |= {"what": "run", "reason": reason}
-        case policy.Wait(reason, until, hold):
-            left = round(until - asyncio.get_running_loop().time(), 1)
-            public |= {"what": "wait", "reason": reason, "hold": hold, "seconds": left}
-        case policy.Idle():
-            pass
+        case policy.Run():
+            public |= {"what": "run"}
+        case policy.Wait(_, until, hold):
+            public |= {"what": "wait", "hold": hold, "seconds": _left(until)}
+        case policy.Idle(_, until):
+            public |= {"seconds": None if until is None else _left(until)}
     return {
         **public,
         "lost": [names([member]) for member in lost[:_NAMED]],
@@ -137,3 +145,7 @@ def _public(plan: Plan, lost: Sequence[Member], of: int, peers: Sequence[str]) -
         "of": of,
         "peers": list(peers[:_NAMED]),
     }
+
+
+def _left(until: float) -> float:
+    return round(until - asyncio.get_running_loop().time(), 1)

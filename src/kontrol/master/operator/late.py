@@ -12,6 +12,7 @@ _LONG, _LONG_LEAST, _LONG_FIRST = 3.0, 5.0, 10.0
 
 _LATE = 10.0  # seconds beyond KONTROL_DAMPER_MAX, after which a run should have begun
 _NAMED = 20  # lost pods that a leader of an earlier version names at most, without their number
+_NOTE = 1024  # characters of a note, should a later version allow more
 _HELD = ("gap", "brake", "retry", "rollout", "predecessor")  # problems of their own
 
 
@@ -45,6 +46,7 @@ def of_the_callback(facts: Facts) -> list[Problem]:
         )
     elif running is not None and plan.get("hold") != "predecessor":
         found += _of_the_run_before(running, facts.runs)
+    found += _of_the_note(facts)
     if facts.candidates and not facts.candidates[0].fingerprint:
         found.append(
             Problem(
@@ -56,6 +58,27 @@ def of_the_callback(facts: Facts) -> list[Problem]:
     if not facts.etcd:
         found += [*_of_the_run(facts), *_of_losses(facts), *_of_a_chain(facts)]
     return found
+
+
+def _of_the_note(facts: Facts) -> list[Problem]:
+    """Report the note of the last acknowledged run, and when the callback runs again."""
+    applied, plan = facts.applied, facts.plan
+    if applied is None or not applied.note:
+        return []
+    seconds, running = plan.get("seconds"), facts.running or {}
+    what = f"run {applied.run} left a note"
+    if "run" in running and not running.get("ended"):
+        what = f"run {applied.run} left a note, and run {running['run']} is under way"
+    elif plan.get("what") == "idle" and seconds is not None:
+        what = f"the callback runs again in {_lasting(_number(seconds))}"
+    return [
+        Problem(
+            f"{what}: {applied.note[:_NOTE]}",
+            f"the callback wrote this in run {applied.run} ($NOTE_FILE); it stands until the next "
+            "run is acknowledged, as after `kontrol run-now`",
+            kind="note",
+        )
+    ]
 
 
 def _of_the_run_before(

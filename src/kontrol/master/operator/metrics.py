@@ -58,6 +58,13 @@ def _held_for(master: Master) -> float | None:
     return max(0.0, plan.until - asyncio.get_running_loop().time())
 
 
+def _next(master: Master) -> float | None:
+    plan = _plan(master)
+    if not isinstance(plan, policy.Idle) or plan.until is None:
+        return None
+    return max(0.0, plan.until - asyncio.get_running_loop().time())
+
+
 def _since(read: Callable[[Master], float | None]) -> Callable[[Master], float | None]:
     """Return the seconds since a time of the loop, None if there is none."""
 
@@ -254,7 +261,8 @@ METRICS: tuple[Metric[Master], ...] = (
         "kontrol_leader_due",
         "gauge",
         "1 for the reason why a run is due on this master: the ensemble or the callback changed, a "
-        "run was not acknowledged, or an operator requested it.",
+        "run was not acknowledged, an operator requested it, the last run did (`again`), or "
+        "`KONTROL_EVERY` has passed (`schedule`).",
         _due,
         ("reason",),
     ),
@@ -272,5 +280,20 @@ METRICS: tuple[Metric[Master], ...] = (
         "gauge",
         "Seconds for which a run that is due is held, unless something changes; absent if none is.",
         _held_for,
+    ),
+    Metric(
+        "kontrol_leader_next_run_seconds",
+        "gauge",
+        "Seconds until the callback runs although nothing changes, as its last run requested or "
+        "`KONTROL_EVERY` has it; absent if neither does, if a run is due, and if this master does "
+        "not lead.",
+        _next,
+    ),
+    Metric(
+        "kontrol_leader_note",
+        "gauge",
+        "1 while the last acknowledged run's note stands, as `kontrol status` shows it; 0 without "
+        "one, and if this master does not lead.",
+        lambda m: int(m.leader.note is not None),
     ),
 )

@@ -29,7 +29,7 @@ class Facts:
     Durations are in seconds, None if there is none or it is not known: `silent` since the leader
     last reported, `waiting` since the oldest change for which no run has begun, `usual` of an
     acknowledged run (the median), `damper_max` is KONTROL_DAMPER_MAX.
-    Runs: `runs` are entries of the ledger, the newest first.
+    Runs: `runs` are entries of the ledger, the newest first; `applied` is the last acknowledged.
     Pods: `conflicts` and `flips` are senders that report for one registration, as this master sees
     them; `limited` are the limits that keepalives met just now; `left_out` are the keys of records
     that cannot be used; `notices` are the problems that other masters have published.
@@ -56,6 +56,7 @@ class Facts:
     limited: Sequence[Limited] = ()
     max_pods: int | None = None
     notices: Sequence["Problem"] = ()
+    applied: Head | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Problem:
 # Seconds. A leader reports twice a second, and the age of its lease is rounded up by one second.
 _SILENT = 3.0
 
+_INTERNAL = ("at", "acknowledged")  # of a published plan: for what is computed here
 _NOTHING: dict[str, JSON] = {"reason": None, "hold": None, "seconds": None, "until": None}
 
 
@@ -105,6 +107,7 @@ def due(
 def plan_now(
     published: Mapping[str, JSON] | None,
     running: Running | None,
+    applied: Head | None,
     *,
     under_way: bool,
     reason: str | None,
@@ -115,13 +118,14 @@ def plan_now(
 
     `published` is what the leader published, None if nothing; `under_way`: `running` is that of a
     leader that reports, and was not left by a former one; `reason` is why a run is due, see `due`;
-    `quiet` are the seconds for which the damper still waits, None if it does not.
+    `quiet` are the seconds for which the damper still waits, None if it does not. A plan that is
+    idle has the reason of the next run that comes at its time, and the seconds until then, if any.
     """
     if published is None:
         if running is None or running.ended or under_way:
             return {"what": "unknown"}
         published = {}
-    plan = {name: value for name, value in published.items() if name != "at"}
+    plan = {name: value for name, value in published.items() if name not in _INTERNAL}
     if running is not None and under_way:
         return {**plan, **_NOTHING, "what": "run", "reason": running.reason}
     if running is not None and not running.ended:
@@ -129,7 +133,8 @@ def plan_now(
         if plan.get("hold") != "predecessor":
             return {**plan, **_NOTHING, "what": "wait", "reason": reason, "hold": "predecessor"}
     if reason is None and plan.get("reason") != "asked":
-        return {**plan, **_NOTHING, "what": "idle", "lost": [], "missing": 0, "of": 0}
+        idle = {**plan, **_NOTHING, "what": "idle", "lost": [], "missing": 0, "of": 0}
+        return {**idle, **_timed(published, applied, now)}
     over = running is None or running.ended  # the leader has recorded the end of an earlier one
     stale = plan.get("hold") == "damper" or (over and plan.get("hold") == "predecessor")
     if plan.get("what") == "idle" or stale:
@@ -138,12 +143,23 @@ def plan_now(
             plan |= {"what": "wait", "hold": "damper", "seconds": seconds}
     else:
         plan["seconds"] = _left(plan.get("seconds"), published.get("at"), now)
-    left = plan["seconds"]
-    plan["until"] = None
-    if isinstance(left, int | float):
-        until = now + timedelta(seconds=left)
-        plan["until"] = until.isoformat(timespec="milliseconds")
+    plan["until"] = _until(plan["seconds"], now)
     return plan
+
+
+def _timed(published: Mapping[str, JSON], applied: Head | None, now: datetime) -> dict[str, JSON]:
+    """Return the reason and the time of the next run that needs no change; nothing if none is due.
+
+    What was published before the last acknowledgement is not about that.
+    """
+    reason, seconds = published.get("reason"), published.get("seconds")
+    known = published.get("acknowledged")  # None from a leader of the version before
+    if published.get("what") == "idle" and known in (None, applied.run if applied else 0):
+        seconds = _left(seconds, published.get("at"), now)
+    else:
+        again = None if applied is None else applied.again
+        reason, seconds = (None, None) if again is None else ("again", again)
+    return {"reason": reason, "seconds": seconds, "until": _until(seconds, now)}
 
 
 def usual(entries: Iterable[Mapping[str, JSON]]) -> float | None:
@@ -171,6 +187,12 @@ def still(seconds: float, at: str, now: datetime) -> float:
     The times are of two hosts, whose clocks may differ: so it is never more than `seconds`.
     """
     return round(max(0.0, seconds - (passed(at, now) or 0.0)), 1)
+
+
+def _until(seconds: JSON, now: datetime) -> JSON:
+    if not isinstance(seconds, int | float):
+        return None
+    return (now + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
 
 
 def _left(seconds: JSON, at: JSON, now: datetime) -> JSON:

@@ -185,6 +185,7 @@ class View:
         plan = plan_now(
             read.published,
             running,
+            applied,
             under_way=under_way,
             reason=due(
                 applied,
@@ -221,6 +222,7 @@ class View:
             runs=read.entries[:1],
             damper_max=master.config.damper_max,
             now=now,
+            applied=applied,
         )
         return {
             "version": __version__,

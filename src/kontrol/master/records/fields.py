@@ -14,6 +14,7 @@ MOST = 2**62  # of terms and numbers: far from the end of 64 bits
 HIGHEST_RUN = 10**11  # of runs: their keys have twelve digits, and the next ones must fit too
 BELIEVED_RUN = HIGHEST_RUN // 2  # a higher one is not true: the next numbers would run out
 LONGEST = 24 * 3600.0  # seconds: the maximum of any setting
+AGAIN_LEAST = 0.1  # seconds: the minimum after which a callback may ask to run again
 
 _DEPTH = 100  # of arrays and objects within each other
 _TEXT = 64 * 1024  # characters; the longest text is the standard error of a run

@@ -53,6 +53,11 @@ class Keys:
         return f"{self.root}last-run"
 
     @property
+    def last_acknowledged(self) -> str:
+        """The number of the last acknowledged run; masters watch it together with `last_run`."""
+        return f"{self.last_run}/acknowledged"
+
+    @property
     def state(self) -> str:
         """The state that the callback last returned."""
         return f"{self.root}state"

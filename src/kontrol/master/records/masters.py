@@ -127,7 +127,7 @@ def decode_plan(raw: bytes) -> dict[str, JSON]:
     found = Fields.of(raw)
     plan: dict[str, JSON] = {"what": found.text("what", "unknown", most=_NAME)}
     plan |= {name: found.maybe_text(name, most=_NAME) for name in ("reason", "hold", "at")}
-    plan |= {name: found.maybe_number(name) for name in ("missing", "of")}
+    plan |= {name: found.maybe_number(name) for name in ("missing", "of", "acknowledged")}
     plan |= {"seconds": found.more.get("seconds")}
     plan |= {name: found.more.get(name) or [] for name in ("lost", "peers")}
     seconds = plan["seconds"]

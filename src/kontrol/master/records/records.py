@@ -13,7 +13,7 @@ from typing import TypeVar
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.ensemble import Member
 from kontrol.ensemble.pod import BadRecord, Pod
-from kontrol.master.records.fields import LONGEST, Damaged
+from kontrol.master.records.fields import AGAIN_LEAST, LONGEST, Damaged
 from kontrol.master.records.keys import Keys
 from kontrol.master.records.masters import Candidate, Meta, OperatorRequest, decode_plan
 from kontrol.master.records.pods import Ages, Live, Registration, decode_counter
@@ -155,8 +155,17 @@ class Records:
                 Damaged("pods", head.pods, f"{len(members)}, as there are below {mine}"),
                 "the missing pods count as new; the next acknowledged run replaces it",
             )
-        ttl = head.ttl if head.ttl is not None and head.ttl <= LONGEST else None
-        return Applied(head.run, head.digest, head.fingerprint, tuple(members), ttl, head.revision)
+        return Applied(
+            head.run,
+            head.digest,
+            head.fingerprint,
+            tuple(members),
+            head.ttl if head.ttl is not None and head.ttl <= LONGEST else None,
+            head.revision,
+            # What another version or a person wrote is not forgotten, and is no endless loop.
+            None if head.again is None else min(max(head.again, AGAIN_LEAST), LONGEST),
+            head.note,
+        )
 
     def last_run(self, kv: KeyValue) -> int | None:
         """Read the number of the last run. A damaged one is None: the ledger has it too."""

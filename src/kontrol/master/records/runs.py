@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.ensemble import Changes, Member, digest_of
 from kontrol.ensemble.pod import KEY, safe_name
+from kontrol.ensemble.urgent import MARK
 from kontrol.master.records.fields import HIGHEST_RUN, MOST, Damaged, Fields, Record, read
 
 _CHUNK = 512 * 1024  # bytes of pods in one key
@@ -73,7 +74,8 @@ class Head(Record):
 
     Without a digest a run is due. Without a fingerprint it was for any callback. `ttl` is the one
     that was acknowledged to pods then, in seconds, and `revision` the store's revision of its pods;
-    None if unknown.
+    None if unknown. `again` is after how many seconds the callback asked to run again, and `note`
+    its line for people; None without.
     """
 
     run: int
@@ -82,6 +84,8 @@ class Head(Record):
     pods: int | None = None
     ttl: float | None = None
     revision: int | None = None
+    again: float | None = None
+    note: str | None = None
     more: Mapping[str, JSON] = field(default_factory=dict)
 
     @classmethod
@@ -95,6 +99,8 @@ class Head(Record):
             pods=found.maybe_number("pods"),
             ttl=found.maybe_seconds("ttl"),
             revision=found.maybe_number("revision"),
+            again=found.maybe_seconds("again"),
+            note=found.maybe_text("note"),
             more=found.more,
         )
 
@@ -104,7 +110,7 @@ class Applied:
     """The last acknowledged run, and the pods it was for; by default the empty ensemble.
 
     `ttl` is the one that was acknowledged to pods then, in seconds, and `revision` the store's
-    revision of its pods; None if unknown.
+    revision of its pods; None if unknown. `again` and `note` are as in `Head`.
     """
 
     run: int = 0
@@ -113,11 +119,16 @@ class Applied:
     members: tuple[Member, ...] = ()
     ttl: float | None = None
     revision: int | None = None
+    again: float | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ended, for its ledger entry. `seconds` is how long it took."""
+    """How a run ended, for its ledger entry. `seconds` is how long it took.
+
+    `again` and `note` are what it left if it succeeded, as in `Head`.
+    """
 
     ok: bool
     why: str
@@ -125,11 +136,15 @@ class Ending:
     status: int | None = None
     signal: int | None = None
     stderr: str = ""
+    again: float | None = None
+    note: str | None = None
 
 
 def encode_members(members: Iterable[Member]) -> Iterable[bytes]:
     """Encode pods as arrays of at most `_CHUNK` bytes."""
-    return encode_rows([m.seq, m.key, m.id, m.ip, m.role, m.hash] for m in members)
+    return encode_rows(
+        [m.seq, m.key, m.id, m.ip, m.role, m.hash, *filter(None, [m.mark])] for m in members
+    )
 
 
 def encode_rows(members: Iterable[JSON]) -> Iterable[bytes]:
@@ -155,17 +170,24 @@ def decode_rows(raw: bytes) -> list[JSON]:
 
 
 def member_of(row: JSON) -> Member:
-    """Read one row: the first six columns, whatever a later version adds. Raises `Damaged`.
+    """Read one row: the first columns, whatever a later version adds. Raises `Damaged`.
 
-    A former version accepted names that a callback must not see: they are made safe.
+    A former version accepted names that a callback must not see: they are made safe. The last
+    column is there only if there is a mark.
     """
     columns = row[:6] if isinstance(row, list) else []
     match columns:
-        case [int() as seq, str() as key, str() as id_, str() as ip, str() as role, str() as mark]:
+        case [int() as seq, str() as key, str() as id_, str() as ip, str() as role, str() as hash_]:
             if not isinstance(seq, bool) and 0 <= seq <= MOST:
                 key = key if KEY.match(key) else safe_name(key)
-                return Member(seq, key, safe_name(id_), safe_name(ip), safe_name(role), mark)
+                id_, ip, role = safe_name(id_), safe_name(ip), safe_name(role)
+                return Member(seq, key, id_, ip, role, hash_, _mark(row))
     raise Damaged("a pod", row, "a number and five texts")
+
+
+def _mark(row: JSON) -> str:
+    mark = row[6] if isinstance(row, list) and len(row) > 6 else None
+    return mark if isinstance(mark, str) and MARK.match(mark) else ""
 
 
 def decode_entry(raw: bytes, number: int | None) -> dict[str, JSON]:
@@ -209,6 +231,8 @@ def encode_entry(running: Running, pods: int, changes: Changes, ending: Ending) 
         "pods": pods,
         "changes": {name: _some(rows) for name, rows in changes.public().items()},
     }
+    left: dict[str, JSON] = {"again": ending.again, "note": ending.note}
+    entry |= {name: value for name, value in left.items() if value is not None}
     stderr = ending.stderr
     while True:
         raw = canonical({**entry, "stderr": stderr})
