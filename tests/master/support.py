@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -115,9 +115,10 @@ async def running(
     *,
     network: Network | None = None,
     wall: Callable[[], str] = lambda: "2026-01-01T00:00:00.000+00:00",
+    begun: Callable[[Master], Awaitable[object]] = Master.answerable,
     **changes: Any,  # noqa: ANN401 - any field of the configuration
 ) -> AsyncIterator[Master]:
-    """A master that runs meanwhile, by the wall clock `wall`."""
+    """A master that runs meanwhile, by the wall clock `wall`, once it has `begun`."""
     async with asyncio.TaskGroup() as group:
         loop = asyncio.get_running_loop()
         master = Master(
@@ -129,7 +130,7 @@ async def running(
             rng=random.Random(1),
         )
         task = group.create_task(master.run())
-        await master.mirror.cache.complete.wait()
+        await begun(master)
         yield master
         task.cancel()
 

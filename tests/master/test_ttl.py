@@ -16,6 +16,7 @@ from kontrol.ensemble.pod import Pod, parse_keepalive
 from kontrol.master.master import Master
 from kontrol.master.records.masters import Candidate
 from kontrol.master.registry import queue
+from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import Ambiguous, Put, Range
 
 _Answer = TypeVar("_Answer")
@@ -84,6 +85,38 @@ async def test_all_masters_go_by_the_leader_s_ttl() -> None:
         ] * 3
         assert one.registry.outcomes + two.registry.outcomes == {"written": 1, "refreshed": 2}
         assert (one.ttl, two.ttl) == (6.0, 6.0)
+
+
+class Unaware(Reliable):
+    """A network on which no candidate is read until `reads` is set."""
+
+    def __init__(self) -> None:
+        self.reads = asyncio.Event()
+
+    async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:
+        if isinstance(request, Range) and request.key == KEYS.candidates:
+            await self.reads.wait()
+        return await super().call(request, do)
+
+
+@virtual
+async def test_a_master_that_does_not_know_the_leader_yet_grants_no_lease() -> None:
+    cluster, unaware = MemoryCluster(), Unaware()
+
+    async def has_read_the_pods(master: Master) -> None:
+        await master.mirror.cache.complete.wait()
+
+    async with (
+        running(cluster, ttl=6.0),
+        running(cluster, id="m2", ttl=24.0, network=unaware, begun=has_read_the_pods) as two,
+    ):
+        with pytest.raises(Refused, match=r"Unavailable.*the TTL of the leader is not known yet"):
+            await two.ping(record(1))
+        unaware.reads.set()
+        await two.answerable()
+        assert (await two.ping(record(1)))["ttl"] == 6.0
+        [lease] = leases(cluster)
+        assert await MemoryStore(cluster).refresh(lease) == 6
 
 
 @virtual

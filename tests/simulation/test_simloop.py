@@ -2,9 +2,12 @@
 
 import asyncio
 import gc
+import math
 from collections.abc import Callable, Coroutine
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.support.simloop import NODE, START, Clock, SimError, SimLoop, run, virtual
 
 
@@ -123,6 +126,17 @@ async def test_a_node_lives_by_a_clock_of_its_own() -> None:
     assert end - begin == pytest.approx(10.5)
     assert sim().world - started == pytest.approx(10)
     assert sim().time() == sim().world
+
+
+@given(st.floats(0.9, 1.1), st.floats(-1e6, 1e6), st.floats(0, 1e7))
+def test_a_timer_is_never_early_by_the_clock_of_its_node(
+    rate: float, offset: float, world: float
+) -> None:
+    clock = Clock(rate, offset)
+    reading = clock.shows(world)
+    for due in (reading, math.nextafter(reading, math.inf), math.nextafter(reading, -math.inf)):
+        assert clock.shows(clock.when(due)) >= due
+        assert clock.when(due) == pytest.approx(world, abs=1e-6)
 
 
 @virtual

@@ -25,6 +25,7 @@ import contextvars
 import functools
 import heapq
 import itertools
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
@@ -55,8 +56,11 @@ class Clock:
         return self.offset + self.rate * world
 
     def when(self, reading: float) -> float:
-        """Return the world's time at which it shows `reading`."""
-        return (reading - self.offset) / self.rate
+        """Return a time of the world's at which it shows `reading`, or hardly more: never less."""
+        world = (reading - self.offset) / self.rate
+        while self.shows(world) < reading:  # rounding; who waits until `reading` would wait again
+            world = math.nextafter(world, math.inf)
+        return world
 
 
 class SimError(Exception):

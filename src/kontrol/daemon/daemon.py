@@ -169,7 +169,7 @@ class Daemon:
             if master is not None:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_ANSWERABLE):
-                        await master.mirror.cache.complete.wait()
+                        await master.answerable()
             port = await server.bind(settings[v.BIND], settings[v.PORT])
             if master is None:
                 log.info("accepting commands on port %d", port)

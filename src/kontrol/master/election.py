@@ -108,6 +108,11 @@ class Election:
         self._candidacy: Candidacy | None = None
 
     @property
+    def followed(self) -> asyncio.Event:
+        """Set once the candidates are known."""
+        return self._candidates.complete
+
+    @property
     def candidates(self) -> list[KeyValue]:
         """The live candidates, the leader first.
 

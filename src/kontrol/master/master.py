@@ -110,6 +110,7 @@ class Master:
             records,
             self.mirror,
             ttl=lambda: self._ttl,
+            ttl_known=self.election.followed.is_set,
             leader=lambda: self.leader_id,
             bounds=config.bounds,
         )
@@ -153,6 +154,11 @@ class Master:
             group.create_task(self._highwater.cache.run())
             group.create_task(self._callback.follow())
             await self.election.run(self.leader.lead)
+
+    async def answerable(self) -> None:
+        """Wait until this master knows the pods and the leader."""
+        await self.mirror.cache.complete.wait()
+        await self.election.followed.wait()
 
     def _seen(self) -> list[Problem]:
         """Return the problems that this master sees with what reports to it."""

@@ -77,10 +77,17 @@ class LeaseRefresh:
 class Leases:
     """Refreshes, grants and revokes leases. What is under way ends with `run` at the latest."""
 
-    def __init__(self, store: Store, *, ttl: Callable[[], float]) -> None:
-        """`ttl` returns the tier's, in seconds."""
+    def __init__(
+        self,
+        store: Store,
+        *,
+        ttl: Callable[[], float],
+        ttl_known: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`ttl` returns the tier's, in seconds: this master's own until `ttl_known`."""
         self._store = store
         self._ttl = ttl
+        self._ttl_known = ttl_known
         self._under_way: dict[int, list[LeaseRefresh]] = {}
         self._ended = False
         self._chosen: dict[int, int] = {}  # what etcd granted, by what was asked for
@@ -145,8 +152,11 @@ class Leases:
     async def grant(self, record: Keepalive) -> tuple[int, float]:
         """Grant a lease to a pod; returns its id, and the tier's TTL that it is of.
 
-        A lease that is not used expires by itself. Raises `StoreError`.
+        A lease that is not used expires by itself. Raises `StoreError`; also before it is known
+        who leads, whose TTL it is.
         """
+        if not self._ttl_known():
+            raise Unavailable("the TTL of the leader is not known yet")
         ttl, now = self._ttl(), asyncio.get_running_loop().time()
         lease = await self._store.grant(math.ceil(ttl))
         self._chosen[math.ceil(ttl)] = lease.ttl

@@ -52,10 +52,11 @@ class Registry:
         mirror: Mirror,
         *,
         ttl: Callable[[], float],
+        ttl_known: Callable[[], bool],
         leader: Callable[[], str | None],
         bounds: Bounds,
     ) -> None:
-        """`ttl` returns the tier's in seconds, `leader` the leader's name."""
+        """`ttl` returns the tier's in seconds, once `ttl_known`; `leader` the leader's name."""
         self.outcomes: Counter[str] = Counter()
         self.news = asyncio.Event()
         self.queue = WriteQueue()
@@ -66,7 +67,7 @@ class Registry:
         self._leader = leader
         self._known = KnownTexts(mirror, records.keys.pods)
         self._waiting: Waiting[dict[str, JSON] | None] = Waiting(self._late)
-        self._leases = Leases(store, ttl=ttl)
+        self._leases = Leases(store, ttl=ttl, ttl_known=ttl_known)
         self.writer = Writer(
             store,
             records,
