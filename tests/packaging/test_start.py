@@ -6,6 +6,7 @@
 import asyncio
 import json
 import os
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -14,8 +15,9 @@ from pathlib import Path
 
 import pytest
 from tests.cli.master import Master
-from tests.support.etcd import free_port
+from tests.support.etcd import CERTS, free_port
 
+from kontrol.httpclient import request
 from kontrol.rpc.security.keyfolder import make
 from kontrol.rpc.security.keys import Keyring
 from kontrol.rpc.server import Call, Server
@@ -176,9 +178,22 @@ async def test_agents(tmp_path: Path, more: Mapping[str, str], allowed: set[str]
     make(tmp_path / "keys", "2026-11-29")
     keys = tmp_path / "keys" if "KONTROL_KEYS" in more else None
     given = {name: text.format(port=free_port(), folder=tmp_path) for name, text in more.items()}
-    async with reporting(tmp_path, keys, given):
-        pass
+    async with reporting(tmp_path, keys, given) as agent:
+        assert threads(agent.pid) == 1
     assert surplus(record, AGENT | allowed) == []
+
+
+async def test_an_agent_with_a_certificate_speaks_tls(tmp_path: Path) -> None:
+    port = free_port()
+    more = {
+        "KONTROL_HTTP_PORT": str(port),
+        "KONTROL_TLS_CERT": str(CERTS / "member.pem"),
+        "KONTROL_TLS_KEY": str(CERTS / "member.key"),
+    }
+    trusting = ssl.create_default_context(cafile=CERTS / "ca.pem")
+    async with reporting(tmp_path, None, more):
+        answer = await request(f"https://localhost:{port}/healthz", tls=trusting)
+    assert answer.status == 200
 
 
 async def test_an_idle_agent_does_not_wake(tmp_path: Path) -> None:
@@ -188,6 +203,10 @@ async def test_an_idle_agent_does_not_wake(tmp_path: Path) -> None:
         await asyncio.sleep(3.0)  # the stretch itself, between two keepalives
         # What is left of the acknowledgement, and no poll.
         assert waits(agent.pid) - before <= 4
+
+
+def threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
 def waits(pid: int) -> int:

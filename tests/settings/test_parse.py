@@ -241,6 +241,19 @@ def test_invoke(extra: dict[str, str], invoke: str) -> None:
     assert parse({**AGENT, **extra}).invoke == invoke
 
 
+@pytest.mark.parametrize(
+    ("extra", "tls"),
+    [
+        ({}, False),
+        ({"KONTROL_TLS_CERT": "/cert", "KONTROL_TLS_KEY": "/key"}, True),
+        ({"KONTROL_ETCD": "https://etcd"}, True),
+        ({"KONTROL_ETCD": "https://etcd", "KONTROL_MODE": "agent"}, False),
+    ],
+)
+def test_whether_the_process_speaks_tls(extra: dict[str, str], tls: bool) -> None:
+    assert parse({**BOTH, **extra}).tls is tls
+
+
 def test_commands_from_every_client_are_a_warning() -> None:
     assert "every client that reaches" in texts(parse({**AGENT, "KONTROL_INVOKE": "insecure"}))[0]
     assert texts(parse({**AGENT, "KONTROL_INVOKE": "off"})) == []
