@@ -6,7 +6,6 @@ of ZeroRPC, and REST is on the same hosts, on `KONTROL_HTTP_PORT`. Or as URLs, w
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -48,8 +47,7 @@ class Endpoint(NamedTuple):
         return f"{self.scheme}://{host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """The masters to ask, in this order; `source` says where they were named.
 
     `token_file` may be None; `note` says how the value was read, if that may surprise.

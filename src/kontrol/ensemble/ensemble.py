@@ -6,7 +6,6 @@ A sequence number always belongs to one identity: pods with the same `seq` are t
 An update costs as much as the change, not as the ensemble; the digest is computed when it is used.
 """
 
-import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -21,8 +20,10 @@ def digest_of(pods: Iterable[Pod]) -> str:
 
     It detects changes, and is no protection. Users of the original know its form.
     """
+    from hashlib import md5  # only masters hash; the settings import this module everywhere
+
     text = b"[" + b",".join(pod.canonical for pod in pods) + b"]"
-    return hashlib.md5(text, usedforsecurity=False).digest().hex(":")
+    return md5(text, usedforsecurity=False).digest().hex(":")
 
 
 class Ensemble:

@@ -6,7 +6,6 @@ So with each pod of that run a *mark* of these values is kept, and no leader has
 come.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -39,8 +38,10 @@ class Urgent:
         """Return what changes with the pod's values at the paths; empty if there are no paths."""
         if not self.paths:
             return ""
+        from hashlib import md5  # only masters hash; the settings import this module everywhere
+
         found: JSON = [[list(path), *_at(pod.payload, path)] for path in self.paths]
-        return hashlib.md5(canonical(found), usedforsecurity=False).hexdigest()[:16]
+        return md5(canonical(found), usedforsecurity=False).hexdigest()[:16]
 
     def among(self, changes: Changes, applied: Iterable[Member], pods: Mapping[int, Pod]) -> bool:
         """Tell whether one of `changes`, from the `applied` pods to `pods` by number, is urgent.
