@@ -289,11 +289,12 @@ def test_an_identity_is_ignored() -> None:
 
 
 def test_a_peer_of_zmtp_2() -> None:
+    """Byte by byte what libzmq 3.2.2 sends, and what it accepts."""
     one = machine()
     assert one.take() == GREETING[:11]
     assert fed(one, GREETING_2) == []
     assert fed(one, b"\x05" + b"\x00\x05\x00name", (4,)) == [Ready({})]
-    assert one.take() == b"\x01\x06\x00\x00"
+    assert one.take() == b"\x06\x00\x00"
     assert fed(one, framed(b"", b"x") * 2) == [[b"", b"x"]] * 2
     one.send([b"", b"y"])
     assert one.take() == framed(b"", b"y")

@@ -266,7 +266,7 @@ class Machine:
             raise self._over(Mismatch("it speaks ZMTP 2.0, which has no keys"))
         if _TYPES_2.get(number) not in self._role.peers:
             self._fail(f"socket type {number} of ZMTP 2.0 is not one that calls")
-        self._put(b"\x01\x06\0\0")  # revision 2.0, ROUTER, and an identity of no bytes
+        self._put(b"\x06\0\0")  # ROUTER, after the version, and an identity of no bytes
         self._state = _State.IDENTITY
 
     # The handshake.
