@@ -58,7 +58,9 @@ def test_all_that_is_needed_is_pinned(name: str) -> None:
             continue
         versions = pinned.get(canonicalize_name(requirement.name), [])
         assert versions, f"{name}.txt lacks {requirement}: run `make lock`"
-        assert all(version in requirement.specifier for version in versions), requirement
+        fits = [version in requirement.specifier for version in versions]
+        # Where a marker chooses between lines, each line has its version.
+        assert any(fits) if requirement.marker else all(fits), requirement
 
 
 def test_what_builds_it_is_pinned() -> None:
