@@ -1,4 +1,4 @@
-"""Addresses and sockets of the endpoints; docs/decisions/0013 gives the reasons for the options."""
+"""Addresses and sockets of the endpoints; decision 0013 gives the reasons for TCP's options."""
 
 import os
 import socket
