@@ -34,7 +34,6 @@ HEAVY = {
     "difflib": "suggestions for words that are wrong",
     "email": "comes with http and importlib.metadata",
     "google.protobuf": "etcd, which only masters talk to",
-    "grpc": "etcd, which only masters talk to",
     "h11": "HTTP",
     "hashlib": "hashes; agents and commands need none, but tokens of REST are compared by them",
     "http": "the standard library's client, which kontrol.httpclient replaces",

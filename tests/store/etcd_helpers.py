@@ -94,6 +94,11 @@ async def confirmation(batches: AsyncIterator[Batch], asked: float) -> list[Even
                 return events
 
 
+async def refresh(store: Store, lease: int) -> int:
+    """Refresh a lease, as a coroutine of its own."""
+    return await store.refresh(lease)
+
+
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
     """Fail if the body took longer; where others kept the machine busy, up to five times that."""

@@ -92,7 +92,7 @@ async def test_a_refresh_whose_answer_is_lost_is_repeated() -> None:
     ):
         leases = [await store.grant(40) for _ in range(20)]
         proxy.deaf()
-        refreshes = [asyncio.create_task(store.refresh(lease.id)) for lease in leases]
+        refreshes = [store.refresh(lease.id) for lease in leases]
         await proxy.swallowed()
         proxy.cut()
         with at_most(1):

@@ -90,7 +90,7 @@ async def test_a_call_that_gets_no_stream_was_not_done(monkeypatch: pytest.Monke
 
     settings = {int(SettingCodes.MAX_CONCURRENT_STREAMS): 1}
     async with H2Server(hang, settings) as server, client([server.endpoint], QUICK) as store:
-        refresh = asyncio.create_task(store.refresh(8))
+        refresh = store.refresh(8)
         await begun.wait()
         with at_most(3), pytest.raises(Unavailable, match="1 streams that it allows are in use"):
             await store.txn([], [Put("/k", b"")])

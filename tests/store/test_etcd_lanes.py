@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.store.etcd_helpers import DEADLINE, QUICK, at_most, client
+from tests.store.etcd_helpers import DEADLINE, QUICK, at_most, client, refresh
 from tests.support.h2_server import H2Server, Served
 
 from kontrol.store.etcd import leases
@@ -48,20 +48,18 @@ async def _refresh_of(lease: int) -> _Refresh:
 def test_an_answer_is_read_as_protobuf_reads_it(
     lease: int, ttl: int, bare: bool, other: int
 ) -> None:
-    refresh = asyncio.run(_refresh_of(lease))
+    asked = asyncio.run(_refresh_of(lease))
     header: dict[str, int] | None = {} if bare else None
-    assert _ttl(answer(lease, ttl, header), refresh, "m") == max(ttl, 0)
-    assert _ttl(answer(other, ttl, header), refresh, "m") == (
-        max(ttl, 0) if other == lease else None
-    )
+    assert _ttl(answer(lease, ttl, header), asked, "m") == max(ttl, 0)
+    assert _ttl(answer(other, ttl, header), asked, "m") == (max(ttl, 0) if other == lease else None)
     new_field = b"\x58\x07"  # of a later version
-    assert _ttl(answer(lease, ttl, header) + new_field, refresh, "m") == max(ttl, 0)
+    assert _ttl(answer(lease, ttl, header) + new_field, asked, "m") == max(ttl, 0)
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_an_answer_or_none(data: bytes) -> None:
-    refresh = asyncio.run(_refresh_of(300))
-    found = _ttl(data, refresh, "m")
+    asked = asyncio.run(_refresh_of(300))
+    found = _ttl(data, asked, "m")
     try:
         message = KEEP_ALIVE.response.FromString(data)
     except Exception:  # noqa: BLE001 - protobuf's own
@@ -100,7 +98,7 @@ def test_refreshes_that_are_given_up_shift_no_answer(plan: list[tuple[int, int]]
         async with H2Server(serve) as server, client([server.endpoint]) as store:
 
             async def one(lease: int, turns: int) -> None:
-                task = asyncio.create_task(store.refresh(lease))
+                task = asyncio.create_task(refresh(store, lease))
                 if turns < 4:
                     for _ in range(turns):
                         await asyncio.sleep(0)
@@ -146,7 +144,7 @@ async def test_those_that_were_given_up_are_not_sent_again() -> None:
                 served.end(14, "etcdserver: no leader")
 
     async with H2Server(break_once) as server, client([server.endpoint]) as store:
-        tasks = [asyncio.create_task(store.refresh(8 * i)) for i in range(1, 4)]
+        tasks = [asyncio.create_task(refresh(store, 8 * i)) for i in range(1, 4)]
         await got.wait()
         tasks[1].cancel()
         await asyncio.wait(tasks[1:2])
@@ -241,7 +239,7 @@ async def test_refreshes_are_bounded_while_a_member_reads_none(
     async with H2Server(deaf) as server, client([server.endpoint], QUICK) as store:
         with at_most(QUICK.timeout + 1):
             found = await asyncio.gather(
-                *(store.refresh(8 * i) for i in range(1, 7_001)), return_exceptions=True
+                *(refresh(store, 8 * i) for i in range(1, 7_001)), return_exceptions=True
             )
     assert all(isinstance(each, Unavailable) for each in found)
     assert sum("refreshes wait for etcd already" in str(each) for each in found) == 2_000

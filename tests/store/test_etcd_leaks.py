@@ -5,7 +5,7 @@ import gc
 from pathlib import Path
 
 import pytest
-from tests.store.etcd_helpers import DEADLINE, client, now, put, take
+from tests.store.etcd_helpers import DEADLINE, client, now, put, refresh, take
 from tests.support.etcd import EtcdCluster
 
 from kontrol.store.etcd import EtcdConfig, EtcdStore
@@ -116,7 +116,7 @@ async def test_close_ends_what_is_under_way() -> None:
         before = asyncio.all_tasks()
         async with store.watch("/k/a", start=start) as watch:
             following = asyncio.create_task(_drain(watch))
-            refreshing = asyncio.create_task(store.refresh(lease))
+            refreshing = asyncio.create_task(refresh(store, lease))
             reading = asyncio.create_task(now(store))
             writing = asyncio.create_task(put(store, "/k/a"))
             await asyncio.wait({reading, writing, refreshing, following}, timeout=0.2)

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 
 import pytest
+from tests.store import etcd_helpers
 from tests.store.etcd_helpers import DEADLINE, QUICK, at_most, client, get, now, take
 from tests.support.etcd import EtcdCluster
 from tests.support.proxy import Proxy
@@ -99,7 +100,7 @@ async def test_a_refresh_given_up_by_its_caller_does_not_mix_up_the_others() -> 
         gone = [held + 8 * i for i in range(1, 5)]
         assert await store.refresh(held) == TTL  # so that the others are sent without a wait
         proxy.dead()
-        tasks = [asyncio.create_task(store.refresh(lease)) for lease in [*gone, held]]
+        tasks = [asyncio.create_task(etcd_helpers.refresh(store, lease)) for lease in [*gone, held]]
         await asyncio.sleep(0)
         for task in tasks[:3]:
             task.cancel()
@@ -116,7 +117,7 @@ async def test_too_many_waiting_refreshes_are_refused(monkeypatch: pytest.Monkey
     ):
         await now(store)
         proxy.dead()
-        waiting = [asyncio.create_task(store.refresh(8)) for _ in range(10)]
+        waiting = [asyncio.create_task(etcd_helpers.refresh(store, 8)) for _ in range(10)]
         await asyncio.sleep(0)
         with pytest.raises(Unavailable, match="10 refreshes wait"):
             await store.refresh(8)

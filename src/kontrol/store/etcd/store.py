@@ -131,9 +131,9 @@ class EtcdStore:
             return Lease(lease, answer.grantedTTL)
         return Lease(answer.ID, answer.TTL)
 
-    async def refresh(self, lease: int) -> int:
+    def refresh(self, lease: int) -> asyncio.Future[int]:
         """See `Store.refresh`."""
-        return await self._keepalives.refresh(lease)
+        return self._keepalives.refresh(lease)
 
     async def remaining(self, lease: int) -> tuple[int, int]:
         """See `Store.remaining`."""
