@@ -10,7 +10,7 @@ import pytest
 from h2.settings import SettingCodes
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.store.etcd_helpers import DEADLINE, QUICK, at_most, client, put
+from tests.store.etcd_helpers import DEADLINE, PATIENT, QUICK, at_most, client, put
 from tests.support.etcd import EtcdCluster
 from tests.support.h2_server import H2Server, Served
 from tests.support.simloop import virtual
@@ -24,10 +24,6 @@ from kontrol.store.protocol import Ambiguous, Put, Range, StoreError, Unavailabl
 
 ANSWER = RANGE.response(header={"cluster_id": 7, "revision": 3}).SerializeToString()
 WRITTEN = TXN.response(header={"cluster_id": 7, "revision": 4}, succeeded=True).SerializeToString()
-
-
-# For what takes the server here long: h2 is slow, and the machine may be busy.
-PATIENT = EtcdConfig(("to be replaced",), attempt_timeout=DEADLINE, timeout=DEADLINE)
 
 
 class Transport(asyncio.Transport):

@@ -81,7 +81,7 @@ class Lane:
         self._pending.append(refresh)
         if self._stream is not None:
             self._send(self._stream, refresh)
-        elif self._task is None:
+        elif self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="etcd-keepalives")
         self._wanted.set()
         if self._expiry is None:  # one timer for all: they are in the order of their times
