@@ -18,7 +18,8 @@ ERRORS = {
     "form above.",
     "Gone": "This process of the pod has deregistered.",
     "NotWritten": "The pod is alive: its lease was refreshed. Its change is not in etcd yet, "
-    "which is full or slow. Report again, to any master.",
+    "which is full or slow: report again, to any master. Or many pods join at the same time, and "
+    "this one waits for its turn: report again over this connection. The message says which.",
     "TooManyPods": "The tier has as many pods as `KONTROL_MAX_PODS` allows, and this is a new one.",
     "TooManyBytes": "The records of the tier's pods take as many bytes as `KONTROL_MAX_BYTES` "
     "allows. A pod that is alive stays so, and its change is not written.",

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.master.reports import Reporter, born, reporting
 from tests.master.support import KEYS, record, running
 from tests.master.test_refresh_first import Held, payloads
 from tests.support.memory import MemoryCluster, MemoryStore, Request, Txn
@@ -329,6 +330,71 @@ async def test_a_bound_holds_for_batches_that_are_under_way_together() -> None:
         names = Counter(a.name if isinstance(a, Refused) else "" for a in answers)
         assert names == {"": 150, "TooManyPods": 250}
         assert len(numbers(cluster)) == 150
+
+
+@virtual
+async def test_a_crowd_that_joins_waits_for_its_turn_and_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More pods than can be written in the time for which an agent waits."""
+    monkeypatch.setattr(queue, "BATCH", 4)  # 200 a second
+    cluster, network = MemoryCluster(), Latent()
+    async with running(cluster, network=network, ttl=25.0) as master:
+        await asyncio.sleep(1)
+        agents = [
+            Reporter([master], number, 25.0, {"ip": f"10.0.{number // 250}.{number % 250}"})
+            for number in range(1500)
+        ]
+        begun = asyncio.get_running_loop().time()
+        async with reporting(*agents):
+            for _ in range(200):
+                await asyncio.sleep(0.1)
+                if len(numbers(cluster)) == 1500:
+                    break
+            took = asyncio.get_running_loop().time() - begun
+            before = born(cluster)
+            assert len(before) == 1500
+            await asyncio.sleep(25)
+            assert born(cluster) == before, "none was lost"
+        assert took == pytest.approx(1500 / 200, rel=0.2)
+        told = Counter(str(one) for agent in agents for one in agent.told)
+        assert told.keys() == {"25.0", "NotWritten"}
+        assert max(Counter(map(str, agent.told))["NotWritten"] for agent in agents) <= 3
+        assert sorted(numbers(cluster).values()) == list(range(1500)), "each was written once"
+
+
+@virtual
+async def test_a_pod_that_waits_for_its_turn_is_told_so_while_etcd_writes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(queue, "_WAITING", 1)
+    monkeypatch.setattr(writer, "_UNDER_WAY", 1)
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network, ttl=25.0) as master:
+        await asyncio.sleep(1)
+        network.holds = lambda request: has(request, '"p1"')
+        first = asyncio.create_task(master.ping(pod(1)))
+        await asyncio.sleep(0.1)
+        second = asyncio.create_task(master.ping(pod(2)))
+        await asyncio.sleep(0.1)
+        # Nothing was written lately: another master may do better.
+        with pytest.raises(Refused, match=r"Unavailable: .*1 keepalives wait"):
+            await master.ping(pod(3))
+        await asyncio.sleep(2)
+        network.holds = lambda request: has(request, '"p2"')
+        network.go.set()
+        network.go = asyncio.Event()
+        await first
+        await asyncio.sleep(0.1)
+        third = asyncio.create_task(master.ping(pod(3)))
+        await asyncio.sleep(0.1)
+        with pytest.raises(Refused, match="NotWritten: pod p4 is not in etcd yet: 1 keepalives"):
+            await master.ping(pod(4))
+        with pytest.raises(Refused, match="NotWritten: pod p2 is not in etcd yet"):
+            await second
+        with pytest.raises(Refused, match=r"Unavailable: .*\(not in time\)"):
+            await third
+        network.go.set()
 
 
 @virtual

@@ -3,20 +3,25 @@
 import asyncio
 import contextlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.master.support import CONFIG, KEYS, record, running
+from tests.master.support import CONFIG, KEYS, running
+from tests.master.support import record as any_record
 from tests.master.test_refresh_first import Held
 from tests.support.memory import MemoryCluster, MemoryStore, Refresh, Request
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.canonical import JSON
-from kontrol.ensemble.pod import Pod, key_of, parse_keepalive
+from kontrol.ensemble.pod import MAX_COUNTER, BadRecord, Keepalive, Pod, key_of, parse_keepalive
 from kontrol.master.master import Master
+from kontrol.master.records.pods import Live
 from kontrol.master.registry import registry as module
+from kontrol.master.registry.admission import unchanged
+from kontrol.master.registry.known import text_of
 from kontrol.master.registry.registry import Registry
 from kontrol.master.registry.waiting import Waiting
 from kontrol.rpc.errors import Refused
@@ -25,6 +30,12 @@ from kontrol.store.protocol import Delete, Put, Range, Unavailable
 KEY = key_of("10.0.0.1")
 TTL = CONFIG.ttl
 ACK = {"seq": 0, "ttl": TTL, "leader": "m1"}
+
+
+def record(number: int, **changes: Any) -> str:  # noqa: ANN401 - any field of the record
+    """The keepalive of pod `number` as an agent of ours sends it."""
+    ip = changes.get("ip", f"10.0.0.{number}")
+    return any_record(number, **{"key": key_of(ip), **changes})
 
 
 async def known(master: Master, text: str) -> dict[str, JSON] | None:
@@ -55,17 +66,18 @@ async def test_a_text_that_said_nothing_new_is_not_read_again(
     cluster, network = MemoryCluster(), Held()
     async with running(cluster, network=network) as master:
         assert await known(master, record(1)) is None
-        await join(master, record(1))
-        assert len(read) == 2
+        await master.ping(record(1))
+        await asyncio.sleep(0.1)
+        assert len(read) == 1
         network.requests.clear()
         before = cluster.core.revision
         for raw in (record(1), record(1).encode()):
             assert await master.ping(raw) == ACK
         assert await known(master, record(1)) == ACK
-        assert len(read) == 2
+        assert len(read) == 1
         assert [type(request) for request in network.requests] == [Refresh] * 3
         assert cluster.core.revision == before
-        assert master.registry.outcomes == {"written": 1, "refreshed": 4}
+        assert master.registry.outcomes == {"written": 1, "refreshed": 3}
 
 
 @virtual
@@ -100,8 +112,8 @@ async def test_what_changes_or_deregisters_is_never_known() -> None:
         await join(master, record(1))
         await master.ping(record(1, n=1, payload="new"))
         await asyncio.sleep(0.1)
-        for text in (record(1), record(1, n=1, payload="new")):
-            assert await known(master, text) is None
+        assert await known(master, record(1)) is None
+        assert await known(master, record(1, n=1, payload="new")) == ACK
         left = record(1, n=2, down=True)
         for _ in range(2):
             await master.ping(left)
@@ -146,6 +158,7 @@ async def test_whatever_the_mirror_shows_of_the_pod_makes_its_text_unknown() -> 
     async def its_id_elsewhere() -> None:
         await put(Pod.of(parse_keepalive(record(1, ip="10.0.0.9", nonce="b")), 4), lease)
 
+    still_the_text = {the_same_under_another_lease, the_same_under_another_number, the_same_again}
     async with running(cluster) as master:
         for change in (
             another_record,
@@ -165,9 +178,125 @@ async def test_whatever_the_mirror_shows_of_the_pod_makes_its_text_unknown() -> 
             await asyncio.sleep(0.1)
             await master.ping(record(1))
             assert await known(master, record(1)) is not None, change
+            before = master.registry._known.find(record(1).encode())
             await change()
             await asyncio.sleep(0.1)
-            assert await known(master, record(1)) is None, change
+            after = master.registry._known.find(record(1).encode())
+            assert after is not before, change
+            assert (after is None) == (change not in still_the_text), change
+            if after is not None:
+                live = master.mirror.live(KEY)
+                assert live is not None
+                assert (after.lease, after.seq) == (live.lease, live.pod.seq)
+
+
+@virtual
+async def test_the_agents_of_another_master_are_known_when_they_come() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster) as one, running(cluster, id="m2") as two:
+        named = record(2, named=True, key="by-hand")
+        for text in (record(1), named):
+            await one.ping(text)
+        await asyncio.sleep(0.1)
+        assert await known(two, record(1)) == ACK
+        # How its agent spells a key that was chosen by hand is not in the record.
+        assert await known(two, named) is None
+        await two.ping(named)
+        assert await known(two, named) == {**ACK, "seq": 1}
+
+
+def decoded(raw: bytes) -> tuple[bytes, Pod] | None:
+    """A record as some client of etcd wrote it, and the pod that it is, if it is one."""
+    try:
+        return raw, Pod.decode(raw)
+    except BadRecord:
+        return None
+
+
+def check_text(raw: bytes, pod: Pod) -> None:
+    """What counts as the text of a record says nothing new of it, when it is read."""
+    text = text_of(raw, pod)
+    if text is not None:
+        keepalive = parse_keepalive(text)
+        assert not keepalive.down
+        assert keepalive.key == pod.key
+        assert unchanged(keepalive, Live(pod, 1, 1))
+
+
+WORDS = st.sampled_from(["seq", "down", "named", "n", "key", 'x,"seq":7', "\N{SNOWMAN}", "\\u"])
+VALUES = st.recursive(
+    st.one_of(WORDS, st.integers(0, 9), st.booleans(), st.none(), st.just(7), st.floats(0, 9)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=3)),
+    max_leaves=6,
+)
+MORE = st.dictionaries(
+    st.sampled_from(["x", "seq ", "live", "zone", "Seq", 'a"seq', "version"]),
+    st.one_of(st.just("v1"), VALUES),
+    max_size=3,
+)
+
+
+@given(VALUES, MORE, st.sampled_from([0, 7, 70]), st.sampled_from([None, 0, 7]), st.booleans())
+def test_the_text_of_a_record_is_what_its_agent_sends(
+    payload: Any,  # noqa: ANN401 - JSON
+    more: dict[str, Any],
+    seq: int,
+    n: int | None,
+    by_hand: bool,
+) -> None:
+    with contextlib.suppress(BadRecord):
+        sent = Keepalive(
+            "app",
+            "p1",
+            "10.0.0.1",
+            "hand" if by_hand else KEY,
+            "r",
+            payload,
+            "a" * 24,
+            n,
+            more=more,
+        )
+        pod = Pod.of(parse_keepalive(replace(sent, named=by_hand).encode()), seq)
+        check_text(pod.encode(), pod)
+        text = text_of(pod.encode(), pod)
+        if text is not None:
+            assert text.decode() == sent.encode()
+        if payload == 7 and not more and not by_hand:
+            assert text is not None
+
+
+@given(st.data())
+def test_what_another_client_wrote_counts_only_where_it_is_certain(data: st.DataObject) -> None:
+    fields: dict[str, object] = {
+        "app": "app",
+        "id": "p1",
+        "ip": data.draw(st.sampled_from(["10.0.0.1", "::ffff:10.0.0.1", "fd00::1"])),
+        "key": data.draw(st.sampled_from([KEY, "hand"])),
+        "role": "r",
+        "payload": data.draw(VALUES),
+        "nonce": data.draw(st.sampled_from(["", "a" * 24, "zzzz"])),
+        "n": data.draw(st.sampled_from([0, 7, MAX_COUNTER, MAX_COUNTER + 1])),
+        "seq": 7,
+        **data.draw(st.dictionaries(st.sampled_from(["down", "named"]), st.booleans())),
+    }
+    order = data.draw(st.permutations(list(fields)))
+    separators = data.draw(st.sampled_from([(",", ":"), (", ", ": "), (",", ": ")]))
+    raw = json.dumps({name: fields[name] for name in order}, separators=separators)
+    for plain, escaped in (('"seq"', '"s\\u0065q"'), ('"down"', '"\\u0064own"')):
+        if data.draw(st.booleans()):
+            at = data.draw(st.sampled_from([0, 1]))
+            raw = raw.replace(plain, escaped, 1) if at == 0 else escaped.join(raw.rsplit(plain, 1))
+    found = decoded(raw.encode())
+    if found is not None:
+        check_text(*found)
+
+
+def test_a_record_of_more_bytes_than_a_keepalive_may_have_has_no_text() -> None:
+    keepalive = parse_keepalive(record(1, payload="x" * 65_000))
+    for length in (65_000, 65_536):
+        pod = Pod.of(replace(keepalive, payload="x" * length), 0)
+        text = text_of(pod.encode(), pod)
+        assert (text is None) == (len(pod.encode()) > 65_536)
 
 
 @virtual
@@ -180,6 +309,7 @@ async def test_other_pods_changes_leave_a_text_known() -> None:
         await asyncio.sleep(0.1)
         assert await known(master, record(1)) == ACK
         assert await known(master, record(2)) is None
+        assert await known(master, record(2, n=1)) == {**ACK, "seq": 1}
 
 
 @virtual

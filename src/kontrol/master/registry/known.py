@@ -5,6 +5,9 @@ and under its id. So when a text was found to say nothing new, its digest stands
 mirror shows anything else there: the same text need not be read again. Which connection it comes
 from makes no difference, as it makes none for a text that is read.
 
+What an agent of ours sends for a record that the mirror shows is known in advance: the record's
+JSON without the number. So when the agents of another master come, their texts are known here.
+
 Invariants: for each text that is known, the mirror shows the record that it was compared with,
 under the lease that is known for it, and no other record of its id. There is at most one for each
 pod of the mirror, whatever is reported and however long it is.
@@ -14,11 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from kontrol.ensemble.pod import Keepalive
+from kontrol.ensemble.pod import MAX_BYTES, MAX_COUNTER, NONCE, Pod, key_of
 from kontrol.master.mirror import Mirror
 from kontrol.master.records.pods import Live
 from kontrol.store.protocol import Event
 
+# A keepalive with one of these is read in another way than a record is; names may be escaped.
+_OTHERWISE = (b'"down"', b'"named"', b"\\u")
 _DIGEST = 16  # bytes: another text with the digest of one that is known cannot be found
 
 
@@ -55,14 +60,18 @@ class KnownTexts:
         """Return what is known of this text."""
         return self._by_digest.get(_digest(text))
 
-    def learn(self, text: bytes, record: Keepalive, live: Live) -> None:
-        """Remember that `text`, which is `record`, says nothing new of this pod.
+    def learn(self, text: bytes, live: Live) -> None:
+        """Remember that this text says nothing new of this pod.
 
         The mirror shows the pod now, and no other record of its id.
         """
-        self._forget(record.key)
-        known = KnownText(_digest(text), record.key, record.id, live.pod.seq, live.lease)
-        self._by_key[record.key] = self._by_digest[known.digest] = known
+        self._learn(_digest(text), live)
+
+    def _learn(self, digest: bytes, live: Live) -> None:
+        pod = live.pod
+        self._forget(pod.key)
+        known = KnownText(digest, pod.key, pod.id, pod.seq, live.lease)
+        self._by_key[pod.key] = self._by_digest[digest] = known
 
     def _forget(self, key: str) -> None:
         known = self._by_key.pop(key, None)
@@ -74,10 +83,32 @@ class KnownTexts:
         for event in events:
             key = event.kv.key.removeprefix(self._pods)
             self._forget(key)
-            pod = self._mirror.ensemble.get(key)
-            if pod is not None:
-                for other in self._mirror.ensemble.with_id(pod.id):
-                    self._forget(other.key)
+            live = self._mirror.live(key)
+            if live is None:
+                continue
+            same_id = self._mirror.ensemble.with_id(live.pod.id)
+            for other in same_id:
+                self._forget(other.key)
+            if len(same_id) == 1 and (text := text_of(event.kv.value, live.pod)) is not None:
+                self._learn(_digest(text), live)
+
+
+def text_of(stored: bytes, pod: Pod) -> bytes | None:
+    """Return the text of which a `stored` record was made: that without the number.
+
+    None if it is not certain that the text says nothing new of `pod`, which is what `stored` says:
+    the record may be of another version, or of another client of etcd.
+    """
+    number = b',"seq":%d' % pod.seq
+    if stored.count(b'"seq"') != 1 or stored.count(number) != 1:
+        return None  # it may be one of the payload
+    if any(word in stored for word in _OTHERWISE) or len(stored) > MAX_BYTES:
+        return None
+    if not (pod.nonce == "" or NONCE.match(pod.nonce)) or (pod.n or 0) > MAX_COUNTER:
+        return None
+    if pod.key != key_of(pod.ip):
+        return None
+    return stored.replace(number, b"")
 
 
 def _digest(text: bytes) -> bytes:

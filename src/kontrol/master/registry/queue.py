@@ -28,6 +28,10 @@ _WAITING = 20_000  # keepalives that may wait
 _Name = tuple[str, str]
 
 
+class Crowded(Unavailable):
+    """Too many keepalives wait to be written. Nothing was done."""
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """What became of a keepalive: its `seq`, None if it has none, and the pod's lease, 0 if none.
@@ -119,7 +123,7 @@ class WriteQueue:
         urgent: bool,
         sender: Sender = UNKNOWN,
     ) -> Entry:
-        """Add one keepalive of `size` bytes. Raises `Unavailable` if too many wait."""
+        """Add one keepalive of `size` bytes. Raises `Crowded`."""
         loop = asyncio.get_running_loop()
         # A deregistration has an entry of its own: no earlier keepalive may come after it.
         name = (record.key, record.id, record.nonce, urgent)
@@ -129,7 +133,7 @@ class WriteQueue:
             entry.reported, entry.sender = loop.time(), sender
             return entry
         if self._waiting >= _WAITING:
-            raise Unavailable(f"{_WAITING} keepalives wait to be written")
+            raise Crowded(f"{_WAITING} keepalives wait to be written")
         entry = Entry(name, record, size, refresh, loop.time(), loop.create_future(), sender)
         if not record.down:
             self._entries.setdefault(name, entry)

@@ -29,7 +29,7 @@ from kontrol.master.registry.admission import proves_alive, unchanged
 from kontrol.master.registry.conflicts import UNKNOWN, Sender
 from kontrol.master.registry.known import KnownText, KnownTexts
 from kontrol.master.registry.leases import UNDER_WAY, LeaseRefresh, Leases
-from kontrol.master.registry.queue import WriteQueue
+from kontrol.master.registry.queue import Crowded, WriteQueue
 from kontrol.master.registry.quota import Bounds, Quota
 from kontrol.master.registry.senders import Senders
 from kontrol.master.registry.waiting import Waiting
@@ -91,7 +91,8 @@ class Registry:
         Returns `seq` (None after the deregistration of an unknown pod), `ttl` in seconds, and
         `leader`. Raises `Refused`: `InvalidRecord`, `Conflict`, `Stale`, `Gone`; `TooManyPods`,
         `TooManyBytes`, `TooManyJoins`, see `quota`; `NotWritten` if the pod's lease was refreshed
-        and its change could not be written; else `Unavailable`.
+        and its change could not be written, or if too many wait to be written before it; else
+        `Unavailable`.
         """
         text = raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogatepass")
         known = self.refresh_known(text)
@@ -166,14 +167,15 @@ class Registry:
         """Refresh the pod's lease, and write what is new; returns `seq`, TTL and outcome."""
         current = self._mirror.cache.current
         live = self._mirror.live(record.key)
+        timeout = _timeout(self._ttl(), current=current)
         known: int | None = None
         refresh: LeaseRefresh | None = None
         try:
             refresh = self._refresh(record, live)
             if refresh is not None and live is not None and self._says_nothing_new(record, live):
                 known = live.pod.seq
-                self._known.learn(text, record, live)
-            async with asyncio.timeout(_timeout(self._ttl(), current=current)):
+                self._known.learn(text, live)
+            async with asyncio.timeout(timeout):
                 if refresh is not None and known is not None:
                     await refresh.answer()
                     if current and not self._leases.unfit(refresh):
@@ -186,7 +188,16 @@ class Registry:
                     raise _not_written(record, error) from None
                 if current:  # all that it waits for is a lease of another TTL
                     return known, self._leases.acknowledge(refresh), "refreshed"
+            elif isinstance(error, TimeoutError | Crowded) and self._writes(timeout):
+                raise _waits(record, len(self.queue)) from None
             raise _unavailable(error) from None
+
+    def _writes(self, seconds: float) -> bool:
+        """Tell whether etcd has written anything within less than so many seconds.
+
+        Then what waits only waits for its turn. At another master, it would wait again.
+        """
+        return self.writer.wrote > asyncio.get_running_loop().time() - seconds
 
     def _says_nothing_new(self, record: Keepalive, live: Live) -> bool:
         return unchanged(record, live) and not self._mirror.elsewhere(record)
@@ -232,6 +243,12 @@ def _not_written(record: Keepalive, error: Exception) -> Refused:
     why = str(error) or "no answer in time"
     alive = f"pod {record.id} is alive: its lease was refreshed"
     return Refused("NotWritten", f"{alive}; its change is not in etcd yet: {why}")
+
+
+def _waits(record: Keepalive, waiting: int) -> Refused:
+    # An agent takes this as an answer: it keeps its connection, and comes again at a random time.
+    why = f"pod {record.id} is not in etcd yet: {waiting} keepalives wait to be written"
+    return Refused("NotWritten", f"{why}; it is accepted when its turn has come")
 
 
 def _unavailable(error: Exception) -> Refused:

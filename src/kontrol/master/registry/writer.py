@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from kontrol.master.mirror import Mirror
-from kontrol.master.records.pods import Live
 from kontrol.master.records.records import Records
 from kontrol.master.registry.admission import (
     Counter,
@@ -31,13 +30,13 @@ from kontrol.master.registry.admission import (
     Nothing,
     Refuse,
     TxnBuilder,
-    View,
     Write,
     decide,
     keys_written,
     stored_bytes,
 )
 from kontrol.master.registry.leases import Leases
+from kontrol.master.registry.look import OPERATIONS, Looks
 from kontrol.master.registry.queue import Entry, WriteQueue, Written
 from kontrol.master.registry.quota import Addition, Planned, Quota
 from kontrol.master.registry.senders import Senders, all_of
@@ -47,7 +46,6 @@ from kontrol.store.protocol import (
     KeyValue,
     LeaseGone,
     NoSpace,
-    Range,
     Store,
     StoreError,
     TooLarge,
@@ -59,7 +57,6 @@ log = logging.getLogger(__name__)
 _UNDER_WAY = 4  # batches
 _LOOKS = 8  # at the store, before each keepalive of a batch is tried alone, and then refused
 _RESTLESS = 2  # times that the keys of one keepalive changed meanwhile, before it is tried alone
-_OPERATIONS = 128  # of a transaction, the counter's included
 _ENDED = "this master is shutting down"
 _FULL_PAUSE = 0.2  # seconds between batches that a full store refuses, each with another alarm
 
@@ -76,6 +73,7 @@ class Writer:
     """Writes the keepalives in `queue` while `run` is running.
 
     `batches` counts batches, `batched` the keepalives in them, `seconds` the times of all of them.
+    `wrote` is the loop time at which etcd last answered that it has written one.
     """
 
     def __init__(
@@ -94,8 +92,9 @@ class Writer:
         self.batches = 0
         self.batched = 0
         self.seconds = 0.0
+        self.wrote = float("-inf")
         self._store = store
-        self._records = records
+        self._looks = Looks(store, records, mirror)
         self._keys = records.keys
         self._mirror = mirror
         self._queue = queue
@@ -175,7 +174,7 @@ class Writer:
         changes: dict[Entry, int] = {}
         failures = 0
         while entries and failures < _LOOKS:
-            some, found = await self._look(entries)
+            some, found = await self._looks.look(entries)
             for entry in some:
                 revisions = entry.view.revisions
                 changes[entry] = changes.get(entry, 0) + (seen.get(entry, revisions) != revisions)
@@ -207,7 +206,7 @@ class Writer:
 
         The write that crosses the store's quota is done, and gets that answer.
         """
-        some, _ = await self._look(entries)
+        some, _ = await self._looks.look(entries)
         with self._quota.plan() as planned:
             some = await self._decide(some, planned)
             done = [e for e in some if not isinstance(e.decision, Write | Join | Leave)]
@@ -221,56 +220,13 @@ class Writer:
         with self._quota.plan() as planned:
             some = await self._decide(entries, planned)
             numbers = any(isinstance(e.decision, Join) and e.decision.seq is None for e in some)
-            counter = await self._read_counter(found, needed=numbers)
+            counter = await self._looks.counter(found, needed=numbers)
             if numbers:
                 await self._grant_leases(some)  # before its turn, which others wait for
                 counter = await self._turn(batch, counter)
             elif len(some) == len(batch.entries):
                 batch.numbered.set()
             return await self._commit(some, counter, planned)
-
-    async def _look(self, entries: list[Entry]) -> tuple[list[Entry], Sequence[KeyValue]]:
-        """Read what the store has for entries, their `view`.
-
-        Returns the entries for which one transaction had room, and the counter's key.
-        """
-        keys, records = self._keys, self._records
-        elsewhere: list[tuple[Entry, tuple[Live, ...]]] = []
-        ops = [Range(keys.counter)]
-        for entry in entries:
-            others = self._mirror.elsewhere(entry.record)
-            if len(ops) + 2 * len(others) + 2 > _OPERATIONS:
-                break
-            elsewhere.append((entry, others))
-            for key in (entry.record.key, *(other.pod.key for other in others)):
-                ops += Range(keys.pod(key)), Range(keys.registration(key))
-        answer = await self._store.txn([], ops)
-        results = iter([answer.range(i).kvs for i in range(len(ops))])
-        counter = next(results)
-        for entry, others in elsewhere:
-            pods, registrations = next(results), next(results)
-            pairs = [(next(results), next(results)) for _ in others]
-            moved = (self._read_pod(kv) for kvs, _ in pairs for kv in kvs)
-            theirs = (
-                (kv.key.removeprefix(keys.registrations), records.registration(kv))
-                for _, kvs in pairs
-                for kv in kvs
-            )
-            entry.view = View(
-                live=self._read_pod(pods[0]) if pods else None,
-                live_revision=pods[0].mod_revision if pods else 0,
-                registration=records.registration(registrations[0]) if registrations else None,
-                registration_revision=registrations[0].mod_revision if registrations else 0,
-                elsewhere=tuple(live for live in moved if live and live.pod.id == entry.record.id),
-                registrations={key: each for key, each in theirs if each},
-            )
-        return [entry for entry, _ in elsewhere], counter
-
-    def _read_pod(self, kv: KeyValue) -> Live | None:
-        """Read a live pod; the mirror has decoded it, unless it lags behind."""
-        if self._mirror.cache.entries.get(kv.key) == kv:
-            return self._mirror.live(kv.key.removeprefix(self._keys.pods))
-        return self._records.pod(kv)
 
     async def _decide(self, entries: list[Entry], planned: Planned) -> list[Entry]:
         """Decide on entries that were looked at; returns those for which a transaction has room."""
@@ -289,19 +245,6 @@ class Writer:
             )
             entry.decision = self._quota.judge(addition, planned, now) or entry.decision
         return some
-
-    async def _read_counter(self, found: Sequence[KeyValue], *, needed: bool) -> Counter:
-        """Return the next number; where it cannot be read, count the numbers in use if `needed`."""
-        number = self._records.counter(found[0]) if found else None
-        revision = found[0].mod_revision if found else 0
-        if number is not None or not needed:
-            return Counter(number or 0, revision)
-        keys = self._keys
-        pods, registrations, chunks = [
-            (await self._store.range(Range(prefix, prefix=True))).kvs
-            for prefix in (keys.pods, keys.registrations, f"{keys.applied}/")
-        ]
-        return Counter(self._records.free_number(pods, registrations, chunks), revision)
 
     async def _turn(self, batch: _Batch, counter: Counter) -> Counter:
         """Wait until batches taken before have their numbers; returns the counter as it is then."""
@@ -334,7 +277,8 @@ class Writer:
             revision = wrote.header.revision
             if txn.given:
                 self._counter = Counter(counter.next + txn.given, revision)
-            self._quota.wrote(planned, revision, asyncio.get_running_loop().time())
+            self.wrote = asyncio.get_running_loop().time()
+            self._quota.wrote(planned, revision, self.wrote)
         for entry, number in zip(entries, numbers, strict=True):
             self._senders.wrote(entry)
             live = entry.view.live
@@ -364,7 +308,7 @@ def _fitting(entries: list[Entry]) -> list[Entry]:
         keys = keys_written(entry.record, entry.decision)
         operations += 2 * len(keys)
         operations += isinstance(entry.decision, Join) and entry.decision.archive is not None
-        if fitting and (operations > _OPERATIONS or not written.isdisjoint(keys)):
+        if fitting and (operations > OPERATIONS or not written.isdisjoint(keys)):
             break
         written.update(keys)
         fitting.append(entry)
