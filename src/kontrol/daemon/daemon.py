@@ -31,7 +31,8 @@ if TYPE_CHECKING:  # an agent does not load what only masters need, or agents th
     from kontrol.master.master import Master
     from kontrol.master.operator.view import View
     from kontrol.rpc.methods import Method
-    from kontrol.rpc.server import Server
+    from kontrol.rpc.security.keys import ServerKind
+    from kontrol.rpc.server import Server, Shortcut
 
 log = logging.getLogger(__name__)
 
@@ -139,10 +140,12 @@ class Daemon:
         """Return the ZeroRPC endpoint, not yet bound; None if there is nothing to call here."""
         settings = self._settings
         methods: dict[str, Method] = {}
+        shortcuts: dict[str, Shortcut] = {}
         if master is not None:
             from kontrol.daemon.wire_master import master_methods
 
             methods |= master_methods(master)
+            shortcuts["ping"] = master.registry.refresh_known
         if settings.agent and (master is not None or takes_commands(settings)):
             methods |= await command_methods(settings, self._environ, stack, self._children)
         if not methods:
@@ -150,7 +153,8 @@ class Daemon:
         from kontrol.rpc.server import Server
 
         try:
-            server = Server(methods, keys=keys, own="master" if settings.master else "agent")
+            own: ServerKind = "master" if settings.master else "agent"
+            server = Server(methods, keys=keys, own=own, shortcuts=shortcuts)
         except KeysError as error:
             raise StartupError(f"KONTROL_KEYS: {error}") from None
         check_port(settings[v.BIND], settings[v.PORT])  # before anything starts that others see

@@ -36,11 +36,11 @@ _LAST_WORDS = 0.5
 class Peer(Link):
     """A connection to the server. `public` is its proved key, if keys are used.
 
-    `calls` is the number of calls in progress. `notes` is for what the shortcut knows of the peer.
+    `calls` is the number of calls in progress.
     """
 
     __slots__ = (
-        *("_had", "_peers", "address", "calls", "heard", "met", "notes", "number", "public"),
+        *("_had", "_peers", "address", "calls", "heard", "met", "number", "public"),
         "revoked",
     )
 
@@ -53,7 +53,6 @@ class Peer(Link):
         self.revoked = False
         """Whether its key is not accepted any more; then the connection is about to end."""
         self.calls = 0
-        self.notes: object = None
         self._peers = peers
         self._had = 0
         machine = Machine(SERVER, peers.mechanism(self), peers.limits, now)

@@ -16,6 +16,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from kontrol.listener import BindError
@@ -28,7 +29,7 @@ from kontrol.rpc.methods import Call, Catalog, Method, Signature, restricted
 from kontrol.rpc.peers import Peer, Peers
 from kontrol.rpc.pulse import HeartbeatTimer
 from kontrol.rpc.security.keys import Keyring, Kind, ServerKind
-from kontrol.rpc.wire import Codec, Id, Malformed, Message
+from kontrol.rpc.wire import Codec, Id, Malformed, Message, peek
 from kontrol.rpc.zmtp.machine import SERVER
 from kontrol.rpc.zmtp.mechanism import Mechanism, Null
 
@@ -47,8 +48,12 @@ _REVOKED = "the key of this connection is not accepted any more"
 _NOTICE = 0.5
 """Seconds in which a connection whose key was removed is still told so."""
 
-Shortcut = Callable[[Peer, bytes], bytes | None]
-"""Answers an event by its bytes, or returns None: then it is decoded as any other."""
+Shortcut = Callable[[bytes], "asyncio.Future[Any] | None"]
+"""Answers a call whose only argument is a text, by the bytes of that.
+
+It returns None, or a future that comes to None, for a call that is to be decoded and handled as any
+other. The future comes to the answer, or raises as a handler does, within seconds.
+"""
 
 
 class Server:
@@ -56,8 +61,8 @@ class Server:
 
     `heartbeat` is in seconds and should be that of the callers (ZeroRPC's default is 5). With
     `keys`, peers must prove theirs, and the server proves that it is of the kind `own`. Raises
-    `KeysError` if `keys` lack that secret key. `shortcut` is asked first for each event of a peer
-    whose key, if any, is still accepted.
+    `KeysError` if `keys` lack that secret key. `shortcuts`, by the names of methods, are asked
+    first. What they answer costs no channel, task or timer.
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class Server:
         heartbeat: float = 5.0,
         keys: Keyring | None = None,
         own: ServerKind = "master",
-        shortcut: Shortcut | None = None,
+        shortcuts: Mapping[str, Shortcut] = MappingProxyType({}),
     ) -> None:
         self._catalog = Catalog(name, methods)
         self._limits = limits
@@ -79,7 +84,7 @@ class Server:
         self._calls = Calls(limits)
         self._tasks: set[asyncio.Task[object]] = set()
         self._emitted = 0
-        self._shortcut = shortcut
+        self._shortcuts = shortcuts
         self._peers: Peers | None = None
         self._pulse: HeartbeatTimer[tuple[Envelope, Id], Serving] | None = None
 
@@ -147,11 +152,56 @@ class Server:
 
     def _receive(self, peer: Peer, parts: list[bytes]) -> None:
         """Take one message: what routers have put first, an empty part (or none), and an event."""
-        if self._shortcut is not None and len(parts) == 2 and not peer.revoked:
-            answer = self._shortcut(peer, parts[1])
-            if answer is not None:
-                peer.send((b"", answer))
-                return
+        if self._shortcuts and len(parts) == 2 and self._answer_shortly(peer, parts):
+            return
+        self._decode(peer, parts)
+
+    def _answer_shortly(self, peer: Peer, parts: list[bytes]) -> bool:
+        """Answer a call by a shortcut, if there is one that can; else return False."""
+        call = peek(parts[-1])
+        shortcut = None if call is None else self._shortcuts.get(call[1])
+        if call is None or shortcut is None or peer.calls >= self._limits.calls_per_peer:
+            return False
+        try:
+            caller = None if self._gate is None else self._gate.caller(peer)[0]
+            self._catalog.find(call[1], ("",)).permit(caller)
+        except Refused:
+            return False  # it is told why
+        answer = shortcut(call[2])
+        if answer is None:
+            return False
+        peer.calls += 1
+        answer.add_done_callback(partial(self._short_answer, peer, parts, call[0], call[1]))
+        return True
+
+    def _short_answer(
+        self,
+        peer: Peer,
+        parts: list[bytes],
+        to: Id,
+        name: str,
+        answer: "asyncio.Future[Any]",
+    ) -> None:
+        """Send the answer of a shortcut, if the connection is still there."""
+        peer.calls -= 1
+        if answer.cancelled() or peer.ended is not None or peer.revoked:
+            return
+        if answer.exception() is None and answer.result() is None:
+            self._decode(peer, parts)
+            return
+        try:
+            frame = self._encode(to, _ending(name, answer))
+        except Unsendable as error:
+            frame = self._encode(to, failure("Unsendable", str(error)))
+        if not peer.send((b"", frame)):
+            peer.calls += 1
+            waiting = self._own(peer.deliver(partial(self._send_late, peer, frame)))
+            waiting.add_done_callback(lambda _: _one_less(peer))
+
+    def _send_late(self, peer: Peer, frame: bytes) -> bool:
+        return peer.ended is not None or peer.send((b"", frame))
+
+    def _decode(self, peer: Peer, parts: list[bytes]) -> None:
         envelope = (peer, tuple(parts[:-2]))
         if len(parts) >= self._limits.parts:
             reason = f"{len(parts) + 1} parts are over the limit of {self._limits.parts}"
@@ -267,19 +317,7 @@ class Server:
 
     def _ended(self, channel: Serving, method: Signature, task: asyncio.Task[object]) -> None:
         """Answer with what a handler came to, unless its caller is gone."""
-        if task.cancelled():
-            ending: Reply = failure("InternalError", f"{method.name} was cancelled")
-        elif (error := task.exception()) is None:
-            ending = Done() if method.streams else Result(task.result())
-        elif isinstance(error, Refused):
-            ending = failure(error.name, error.message)
-        elif isinstance(error, Unsendable):
-            ending = failure("Unsendable", str(error))
-        else:
-            _log.error("method %s failed", method.name, exc_info=error)
-            reason = f"{type(error).__name__} in {method.name}; the server's log has the details"
-            ending = failure("InternalError", reason)
-        self._end(channel, ending)
+        self._end(channel, _ending(method.name, task, streams=method.streams))
 
     def _break(self, channel: Serving, reason: str) -> None:
         """End a channel whose caller broke the protocol."""
@@ -349,3 +387,23 @@ def _gate(keys: Keyring, own: ServerKind) -> "Gate":
     from kontrol.rpc.security.gate import Gate  # it loads libsodium
 
     return Gate(keys, own)
+
+
+def _ending(name: str, outcome: "asyncio.Future[Any]", *, streams: bool = False) -> Reply:
+    """Return the answer that the outcome of a method is."""
+    if outcome.cancelled():
+        return failure("InternalError", f"{name} was cancelled")
+    error = outcome.exception()
+    if error is None:
+        return Done() if streams else Result(outcome.result())
+    if isinstance(error, Refused):
+        return failure(error.name, error.message)
+    if isinstance(error, Unsendable):
+        return failure("Unsendable", str(error))
+    _log.error("method %s failed", name, exc_info=error)
+    reason = f"{type(error).__name__} in {name}; the server's log has the details"
+    return failure("InternalError", reason)
+
+
+def _one_less(peer: Peer) -> None:
+    peer.calls -= 1

@@ -27,6 +27,13 @@ from kontrol.rpc.limits import Limits
 
 VERSION = 3
 
+_CALL = b"\x93\x82\xaamessage_id"  # an event whose header has two entries, and this one first
+_V3 = b"\xa1v\x03"
+_ONE = 0x91  # an array of one value
+_SHORT = {0xD9: 1}  # bytes in which the size of a str is written, by its head
+_TEXTS = {0xD9: 1, 0xDA: 2, 0xDB: 4, 0xC4: 1, 0xC5: 2, 0xC6: 4}  # of a str or a bin
+_NOWHERE = (1 << 62, 1 << 62)
+
 _HEADER = 4096  # bytes in which the header of what is too large for an event should end
 
 Id = str | bytes | int
@@ -152,6 +159,37 @@ class Codec:
             return _unpack(frame[1:end])
         except (Malformed, IndexError):
             return None
+
+
+def peek(frame: bytes) -> tuple[Id, str, bytes] | None:
+    """Return message id, method and argument of a call with one text, without decoding the rest.
+
+    None if the event is none, or is spelled in another way than most clients do: then `decode` says
+    what it is. The text is that in the frame; `decode` returns it as `str` if it is UTF-8.
+    """
+    if not frame.startswith(_CALL):
+        return None
+    id_at, id_end = _text_at(frame, len(_CALL), _SHORT)
+    name_at, name_end = _text_at(frame, id_end + len(_V3), _SHORT)
+    at, end = _text_at(frame, name_end + 1, _TEXTS)
+    if end != len(frame) or frame[id_end : id_end + len(_V3)] != _V3 or frame[name_end] != _ONE:
+        return None
+    try:
+        id_, name = frame[id_at:id_end].decode("ascii"), frame[name_at:name_end].decode("ascii")
+    except UnicodeDecodeError:
+        return None
+    return id_, name, frame[at:end]
+
+
+def _text_at(frame: bytes, at: int, sizes: Mapping[int, int]) -> tuple[int, int]:
+    """Return where the text at `at` begins and ends; that is beyond the frame if there is none."""
+    head = frame[at] if at < len(frame) else 0
+    if 0xA0 <= head <= 0xBF:
+        return at + 1, at + 1 + head - 0xA0
+    size = sizes.get(head)
+    if size is None:
+        return _NOWHERE
+    return at + 1 + size, at + 1 + size + int.from_bytes(frame[at + 1 : at + 1 + size])
 
 
 def _entry(header: Mapping[object, object], key: str) -> object:
