@@ -4,6 +4,7 @@ Connects to the unix socket `$E2E_SOCKET`, sends one JSON line (what it was give
 lines, each a list of steps `[name, argument]`:
 
     print TEXT    to standard output
+    write [NAME, TEXT]  to the file that a variable names
     stdout COUNT, stderr COUNT  that many bytes, in lines
     deaf -        ignore SIGTERM
     brood -       leave a child and its child, in sessions of their own, deaf
@@ -70,6 +71,9 @@ def perform(connection: socket.socket, name: str, argument: object) -> None:
         case "print", str(text):
             sys.stdout.write(text)
             sys.stdout.flush()
+        case "write", [str(variable), str(text)]:
+            with open(os.environ[variable], "w", encoding="utf-8") as file:  # noqa: PTH123
+                file.write(text)
         case "stdout" | "stderr", int(count):
             lines = (b"x" * 99 + b"\n") * 600
             while count > 0:

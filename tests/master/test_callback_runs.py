@@ -180,6 +180,53 @@ async def test_what_it_does_wrong_keeps_the_state_and_is_named(
     assert "\n" not in outcome.why
 
 
+async def test_it_may_ask_to_run_again_and_leave_a_note(build: Build) -> None:
+    fresh = 'test ! -e "$AGAIN_FILE" && test ! -e "$NOTE_FILE"'
+    script = f'{fresh} && echo 5 > "$AGAIN_FILE" && echo "p1 does not answer" > "$NOTE_FILE"'
+    subject = build(script, environ={"AGAIN_FILE": "stale", "NOTE_FILE": "stale"})
+    for _ in range(2):
+        outcome = await subject.run(request(), soon())
+        assert (outcome.ok, outcome.state) == (True, None), outcome
+        assert (outcome.again, outcome.note) == (5.0, "p1 does not answer")
+    outcome = await build("true").run(request(), soon())
+    assert (outcome.ok, outcome.again, outcome.note) == (True, None, None)
+
+
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        "echo soon > $f",
+        "echo -1 > $f",
+        "echo 1e3 > $f",
+        "echo nan > $f",
+        "echo 90000 > $f",
+        "mkdir $f",
+        "mkfifo $f",
+        "ln -s /dev/zero $f",
+        "head -c 10000000 /dev/zero > $f",
+    ],
+)
+async def test_junk_in_the_file_that_asks_for_a_run_fails_it_and_junk_in_a_note_does_not(
+    build: Build, leaves: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome = await build(f"echo '[1]'; f=$AGAIN_FILE; {leaves}").run(request(), soon())
+    assert (outcome.ok, outcome.state, outcome.again, outcome.status) == (False, None, None, 0)
+    assert outcome.why.startswith("$AGAIN_FILE ")
+    assert outcome.why.isprintable()
+    outcome = await build(f"echo '[1]'; f=$NOTE_FILE; {leaves}").run(request(), soon())
+    assert (outcome.ok, outcome.state, outcome.again) == (True, b"[1]", None)
+    whole = leaves.startswith("echo")
+    assert (outcome.note is None) == leaves.startswith(("mk", "ln"))
+    assert ("$NOTE_FILE is " in caplog.text) != whole
+
+
+async def test_what_a_run_that_fails_leaves_is_not_read(build: Build) -> None:
+    script = 'echo 5 > "$AGAIN_FILE"; echo note > "$NOTE_FILE"; exit 3'
+    outcome = await build(script).run(request(), soon())
+    assert (outcome.ok, outcome.why) == (False, "exit status 3")
+    assert (outcome.again, outcome.note) == (None, None)
+
+
 async def test_one_that_does_not_exist(build: Build) -> None:
     outcome = await build("no-such-hook --flag", shell=False).run(request(), soon())
     assert not outcome.ok
