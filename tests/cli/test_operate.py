@@ -356,6 +356,40 @@ def test_explain_the_last_run_and_why_nothing_runs(run: Run, master: Master, rea
     assert read()[0].endswith("No run yet.\n")
 
 
+def test_explain_tells_what_a_run_asked_for_and_its_note() -> None:
+    left = entry(42, reason="again", again=90.0, note="p1 \x1b[31mdoes not answer")
+    text = "\n".join(explain(UntrustedJson.of(left), Console()))
+    assert "why       the run before requested it ($AGAIN_FILE)\n" in text
+    assert "again     it requested another run in 90 s\n" in text
+    assert "note      p1 \\x1b[31mdoes not answer\n" in text
+    scheduled = "\n".join(explain(UntrustedJson.of(entry(42, reason="schedule")), Console()))
+    assert "why       KONTROL_EVERY had passed since the last acknowledged run\n" in scheduled
+    assert "note" not in scheduled
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [("again", "it runs again in 5.0 s"), ("schedule", "by KONTROL_EVERY it runs in 5.0 s")],
+)
+def test_the_next_run_that_needs_no_change_is_shown(
+    run: Run, master: Master, read: Read, reason: str, says: str
+) -> None:
+    idle = {**status()["plan"], "reason": reason, "seconds": 5.0}
+    master.replies["GET /v1/status"] = Reply(status(plan=idle))
+    assert run("status") == 0
+    text = " ".join(read()[0].split())
+    assert text.startswith(f"All is well: 3 pods; nothing is due; {says}.")
+    assert f"since run 42 was for exactly these pods; {says}" in text
+
+
+def test_a_note_is_a_problem_for_scripts(run: Run, master: Master, read: Read) -> None:
+    what = "the callback runs again in 5.0 s: p1 does not answer"
+    note = {"kind": "note", "what": what, "fix": "the callback wrote this"}
+    master.replies["GET /v1/status"] = Reply(status(problems=[note]))
+    assert run("status") == 6
+    assert what in " ".join(read()[0].split())
+
+
 def test_explain_tells_what_is_withheld_and_who_asked() -> None:
     told = entry(42, reason="asked", by="REST from 10.0.0.9", why="over time", signal=9)
     del told["stderr"]
