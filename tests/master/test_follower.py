@@ -125,3 +125,13 @@ async def test_a_key_that_a_restore_wrote_again_under_another_lease() -> None:
         await asyncio.sleep(30)
         assert follower.entries["/x/a"].lease == leases[1]
         task.cancel()
+
+
+@virtual
+async def test_no_lease_has_the_id_of_one_from_before_a_restore() -> None:
+    cluster = MemoryCluster()
+    store, early, ids = MemoryStore(cluster), cluster.snapshot(), list[int]()
+    for number in (2, 1, 3, 2):
+        cluster.restore(early, cluster=number)
+        ids += [(await store.grant(60)).id for _ in range(5)]
+    assert len(set(ids)) == len(ids)

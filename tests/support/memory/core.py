@@ -205,7 +205,8 @@ class Core:
             raise NoSpace("database space exceeded")
         self._granted += 1
         # An odd multiplier permutes 63 bits: distinct ids in no order, as etcd's, yet repeatable.
-        lease = (self.cluster + self._granted) * 0x9E3779B97F4A7C15 & (1 << 63) - 1
+        # A restore changes the cluster, and no id comes again after it, as in etcd.
+        lease = ((self.cluster << 40) + self._granted) * 0x9E3779B97F4A7C15 & (1 << 63) - 1
         ttl = max(ttl, MIN_TTL)
         self._leases[lease] = _Lease(ttl, now + ttl)
         self._cross()
