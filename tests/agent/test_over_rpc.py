@@ -108,7 +108,7 @@ def hole() -> Iterator[int]:
 
 
 async def free(port: int) -> None:
-    """Wait until ZeroMQ has closed the listener, which it does in its own thread."""
+    """Wait until the port is closed."""
     async with asyncio.timeout(DEADLINE):
         while True:
             try:

@@ -29,12 +29,10 @@ HALF = b"\x01\x00\x02" + (100_000).to_bytes(8) + b"\x93\x82"
 CLOSED = [  # for these the master closes the connection immediately
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(256),  # TLS
     GREETING + READY + b"\x02" + (1 << 40).to_bytes(8),  # a frame of a terabyte
-]
-SILENCE = b""  # and for this after 10 s
-BORNE = [  # and these are ZeroMQ's first protocol to it, which it bears: an event that never ends
     b"GET / HTTP/1.1\r\nHost: master\r\n\r\n",
     bytes(range(7, 207)),
 ]
+SILENCE = b""  # and for this after 10 s
 
 
 def malformed(app: str) -> Iterator[tuple[str, object, str]]:
@@ -175,7 +173,7 @@ async def crowd(tier: Tier) -> None:
                 *(asyncio.open_connection(tier.addresses[0], tier.port) for _ in range(100))
             )
             writers += [writer for _, writer in opened]
-        for writer, content in zip(writers, BORNE * EACH, strict=False):
+        for writer, content in zip(writers, CLOSED * EACH, strict=False):
             writer.write(content)
         async with feeding(tier) as feeder:
             began = time.monotonic()

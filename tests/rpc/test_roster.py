@@ -61,6 +61,31 @@ def test_one_that_has_spoken_since_outlasts_one_that_has_not() -> None:
     assert names(roster.admit(One("new", "10.1.0.0", 2.0))) == ["p1"]
 
 
+def test_one_that_speaks_outlasts_a_crowd_that_has_only_shaken_hands() -> None:
+    roster: Roster[One] = Roster(Limits(per_address=50))
+    honest = One("honest")
+    admitted(roster, honest)
+    crowd = [One(str(i), heard=float(i)) for i in range(200)]
+    gone: list[str] = []
+    for now, member in enumerate(crowd):
+        gone += names(roster.admit(member))
+        member.heard += 0.5  # its handshake
+        roster.met(member)
+        if not now % 10:
+            honest.heard = now + 0.6
+    assert gone == [member.name for member in crowd[: len(gone)]]
+    assert len(roster) == 50
+
+
+def test_where_all_speak_the_one_that_spoke_first_gives_way() -> None:
+    roster: Roster[One] = Roster(LIMITS)
+    same = [One(name) for name in "abc"]
+    admitted(roster, *same)
+    for member, heard in zip(same, (9.0, 7.0, 8.0), strict=True):
+        member.heard = heard
+    assert names(roster.admit(One("d", heard=10.0))) == ["b"]
+
+
 def test_an_address_has_its_own_bound() -> None:
     roster: Roster[One] = Roster(LIMITS)
     same = [One(name) for name in "abc"]

@@ -76,6 +76,9 @@ class Roster(Generic[M]):
         """Record that a member has completed its handshake."""
         if self._new.pop(member, None) is not None:
             self._met[member] = member.heard
+            same = self._of[member.address]
+            del same[member]
+            same[member] = member.heard
 
     def remove(self, member: M) -> None:
         """Take a member out, if it is there."""
@@ -98,10 +101,14 @@ class Roster(Generic[M]):
 
 def _idlest(queue: _Queue[M]) -> M | None:
     """Return who has said nothing for longest and has no call in progress."""
-    for _ in range(2 * len(queue)):
+    for _ in range(len(queue)):
         member = next(iter(queue))
         if not member.busy and member.heard <= queue[member]:
             return member
         del queue[member]
         queue[member] = member.heard
-    return None
+    # All have spoken since they were put where they are: each step here is paid by a message.
+    in_order = sorted(queue, key=lambda member: member.heard)
+    queue.clear()
+    queue.update((member, member.heard) for member in in_order)
+    return next((member for member in in_order if not member.busy), None)
