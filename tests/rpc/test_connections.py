@@ -38,7 +38,9 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
         return await reader.read()
 
 
-async def test_the_idlest_connection_of_an_address_gives_way_and_is_told() -> None:
+async def test_the_idlest_connection_of_an_address_gives_way_and_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with serving(Ours().methods(), limits=Limits(per_address=3)) as port:
         opened = [await shaken(port) for _ in range(3)]
         opened[0][1].write(call("echo", 1))
@@ -46,6 +48,8 @@ async def test_the_idlest_connection_of_an_address_gives_way_and_is_told() -> No
             await opened[0][0].readuntil(b"OK")
         opened.append(await shaken(port))
         assert b"too many connections" in await rest(opened[1][0])
+        (line,) = (record.getMessage() for record in caplog.records)
+        assert line.startswith("too many connections, 3: closed the one that had said nothing")
         for i in (0, 2, 3):
             opened[i][1].write(call("echo", 1))
             async with asyncio.timeout(DEADLINE):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Never
 
 from kontrol.listener import BindError, accept
+from kontrol.ratelimit import LogLimiter
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.roster import Roster
 from kontrol.rpc.sockets import listening
@@ -116,6 +117,7 @@ class Peers:
         self.buffer = memoryview(bytearray(_BUFFER))
         self.roster: Roster[Peer] = Roster(limits)
         self._ended = ended
+        self._warnings = LogLimiter(1, 60.0)
         self._made = 0
         self._open: set[Peer] = set()  # those whose socket is not closed yet
         self._unfinished: dict[Peer, int] = {}
@@ -196,7 +198,7 @@ class Peers:
         peer = Peer(self, address, self._made, self.loop.time())
         gone = self.roster.admit(peer)
         if gone is None:
-            _log.debug("refused a connection of %s: too many calls are in progress", address)
+            self._warn(f"refused one of {address}, since all others have calls in progress")
             accepted.close()
             return
         self._evict(gone)
@@ -219,4 +221,11 @@ class Peers:
 
     def _evict(self, gone: list[Peer]) -> None:
         for peer in gone:
+            self._warn(f"closed the one that had said nothing for longest, {peer.name}")
             peer.close("too many connections", tell=b"too many connections")
+
+    def _warn(self, what: str) -> None:
+        held = self._warnings.admit(self.loop.time())
+        if held is not None:
+            more = f" ({held} more before)" if held else ""
+            _log.warning("too many connections, %d: %s%s", len(self.roster), what, more)
