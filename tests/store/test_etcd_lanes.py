@@ -155,6 +155,16 @@ async def test_those_that_were_given_up_are_not_sent_again() -> None:
     assert came == [[8, 16, 24], [8, 24]]
 
 
+async def test_a_lane_whose_task_has_ended_begins_again() -> None:
+    async with H2Server(serve) as server, client([server.endpoint]) as store:
+        assert await store.refresh(8) == ttl_of(8)
+        task = store._keepalives._lanes[0]._task
+        assert task is not None
+        task.cancel()  # as an error that no one foresaw would end it
+        await asyncio.wait({task})
+        assert await store.refresh(8) == ttl_of(8)
+
+
 async def test_an_answer_for_another_lease_ends_the_stream_and_all_are_sent_again() -> None:
     streams = 0
 

@@ -133,6 +133,8 @@ class Connection(asyncio.Protocol):
 
     async def slot(self, timeout: float) -> None:
         """Return once a stream may be opened, without another wait. Raises `Unavailable`."""
+        if self.usable and self._http.room > len(self._waiting):
+            return
         try:
             async with asyncio.timeout(timeout):
                 while self.usable and self._http.room <= 0:
@@ -201,7 +203,8 @@ class Connection(asyncio.Protocol):
         for event in events:
             self._handle(event)
         self._freed()
-        self._flush_soon()
+        if self._http.sends:
+            self._flush_soon()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""

@@ -145,11 +145,6 @@ class Splitter:
         rest += data[at:]
         return messages
 
-    @property
-    def partial(self) -> bool:
-        """Whether a message has begun, and is not complete."""
-        return bool(self._rest)
-
 
 _COMPRESSED: Final = Outcome(Status.INTERNAL, "a message is compressed, which was not asked for")
 

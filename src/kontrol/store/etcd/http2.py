@@ -20,6 +20,7 @@ from typing import Final
 
 from kontrol.store.etcd import frames
 from kontrol.store.etcd.frames import (
+    HEAD_SIZE,
     MAX_FRAME,
     Code,
     DataReceived,
@@ -85,6 +86,11 @@ class Http2:
     def open_streams(self) -> int:
         """The streams that have not ended."""
         return len(self._streams)
+
+    @property
+    def sends(self) -> bool:
+        """Whether `take` may have bytes to send."""
+        return bool(self._out or self._sending)
 
     @property
     def accepts(self) -> bool:
@@ -171,15 +177,15 @@ class Http2:
             data = self._received + data
         events: list[Event] = []
         at, size = 0, len(data)
-        while size - at >= 9:
+        while size - at >= HEAD_SIZE:
             high, low, kind, flags, stream = frames.HEAD.unpack_from(data, at)
             length = high << 8 | low
             if length > MAX_FRAME:
                 raise Http2Error(f"a frame of {length} bytes", Code.FRAME_SIZE_ERROR)
-            end = at + 9 + length
+            end = at + HEAD_SIZE + length
             if end > size:
                 break
-            self._frame(kind, flags, stream & _LAST_STREAM, data[at + 9 : end], events)
+            self._frame(kind, flags, stream & _LAST_STREAM, data[at + HEAD_SIZE : end], events)
             at = end
         self._received = data[at:]
         return events
