@@ -23,7 +23,7 @@ from kontrol.store.protocol import (
 
 DEADLINE = 60.0  # seconds for what must happen at all
 # For what may take long on a busy machine, and is not about time.
-PATIENT = EtcdConfig(("to be replaced",), attempt_timeout=DEADLINE, timeout=DEADLINE)
+LONG = EtcdConfig(("to be replaced",), attempt_timeout=DEADLINE, timeout=DEADLINE)
 QUICK = EtcdConfig(("to be replaced",), connect_timeout=0.5, attempt_timeout=1.0, timeout=2.0)
 
 

@@ -10,7 +10,7 @@ import pytest
 from h2.settings import SettingCodes
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.store.etcd_helpers import DEADLINE, PATIENT, QUICK, at_most, client, put
+from tests.store.etcd_helpers import DEADLINE, LONG, QUICK, at_most, client, put
 from tests.support.etcd import EtcdCluster
 from tests.support.h2_server import H2Server, Served
 from tests.support.simloop import virtual
@@ -80,7 +80,7 @@ async def test_calls_and_their_headers() -> None:
 
 
 async def test_a_thousand_calls_at_once_share_a_connection() -> None:
-    async with H2Server(answer) as server, client([server.endpoint], PATIENT) as store:
+    async with H2Server(answer) as server, client([server.endpoint], LONG) as store:
         await asyncio.gather(*(store.range(Range("/k")) for _ in range(1000)))
         assert len(server.connections) == 1
 
@@ -102,7 +102,7 @@ async def test_as_many_calls_are_under_way_as_the_server_allows() -> None:
         served.end()
 
     settings = {int(SettingCodes.MAX_CONCURRENT_STREAMS): 3}
-    async with H2Server(serve, settings) as server, client([server.endpoint], PATIENT) as store:
+    async with H2Server(serve, settings) as server, client([server.endpoint], LONG) as store:
         calls = [asyncio.create_task(store.range(Range("/k"))) for _ in range(100)]
         await asyncio.wait(calls[:10])
         for call in calls[50:60]:
@@ -339,7 +339,7 @@ async def test_a_long_answer_and_a_long_question_pass_the_windows() -> None:
         await served.send(RANGE.response(kvs=[kv], count=1).SerializeToString())
         served.end()
 
-    async with H2Server(serve) as server, client([server.endpoint], PATIENT) as store:
+    async with H2Server(serve) as server, client([server.endpoint], LONG) as store:
         found = await asyncio.gather(*(store.range(Range("/" + "k" * 500_000)) for _ in range(3)))
     assert all(each.kvs[0].value == value for each in found)
     assert min(asked) > 500_000

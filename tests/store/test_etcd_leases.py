@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 from tests.store import etcd_helpers
-from tests.store.etcd_helpers import DEADLINE, PATIENT, QUICK, at_most, client, get, now, put, take
+from tests.store.etcd_helpers import DEADLINE, LONG, QUICK, at_most, client, get, now, put, take
 from tests.support.etcd import EtcdCluster
 from tests.support.proxy import Proxy
 
@@ -38,7 +38,7 @@ async def refreshed(store: EtcdStore, ids: list[int]) -> None:
 
 async def test_many_leases_share_eight_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "STALL", DEADLINE)  # a busy machine may hold etcd up
-    async with EtcdCluster() as cluster, client(cluster.endpoints, PATIENT) as store:
+    async with EtcdCluster() as cluster, client(cluster.endpoints, LONG) as store:
         ids = await granted(store, 2_000)
         before = await cluster.metric(0, "grpc_server_started_total", "LeaseKeepAlive")
         with at_most(8):
