@@ -127,10 +127,11 @@ class Quota:
         growth = addition.size - sum(self._mirror.size_of(live.pod.key) for live in before)
         origin = origin_of(addition.address) if new else ""
         refusal = None
+        unseen = self._unseen()
         if new and pods:
-            refusal = self._too_many_pods(addition)
+            refusal = self._too_many_pods(addition, unseen)
         if refusal is None and growth > 0 and (new or addition.size > SMALL_RECORD):
-            refusal = self._too_many_bytes(addition, growth)
+            refusal = self._too_many_bytes(addition, unseen, growth)
         if refusal is None and new:
             refusal = self._too_many_joins(addition, origin, now)
         if refusal is not None:
@@ -161,9 +162,9 @@ class Quota:
         written = [planned for revision, planned in self._written if revision > shown]
         return written + self._plans
 
-    def _too_many_pods(self, addition: Addition) -> Refuse | None:
+    def _too_many_pods(self, addition: Addition, unseen: list[Planned]) -> Refuse | None:
         most = self.bounds.pods
-        pods = self._mirror.records + sum(each.pods for each in self._unseen())
+        pods = self._mirror.records + sum([each.pods for each in unseen])
         if pods < most:
             return None
         return Refuse(
@@ -173,9 +174,11 @@ class Quota:
             "master",
         )
 
-    def _too_many_bytes(self, addition: Addition, growth: int) -> Refuse | None:
+    def _too_many_bytes(
+        self, addition: Addition, unseen: list[Planned], growth: int
+    ) -> Refuse | None:
         most = self.bounds.size
-        size = self._mirror.size + sum(each.size for each in self._unseen())
+        size = self._mirror.size + sum([each.size for each in unseen])
         if size + growth <= most:
             return None
         lives = isinstance(addition.decision, Write)
