@@ -25,11 +25,11 @@ from kontrol.rpc.client import Client
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.security.keyfolder import NEEDS, rotate
 from kontrol.rpc.security.keys import Keyring
-from kontrol.rpc.server import Peer, Server
+from kontrol.rpc.server import Server
 
 
 def call(name: str, *args: object) -> bytes:
-    return framed(b"", msgpack.packb([{"message_id": 1, "v": 3}, name, args]))
+    return framed(b"", msgpack.packb([{"message_id": "m", "v": 3}, name, args]))
 
 
 async def rest(reader: asyncio.StreamReader) -> bytes:
@@ -104,27 +104,34 @@ async def test_of_incomplete_messages_the_largest_gives_way() -> None:
             writer.close()
 
 
-async def test_a_shortcut_answers_by_bytes_or_leaves_it() -> None:
-    seen: list[tuple[str, bytes]] = []
+def at_once(value: object) -> asyncio.Future[object]:
+    answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    answer.set_result(value)
+    return answer
 
-    def shortcut(peer: Peer, event: bytes) -> bytes | None:
-        seen.append((peer.name, event))
-        before, peer.notes = peer.notes, event
-        return b"again" if event == before else None
+
+async def test_a_shortcut_answers_by_bytes_or_leaves_it() -> None:
+    seen: list[bytes] = []
+
+    def shortcut(text: bytes) -> asyncio.Future[object] | None:
+        seen.append(text)
+        return at_once("again") if seen.count(text) > 1 else None
 
     ours = Ours()
-    async with running(Server(ours.methods(), heartbeat=BEAT, shortcut=shortcut)) as port:
+    server = Server(ours.methods(), heartbeat=BEAT, shortcuts={"echo": shortcut})
+    async with running(server) as port:
         reader, writer = await shaken(port)
-        writer.write(call("echo", 7) * 3)
+        writer.write(call("echo", "7") * 3)
         async with asyncio.timeout(DEADLINE):
-            await reader.readuntil(framed(b"", b"again") * 2)
-            await reader.readuntil(b"OK\x91\x07")
+            await reader.readuntil(b"OK\x91\xa5again")
+            await reader.readuntil(b"OK\x91\xa5again")
         other, second = await shaken(port)
-        second.write(call("echo", 7))
+        second.write(call("echo", "8"))
         async with asyncio.timeout(DEADLINE):
-            await other.readuntil(b"OK\x91\x07")
+            await other.readuntil(b"OK\x91\xa18")
+        assert seen == [b"7", b"7", b"7", b"8"]
         assert len(ours.calls) == 2
-        assert ours.calls[0].peer == seen[0][0] != seen[3][0]
+        assert ours.calls[0].peer != ours.calls[1].peer
         for one in (writer, second):
             one.close()
 
@@ -132,21 +139,21 @@ async def test_a_shortcut_answers_by_bytes_or_leaves_it() -> None:
 async def test_a_flood_on_one_connection_leaves_turns_to_others() -> None:
     done = 0
 
-    def slow(_peer: Peer, event: bytes) -> bytes | None:
+    def slow(text: bytes) -> asyncio.Future[object] | None:
         nonlocal done
-        if b"flood" not in event:
+        if text != b"flood":
             return None
         end = asyncio.get_running_loop().time() + 0.001
         while asyncio.get_running_loop().time() < end:
             pass
         done += 1
-        return b"x"
+        return at_once("x")
 
-    server = Server(Ours().methods(), shortcut=slow)
+    server = Server(Ours().methods(), shortcuts={"echo": slow})
     async with running(server) as port, Client("127.0.0.1", port) as client:
         await client.call("echo", 1, timeout=DEADLINE)
         _, writer = await shaken(port)
-        writer.write(call("flood") * 400)
+        writer.write(call("echo", "flood") * 400)
         await until(lambda: done > 0)
         assert await client.call("echo", 1, timeout=DEADLINE) == 1
         assert done < 200
