@@ -52,6 +52,8 @@ def test_each_kind_is_told_from_the_others(kind: str, now: list[Pod], left: set[
         ("payload.state", {"load": 1}, {"state": None, "load": 1}, True),
         ("payload.state", {"state": 1}, {}, True),
         ("payload.state", "text", ["list"], False),
+        ("payload.te", "text", "texts", False),
+        ("payload.0", "ab", "cb", False),
         ("payload.state", {"state": True}, {"state": 1}, True),
         ("payload.a.b", {"a": {"b": 1, "c": 1}}, {"a": {"b": 1, "c": 2}}, False),
         ("payload.a.b", {"a": {"b": 1}}, {"a": {"b": {"c": 2}}}, True),
@@ -83,6 +85,14 @@ def test_a_change_against_a_run_without_marks_may_be_urgent_and_so_it_is() -> No
     assert not STATE.among(Changes(), before, {1: pod(1, {"state": "A"})})
 
 
+def test_without_paths_no_mark_of_another_setting_counts() -> None:
+    before = [Member.of(pod(1, {"state": "A"}), STATE.mark(pod(1, {"state": "A"})))]
+    now = pod(1, {"state": "B"})
+    changes = difference(before, [now], set())
+    assert STATE.among(changes, before, {1: now})
+    assert not parse_urgent("lost").among(changes, before, {1: now})
+
+
 def test_marks_are_of_the_paths_and_there_is_none_without() -> None:
     one = pod(1, {"state": "A", "b": "A"})
     assert parse_urgent("lost").mark(one) == ""
@@ -97,6 +107,7 @@ def test_a_list_of_what_is_urgent() -> None:
     assert found
     assert not Urgent()
     assert Urgent(paths=(("a",),))
+    assert parse_urgent("lost")
 
 
 @pytest.mark.parametrize(

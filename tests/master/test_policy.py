@@ -139,7 +139,8 @@ def test_a_run_at_its_time_does_not_wait_for_the_damper_unless_pods_are_lost() -
     assert wake(105, plan, lost) == 110
     assert decide(110, lost) == Run("ensemble", retry=False)
     assert decide(110, damped) == Run("ensemble", retry=False)
-    assert decide(105, replace(lost, urgent=True)) == Run("ensemble", retry=False)
+    for urgent in (replace(lost, urgent=True), replace(damped, urgent=True)):
+        assert decide(105, urgent) == Run("ensemble", retry=False)
 
 
 def test_a_change_that_went_back_does_not_hold_a_run_at_its_time() -> None:

@@ -36,6 +36,7 @@ MEBIBYTE = 1024 * 1024
         (b"", None),
         (b"\n", None),
         (b" " * 64, None),
+        (b"5" + b" " * 63, 5.0),
     ],
 )
 def test_seconds_are_read_and_a_blank_file_asks_for_nothing(
@@ -97,6 +98,13 @@ def test_a_long_note_is_cut_and_that_is_said(raw: bytes) -> None:
     assert note.endswith("...")
     assert NOTE_LIMIT - 4 <= len(note.encode()) <= NOTE_LIMIT
     assert wrong == "$NOTE_FILE is longer than 1024 bytes, and cut"
+
+
+def test_a_note_of_just_the_limit_is_whole_and_one_that_was_not_read_to_its_end_is_cut() -> None:
+    assert parse_note(b"x" * NOTE_LIMIT) == ("x" * NOTE_LIMIT, "")
+    note, wrong = parse_note(b"x" + b" " * NOTE_LIMIT)
+    assert note == "x..."
+    assert wrong
 
 
 @given(st.binary(max_size=2 * NOTE_LIMIT))

@@ -27,7 +27,8 @@ SOURCE = TOP / "src" / "kontrol"
 UNDER_TEST = (
     *("master/leader", "master/registry", "master/records"),
     *("master/election.py", "master/term.py", "master/callback.py", "master/fingerprint.py"),
-    *("ensemble/holds.py", "ensemble/ensemble.py"),
+    *("master/highwater.py", "master/runfiles.py"),
+    *("ensemble/holds.py", "ensemble/ensemble.py", "ensemble/urgent.py"),
 )
 UNIT, SIMULATION = "unit test", "simulation"
 TESTS = (

@@ -5,13 +5,23 @@ Each schedule passes with the safeguard in place.
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.simulation.history import KEYS
-from tests.simulation.schedule import Schedule, Step, draw
+from tests.simulation.schedule import THIRD, Schedule, Step, draw
 from tests.simulation.simulate import judge
 from tests.support.memory.core import Core
 
+from kontrol.ensemble.urgent import Urgent
+from kontrol.master.highwater import HighWater
+from kontrol.master.leader import policy
+from kontrol.master.leader.execution import Decision
+from kontrol.master.leader.ledger import Ledger
+from kontrol.master.leader.observer import Observer
+from kontrol.master.leader.policy import Situation
+from kontrol.master.records.records import Records
+from kontrol.master.records.runs import Applied, Ending
 from kontrol.master.term import Term
 from kontrol.master.watchcache import WatchCache
 from kontrol.store.protocol import Compare
@@ -20,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 SOUND = range(6)  # seeds with which each schedule passes
 BROKEN = range(60)  # seeds of which one must show what is taken out
+NEW_SOUND, NEW_BROKEN = range(THIRD, THIRD + 6), range(THIRD, THIRD + 60)  # pods have a state
 
 QUIET = Schedule(seed=0, masters=2, pods=3, ttl=10, fover=6, damper=0.5, steps=())
 BOOT = (
@@ -94,6 +105,54 @@ CROWD = replace(
 )
 
 
+# Callbacks ask to run again, and leaders come and go.
+ASKING = replace(
+    QUIET,
+    fover=3,
+    every=20.0,
+    asks=True,
+    steps=(
+        *BOOT,
+        *(Step(10 + 17 * i, "payload", f"p{i % 3 + 1}") for i in range(5)),
+        *(Step(15 + 25 * i, "crash", f"m{i % 2 + 1}", "", 6) for i in range(4)),
+    ),
+)
+
+# A state changes and a pod leaves while the damper waits for long; others change, too.
+URGENT = replace(
+    QUIET,
+    seed=THIRD,
+    damper=30,
+    urgent="left,payload.state",
+    steps=(
+        *BOOT,
+        *(Step(45 + 4 * i, "payload", "p2") for i in range(4)),
+        Step(80, "leave", "p3"), Step(95, "payload", "p1"),
+    ),
+)  # fmt: skip
+
+# While the callback is busy with the first of many that are lost, the others are lost as well.
+URGENT_LOSS = replace(
+    QUIET,
+    pods=8,
+    urgent="lost",
+    steps=(
+        *BOOT,
+        *(Step(1 + i / 10, "start", f"p{i}") for i in range(4, 9)),
+        Step(20, "slow", lasting=15),
+        *(Step(20, "crash", f"p{i}", "", 70) for i in range(2, 9)),
+    ),
+)
+
+# Pods are lost while the damper waits for long, and runs come every so often.
+LOST_AND_TIMED = replace(
+    QUIET,
+    damper=15,
+    every=3.0,
+    steps=(*BOOT, *(Step(30 + 13 * i, "crash", f"p{i}", "", 30) for i in (1, 2, 3))),
+)
+
+
 def breaks(schedule: Schedule, invariant: str = "", seeds: range = BROKEN) -> bool:
     """Run a schedule with seeds until one breaks the invariant of that number, or any."""
     return any(
@@ -105,10 +164,13 @@ def breaks(schedule: Schedule, invariant: str = "", seeds: range = BROKEN) -> bo
 
 @pytest.mark.parametrize(
     "schedule",
-    [PAUSED_LEADER, NO_MASTERS, CHANGING_LEADERS, HELD_START, LATE_WRITES, CROWD, LATE_STARTS],
+    [
+        *(PAUSED_LEADER, NO_MASTERS, CHANGING_LEADERS, HELD_START, LATE_WRITES, CROWD, LATE_STARTS),
+        *(ASKING, URGENT, URGENT_LOSS, LOST_AND_TIMED),
+    ],
 )
 def test_with_all_safeguards_the_schedules_pass(schedule: Schedule) -> None:
-    assert not breaks(schedule, seeds=SOUND)
+    assert not breaks(schedule, seeds=NEW_SOUND if schedule.seed else SOUND)
 
 
 def ignore(monkeypatch: pytest.MonkeyPatch, concerns: Callable[[Compare], bool]) -> None:
@@ -160,6 +222,82 @@ def test_without_the_counter_s_comparison_pods_share_numbers(
 ) -> None:
     ignore(monkeypatch, lambda c: c.key == KEYS.counter)
     assert breaks(CROWD, "5")
+
+
+def test_counting_from_the_start_of_the_process_a_run_is_early(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(HighWater, "acknowledged", lambda _self, _run, _revision: 0.0)
+    assert breaks(ASKING, "12 never early")
+
+
+def test_without_the_record_a_successor_forgets_what_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = Records.applied
+
+    def forgetful(*given: Any) -> Applied | None:  # noqa: ANN401 - as it is called
+        found = real(*given)
+        return None if found is None else replace(found, again=None)
+
+    monkeypatch.setattr(Records, "applied", forgetful)
+    assert breaks(replace(ASKING, every=0.0), "10 nothing waits")
+
+
+def test_what_a_failed_run_asked_for_is_not_committed_with_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = Ledger.commit
+    asked: list[float | None] = [None]
+
+    async def late(self: Ledger, pods: Any, changes: Any, ending: Ending, state: Any) -> None:  # noqa: ANN401
+        asked.append(ending.again)
+        await real(self, pods, changes, replace(ending, again=asked.pop(0)), state)
+
+    monkeypatch.setattr(Ledger, "commit", late)
+    assert breaks(ASKING, "12 as it asked")
+
+
+def test_if_nothing_is_urgent_what_should_be_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Urgent, "among", lambda *_: False)
+    assert breaks(URGENT, "10 nothing waits", NEW_BROKEN)
+
+
+def test_if_everything_is_urgent_what_is_not_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Urgent, "among", lambda *_: True)
+    assert breaks(URGENT, "damper", NEW_BROKEN)
+
+
+def deciding(monkeypatch: pytest.MonkeyPatch, edit: Callable[[Situation], Situation]) -> None:
+    """Let the leader decide on an edited situation."""
+    real = policy.decide
+    monkeypatch.setattr(policy, "decide", lambda now, s: real(now, edit(s)))
+
+
+def test_if_urgent_changes_pass_the_brake_a_mass_loss_is_not_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deciding(monkeypatch, lambda s: replace(s, gap=None, brake=None) if s.urgent else s)
+    assert breaks(URGENT_LOSS, "10 the brake")
+
+
+def test_if_urgent_changes_pass_the_gap_the_silence_of_the_tier_is_told_as_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deciding(monkeypatch, lambda s: replace(s, gap=None, brake=None) if s.urgent else s)
+
+    async def never(_self: Observer, _decision: Decision) -> str:
+        return ""
+
+    monkeypatch.setattr(Observer, "outdated", never)  # it looks for a gap as well
+    assert breaks(replace(NO_MASTERS, urgent="lost"), "6 gap")
+
+
+def test_if_runs_at_their_time_pass_the_damper_they_tell_of_losses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deciding(monkeypatch, lambda s: replace(s, lost=False))
+    assert breaks(LOST_AND_TIMED, "12 never early")
 
 
 def test_random_schedules_find_it_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ class Urgent:
         parts = (changes.joined, changes.left, changes.lost, changes.changed)
         if any(part and kind in self.kinds for kind, part in zip(KINDS, parts, strict=True)):
             return True
-        if not self.paths or not changes.changed:
+        if not self.paths:
             return False
         before = {member.seq: member.mark for member in applied}
         return any(before.get(m.seq) != self.mark(pods[m.seq]) for m in changes.changed)

@@ -84,15 +84,18 @@ class Run:
 
 def decide(now: float, s: Situation) -> Idle | Wait | Run:
     """Decide what to do at the time `now`."""
-    retry = s.failed is not None and s.failed[:2] == (s.digest, s.fingerprint)
-    reason: Reason | None = "asked" if s.asked else _due(now, s, retry=retry)
+    failed = s.failed
+    if failed is not None and failed[:2] != (s.digest, s.fingerprint):
+        failed = None
+    reason: Reason | None = "asked" if s.asked else _due(now, s, retry=failed is not None)
     if reason is None:
         return Idle(*next_time(s))
-    held = [hold for hold in _holds(s, reason, retry=retry) if hold[0] > now]
+    holds = _holds(s, reason, None if failed is None else failed[2])
+    held = [hold for hold in holds if hold[0] > now]
     if held:
         until, hold = max(held)
         return Wait(reason, until, hold)
-    return Run(reason, retry)
+    return Run(reason, failed is not None)
 
 
 def next_time(s: Situation) -> tuple[Reason | None, float | None]:
@@ -169,12 +172,12 @@ def _due(now: float, s: Situation, *, retry: bool) -> Reason | None:
     return timed
 
 
-def _holds(s: Situation, reason: Reason, *, retry: bool) -> Iterator[tuple[float, Hold]]:
-    """Yield what may hold a run for `reason`, and until when."""
+def _holds(s: Situation, reason: Reason, retry: float | None) -> Iterator[tuple[float, Hold]]:
+    """Yield what may hold a run for `reason`, and until when; `retry`: one that failed."""
     if reason == "asked":
         pass
-    elif retry and s.failed is not None:
-        yield s.failed[2], "retry"
+    elif retry is not None:
+        yield retry, "retry"
     elif s.ripe is not None and not s.urgent and reason not in TIMED:
         yield s.ripe, "damper"
     if reason == "callback" and s.rollout is not None:
