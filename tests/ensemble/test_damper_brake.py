@@ -41,10 +41,21 @@ def test_a_change_at_the_end_of_the_quiet_period_is_of_the_same_burst() -> None:
 def test_changes_taken_are_gone() -> None:
     damper = Damper(10, 60)
     damper.changed(100)
-    damper.taken()
+    damper.taken(100)
     assert damper.ripe is None
+    damper.taken(101)
     damper.changed(101)
     assert damper.ripe == 111
+
+
+def test_changes_after_those_taken_wait_for_quiet() -> None:
+    damper = Damper(10, 12)
+    damper.changed(100)
+    damper.changed(105)
+    damper.taken(104)
+    assert damper.ripe == 115
+    damper.changed(114)
+    assert damper.ripe == 116
 
 
 def test_a_ceiling_below_the_quiet_period_is_refused() -> None:

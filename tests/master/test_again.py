@@ -11,7 +11,8 @@ from typing import Any, cast
 import pytest
 from tests.master.support import BAD, CONFIG, GOOD, KEYS, Stub, alive, record, running
 from tests.master.test_leading import ledger, value
-from tests.support.memory import MemoryCluster, MemoryStore
+from tests.master.test_registry import Faulty
+from tests.support.memory import MemoryCluster, MemoryStore, Request, Txn
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.canonical import JSON
@@ -21,7 +22,7 @@ from kontrol.master.leader.policy import Idle
 from kontrol.master.master import Master
 from kontrol.master.operator.view import View
 from kontrol.master.records.runs import Head
-from kontrol.store.protocol import Put
+from kontrol.store.protocol import Delete, Put, Unavailable
 
 SLOW: dict[str, Any] = {"damper": 30.0, "damper_max": 120.0}
 
@@ -313,3 +314,27 @@ async def test_an_urgent_loss_is_held_by_the_brake() -> None:
         await asyncio.sleep(2 * CONFIG.ttl)
         assert len(callback.runs) == before + 1
         assert len(callback.runs[-1].changes["lost"]) == 7
+
+
+@virtual
+async def test_a_run_that_does_not_start_leaves_the_damper_as_it_was() -> None:
+    cluster, callback, network = MemoryCluster(), Stub(), Faulty()
+
+    def starts_a_run(request: Request) -> Exception | None:
+        ops = request.then if isinstance(request, Txn) else ()
+        put = any(isinstance(op, Put) and op.key == KEYS.running for op in ops)
+        return Unavailable("no quorum") if put else None
+
+    network.before = starts_a_run
+    async with (
+        running(cluster, callback, network=network, every=6.0, **SLOW) as master,
+        alive(master, 1),
+    ):
+        await asyncio.sleep(10)
+        [kv] = master.election.candidates
+        await MemoryStore(cluster).txn([], [Delete(kv.key)])
+        await asyncio.sleep(0.1)
+        network.before = lambda _: None
+        await asyncio.sleep(5)
+    assert [e["reason"] for e in await ledger(cluster)] == ["schedule"]
+    assert callback.runs[0].changes == {"joined": ["p1"]}

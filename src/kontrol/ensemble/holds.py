@@ -31,9 +31,10 @@ class Damper:
             self._first = now
         self._last = now
 
-    def taken(self) -> None:
-        """Note that the changes so far are acted on."""
-        self._first = None
+    def taken(self, until: float) -> None:
+        """Note that the changes until then are acted on. Later ones are a burst that began then."""
+        if self._first is not None:
+            self._first = max(self._first, until) if self._last > until else None
 
     @property
     def ripe(self) -> float | None:

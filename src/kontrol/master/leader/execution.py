@@ -77,11 +77,12 @@ class CurrentCallback:
 class Snapshot:
     """The ensemble as one decision saw it; `version` is the mirror's, `revision` the store's.
 
-    `urgent` says that one of the changes is urgent.
+    `at` is the loop time at which it was taken. `urgent` says that one of the changes is urgent.
     """
 
     version: int
     revision: int
+    at: float
     pods: tuple[Pod, ...]
     digest: str
     changes: Changes
@@ -129,12 +130,14 @@ class Execution:
         fover: float,
         counts: Counts,
         outdated: Outdated,
+        taken: Callable[[float], None],
     ) -> None:
         """`wall` returns the date and time, RFC 3339.
 
         `fover`, in seconds, is recorded with each run, for a successor to wait out. While shutting
         down, the store has a third of it to record a run's end. `outdated` is asked once a start is
-        recorded, which may take as long as etcd does.
+        recorded, which may take as long as etcd does. `taken` is called when the callback starts,
+        with the loop time until which it is given the changes.
         """
         self._term = term
         self._ledger = ledger
@@ -143,6 +146,7 @@ class Execution:
         self._fover = fover
         self._counts = counts
         self._outdated = outdated
+        self._taken = taken
 
     async def run(self, decision: Decision) -> bool:
         """Run the callback once, and record how it ended.
@@ -188,6 +192,7 @@ class Execution:
                 len(snapshot.pods),
                 snapshot.changes,
             )
+            self._taken(snapshot.at)
             self._counts.started(following=running.follows)
             if asked is not None:
                 asked.started(running.run)

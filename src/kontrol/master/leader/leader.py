@@ -210,12 +210,12 @@ class Leadership:
             fover=self._config.fover,
             counts=self._counts,
             outdated=self._observer.outdated,
+            taken=self._tier.mirror.damper.taken,
         )
         failed = self._ledger.running
         self._observer.retry_at = loop.time() + (self._backoff(failed.attempt) if failed else 0.0)
         while True:
             decision = await self._next_run(group)
-            self._tier.mirror.damper.taken()
             ran = await execution.run(decision)
             if decision.reason not in policy.TIMED:
                 self._chain.ended(loop.time())

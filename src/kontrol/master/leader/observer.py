@@ -87,6 +87,7 @@ class Observer:
         """Take a snapshot, with what became of missing pods; None if the mirror lags behind."""
         mirror, ledger = self._mirror, self._ledger
         version, pods = mirror.version, tuple(mirror.ensemble)
+        at = asyncio.get_running_loop().time()
         revision = mirror.history.revision
         digest = mirror.ensemble.digest
         left: set[int] | None = None
@@ -99,7 +100,7 @@ class Observer:
         applied = ledger.applied.members
         changes = difference(applied, pods, left)
         urgent = self._urgent.among(changes, applied, {pod.seq: pod for pod in pods})
-        return Snapshot(version, revision, pods, digest, changes, urgent)
+        return Snapshot(version, revision, at, pods, digest, changes, urgent)
 
     async def lost(self) -> tuple[Sequence[Member], int]:
         """Return the pods lost since the acknowledged run, and how many it was for; to publish.
