@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from kontrol.rpc.limits import Limits
 from kontrol.rpc.security.keyfolder import NEEDS, rotate
 from kontrol.rpc.security.keys import Keyring
 from kontrol.rpc.server import Server
+from kontrol.rpc.sockets import affordable
 
 
 def call(name: str, *args: object) -> bytes:
@@ -73,6 +75,17 @@ async def test_a_connection_with_a_call_stays_and_the_newcomer_is_refused() -> N
                 await one.readuntil(b"went")
         for _, each in (*opened, (reader, writer)):
             each.close()
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "most"),
+    [(64, 32), (1024, 768), (20_000, 19_000), (1 << 20, 65_536), (resource.RLIM_INFINITY, 65_536)],
+)
+def test_connections_leave_descriptors_for_the_rest(
+    monkeypatch: pytest.MonkeyPatch, descriptors: int, most: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, descriptors))
+    assert affordable(Limits().connections) == most
 
 
 async def test_a_handshake_that_takes_too_long_is_told_so() -> None:

@@ -11,13 +11,14 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Never
 
 from kontrol.listener import BindError, accept
 from kontrol.ratelimit import LogLimiter
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.roster import Roster
-from kontrol.rpc.sockets import listening
+from kontrol.rpc.sockets import affordable, listening
 from kontrol.rpc.transport import Link
 from kontrol.rpc.zmtp.machine import SERVER, Machine
 from kontrol.rpc.zmtp.mechanism import Mechanism
@@ -115,7 +116,9 @@ class Peers:
         self.receive = receive
         self.loop = asyncio.get_running_loop()
         self.buffer = memoryview(bytearray(_BUFFER))
-        self.roster: Roster[Peer] = Roster(limits)
+        self.roster: Roster[Peer] = Roster(
+            replace(limits, connections=affordable(limits.connections))
+        )
         self._ended = ended
         self._warnings = LogLimiter(1, 60.0)
         self._made = 0

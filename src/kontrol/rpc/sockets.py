@@ -1,6 +1,7 @@
 """Addresses and sockets of the endpoints; decision 0013 gives the reasons for TCP's options."""
 
 import os
+import resource
 import socket
 import sys
 
@@ -28,6 +29,17 @@ def why_unreachable(error: OSError) -> str:
     if error.errno is not None:
         return f"no connection: {os.strerror(error.errno).lower()}"
     return "no connection could be made"
+
+
+def affordable(wanted: int) -> int:
+    """Return how many connections there may be: `wanted`, or fewer where descriptors are scarce.
+
+    The rest of the process needs some too, and a server without any accepts a few in a second.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, limit - max(32, min(limit // 4, 1000))))
 
 
 async def listening(host: str, port: int, limits: Limits) -> socket.socket:
