@@ -184,6 +184,8 @@ async def test_whatever_the_mirror_shows_of_the_pod_makes_its_text_unknown() -> 
             after = master.registry._known.find(record(1).encode())
             assert after is not before, change
             assert (after is None) == (change not in still_the_text), change
+            moved = record(1, ip="10.0.0.9", nonce="b").encode()
+            assert master.registry._known.find(moved) is None, "its id is at two addresses"
             if after is not None:
                 live = master.mirror.live(KEY)
                 assert live is not None
@@ -291,12 +293,46 @@ def test_what_another_client_wrote_counts_only_where_it_is_certain(data: st.Data
         check_text(*found)
 
 
+def raw_pod(**changes: Any) -> tuple[bytes, Pod]:  # noqa: ANN401 - any field of the record
+    """A record as it is stored, with other fields."""
+    fields = {**json.loads(Pod.of(parse_keepalive(record(1)), 7).encode()), **changes}
+    raw = json.dumps(fields, separators=(",", ":"), sort_keys=True).encode()
+    return raw, Pod.decode(raw)
+
+
+def test_each_condition_for_a_text_is_needed_and_holds_up_to_its_limit() -> None:
+    for changes in (
+        {},
+        {"nonce": ""},
+        {"n": MAX_COUNTER},
+        {"payload": {"Seq": 7, "x": "seq"[1:]}},
+        {"ip": "fd00::1", "key": key_of("fd00::1")},
+    ):
+        text = text_of(*raw_pod(**changes))
+        assert text is not None, changes
+        assert b'"seq"' not in text
+    for changes in (
+        {"payload": {"seq": 1}},
+        {"payload": {"a": 1, "seq": 7}},
+        {"payload": "seq"},
+        {"down": True},
+        {"down": False},
+        {"named": True},
+        {"payload": "\u0001"},
+        {"nonce": "zzzz"},
+        {"n": MAX_COUNTER + 1},
+        {"key": "by-hand"},
+    ):
+        assert text_of(*raw_pod(**changes)) is None, changes
+    raw, pod = raw_pod()
+    assert text_of(raw.replace(b'"seq":7', b'"seq": 7'), pod) is None, "it is not certain where"
+
+
 def test_a_record_of_more_bytes_than_a_keepalive_may_have_has_no_text() -> None:
-    keepalive = parse_keepalive(record(1, payload="x" * 65_000))
-    for length in (65_000, 65_536):
-        pod = Pod.of(replace(keepalive, payload="x" * length), 0)
-        text = text_of(pod.encode(), pod)
-        assert (text is None) == (len(pod.encode()) > 65_536)
+    room = 65_536 - len(raw_pod(payload="")[0])
+    for length, has in ((room - 1, True), (room, True), (room + 1, False)):
+        raw, pod = raw_pod(payload="x" * length)
+        assert (text_of(raw, pod) is not None) == has
 
 
 @virtual

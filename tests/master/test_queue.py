@@ -159,6 +159,45 @@ async def test_what_is_urgent_passes_what_is_to_be_confirmed_for_the_same_pod() 
 
 
 @virtual
+async def test_one_that_became_ready_twice_is_taken_once() -> None:
+    queue = WriteQueue()
+    confirmed = add(queue, keepalive(1), urgent=False)
+    add(queue, keepalive(1, n=1))
+    for number in range(2, 64):
+        add(queue, keepalive(number))
+    assert list(queue).count(confirmed) == 1
+    full = await queue.take(TTL)
+    assert len(full) == 63
+    assert list(queue) == [confirmed]
+    queue.done(full)
+    assert await queue.take(TTL) == [confirmed]
+    assert len(queue) == 0
+
+
+@virtual
+async def test_the_time_to_fill_begins_with_the_first_of_a_batch() -> None:
+    loop, queue = asyncio.get_running_loop(), WriteQueue()
+    add(queue, keepalive(1))
+    await queue.take(TTL)
+    add(queue, keepalive(2))
+    await asyncio.sleep(0.015)
+    for number in range(3, 65):
+        add(queue, keepalive(number))
+    assert len(await queue.take(TTL)) == 63
+    begun = loop.time()
+    add(queue, keepalive(100))
+    taking = asyncio.create_task(queue.take(TTL))
+    await asyncio.sleep(0.015)
+    add(queue, keepalive(101))
+    assert ids(await taking) == ["p100", "p101"]
+    assert loop.time() - begun == pytest.approx(0.02)
+    add(queue, keepalive(102))
+    begun = loop.time()
+    assert ids(await queue.take(TTL)) == ["p102"]
+    assert loop.time() - begun == pytest.approx(0.02)
+
+
+@virtual
 async def test_what_is_urgent_does_not_pass_what_is_being_written() -> None:
     queue = WriteQueue()
     add(queue, keepalive(1), urgent=False)
@@ -224,7 +263,7 @@ def test_whatever_comes_every_entry_is_taken_once_and_in_order_of_its_key_and_id
                 await take()
             elif under_way:
                 queue.done(under_way.pop(which % len(under_way)))
-            assert len(queue) == len(set(queue)) == len(added) - len(taken)
+            assert len(queue) == len(list(queue)) == len(set(queue)) == len(added) - len(taken)
         while len(queue) or under_way:
             while under_way:
                 queue.done(under_way.pop())
