@@ -215,6 +215,44 @@ async def test_one_whose_keys_others_write_all_the_time_is_tried_alone() -> None
 
 
 @virtual
+async def test_a_counter_that_moves_all_the_time_leaves_each_a_try_of_its_own() -> None:
+    cluster, network = MemoryCluster(), Held()
+    store = MemoryStore(cluster)
+    async with running(cluster, network=network, ttl=TTL) as master:
+        await master.ping(pod(0))
+        sizes: list[int] = []
+
+        class Disturbing(Held):
+            async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:
+                if of_pods(request) and isinstance(request, Txn):
+                    sizes.append(len(request.then) // 2)
+                    if len(sizes) <= 8:
+                        await store.txn([], [Put(KEYS.counter, str(10 * len(sizes)).encode())])
+                return do()
+
+        master.registry.writer._store._network = Disturbing()  # type: ignore[attr-defined]
+        answers = await all_at_once(master, [pod(number) for number in (1, 2, 3)])
+        assert sizes == [3] * 8 + [1] * 3
+        given = [answer["seq"] for answer in answers if isinstance(answer, dict)]
+        assert sorted(given) == [80, 81, 82]
+
+
+@virtual
+async def test_one_that_comes_back_under_its_number_waits_for_no_other_number() -> None:
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network, ttl=TTL) as master:
+        await master.ping(pod(1))
+        await asyncio.sleep(TTL + 2)
+        network.holds = lambda request: has(request, '"p2"')
+        hanging = asyncio.create_task(master.ping(pod(2)))
+        await asyncio.sleep(0.1)
+        assert (await master.ping(pod(1)))["seq"] == 0
+        assert not hanging.done()
+        network.go.set()
+        assert (await hanging)["seq"] == 1
+
+
+@virtual
 async def test_halves_find_the_one_that_is_too_large() -> None:
     cluster, network = MemoryCluster(), Held()
     async with running(cluster, network=network, ttl=TTL) as master:
