@@ -515,3 +515,14 @@ def test_a_transaction_gets_what_it_has_room_for(
         one_more = built(entries[: len(some) + 1])
         # The counter's place is kept, whether or not it moves.
         assert not fits(one_more) or len(one_more.ops) == 128
+
+
+@pytest.mark.parametrize(("archives", "fit"), [(0, 63), (1, 63), (2, 62), (40, 43)])
+def test_a_transaction_is_filled_to_the_last_operation(archives: int, fit: int) -> None:
+    gone = Registration("p0", "", None, 1, left=True)
+    entries = [
+        entry(number, Join(parse_keepalive(pod(number)), None, (), archive))
+        for number in range(70)
+        for archive in [gone if number < archives else None]
+    ]
+    assert len(writer._fitting(entries)) == fit
