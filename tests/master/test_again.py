@@ -18,9 +18,11 @@ from tests.support.simloop import virtual
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.urgent import parse_urgent
 from kontrol.master.callback import RunOutcome, RunRequest
+from kontrol.master.highwater import HighWater
 from kontrol.master.leader.policy import Idle
 from kontrol.master.master import Master
 from kontrol.master.operator.view import View
+from kontrol.master.records.records import Records
 from kontrol.master.records.runs import Head
 from kontrol.store.protocol import Delete, Put, Unavailable
 
@@ -109,6 +111,29 @@ async def test_the_time_goes_on_over_a_change_of_leader() -> None:
     assert len(one.runs) == len(two.runs) == 1
     assert two.runs[0].changes == {}
     assert 20 < two.runs[0].at - one.runs[0].at < 20.3
+
+
+@virtual
+async def test_when_a_run_was_acknowledged_is_known_until_the_next_one_is() -> None:
+    store, loop = MemoryStore(MemoryCluster()), asyncio.get_running_loop()
+    water = HighWater(store, Records(KEYS), silence=3.0)
+    following = asyncio.create_task(water.cache.run())
+
+    async def put(key: str, number: bytes) -> int:
+        revision = (await store.txn([], [Put(key, number)])).header.revision
+        await asyncio.sleep(10)
+        return revision
+
+    began = loop.time()
+    fifth = await put(KEYS.last_acknowledged, b"5")
+    await put(KEYS.last_run, b"6")  # begins, and is not acknowledged
+    assert water.acknowledged(5, fifth) == pytest.approx(began, abs=0.1)
+    sixth, now = fifth + 100, loop.time()
+    assert water.acknowledged(6, sixth) == now  # as the leader has it from its own transaction
+    await put(KEYS.last_acknowledged, b"5")  # what the watch brings late changes nothing
+    assert water.acknowledged(6, sixth) == now
+    assert water.acknowledged(6, sixth + 1) == loop.time()  # another one of that number
+    following.cancel()
 
 
 @virtual

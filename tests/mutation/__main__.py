@@ -27,8 +27,7 @@ SOURCE = TOP / "src" / "kontrol"
 UNDER_TEST = (
     *("master/leader", "master/registry", "master/records"),
     *("master/election.py", "master/term.py", "master/callback.py", "master/fingerprint.py"),
-    *("master/highwater.py", "master/runfiles.py"),
-    *("ensemble/holds.py", "ensemble/ensemble.py", "ensemble/urgent.py"),
+    *("master/runfiles.py", "ensemble/holds.py", "ensemble/ensemble.py", "ensemble/urgent.py"),
 )
 UNIT, SIMULATION = "unit test", "simulation"
 TESTS = (

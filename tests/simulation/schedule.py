@@ -144,7 +144,15 @@ def _third(seed: int) -> Schedule:
         )
         for name, settings in plain.own.items()
     }
-    return replace(now, own=own)
+    if plain.pods < 4 or rng.random() < 0.7:
+        return replace(now, own=own)
+    # What is urgent or timed takes most losses along one by one: more of those that are held.
+    mass = list(_mass(_Draws(rng, plain)))
+    at = mass[0].at + rng.uniform(1.2, 2.5) * plain.ttl
+    release = Step(at, "ask", f"m{rng.randint(1, plain.masters)}", "release")
+    more = [release] if rng.random() < 0.5 else []
+    steps = sorted((*plain.steps, *mass, *more), key=lambda step: step.at)
+    return replace(now, own=own, steps=tuple(steps))
 
 
 _URGENT = ("lost", "lost,left", "joined", "changed", "payload.state", "left,payload.state")
