@@ -13,7 +13,7 @@ from tests.support.memory.requests import Grant, Request, Txn
 from tests.support.simloop import virtual
 
 from kontrol.master.term import Deposed, OwnedKey, Term
-from kontrol.store.protocol import Ambiguous, Compare, Delete, Put, Range, Unavailable
+from kontrol.store.protocol import Ambiguous, Compare, Delete, KeyValue, Put, Range, Unavailable
 
 KEY = KEYS.candidate(1)
 PAUSES = [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0]  # seconds, while the store does not answer
@@ -23,6 +23,12 @@ async def term_of(store: MemoryStore, clock: Callable[[], float] = lambda: 100.0
     """A term whose key is in the store."""
     revision = (await store.txn([], [Put(KEY, b"{}")])).header.revision
     return Term(store, KEY, 1, revision, fover=6.0, clock=clock)
+
+
+async def candidacies(store: MemoryStore) -> list[KeyValue]:
+    """The candidacies in the store, the oldest first."""
+    kvs = (await store.range(Range(KEYS.candidates, prefix=True))).kvs
+    return sorted(kvs, key=lambda kv: kv.create_revision)
 
 
 class Failing(Faulty):
@@ -233,7 +239,7 @@ async def test_a_candidate_whose_lease_is_gone_campaigns_again_although_no_watch
         deaf.hears.clear()
         await MemoryStore(cluster).revoke(kv.lease)
         await asyncio.sleep(CONFIG.fover / 5 + 0.1)
-        kvs = (await MemoryStore(cluster).range(Range(KEYS.candidates, prefix=True))).kvs
+        kvs = await candidacies(MemoryStore(cluster))
         assert [b'"m2"' in kv.value for kv in kvs] == [False, True]
         deaf.hears.set()
 
@@ -247,7 +253,7 @@ async def test_a_candidate_whose_key_is_deleted_campaigns_again_before_its_lease
         kv = next(kv for kv in two.election.candidates if b'"m2"' in kv.value)
         await store.txn([], [Delete(kv.key)])
         await asyncio.sleep(1)
-        kvs = (await store.range(Range(KEYS.candidates, prefix=True))).kvs
+        kvs = await candidacies(store)
         assert [b'"m2"' in kv.value for kv in kvs] == [False, True]
         assert kvs[1].key != kv.key
 
