@@ -157,6 +157,39 @@ def test_a_run_when_it_is_quiet_or_changes_do_not_end() -> None:
     assert script.complaints() == []
 
 
+def test_a_new_leader_may_have_seen_what_came_first_late() -> None:
+    script = Script(Settings(damper=5.0, ceiling=20.0))
+    script.add(Fault(0.5, "mute", "m1", STORE))
+    script.add(Fault(0.6, "mute", "m1", STORE, on=False))
+    script.join(A)
+    script.start()
+    assert not says(script, "damper", "after the last change")
+    script.end()
+    script.acknowledge()
+    script.join(B)
+    script.start()
+    assert says(script, "damper", "after the last change")
+
+
+# The gap
+
+
+@pytest.mark.parametrize(("longest", "counts"), [(6.0, True), (30.0, False)])
+def test_an_outage_counts_by_the_longest_ttl(longest: float, *, counts: bool) -> None:
+    script = Script(Settings(ttl=6.0))
+    script.add(Process(0, "m2", up=True, settings=Settings(ttl=longest)))
+    script.join(A)
+    script.go()
+    for on in (True, False):
+        script.add(Fault(script.at, "paused", "m1", on=on))
+        script.add(Fault(script.at, "paused", "m2", on=on))
+        script.at += 4 * on
+    del script.pods[A.key]
+    script.commit((KEYS.pod(A.key), None))
+    script.start()
+    assert says(script, "6 gap", "s after an outage of the tier") is counts
+
+
 # What is due
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tests.simulation.checks.runs import EMPTY
-from tests.simulation.health import NEVER, Health
+from tests.simulation.health import NEVER, TIMEOUT, Health
 from tests.simulation.history import (
     KEYS,
     Commit,
@@ -36,14 +36,17 @@ ROLL_OUT = 60.0  # seconds that a new callback waits for those who have the old 
 
 
 def silence_of_the_tier(history: History) -> Iterator[str]:
-    """6: within TTL of an outage longer than TTL/3, of all masters, no run tells a pod lost."""
+    """6: within TTL of an outage longer than TTL/3, of all masters, no run tells a pod lost.
+
+    Where the masters' own TTLs differ, the one in force then may have been the longest of them.
+    """
     health = Health()
     for entry in history:
         health.apply(entry)
         if isinstance(entry, Started):
             ttl = health.settings[entry.node].ttl
             lost = [pod["id"] for pod in json.loads(entry.given)["lost"]]
-            over = health.since_outage(ttl / 3 * SKEW + 1, entry.at)
+            over = health.since_outage(max(ttl, *health.ttls) / 3 * SKEW + 1, entry.at)
             if lost and over < ttl / SKEW:
                 yield f"run {entry.run} tells {lost} lost, {over:.3f} s after an outage of the tier"
 
@@ -180,13 +183,16 @@ def damper_waits(history: History) -> Iterator[str]:
     """A run for a change waits for quiet, or for the ceiling.
 
     What a master finds when it starts is a change, too: the first one. A leader goes on with the
-    burst that it saw as a standby, also where a former leader ran for a part of it. What is urgent
-    does not wait.
+    burst that it saw as a standby, also where a former leader ran for a part of it. Since faults
+    may have delayed what it saw, nothing is said then. What is urgent does not wait.
     """
     tier = Tier()
     seen: list[tuple[float, list[Record]]] = [(float("-inf"), [])]
     last, ran, ran_on = 0, float("-inf"), ""  # the last run: the list, when, and on which master
+    broken = float("-inf")  # when the last fault began or ended
     for entry in history:
+        if isinstance(entry, Fault):
+            broken = entry.at
         if isinstance(entry, Started):
             pods = json.loads(entry.pods)
             matches = [i for i in range(last, len(seen)) if seen[i][1] == pods]
@@ -199,7 +205,11 @@ def damper_waits(history: History) -> Iterator[str]:
                 quiet, first = entry.at - seen[matches[0]][0], entry.at - seen[last + 1][0]
                 up = tier.health.since_start(entry.node, entry.at)
                 first = max(first, up) if up < entry.at - ran else first
-                if ran_on != entry.node:
+                standing = tier.health.fault_since(entry.at) < NEVER
+                lately = entry.at - broken < settings.ceiling * SKEW + TIMEOUT
+                if ran_on != entry.node and (standing or lately):
+                    first = max(first, settings.ceiling)
+                elif ran_on != entry.node:
                     changes = [at for at, _ in seen[1 : matches[0] + 1]]
                     burst = _burst(changes, entry.at - up, settings.damper * SKEW)
                     first = max(first, entry.at - burst)
