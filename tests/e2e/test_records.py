@@ -45,7 +45,7 @@ async def test_records_of_a_later_version_and_then_garbage() -> None:
         registrations = {pod["id"]: keys.registration(pod["key"]) for pod in first.pods}
 
         def later(kv: KeyValue) -> bytes:
-            exact = (keys.state, keys.counter, keys.last_run)
+            exact = (keys.state, keys.counter, keys.last_run, keys.last_acknowledged)
             if kv.key in exact or kv.key.startswith((keys.states, f"{keys.applied}/")):
                 return kv.value
             return json.dumps({**json.loads(kv.value), "later": [1]}).encode()
