@@ -327,3 +327,14 @@ def test_the_memory_of_addresses_is_bounded() -> None:
 )
 def test_ipv6_networks_count_as_one_address(address: str, origin: str) -> None:
     assert origin_of(address) == origin
+
+
+@virtual
+async def test_plans_that_are_equal_are_not_the_same() -> None:
+    quota = Quota(Bounds(pods=1), complete(), news=asyncio.Event())
+    with quota.plan() as one:
+        with quota.plan():
+            pass
+        assert quota.judge(joining(1), one, 0.0) is None
+        with quota.plan() as two:
+            assert name(quota.judge(joining(2), two, 0.0)) == "TooManyPods"

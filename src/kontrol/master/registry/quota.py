@@ -57,7 +57,7 @@ class Addition:
     decision: Decision
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # equal plans are not the same
 class Planned:
     """What the decisions of one batch add; `joins` are new identities by their origin."""
 
