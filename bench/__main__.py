@@ -54,9 +54,8 @@ def parser(name: str | None) -> argparse.ArgumentParser:
     made.add_argument(
         "--json",
         type=Path,
-        help="where the run is written (default: bench/results/)"
-        if name
-        else "the folder in which the runs are written (default: bench/results/)",
+        help="a folder for the results"
+        f"{', or a file, which ends in .json' if name else ''} (default: bench/results/)",
     )
     if name is None:
         made.add_argument("name", nargs="?", choices=BENCHES, help="run this one alone")
@@ -93,20 +92,29 @@ async def measure(name: str, arguments: argparse.Namespace, path: Path) -> None:
 def main(words: list[str]) -> None:
     """Run as a command."""
     name = words[0] if words and words[0] in BENCHES else None
-    arguments = parser(name).parse_args(words[1:] if name else words)
-    if name is not None:
-        asyncio.run(measure(name, arguments, arguments.json or report.default_path(name)))
-        return
-    if arguments.list:
+    reader = parser(name)
+    arguments = reader.parse_args(words[1:] if name else words)
+    if name is None and arguments.list:
         for each, what in BENCHES.items():
             print(f"{each:12}{what}")
         return
-    for each in BENCHES:
-        if each in ALONE:
+    given = arguments.json
+    if name is None and given is not None and given.suffix == ".json":
+        reader.error(f"--json {given}: one file for several runs. Give a folder, or one NAME.")
+    names = [name] if name else [each for each in BENCHES if each not in ALONE]
+    for each in names:
+        try:
+            report.prepare(report.place(given, each))
+        except OSError as error:
+            reader.error(
+                f"{error.filename} cannot be written: {error.strerror}. Give another --json: a "
+                "folder, or a file, which ends in .json."
+            )
+    for each in names:
+        asyncio.run(measure(each, arguments, report.place(given, each)))
+    if name is None:
+        for each in ALONE:
             print(f"\nleft out: {each}. Run python -m bench {each}")
-            continue
-        path = arguments.json / f"{each}.json" if arguments.json else report.default_path(each)
-        asyncio.run(measure(each, arguments, path))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A run as JSON: the rows, the options, and what it was measured on. No names, no paths."""
 
+import errno
 import importlib.metadata
 import json
 import os
@@ -57,14 +58,24 @@ def document(
 
 
 def write(run: Mapping[str, object], path: Path) -> None:
-    """Write a run to a file; makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a run to a file, in a folder that exists: see `prepare`."""
     path.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
 
 
-def default_path(name: str) -> Path:
-    """Return where a run is written if no file is given."""
-    return RESULTS / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+def place(given: Path | None, name: str) -> Path:
+    """Return the file of a run: `given` if that ends in .json, or else one in that folder."""
+    if given is None:
+        return RESULTS / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    return given if given.suffix == ".json" else given / f"{name}.json"
+
+
+def prepare(path: Path) -> None:
+    """Make the folder of a run, before it is measured. Raises `OSError` if it cannot be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def _packages() -> dict[str, str]:

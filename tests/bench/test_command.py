@@ -4,15 +4,16 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from bench.__main__ import BENCHES, load, parser, value
+from bench.__main__ import ALONE, BENCHES, load, main, parser, value
 from bench.plot import fleet
 from bench.table import Row, columns
 
-from bench import report
+from bench import Option, report
 
 ROOT = Path(__file__).parents[2]
 NOT_BENCHES = {
@@ -70,6 +71,76 @@ def test_a_quick_run_prints_a_table_and_writes_json_without_names_and_paths(
     values = {name: each for row in run["rows"] for name, each in row["values"].items()}
     assert values["acknowledged_per_s"] > 0
     assert values["broken"] == 0
+
+
+class Nothing:
+    """A benchmark that measures nothing, and counts how often."""
+
+    TITLE = "Nothing"
+    OPTIONS: Mapping[str, Option] = {}
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    async def run(self, **_: object) -> list[Row]:
+        self.runs += 1
+        return [Row("nothing", "0")]
+
+
+@pytest.fixture
+def nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Nothing:
+    """Replace all benchmarks, in an empty folder."""
+    bench = Nothing()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bench.__main__.load", lambda _: bench)
+    return bench
+
+
+@pytest.mark.parametrize(
+    ("given", "file"),
+    [
+        (".", "writes.json"),
+        ("made/for.this", "made/for.this/writes.json"),
+        ("run.json", "run.json"),
+        ("made/run.json", "made/run.json"),
+    ],
+)
+def test_one_run_is_written_to_a_folder_or_to_a_file_that_ends_in_json(
+    nothing: Nothing, given: str, file: str
+) -> None:
+    main(["writes", "--json", given])
+    assert nothing.runs == 1
+    assert [path for path in Path().rglob("*") if path.is_file()] == [Path(file)]
+    assert json.loads(Path(file).read_text("utf-8"))["bench"] == "writes"
+
+
+def test_all_runs_are_written_to_a_folder(nothing: Nothing) -> None:
+    main(["--json", "made"])
+    names = {path.name for path in Path("made").iterdir()}
+    assert names == {f"{name}.json" for name in BENCHES if name not in ALONE}
+    assert nothing.runs == len(names)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["writes", "--json", "folder.json"], "folder.json cannot be written: Is a directory"),
+        (["writes", "--json", "taken"], "taken cannot be written: File exists"),
+        (["writes", "--json", "taken/run.json"], "taken cannot be written: File exists"),
+        (["writes", "--json", "taken/of"], "taken/of cannot be written: Not a directory"),
+        (["--json", "taken"], "taken cannot be written: File exists"),
+        (["--json", "run.json"], "--json run.json: one file for several runs. Give a folder"),
+    ],
+)
+def test_nothing_is_measured_if_it_could_not_be_written(
+    nothing: Nothing, words: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("folder.json").mkdir()
+    Path("taken").write_bytes(b"")
+    with pytest.raises(SystemExit):
+        main(words)
+    assert problem in capsys.readouterr().err
+    assert nothing.runs == 0
 
 
 def test_options_that_are_paths_are_not_written() -> None:
