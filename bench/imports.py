@@ -17,11 +17,11 @@ from bench.table import Row
 TITLE = "What an import costs"
 OPTIONS = {"rounds": Option(5, 1, "how often each is measured")}
 
-_BARE = ("asyncio", "ssl", "hashlib")
-_ON_TOP = (
+BARE = ("asyncio", "ssl", "hashlib")
+ON_TOP = (
     *("argparse", "ctypes", "dataclasses", "datetime", "difflib", "encodings.idna", "hashlib"),
     *("http.client", "importlib.metadata", "json", "pathlib", "random", "secrets", "shutil"),
-    *("tempfile", "urllib.request", "grpc.aio", "h11", "msgpack", "nacl.bindings", "yaml"),
+    *("tempfile", "urllib.request", "h11", "msgpack", "nacl.bindings", "yaml"),
     *("kontrol.settings", "kontrol.rpc.client", "kontrol.rpc.server", "kontrol.agent.agent"),
     *("kontrol.web.web", "kontrol.master.master", "kontrol.store.etcd.store"),
 )
@@ -44,8 +44,8 @@ async def run(*, rounds: int) -> list[Row]:
     rows = [
         _added("asyncio without OpenSSL, alone", "asyncio", "sys.modules['ssl'] = None", rounds)
     ]
-    rows += _rows(_BARE, ", alone", "", rounds)
-    return rows + _rows(_ON_TOP, "", _WITHOUT, rounds)
+    rows += _rows(BARE, ", alone", "", rounds)
+    return rows + _rows(ON_TOP, "", _WITHOUT, rounds)
 
 
 def _rows(modules: Iterable[str], where: str, before: str, rounds: int) -> list[Row]:

@@ -1,5 +1,6 @@
 """`python -m bench`: every benchmark is named, and a run is written without names and paths."""
 
+import importlib.util
 import inspect
 import json
 import subprocess
@@ -13,7 +14,7 @@ from bench.__main__ import ALONE, BENCHES, load, main, parser, value
 from bench.plot import fleet
 from bench.table import Row, columns
 
-from bench import Option, report
+from bench import Option, imports, report
 
 ROOT = Path(__file__).parents[2]
 NOT_BENCHES = {
@@ -165,3 +166,8 @@ def test_the_plot_of_a_fleet_has_a_point_for_each_number_of_agents(count: int) -
     _, _, width, height = map(float, root.attrib["viewBox"].split())
     assert all(0 <= float(each.attrib["cx"]) <= width for each in circles)
     assert all(0 <= float(each.attrib["cy"]) <= height for each in circles)
+
+
+@pytest.mark.parametrize("module", [*imports.BARE, *imports.ON_TOP])
+def test_every_module_whose_import_is_measured_exists(module: str) -> None:
+    assert importlib.util.find_spec(module) is not None
