@@ -94,10 +94,12 @@ def main(words: list[str]) -> None:
     name = words[0] if words and words[0] in BENCHES else None
     reader = parser(name)
     arguments = reader.parse_args(words[1:] if name else words)
-    if name is None and arguments.list:
-        for each, what in BENCHES.items():
-            print(f"{each:12}{what}")
-        return
+    if name is None:
+        if arguments.list:
+            for each, what in BENCHES.items():
+                print(f"{each:12}{what}")
+            return
+        name = arguments.name  # after the options that all have
     given = arguments.json
     if name is None and given is not None and given.suffix == ".json":
         reader.error(f"--json {given}: one file for several runs. Give a folder, or one NAME.")

@@ -115,6 +115,12 @@ def test_one_run_is_written_to_a_folder_or_to_a_file_that_ends_in_json(
     assert json.loads(Path(file).read_text("utf-8"))["bench"] == "writes"
 
 
+def test_a_name_may_follow_the_options(nothing: Nothing) -> None:
+    main(["--quick", "--json", "run.json", "writes"])
+    assert nothing.runs == 1
+    assert json.loads(Path("run.json").read_text("utf-8"))["bench"] == "writes"
+
+
 def test_all_runs_are_written_to_a_folder(nothing: Nothing) -> None:
     main(["--json", "made"])
     names = {path.name for path in Path("made").iterdir()}
