@@ -11,7 +11,8 @@ from tests.store.etcd_helpers import DEADLINE, QUICK, at_most, client, refresh
 from tests.support.h2_server import H2Server, Served
 
 from kontrol.store.etcd import leases
-from kontrol.store.etcd.leases import _Refresh, _ttl, _varint
+from kontrol.store.etcd.hpack import varint
+from kontrol.store.etcd.leases import _Refresh, _ttl
 from kontrol.store.etcd.messages import KEEP_ALIVE
 from kontrol.store.protocol import StoreError, Unavailable
 
@@ -37,11 +38,11 @@ def seen(message: bytes) -> int:
 @given(st.integers(1, 2**62))
 def test_a_lease_is_encoded_as_protobuf_does(lease: int) -> None:
     encoded = KEEP_ALIVE.request(ID=lease).SerializeToString()
-    assert leases._FIELD + _varint(lease) == encoded
+    assert leases._FIELD + varint(lease) == encoded
 
 
 async def _refresh_of(lease: int) -> _Refresh:
-    return _Refresh(lease, _varint(lease), 0.0, asyncio.get_running_loop().create_future())
+    return _Refresh(lease, varint(lease), 0.0, asyncio.get_running_loop().create_future())
 
 
 @given(st.integers(1, 2**62), st.integers(-1, 2**40), st.booleans(), st.integers(1, 2**62))

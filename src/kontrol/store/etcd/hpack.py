@@ -239,9 +239,12 @@ def encode(*headers: tuple[str, str]) -> bytes:
 
 
 def _length(value: int) -> bytes:
-    if value < 0x7F:
-        return bytes((value,))
-    out, value = bytearray(b"\x7f"), value - 0x7F
+    return bytes((value,)) if value < 0x7F else b"\x7f" + varint(value - 0x7F)
+
+
+def varint(value: int) -> bytes:
+    """Return a number of 0 or more in groups of 7 bits, the lowest first, as protobuf has it."""
+    out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
         value >>= 7

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 from kontrol.store.etcd.config import LoggedOut
 from kontrol.store.etcd.grpc import framed
+from kontrol.store.etcd.hpack import varint
 from kontrol.store.etcd.members import Client
 from kontrol.store.etcd.messages import KEEP_ALIVE
 from kontrol.store.etcd.stream import Stream
@@ -77,7 +78,7 @@ class Lane:
         if len(self._pending) >= MAX_PENDING:
             raise Unavailable(f"{MAX_PENDING} refreshes wait for etcd already")
         answer = self._loop.create_future()
-        refresh = _Refresh(lease, _varint(lease), self._loop.time(), answer)
+        refresh = _Refresh(lease, varint(lease), self._loop.time(), answer)
         self._pending.append(refresh)
         if self._stream is not None:
             self._send(self._stream, refresh)
@@ -191,16 +192,6 @@ class Lane:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-
-
-def _varint(value: int) -> bytes:
-    """Return a number as protobuf encodes it."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def _ttl(message: bytes, refresh: _Refresh, endpoint: str) -> int | None:
