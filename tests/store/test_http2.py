@@ -378,7 +378,7 @@ def number(*values: int) -> bytes:
 
 
 BROKEN: list[tuple[str, Callable[[int], bytes]]] = [
-    ("a frame of 16385", lambda s: head(MAX_FRAME + 1, frames.DATA, 0, s)),
+    ("16385 bytes, and at most 16384", lambda s: head(MAX_FRAME + 1, frames.DATA, 0, s)),
     ("never opened", lambda s: head(0, frames.DATA, 0, s + 2)),
     ("never opened", lambda _: head(0, frames.DATA, 0, 2)),
     ("never opened", lambda _: head(0, frames.DATA, 0, 0)),
@@ -399,7 +399,7 @@ BROKEN: list[tuple[str, Callable[[int], bytes]]] = [
     ("too short", lambda _: head(7, frames.GOAWAY) + bytes(7)),
     ("part of a setting", lambda _: head(5, frames.SETTINGS) + bytes(5)),
     ("6 bytes, not 0", lambda _: head(6, frames.SETTINGS, frames.ACK) + bytes(6)),
-    ("a window of", lambda _: head(6, frames.SETTINGS) + b"\0\x04" + number(1 << 31)),
+    ("more than 2147483647", lambda _: head(6, frames.SETTINGS) + b"\0\x04" + number(1 << 31)),
     ("pushes", lambda s: head(4, frames.PUSH_PROMISE, frames.END_HEADERS, s) + number(2)),
     ("entry 0", lambda s: head(1, frames.HEADERS, frames.END_HEADERS, s) + b"\x80"),
 ]

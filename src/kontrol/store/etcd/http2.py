@@ -181,7 +181,10 @@ class Http2:
             high, low, kind, flags, stream = frames.HEAD.unpack_from(data, at)
             length = high << 8 | low
             if length > MAX_FRAME:
-                raise Http2Error(f"a frame of {length} bytes", Code.FRAME_SIZE_ERROR)
+                raise Http2Error(
+                    f"a frame of {length} bytes, and at most {MAX_FRAME} are read",
+                    Code.FRAME_SIZE_ERROR,
+                )
             end = at + HEAD_SIZE + length
             if end > size:
                 break
@@ -317,7 +320,8 @@ class Http2:
                 self._most_streams = value
             elif name == frames.INITIAL_WINDOW:
                 if value > _MOST_WINDOW:
-                    raise Http2Error(f"a window of {value}", Code.FLOW_CONTROL_ERROR)
+                    why = f"a window of {value} bytes, more than {_MOST_WINDOW}"
+                    raise Http2Error(why, Code.FLOW_CONTROL_ERROR)
                 change, self._stream_window = value - self._stream_window, value
                 for state in self._streams.values():
                     state.window += change
