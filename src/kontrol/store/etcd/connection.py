@@ -287,7 +287,7 @@ class Connection(asyncio.Protocol):
             self._end(self._failure(why), Code.NO_ERROR)
 
     def _freed(self) -> None:
-        """Wake those who wait for a stream; close once no more calls can come."""
+        """Wake those who wait for a stream, all at the end; close once no more calls can come."""
         if not self._calls and not self._http.accepts:
             self.close()
         room = self._http.room if self.usable else len(self._waiting)
@@ -312,9 +312,7 @@ class Connection(asyncio.Protocol):
             self._ready.exception()  # it may have no reader any more
         for stream in list(self._calls):
             self._calls.pop(stream).ended(error)
-        while self._waiting:
-            if not (free := self._waiting.popleft()).done():
-                free.set_result(None)
+        self._freed()
 
     # Sending.
 
