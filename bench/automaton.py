@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bench import Option
-from bench.process import status
+from bench.process import resident, status
 from bench.table import Row, milliseconds, quantiles
 
 TITLE = "Automaton"
@@ -171,7 +171,7 @@ async def run(*, rounds: int, idle: float) -> list[Row]:
             empty = await waiting(socket, rounds)
             scripted = await one_after_another(socket, "quick", rounds)
             unscripted = await one_after_another(socket, "idle", rounds)
-            memory = status(pid, "VmRSS") / 1024
+            memory = resident(pid)
             before = status(pid, "ctxt_switches")
             await asyncio.sleep(idle)
             switches = status(pid, "ctxt_switches") - before

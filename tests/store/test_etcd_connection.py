@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.store.etcd_helpers import DEADLINE, LONG, QUICK, at_most, client, put
 from tests.support.etcd import EtcdCluster
+from tests.support.fake_etcd import created
 from tests.support.h2_server import H2Server, Served
 from tests.support.simloop import virtual
 
@@ -201,11 +202,7 @@ async def test_a_watch_leaves_a_server_that_goes_away() -> None:
             await answer(served)
             return
         await served.receive()
-        await served.send(
-            WATCH.response(
-                header={"cluster_id": 7, "revision": 3}, created=True
-            ).SerializeToString()
-        )
+        await served.send(created(3).SerializeToString())
         if len(server.connections) == 1:
             served.connection.transport.write(head(8, 7) + b"\x7f\xff\xff\xff" + bytes(4))
         else:
@@ -354,11 +351,7 @@ async def test_a_watch_that_is_not_read_holds_its_server_back() -> None:
             await answer(served)
             return
         await served.receive()
-        await served.send(
-            WATCH.response(
-                header={"cluster_id": 7, "revision": 3}, created=True
-            ).SerializeToString()
-        )
+        await served.send(created(3).SerializeToString())
         for revision in range(4, 1000):
             event = {"kv": {"key": b"/k", "value": bytes(20_000), "mod_revision": revision}}
             message = WATCH.response(header={"cluster_id": 7, "revision": 3}, events=[event])
