@@ -91,12 +91,11 @@ class Lane:
 
     def _expire(self) -> None:
         """Time out those that have waited long enough; their answers may yet come."""
-        loop = self._loop
         self._expiry = None
         for refresh in self._pending:
             end = refresh.sent + self._client.config.timeout
-            if end > loop.time():
-                self._expiry = loop.call_at(end, self._expire)
+            if end > self._loop.time():
+                self._expiry = self._loop.call_at(end, self._expire)
                 break
             if not refresh.answer.done():
                 why = f"no answer to the refresh of lease {refresh.lease} in time"
@@ -108,15 +107,14 @@ class Lane:
             self._watch(stream, stream.timeout(STALL))
 
     def _watch(self, stream: Stream, delay: float) -> None:
-        self._watchdog = asyncio.get_running_loop().call_later(delay, self._check, stream)
+        self._watchdog = self._loop.call_later(delay, self._check, stream)
 
     def _check(self, stream: Stream) -> None:
         """End a stream that owes an answer and sends nothing; look again while it owes one."""
         self._watchdog = None
         if not self._pending:
             return
-        now = asyncio.get_running_loop().time()
-        waited = now - max(self._pending[0].sent, stream.received)
+        waited = self._loop.time() - max(self._pending[0].sent, stream.received)
         timeout = stream.timeout(STALL)
         if waited >= timeout:
             stream.pace.timed_out(waited)
