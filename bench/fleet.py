@@ -7,7 +7,7 @@ of agents. `--plot FILE` draws them, as SVG.
 import asyncio
 from pathlib import Path
 
-from bench import Option
+from bench import Option, report
 from bench.generator import Options
 from bench.load import generator
 from bench.plot import fleet as draw
@@ -25,7 +25,9 @@ _SETTLE = 10.0  # seconds after the joins: what they left to do is done
 
 
 async def run(*, agents: tuple[int, ...], minutes: float, plot: str) -> list[Row]:
-    """Measure."""
+    """Measure. Raises `OSError` before that if the plot cannot be written."""
+    if plot:
+        report.prepare(Path(plot))
     rows = []
     for number in agents:
         rows.append(await _one(most_agents(number), minutes))

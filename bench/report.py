@@ -70,7 +70,7 @@ def place(given: Path | None, name: str) -> Path:
 
 
 def prepare(path: Path) -> None:
-    """Make the folder of a run, before it is measured. Raises `OSError` if it cannot be written."""
+    """Make the folder of a file that is written later. Raises `OSError` if it could not be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

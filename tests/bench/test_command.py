@@ -150,6 +150,17 @@ def test_nothing_is_measured_if_it_could_not_be_written(
     assert nothing.runs == 0
 
 
+async def test_a_plot_that_could_not_be_written_is_an_error_before_a_fleet_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(agents: int, minutes: float) -> Row:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("bench.fleet._one", never)
+    with pytest.raises(IsADirectoryError):
+        await load("fleet").run(agents=(1,), minutes=0.0, plot=str(tmp_path))
+
+
 def test_options_that_are_paths_are_not_written() -> None:
     run = report.document("fleet", "Fleet", [], {"plot": "/home/x/fleet.svg", "minutes": 1.0}, {})
     assert run["options"] == {"minutes": 1.0}
