@@ -13,6 +13,7 @@ its socket is closed.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
@@ -27,7 +28,7 @@ _LINGER = 1.0
 """Seconds after a close in which the peer may take in what was sent before it."""
 
 
-class Link(asyncio.BufferedProtocol):
+class Link(asyncio.BufferedProtocol, ABC):
     """One connection. `buffer` is for reading, and may serve all connections of the loop.
 
     (Nothing else runs between `get_buffer` and `buffer_updated` of a selector's event loop.)
@@ -59,20 +60,20 @@ class Link(asyncio.BufferedProtocol):
 
     # What a connection is used for.
 
+    @abstractmethod
     def _met(self, metadata: Mapping[bytes, bytes]) -> None:
         """The handshake is complete."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _received(self, parts: list[bytes]) -> None:
         """Take a message."""
-        raise NotImplementedError
 
     def _held(self) -> None:
         """Incomplete messages of the peer may have grown or shrunk."""
 
+    @abstractmethod
     def _over(self, reason: str, error: Exception | None) -> None:
         """The connection is over; `error` says why unless this end chose to close it."""
-        raise NotImplementedError
 
     def _gone(self) -> None:
         """The socket is closed."""

@@ -25,6 +25,7 @@ docs/decisions/0173. Invariants:
   its key is refused; a server is never told anything.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
@@ -85,7 +86,7 @@ def is_public(key: bytes) -> bool:
     return True
 
 
-class _Curve:
+class _Curve(ABC):
     """What both ends have in common: the traffic, and the counters in its nonces."""
 
     name: ClassVar[bytes] = b"CURVE"
@@ -156,8 +157,9 @@ class _Curve:
         self.ready = False
         self._awaited = self._short = self._shared = b""
 
+    @abstractmethod
     def _receive(self, command: bytes) -> bytes | None:
-        raise NotImplementedError
+        """Take a handshake command; return the answer, or None. Raises `HandshakeError`."""
 
     def _next(self) -> bytes:
         """Return the number of our next nonce, 8 bytes. Raises `HandshakeError` after the last."""
