@@ -232,8 +232,8 @@ async def request(
                 pass
             return response
     except OSError as error:
-        failure = _tls_error(error, parts.netloc, sent=writer is not None) if tls else None
-        raise failure or _error_of(error, parts.netloc, timeout, sent=writer is not None) from None
+        sent = writer is not None
+        raise _error_of(error, parts.netloc, timeout, sent=sent, tls=tls is not None) from None
     finally:
         if writer is not None:
             writer.transport.abort()
@@ -273,9 +273,8 @@ def ask(
                     response = exchange.receive(stream.recv(_CHUNK))
                 return response
     except OSError as error:
-        failure = _tls_error(error, where, sent=sent) if tls else None
         seconds = timeout if sent else connect
-        raise failure or _error_of(error, where, seconds, sent=sent) from None
+        raise _error_of(error, where, seconds, sent=sent, tls=tls is not None) from None
 
 
 def authority(host: str, port: int, default: int = 0) -> str:
@@ -308,8 +307,10 @@ def _tls_error(error: OSError, where: str, *, sent: bool) -> HTTPError | None:
     return failed
 
 
-def _error_of(error: OSError, where: str, seconds: float, *, sent: bool) -> HTTPError:
-    """Return what an error of the system means."""
+def _error_of(error: OSError, where: str, seconds: float, *, sent: bool, tls: bool) -> HTTPError:
+    """Return what an error of the system or, with `tls`, of OpenSSL means."""
+    if tls and (failed := _tls_error(error, where, sent=sent)) is not None:
+        return failed
     if isinstance(error, TimeoutError) and error.errno is None:
         if sent:
             return TimedOut(where, f"connected, but no complete answer within {seconds:g} s")
