@@ -399,8 +399,8 @@ class Machine:
     def _put_frame(self, body: bytes, flags: int, *, sealed: bool = True) -> None:
         if sealed and not self._plain:
             more, command = bool(flags & _MORE), bool(flags & _COMMAND)
-            replaced = self._mechanism.seal(body, more=more, command=command)
-            body, flags = body if replaced is None else replaced, 0  # as libzmq has it
+            body = self._mechanism.seal(body, more=more, command=command)
+            flags = 0  # as libzmq has it
         size = len(body)
         if size < 256:
             self._put(bytes((flags, size)) + body)

@@ -45,8 +45,8 @@ class Mechanism(Protocol):
         """
         ...
 
-    def seal(self, frame: bytes, *, more: bool, command: bool) -> bytes | None:
-        """Return what replaces a frame on the wire, or None if it goes as it is."""
+    def seal(self, frame: bytes, *, more: bool, command: bool) -> bytes:
+        """Return what replaces a frame on the wire. Raises `HandshakeError`."""
         ...
 
     def unseal(self, body: bytes) -> tuple[bytes, bool, bool]:
@@ -79,9 +79,9 @@ class Null:
         self.ready = True
         return None
 
-    def seal(self, frame: bytes, *, more: bool, command: bool) -> bytes | None:  # noqa: ARG002
-        """Return None: frames go as they are."""
-        return None
+    def seal(self, frame: bytes, *, more: bool, command: bool) -> bytes:  # noqa: ARG002
+        """Return the frame: it goes as it is."""
+        return frame
 
     def unseal(self, body: bytes) -> tuple[bytes, bool, bool]:
         """Raise `HandshakeError`: nothing is ever sealed."""
