@@ -39,10 +39,9 @@ class Credentials:
 
     def mechanism(self) -> Mechanism:
         """Return the mechanism of a new connection."""
-        from kontrol.rpc.zmtp.curve import CurveClient, KeyPair  # libsodium is loaded where needed
+        from kontrol.rpc.zmtp.curve import CurveClient  # libsodium is loaded where needed
 
-        pair = KeyPair(z85.decode(self.pair.public), z85.decode(self.pair.secret))
-        return CurveClient(pair, z85.decode(self.server), _METADATA, os.urandom)
+        return CurveClient(self.pair.binary(), z85.decode(self.server), _METADATA, os.urandom)
 
 
 class Calling(Channel):

@@ -25,7 +25,7 @@ from kontrol.rpc.errors import Refused
 from kontrol.rpc.peers import Peer
 from kontrol.rpc.security import z85
 from kontrol.rpc.security.keys import Keyring, KeysError, Kind, ServerKind, fingerprint, list_file
-from kontrol.rpc.zmtp.curve import CurveServer, KeyPair
+from kontrol.rpc.zmtp.curve import CurveServer
 from kontrol.rpc.zmtp.machine import SERVER, Mismatch, Violation
 from kontrol.rpc.zmtp.mechanism import Mechanism
 
@@ -56,7 +56,7 @@ class Gate:
         self._own: ServerKind = own
         self._serves = _SERVES[own]
         self._pair = keys.own(own)
-        self._key = KeyPair.of(z85.decode(self._pair.secret))
+        self._key = self._pair.binary()
         keys.accepted(*self._serves)  # else no peer could ever connect
         self._refusals = LogLimiter(10, 60.0)
         self._probes = LogLimiter(1, 60.0)  # apart, so that they do not use up the other
@@ -129,5 +129,5 @@ class Gate:
             return
         if pair != self._pair:
             self._pair = pair
-            self._key = KeyPair.of(z85.decode(pair.secret))
+            self._key = pair.binary()
             _log.info("listening with the key %s now", fingerprint(pair.public))

@@ -18,12 +18,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from kontrol.reloading import ReloadingFile
 from kontrol.rpc.errors import RpcError
 from kontrol.rpc.security import z85
 from kontrol.settings.private import exposed
+
+if TYPE_CHECKING:
+    from kontrol.rpc.zmtp.curve import KeyPair
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +58,12 @@ class Pair:
         from kontrol.rpc.zmtp.curve import KeyPair  # libsodium is loaded where keys are used
 
         return cls(z85.encode(KeyPair.of(z85.decode(secret)).public), secret)
+
+    def binary(self) -> "KeyPair":
+        """Return the same keys, 32 bytes each."""
+        from kontrol.rpc.zmtp.curve import KeyPair
+
+        return KeyPair(z85.decode(self.public), z85.decode(self.secret))
 
     @classmethod
     def make(cls) -> Self:
