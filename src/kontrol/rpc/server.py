@@ -25,7 +25,7 @@ from kontrol.rpc.channel import Illegal, Lost
 from kontrol.rpc.errors import LostRemote, Refused, Unsendable
 from kontrol.rpc.events import Beat, Done, Event, Item, Open, Reply, Result, failure
 from kontrol.rpc.limits import Limits
-from kontrol.rpc.methods import Call, Catalog, Method, Signature, restricted
+from kontrol.rpc.methods import Call, Catalog, Method, restricted
 from kontrol.rpc.peers import Peer, Peers
 from kontrol.rpc.pulse import HeartbeatTimer
 from kontrol.rpc.security.keys import Keyring, Kind, ServerKind
@@ -247,7 +247,9 @@ class Server:
         if method.streams:
             answer = self._stream(channel, cast("AsyncGenerator[object, None]", answer))
         channel.task = self._own(cast("Coroutine[Any, Any, object]", answer))
-        channel.task.add_done_callback(lambda task: self._ended(channel, method, task))
+        channel.task.add_done_callback(
+            lambda task: self._end(channel, _ending(method.name, task, streams=method.streams))
+        )
         if self._pulse is not None:
             self._pulse.start()
 
@@ -314,10 +316,6 @@ class Server:
                     channel.room = asyncio.get_running_loop().create_future()
                     await channel.room
                 await channel.peer.deliver(partial(self._emit, channel, Item(item)))
-
-    def _ended(self, channel: Serving, method: Signature, task: asyncio.Task[object]) -> None:
-        """Answer with what a handler came to, unless its caller is gone."""
-        self._end(channel, _ending(method.name, task, streams=method.streams))
 
     def _break(self, channel: Serving, reason: str) -> None:
         """End a channel whose caller broke the protocol."""
