@@ -40,22 +40,26 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
         return await reader.read()
 
 
+async def arrival(reader: asyncio.StreamReader, what: bytes) -> None:
+    """Read until `what` has come."""
+    async with asyncio.timeout(DEADLINE):
+        await reader.readuntil(what)
+
+
 async def test_the_idlest_connection_of_an_address_gives_way_and_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with serving(Ours().methods(), limits=Limits(per_address=3)) as port:
         opened = [await shaken(port) for _ in range(3)]
         opened[0][1].write(call("echo", 1))
-        async with asyncio.timeout(DEADLINE):
-            await opened[0][0].readuntil(b"OK")
+        await arrival(opened[0][0], b"OK")
         opened.append(await shaken(port))
         assert b"too many connections" in await rest(opened[1][0])
         (line,) = (record.getMessage() for record in caplog.records)
         assert line.startswith("too many connections, 3: closed the one that had said nothing")
         for i in (0, 2, 3):
             opened[i][1].write(call("echo", 1))
-            async with asyncio.timeout(DEADLINE):
-                await opened[i][0].readuntil(b"OK")
+            await arrival(opened[i][0], b"OK")
         for _, writer in opened:
             writer.close()
 
@@ -71,8 +75,7 @@ async def test_a_connection_with_a_call_stays_and_the_newcomer_is_refused() -> N
         assert await rest(reader) == b""
         ours.go.set()
         for one, _ in opened:
-            async with asyncio.timeout(DEADLINE):
-                await one.readuntil(b"went")
+            await arrival(one, b"went")
         for _, each in (*opened, (reader, writer)):
             each.close()
 
@@ -98,8 +101,7 @@ async def test_a_handshake_that_takes_too_long_is_told_so() -> None:
         reader, writer = await shaken(port)
         await asyncio.sleep(0.4)  # the time itself is what has no effect any more
         writer.write(call("echo", 1))
-        async with asyncio.timeout(DEADLINE):
-            await reader.readuntil(b"OK")
+        await arrival(reader, b"OK")
         writer.close()
 
 
@@ -111,8 +113,7 @@ async def test_of_incomplete_messages_the_largest_gives_way() -> None:
             writer.write(b"\x02" + (80_000).to_bytes(8) + bytes(size))
         assert b"the most of all" in await rest(opened[1][0])
         opened[2][1].write(bytes(40_000) + call("echo", 1))
-        async with asyncio.timeout(DEADLINE):
-            await opened[2][0].readuntil(b"OK")
+        await arrival(opened[2][0], b"OK")
         for _, writer in opened:
             writer.close()
 
@@ -140,8 +141,7 @@ async def test_a_shortcut_answers_by_bytes_or_leaves_it() -> None:
             await reader.readuntil(b"OK\x91\xa5again")
         other, second = await shaken(port)
         second.write(call("echo", "8"))
-        async with asyncio.timeout(DEADLINE):
-            await other.readuntil(b"OK\x91\xa18")
+        await arrival(other, b"OK\x91\xa18")
         assert seen == [b"7", b"7", b"7", b"8"]
         assert len(ours.calls) == 2
         assert ours.calls[0].peer != ours.calls[1].peer
