@@ -167,11 +167,11 @@ class Ledger:
         for i, chunk in enumerate(chunks):
             await self._term.insist([Put(f"{self._keys.members(running.run)}{i:04d}", chunk)])
         kept = self.state if state is None else state
-        run, digest, fingerprint = running.run, running.digest, running.fingerprint
+        run = running.run
         head = Head(
             run,
-            digest,
-            fingerprint,
+            running.digest,
+            running.fingerprint,
             len(members),
             self._ttl,
             running.revision,
@@ -191,16 +191,7 @@ class Ledger:
         await self._heads.move(ops)
         self.state = kept
         self.running = None
-        self.applied = Applied(
-            run,
-            digest,
-            fingerprint,
-            members,
-            self._ttl,
-            running.revision,
-            ending.again,
-            ending.note,
-        )
+        self.applied = Applied.of(head, members)
 
     async def fail(self, pods: int, changes: Changes, ending: Ending) -> None:
         """Write that the run under way ended without success: it stays due."""

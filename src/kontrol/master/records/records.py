@@ -8,6 +8,7 @@ done instead and how to fix it. There is one object per master, because it remem
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TypeVar
 
 from kontrol.ensemble.canonical import JSON
@@ -155,17 +156,13 @@ class Records:
                 Damaged("pods", head.pods, f"{len(members)}, as there are below {mine}"),
                 "the missing pods count as new; the next acknowledged run replaces it",
             )
-        return Applied(
-            head.run,
-            head.digest,
-            head.fingerprint,
-            tuple(members),
-            head.ttl if head.ttl is not None and head.ttl <= LONGEST else None,
-            head.revision,
+        head = replace(
+            head,
+            ttl=head.ttl if head.ttl is not None and head.ttl <= LONGEST else None,
             # What another version or a person wrote is not forgotten, and is no endless loop.
-            None if head.again is None else min(max(head.again, AGAIN_LEAST), LONGEST),
-            head.note,
+            again=None if head.again is None else min(max(head.again, AGAIN_LEAST), LONGEST),
         )
+        return Applied.of(head, tuple(members))
 
     def last_run(self, kv: KeyValue) -> int | None:
         """Read the number of the last run. A damaged one is None: the ledger has it too."""

@@ -122,6 +122,20 @@ class Applied:
     again: float | None = None
     note: str | None = None
 
+    @classmethod
+    def of(cls, head: Head, members: tuple[Member, ...]) -> "Applied":
+        """Return what a record and its pods say."""
+        return cls(
+            head.run,
+            head.digest,
+            head.fingerprint,
+            members,
+            head.ttl,
+            head.revision,
+            head.again,
+            head.note,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
