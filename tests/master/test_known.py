@@ -44,6 +44,18 @@ async def known(master: Master, text: str) -> dict[str, JSON] | None:
     return None if answer is None else await answer
 
 
+def begin(master: Master, text: str) -> asyncio.Future[dict[str, JSON] | None]:
+    """The answer to a text that is known, before there is one."""
+    answer = master.registry.refresh_known(text.encode())
+    assert answer is not None
+    return answer
+
+
+def is_refresh(request: Request) -> bool:
+    """Tell whether a request refreshes a lease."""
+    return isinstance(request, Refresh)
+
+
 async def join(master: Master, *texts: str) -> None:
     """Have pods accepted, and their texts known."""
     for text in texts:
@@ -376,9 +388,8 @@ async def test_a_lease_that_is_gone_or_unfit_is_answered_by_ping() -> None:
     cluster, network = MemoryCluster(), Held()
     async with running(cluster, network=network) as master:
         await join(master, record(1))
-        network.holds = lambda request: isinstance(request, Refresh)
-        answer = master.registry.refresh_known(record(1).encode())
-        assert answer is not None
+        network.holds = is_refresh
+        answer = begin(master, record(1))
         await asyncio.sleep(0.1)
         live = master.mirror.live(KEY)
         assert live is not None
@@ -399,12 +410,10 @@ async def test_a_refresh_without_an_answer_is_refused_in_time_by_one_timer() -> 
     loop = asyncio.get_running_loop()
     async with running(cluster, network=network) as master:
         await join(master, *map(record, (1, 2, 3)))
-        network.holds = lambda request: isinstance(request, Refresh)
+        network.holds = is_refresh
         answers = []
         for number in (1, 2, 3):
-            answer = master.registry.refresh_known(record(number).encode())
-            assert answer is not None
-            answers.append((loop.time(), answer))
+            answers.append((loop.time(), begin(master, record(number))))
             await asyncio.sleep(0.1)
         for begun, answer in answers:
             with pytest.raises(Refused, match=r"Unavailable: .* \(not in time\)"):
@@ -445,11 +454,9 @@ async def test_no_more_than_two_wait_for_one_pod_and_one_that_gave_up_counts() -
     cluster, network = MemoryCluster(), Held()
     async with running(cluster, network=network) as master:
         await join(master, record(1))
-        network.holds = lambda request: isinstance(request, Refresh)
-        answers = [master.registry.refresh_known(record(1).encode()) for _ in range(3)]
-        assert answers[0] is not None
-        assert answers[1] is not None
-        assert answers[2] is None
+        network.holds = is_refresh
+        answers = [begin(master, record(1)) for _ in range(2)]
+        assert master.registry.refresh_known(record(1).encode()) is None
         answers[0].cancel()
         await asyncio.sleep(0.1)
         assert await known(master, record(1)) is None
@@ -465,9 +472,8 @@ async def test_what_waits_when_the_master_stops_is_refused() -> None:
     cluster, network = MemoryCluster(), Held()
     async with running(cluster, network=network) as master:
         await join(master, record(1))
-        network.holds = lambda request: isinstance(request, Refresh)
-        answer = master.registry.refresh_known(record(1).encode())
-        assert answer is not None
+        network.holds = is_refresh
+        answer = begin(master, record(1))
         await asyncio.sleep(0.1)
     with pytest.raises(Refused, match="shutting down"):
         await answer
