@@ -18,7 +18,7 @@ from kontrol.master.records.pods import Live
 from kontrol.master.registry.admission import Decision, decide
 from kontrol.master.registry.leases import Leases
 from kontrol.rpc.errors import Refused
-from kontrol.store.protocol import Put, Range, TooLarge, Unavailable
+from kontrol.store.protocol import Put, Range, Store, TooLarge, Unavailable
 
 _Answer = TypeVar("_Answer")
 
@@ -194,12 +194,17 @@ async def test_a_full_store_is_tried_five_times_a_second() -> None:
         assert loop.time() - begun < 0.1, "there is no pause any more"
 
 
+def leases_of(store: Store) -> Leases:
+    """Leases of a tier whose TTL is known, 60 s."""
+    return Leases(store, ttl=lambda: 60.0, ttl_known=lambda: True)
+
+
 @virtual
 async def test_refreshes_end_with_their_owner() -> None:
     cluster, network = MemoryCluster(), Held()
     store = MemoryStore(cluster, network)
     lease = (await MemoryStore(cluster).grant(60)).id
-    leases = Leases(store, ttl=lambda: 60.0)
+    leases = leases_of(store)
     owner = asyncio.create_task(leases.run())
     await asyncio.sleep(0)
     assert await leases.refresh(lease).answer() == 60
@@ -217,7 +222,7 @@ async def test_refreshes_end_with_their_owner() -> None:
 
 @virtual
 async def test_a_granted_lease_is_known_until_the_mirror_shows_it_or_for_thirty_seconds() -> None:
-    leases, pod = Leases(MemoryStore(MemoryCluster()), ttl=lambda: 60.0), parse_keepalive(record(1))
+    leases, pod = leases_of(MemoryStore(MemoryCluster())), parse_keepalive(record(1))
     lease, ttl = await leases.grant(pod)
     assert ttl == 60.0
     assert [leases.granted(pod.key, pod.id, shown) for shown in (0, lease + 1)] == [lease, lease]
@@ -246,7 +251,7 @@ class Clinging(Held):
 async def test_the_owner_of_refreshes_waits_until_they_have_ended() -> None:
     network = Clinging()
     network.holds = lambda _: True
-    leases = Leases(MemoryStore(MemoryCluster(), network), ttl=lambda: 60.0)
+    leases = leases_of(MemoryStore(MemoryCluster(), network))
     owner = asyncio.create_task(leases.run())
     await asyncio.sleep(0)
     hanging = leases.refresh(7)
@@ -260,7 +265,7 @@ async def test_the_owner_of_refreshes_waits_until_they_have_ended() -> None:
 
 @virtual
 async def test_the_owner_of_no_refresh_ends_at_once() -> None:
-    leases = Leases(MemoryStore(MemoryCluster()), ttl=lambda: 60.0)
+    leases = leases_of(MemoryStore(MemoryCluster()))
     owner = asyncio.create_task(leases.run())
     await asyncio.sleep(0)
     owner.cancel()
@@ -272,7 +277,7 @@ async def test_the_owner_of_no_refresh_ends_at_once() -> None:
 async def test_a_refresh_that_fails_says_why_and_makes_room_for_the_next() -> None:
     cluster, network = MemoryCluster(), Held()
     lease = (await MemoryStore(cluster).grant(60)).id
-    leases = Leases(MemoryStore(cluster, network), ttl=lambda: 60.0)
+    leases = leases_of(MemoryStore(cluster, network))
 
     def fail(_: Request) -> bool:
         raise Unavailable("no quorum")

@@ -82,7 +82,7 @@ class Leases:
         store: Store,
         *,
         ttl: Callable[[], float],
-        ttl_known: Callable[[], bool] = lambda: True,
+        ttl_known: Callable[[], bool],
     ) -> None:
         """`ttl` returns the tier's, in seconds: this master's own until `ttl_known`."""
         self._store = store
