@@ -53,16 +53,17 @@ def _held(master: Master) -> _Rows:
 
 def _held_for(master: Master) -> float | None:
     plan = _plan(master)
-    if not isinstance(plan, policy.Wait):
-        return None
-    return max(0.0, plan.until - asyncio.get_running_loop().time())
+    return _left(plan.until) if isinstance(plan, policy.Wait) else None
 
 
 def _next(master: Master) -> float | None:
     plan = _plan(master)
-    if not isinstance(plan, policy.Idle) or plan.until is None:
-        return None
-    return max(0.0, plan.until - asyncio.get_running_loop().time())
+    return _left(plan.until) if isinstance(plan, policy.Idle) else None
+
+
+def _left(until: float | None) -> float | None:
+    """Return the seconds until a time of the loop, None if there is none."""
+    return None if until is None else max(0.0, until - asyncio.get_running_loop().time())
 
 
 def _since(read: Callable[[Master], float | None]) -> Callable[[Master], float | None]:
