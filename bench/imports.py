@@ -21,7 +21,8 @@ BARE = ("asyncio", "ssl", "hashlib")
 ON_TOP = (
     *("argparse", "ctypes", "dataclasses", "datetime", "difflib", "encodings.idna", "hashlib"),
     *("http.client", "importlib.metadata", "json", "pathlib", "random", "secrets", "shutil"),
-    *("tempfile", "urllib.request", "h11", "msgpack", "nacl.bindings", "yaml"),
+    *("tempfile", "urllib.request", "google.protobuf.message_factory", "h11", "msgpack"),
+    *("nacl.bindings", "yaml"),
     *("kontrol.settings", "kontrol.rpc.client", "kontrol.rpc.server", "kontrol.agent.agent"),
     *("kontrol.web.web", "kontrol.master.master", "kontrol.store.etcd.store"),
 )
