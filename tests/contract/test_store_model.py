@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.contract.conftest import etcd_store
 from tests.support.etcd import EtcdCluster
@@ -264,6 +264,13 @@ async def on_model(program: list[Step]) -> list[object]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(program=st.lists(steps, min_size=5, max_size=20))
+@example(
+    [
+        Transaction((), (Put("a", b""),), ()),
+        Compact(0),
+        Transaction((), (Range("", revision=2), Put("a", b"", 9)), ()),
+    ]
+)
 async def test_the_model_answers_as_etcd(etcd: EtcdCluster, program: list[Step]) -> None:
     async with etcd_store(etcd) as store:
         real = Interpreter(store, lambda revision: etcd.ctl("compaction", str(revision)))

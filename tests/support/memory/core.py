@@ -135,11 +135,13 @@ class Core:
             raise NoSpace("database space exceeded")
         succeeded = all(self._holds(compare) for compare in request.compares)
         branch = request.then if succeeded else request.otherwise
-        for op in branch:  # before any of them is done
+        # Before any of them is done, and first all puts: apply.go, Txn.
+        for op in branch:
+            if isinstance(op, Put) and op.lease and op.lease not in self._leases:
+                raise LeaseGone(f"lease {op.lease} of key {op.key!r} is gone: grant another")
+        for op in branch:
             if isinstance(op, Range):
                 self._check_revision(op)
-            elif isinstance(op, Put) and op.lease and op.lease not in self._leases:
-                raise LeaseGone(f"lease {op.lease} of key {op.key!r} is gone: grant another")
         revision = self.revision + 1
         events: list[Event] = []
         results = [self._do(op, revision, events) for op in branch]
