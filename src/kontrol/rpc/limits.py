@@ -68,9 +68,9 @@ class Limits:
     these is closed."""
 
     connections: int = 65_536
-    """Connections to a server, or three quarters of the descriptors that the process may have, if
-    that is less. With more, the one that has said nothing for longest is closed, of those without a
-    call in progress."""
+    """Connections to a server, or as many as leave the process a quarter of its descriptors, or
+    1000. With more, the one that has said nothing for longest is closed, of those without a call
+    in progress."""
 
     per_address: int = 8192
     """Connections to a server from one address. With more, the same, of that address."""
