@@ -22,8 +22,8 @@ from kontrol_common.text import escaped
 PERIOD = 60.0  # seconds
 _MOST_KEYS = 1024  # different lines that are remembered at a time
 _LONGEST = 16_384  # characters of one event
-# Output of the callback, and the audit: never held back; bounded where they are made.
-_VERBATIM = frozenset({"kontrol.callback", "kontrol.audit"})
+# Output of the callback and of hooks, and the audit: never held back; bounded where they are made.
+_VERBATIM = frozenset({"kontrol.callback", "kontrol.hook", "kontrol.audit"})
 _CHATTY = ("asyncio", "concurrent")  # libraries whose debug lines are of no use to users
 
 
