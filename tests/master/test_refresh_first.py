@@ -355,3 +355,28 @@ async def test_without_etcd_a_known_pod_is_unavailable() -> None:
         for text in (record(1), record(1, n=1), record(2)):
             with pytest.raises(Refused, match="Unavailable: this master has no answer"):
                 await master.ping(text)
+
+
+@virtual
+async def test_an_acknowledgement_by_a_refresh_that_began_before_says_how_long_before() -> None:
+    cluster, network = MemoryCluster(), Held()
+    now = asyncio.get_running_loop().time
+    async with running(cluster, network=network) as master:
+        first = await master.ping(record(1))
+        assert "age" not in first
+        network.holds = lambda request: isinstance(request, Refresh)
+        for _ in range(2):
+            with pytest.raises(Refused, match=r"^Unavailable"):
+                await master.ping(record(1))
+        began = now()  # at the latest, the second refresh: its keepalive has timed out
+        await asyncio.sleep(0.1)
+        sent, refreshes = now(), network.count(Refresh)
+        third = asyncio.ensure_future(master.ping(record(1)))
+        await asyncio.sleep(0.1)
+        assert network.count(Refresh) == refreshes  # it began none of its own
+        network.go.set()
+        age = (await third)["age"]
+        assert isinstance(age, float)
+        assert sent - age < began - 0.5
+        network.holds = lambda _: False
+        assert "age" not in await master.ping(record(1))

@@ -35,14 +35,21 @@ class LeaseRefresh:
     """The refresh of one lease.
 
     `ttl` is the lease's granted TTL in seconds, 0 if it is gone; None before there is an answer,
-    and where there is an `error` in its place.
+    and where there is an `error` in its place. `begun` is the loop time at which it began, if
+    keepalives that come later may wait for it, too.
     """
 
     lease: int
     ttl: int | None = None
     error: BaseException | None = None
     under_way: "asyncio.Future[int] | None" = None
+    begun: float | None = None
     waiting: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def age(self) -> float | None:
+        """By how many seconds it may have begun before a keepalive that it answers now came."""
+        return None if self.begun is None else asyncio.get_running_loop().time() - self.begun
 
     @property
     def ended(self) -> bool:
@@ -121,9 +128,11 @@ class Leases:
         under_way = self._under_way.get(lease)
         if under_way is None:
             under_way = self._under_way[lease] = []
+            refresh = LeaseRefresh(lease)
         elif len(under_way) == UNDER_WAY:
             return under_way[-1]
-        refresh = LeaseRefresh(lease)
+        else:
+            refresh = LeaseRefresh(lease, begun=asyncio.get_running_loop().time())
         under_way.append(refresh)
         try:
             refresh.under_way = asyncio.ensure_future(self._store.refresh(lease))

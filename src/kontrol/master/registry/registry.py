@@ -89,10 +89,11 @@ class Registry:
         """Accept one keepalive, the JSON text; returns the acknowledgement once the store has it.
 
         Returns `seq` (None after the deregistration of an unknown pod), `ttl` in seconds, and
-        `leader`. Raises `Refused`: `InvalidRecord`, `Conflict`, `Stale`, `Gone`; `TooManyPods`,
-        `TooManyBytes`, `TooManyJoins`, see `quota`; `NotWritten` if the pod's lease was refreshed
-        and its change could not be written, or if too many wait to be written before it; else
-        `Unavailable`.
+        `leader`; and `age` in seconds, if the lease was refreshed for an earlier keepalive too: it
+        counts from up to so long before this one came. Raises `Refused`: `InvalidRecord`,
+        `Conflict`, `Stale`, `Gone`; `TooManyPods`, `TooManyBytes`, `TooManyJoins`, see `quota`;
+        `NotWritten` if the pod's lease was refreshed and its change could not be written, or if too
+        many wait to be written before it; else `Unavailable`.
         """
         text = raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogatepass")
         known = self.refresh_known(text)
@@ -100,13 +101,13 @@ class Registry:
             return acknowledged
         try:
             record = parse_keepalive(raw)
-            seq, ttl, outcome = await self._accept(record, text, sender)
+            seq, ttl, outcome, age = await self._accept(record, text, sender)
         except BadRecord as error:
             refused = Refused("InvalidRecord", str(error))
         except Refused as error:
             refused = error
         else:
-            return self._acknowledged(seq, ttl, outcome)
+            return self._acknowledged(seq, ttl, outcome, age)
         self.outcomes[refused.name] += 1
         raise refused
 
@@ -150,21 +151,26 @@ class Registry:
             answer.set_result(None)
         else:
             ttl = self._leases.acknowledge(refresh)
-            answer.set_result(self._acknowledged(known.seq, ttl, "refreshed"))
+            answer.set_result(self._acknowledged(known.seq, ttl, "refreshed", refresh.age))
 
     def _late(self, answer: "asyncio.Future[dict[str, JSON] | None]") -> None:
         """Refuse a keepalive whose refresh has no answer in time."""
         self.outcomes["Unavailable"] += 1
         answer.set_exception(_unavailable(TimeoutError()))
 
-    def _acknowledged(self, seq: int | None, ttl: float, outcome: str) -> dict[str, JSON]:
+    def _acknowledged(
+        self, seq: int | None, ttl: float, outcome: str, age: float | None
+    ) -> dict[str, JSON]:
         self.outcomes[outcome] += 1
-        return {"seq": seq, "ttl": ttl, "leader": self._leader()}
+        answer: dict[str, JSON] = {"seq": seq, "ttl": ttl, "leader": self._leader()}
+        if age is not None:
+            answer["age"] = age
+        return answer
 
     async def _accept(
         self, record: Keepalive, text: bytes, sender: Sender
-    ) -> tuple[int | None, float, str]:
-        """Refresh the pod's lease, and write what is new; returns `seq`, TTL and outcome."""
+    ) -> tuple[int | None, float, str, float | None]:
+        """Refresh the pod's lease, and write what is new; returns `seq`, TTL, outcome and age."""
         current = self._mirror.cache.current
         live = self._mirror.live(record.key)
         timeout = _timeout(self._ttl(), current=current)
@@ -179,7 +185,7 @@ class Registry:
                 if refresh is not None and known is not None:
                     await refresh.answer()
                     if current and not self._leases.unfit(refresh):
-                        return known, self._leases.acknowledge(refresh), "refreshed"
+                        return known, self._leases.acknowledge(refresh), "refreshed", refresh.age
                 urgent = known is None
                 return await self._write(record, len(text), refresh, urgent=urgent, sender=sender)
         except (StoreError, TimeoutError) as error:
@@ -187,7 +193,7 @@ class Registry:
                 if known is None:
                     raise _not_written(record, error) from None
                 if current:  # all that it waits for is a lease of another TTL
-                    return known, self._leases.acknowledge(refresh), "refreshed"
+                    return known, self._leases.acknowledge(refresh), "refreshed", refresh.age
             elif isinstance(error, TimeoutError | Crowded) and self._writes(timeout):
                 raise _waits(record, len(self.queue)) from None
             raise _unavailable(error) from None
@@ -220,18 +226,18 @@ class Registry:
         *,
         urgent: bool,
         sender: Sender,
-    ) -> tuple[int | None, float, str]:
+    ) -> tuple[int | None, float, str, float | None]:
         """Have a keepalive written, and its lease refreshed unless it was granted just now."""
         while True:
             entry = self.queue.add(record, size, refresh, urgent=urgent, sender=sender)
             written = await entry.written()
             if written.granted or not written.lease:
-                return written.seq, written.granted or self._ttl(), "written"
+                return written.seq, written.granted or self._ttl(), "written", None
             if refresh is None or refresh.lease != written.lease:
                 refresh = self._leases.refresh(written.lease)
             await refresh.answer()
             if not self._leases.unfit(refresh):
-                return written.seq, self._leases.acknowledge(refresh), "written"
+                return written.seq, self._leases.acknowledge(refresh), "written", refresh.age
 
 
 def _timeout(ttl: float, *, current: bool) -> float:
