@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from kontrol.agent.agent import Agent, AgentSettings
+from kontrol.agent.agent import Agent, AgentSettings, Hooks
 from kontrol.agent.reporter import Caller, TierStatus
 from kontrol.ensemble.pod import Keepalive, parse_keepalive
 from kontrol.ensemble.tiers import parse_tiers
@@ -29,6 +29,7 @@ class Master:
     connectable: bool = True
     received: list[tuple[float, Keepalive]] = field(default_factory=list)
     acknowledged: list[float] = field(default_factory=list)
+    answered: list[tuple[float, float]] = field(default_factory=list)  # received, acknowledged
     opened: int = 0
     open: int = 0
 
@@ -79,13 +80,16 @@ class Network:
         finally:
             master.open -= 1
 
-    def agent(self, tiers: str, *, ttl: float = TTL, seed: int = 0) -> Agent:
+    def agent(
+        self, tiers: str, *, ttl: float = TTL, seed: int = 0, hooks: Hooks | None = None
+    ) -> Agent:
         return Agent(
             AgentSettings(named(IDENTITY), parse_tiers(tiers, 8000), ttl),
             connect=self.connect,
             resolve=self.resolve,
             random=Random(seed),
             clock=lambda: CLOCK,
+            hooks=hooks,
         )
 
 
@@ -99,12 +103,14 @@ class _Connection:
         assert isinstance(raw, str)
         loop = asyncio.get_running_loop()
         record = parse_keepalive(raw)
-        self._master.received.append((loop.time(), record))
+        at = loop.time()
+        self._master.received.append((at, record))
         answer = self._master.answer(record)
         if answer is SILENT:
             await asyncio.Event().wait()
         await asyncio.sleep(self._master.delay)
         self._master.acknowledged.append(loop.time())
+        self._master.answered.append((at, loop.time()))
         return answer
 
 

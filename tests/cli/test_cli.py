@@ -128,6 +128,11 @@ def test_a_callback_that_is_not_there_is_told(
     assert ("warning: KONTROL_CALLBACK" in err) is bool(told)
     assert run("config", **{**given, "KONTROL_MODE": "agent"}) == 2  # without a tier
     assert "warning: KONTROL_CALLBACK" not in capsys.readouterr().err
+    for hook in ("KONTROL_ON_SILENT", "KONTROL_ON_HEARD"):
+        assert run("config", **DEBUG, **{hook: callback.format(tmp_path)}) == 0
+        err = capsys.readouterr().err
+        assert told.format(tmp_path) in err
+        assert (f"warning: {hook}" in err) is bool(told)
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,13 @@ def test_a_command_line_is_split_as_by_a_shell_or_left_to_one() -> None:
     for empty in ("", "  ", "''", "'' a"):
         with pytest.raises(values.BadValue, match="with a program to run"):
             values.argv(empty, shell=False)
+        with pytest.raises(values.BadValue, match="with a program to run"):
+            values.hook(empty)
+    assert values.hook("a 'b c' $D") == ("a", "b c", "$D")
+    with pytest.raises(values.BadValue, match=r"no closing quotation.*as in sh -c"):
+        values.hook("a 'b")
+    with pytest.raises(values.BadValue, match="without NUL"):
+        values.hook("a\0b")
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Never
+from typing import TYPE_CHECKING, Never, Protocol
 
 from kontrol.agent.addresses import Addresses
 from kontrol.agent.payload import PayloadFile
 from kontrol.agent.reporter import Connect, Reporter, TierStatus
 from kontrol.agent.schedule import Schedule, nonce
+from kontrol.agent.silence import Hearing, Silence
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.pod import MAX_COUNTER, Keepalive, parse_keepalive
 from kontrol.ensemble.tiers import Tier
 from kontrol.resolver import Resolve
+
+if TYPE_CHECKING:  # an agent without hooks does not load what runs commands
+    from kontrol.agent.hooks import HookStatus
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +46,11 @@ class AgentSettings:
 
 @dataclass(frozen=True, slots=True)
 class AgentStatus:
-    """How the agent is doing. `payload_error` says why the payload file is not in force."""
+    """How the agent is doing. `payload_error` says why the payload file is not in force.
+
+    `silent` is the seconds since the last keepalive that a tier acknowledged was sent (or since the
+    start), None unless the pod is silent. `hooks` are the hooks that have run, None without any.
+    """
 
     id: str
     key: str
@@ -51,10 +59,27 @@ class AgentStatus:
     payload_error: str | None
     leaving: bool
     tiers: tuple[TierStatus, ...]
+    silent: float | None = None
+    hooks: "tuple[HookStatus, ...] | None" = None
+
+
+class Hooks(Hearing, Protocol):
+    """What runs commands when the pod becomes silent, and when a tier hears it."""
+
+    @property
+    def statuses(self) -> "tuple[HookStatus, ...]":
+        """The hooks that have run."""
+        ...
+
+    async def run(self) -> Never:
+        """Run them until cancelled."""
+        ...
 
 
 class Agent:
     """Reports a pod to its tiers. `emitted` is called with each keepalive sent.
+
+    `hooks` are for a pod that its tiers do not hear.
 
     Raises `BadRecord` if a master would refuse the identity.
     """
@@ -68,6 +93,7 @@ class Agent:
         emitted: Callable[[], None] = lambda: None,
         random: Random | None = None,
         clock: Callable[[], int] = time.time_ns,
+        hooks: Hooks | None = None,
     ) -> None:
         random = random or Random()  # noqa: S311 - spreads agents in time, keeps no secret
         self._started = clock()
@@ -77,6 +103,8 @@ class Agent:
         self._n = 0
         parse_keepalive(self._encode(self._payload))
         self._file = None if settings.payload is None else PayloadFile(settings.payload)
+        self._hooks = hooks
+        self._silence = Silence()
         self._reporters = tuple(
             Reporter(
                 tier,
@@ -87,6 +115,7 @@ class Agent:
                 connect=connect,
                 resolve=resolve,
                 emitted=emitted,
+                heard=self._silence.news,
             )
             for tier in settings.tiers
         )
@@ -106,6 +135,8 @@ class Agent:
             payload_error=None if self._file is None else self._file.error,
             leaving=self._leaving.is_set(),
             tiers=tuple(reporter.status for reporter in self._reporters),
+            silent=None if self._leaving.is_set() else self._silence.seconds(),
+            hooks=None if self._hooks is None else self._hooks.statuses,
         )
 
     @property
@@ -154,8 +185,12 @@ class Agent:
         return self._deregistrations
 
     async def _report(self) -> None:
+        self._silence.begin(self._reporters)
         async with asyncio.TaskGroup() as group:
             tasks = []
+            if self._hooks is not None:
+                tasks.append(group.create_task(self._hooks.run()))
+                tasks.append(group.create_task(self._silence.watch(self._hooks)))
             if self._file is not None:  # first, so that the first keepalive has its content
                 tasks.append(group.create_task(self._follow(self._file)))
             tasks += [group.create_task(reporter.run()) for reporter in self._reporters]

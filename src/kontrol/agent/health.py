@@ -1,22 +1,27 @@
 """The health of an agent: its readiness checks and its metrics, both read from its status."""
 
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from kontrol.agent.agent import AgentStatus
 from kontrol.agent.reporter import TierStatus
 from kontrol.ensemble.canonical import JSON
 from kontrol.metrics import Metric, Total, Values
 
+if TYPE_CHECKING:
+    from kontrol.agent.hooks import HookStatus
+
 _Rows: TypeAlias = "Iterable[tuple[Values, float | Total]]"
 
 
 def checks(status: AgentStatus) -> list[dict[str, JSON]]:
-    """Return whether each tier has acknowledged the pod, and that it has not left.
+    """Return whether each tier has acknowledged the pod, whether any hears it, and whether it left.
 
     Each check has `name`, `ok`, `detail` and, if a keepalive failed, `error`: the text of a peer.
     """
     found: list[dict[str, JSON]] = [_check(tier) for tier in status.tiers]
+    if status.hooks is not None and not status.leaving:
+        found.append(_silence(status, status.hooks))
     if status.leaving:
         found.append({"name": "staying", "ok": False, "detail": "the agent has deregistered"})
     return found
@@ -33,6 +38,22 @@ def _check(tier: TierStatus) -> dict[str, JSON]:
     return check if tier.error is None else {**check, "error": tier.error}
 
 
+def _silence(status: AgentStatus, hooks: "tuple[HookStatus, ...]") -> dict[str, JSON]:
+    """Return whether any tier hears the pod, and how its last hook went."""
+    parts = ["heard" if status.silent is None else f"silent for {status.silent:.1f} s"]
+    running = (hook for hook in hooks if hook.running is not None)
+    parts += [f"hook {hook.name} runs for {hook.running:.1f} s" for hook in running]
+    last = min(
+        (hook for hook in hooks if hook.ended is not None),
+        key=lambda hook: hook.ended or 0.0,
+        default=None,
+    )
+    if last is not None:
+        how = "done" if last.error is None else f"failed ({last.error})"
+        parts.append(f"hook {last.name} {how} {last.ended or 0:.1f} s ago")
+    return {"name": "silence", "ok": status.silent is None, "detail": "; ".join(parts)}
+
+
 def _reporting(tier: TierStatus) -> bool:
     return tier.acknowledged is not None and tier.acknowledged <= tier.ttl
 
@@ -44,7 +65,15 @@ def _tiers(read: Callable[[TierStatus], float | Total | None]) -> Callable[[Agen
     ]
 
 
+def _hooks(read: "Callable[[HookStatus], float | None]") -> Callable[[AgentStatus], _Rows]:
+    """Return how to read one number of each hook; None is left out."""
+    return lambda status: [
+        ((hook.name,), value) for hook in status.hooks or () if (value := read(hook)) is not None
+    ]
+
+
 _TIER = ("tier",)
+_HOOK = ("hook",)
 
 METRICS: tuple[Metric[AgentStatus], ...] = (
     Metric(
@@ -135,6 +164,47 @@ METRICS: tuple[Metric[AgentStatus], ...] = (
         "gauge",
         "1 while the payload file's content is not in force because of an error; the log has it.",
         lambda status: int(status.payload_error is not None),
+    ),
+    Metric(
+        "kontrol_agent_silent",
+        "gauge",
+        "1 while no tier has acknowledged a keepalive for 2/3 of its TTL, also since the start.",
+        lambda status: int(status.silent is not None),
+    ),
+    Metric(
+        "kontrol_agent_hook_runs_total",
+        "counter",
+        "Runs of a hook, retries included.",
+        _hooks(lambda hook: hook.runs),
+        _HOOK,
+    ),
+    Metric(
+        "kontrol_agent_hook_failures_total",
+        "counter",
+        "Runs of a hook that failed: it did not exit with status 0, or took too long.",
+        _hooks(lambda hook: hook.failures),
+        _HOOK,
+    ),
+    Metric(
+        "kontrol_agent_hook_timeouts_total",
+        "counter",
+        "Runs of a hook that took too long, and were killed with all their processes.",
+        _hooks(lambda hook: hook.timeouts),
+        _HOOK,
+    ),
+    Metric(
+        "kontrol_agent_hook_failing",
+        "gauge",
+        "1 if the last run of the hook failed; the log says why.",
+        _hooks(lambda hook: int(hook.error is not None)),
+        _HOOK,
+    ),
+    Metric(
+        "kontrol_agent_hook_seconds",
+        "gauge",
+        "Seconds that the last run of the hook took.",
+        _hooks(lambda hook: hook.seconds),
+        _HOOK,
     ),
     Metric(
         "kontrol_agent_leaving",

@@ -24,7 +24,7 @@ from itertools import chain
 from typing import Never, Protocol, TypeGuard
 
 from kontrol.agent.addresses import Addresses
-from kontrol.agent.schedule import LONGEST_SKEW, SECOND, Schedule, skew_past
+from kontrol.agent.schedule import LONGEST_SKEW, MAX_TTL, SECOND, Schedule, skew_past
 from kontrol.ensemble.tiers import Tier
 from kontrol.resolver import Resolve
 from kontrol.rpc.errors import RemoteError, RpcError
@@ -90,7 +90,7 @@ class Reporter:
     """Reports to `tier`.
 
     `started` is when the process did, in nanoseconds of the wall clock: the time in its nonce.
-    `emitted` is called with each keepalive sent.
+    `emitted` is called with each keepalive sent, `heard` with each acknowledgement.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class Reporter:
         connect: Connect,
         resolve: Resolve,
         emitted: Callable[[], None],
+        heard: Callable[[], None],
     ) -> None:
         self.tier = tier
         self._schedule = schedule
@@ -113,9 +114,12 @@ class Reporter:
         self._connect = connect
         self._resolve = resolve
         self._emitted = emitted
+        self._heard = heard
         self._found: dict[str, list[str]] = {}  # the addresses of each name, as last found
         self.acknowledged = asyncio.Event()
         """Set once the tier has acknowledged a keepalive of ours."""
+        self.heard: float | None = None
+        """The loop time from which the tier counts the pod's TTL, at the earliest; None: never."""
         self._changed = asyncio.Event()
         self._address: str | None = None
         self._sent = self._accepted = self._refusals = self._failures = 0
@@ -125,6 +129,11 @@ class Reporter:
         self._seq: int | None = None
         self._leader: str | None = None
         self._error: str | None = None
+
+    @property
+    def ttl(self) -> float:
+        """The TTL of the tier in seconds, as last received."""
+        return self._schedule.ttl
 
     def changed(self) -> None:
         """Send immediately, unless the tier is failing and the next attempt is not due yet."""
@@ -218,10 +227,10 @@ class Reporter:
             return self._schedule.failed()
         self._accepted += 1
         self._round_trips += loop.time() - started
-        delay = self._accept(answer)
+        delay = self._accept(answer, started)
         return max(0.0, started + delay - loop.time())
 
-    def _accept(self, answer: object) -> float:
+    def _accept(self, answer: object, sent: float) -> float:
         """Read an acknowledgement; the original's masters answer nothing. Returns the delay."""
         fields = answer if isinstance(answer, dict) else {}
         seq = fields["seq"] if isinstance(fields.get("seq"), int) else None
@@ -237,7 +246,11 @@ class Reporter:
             # A recovery says so: the log would suppress the same words as at the start.
             again = f" again; failed attempts: {failures}" if failures and known else ""
             log.info("tier %s: reporting to %s%s%s", self.tier, self._address, number, again)
-        return self._schedule.acknowledged(fields.get("ttl"))
+        delay = self._schedule.acknowledged(fields.get("ttl"))
+        age = fields.get("age")
+        self.heard = sent - (min(age, MAX_TTL) if isinstance(age, int | float) and age > 0 else 0)
+        self._heard()
+        return delay
 
     def _refused(self, refusal: RemoteError) -> None:
         self._refusals += 1

@@ -20,7 +20,12 @@ from kontrol.agent import control
 from kontrol.agent.agent import Agent
 from kontrol.daemon.notify import Notifier
 from kontrol.daemon.process import Children, StartupError, check_port
-from kontrol.daemon.wire_agent import command_methods, make_agent, takes_commands
+from kontrol.daemon.wire_agent import (
+    command_methods,
+    make_agent,
+    make_hooks,
+    takes_commands,
+)
 from kontrol.rpc.security.keys import Keyring, KeysError
 from kontrol.settings import Settings
 from kontrol.settings import variables as v
@@ -93,7 +98,8 @@ class Daemon:
                 services.append(group.create_task(work))
 
             emit = self._statsd(serve)
-            agent = make_agent(settings, keys, emit) if settings.agent else None
+            hooks = await make_hooks(settings, self._environ, stack, self._children)
+            agent = make_agent(settings, keys, emit, hooks) if settings.agent else None
             master: Master | None = None
             view: View | None = None
             if settings.master:

@@ -1,5 +1,6 @@
 """The agent's side of the daemon: what it reports, and the commands that it runs for others."""
 
+import random
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -17,6 +18,7 @@ from kontrol.settings import SECRETS, Settings
 from kontrol.settings import variables as v
 
 if TYPE_CHECKING:
+    from kontrol.agent.hooks import SilenceHooks
     from kontrol.rpc.methods import Method
 
 
@@ -25,7 +27,12 @@ def takes_commands(settings: Settings) -> bool:
     return settings.agent and settings.invoke != "off"
 
 
-def make_agent(settings: Settings, keys: Keyring | None, emit: Callable[[str], None]) -> Agent:
+def make_agent(
+    settings: Settings,
+    keys: Keyring | None,
+    emit: Callable[[str], None],
+    hooks: "SilenceHooks | None" = None,
+) -> Agent:
     """Return the agent. Raises `StartupError`."""
     connect = partial(Client, keys=keys, as_="agent", to=("master",))
     if keys is not None:
@@ -39,7 +46,34 @@ def make_agent(settings: Settings, keys: Keyring | None, emit: Callable[[str], N
         connect=connect,
         resolve=Resolver(),
         emitted=lambda: emit("keepalive_emitted"),
+        hooks=hooks,
     )
+
+
+async def make_hooks(
+    settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack, children: Children
+) -> "SilenceHooks | None":
+    """Return the hooks of silence, None if there are none. Their guard ends with `stack`.
+
+    Raises `StartupError`.
+    """
+    silent, heard = settings[v.ON_SILENT] or (), settings[v.ON_HEARD] or ()
+    if not settings.agent or not (silent or heard):
+        return None
+    from kontrol.agent.hooks import HookRunner, SilenceHooks
+    from kontrol.process.guard import Guard, GuardError
+    from kontrol_common.processes import become_subreaper
+
+    become_subreaper()  # adopts, and kills, what a dying guard leaves
+    # Its own, and started now: when a pod is cut off there is no time to wait for one.
+    guard = Guard(known=children.known)
+    children.of(lambda: () if guard.pid is None else (guard.pid,))
+    try:
+        await stack.enter_async_context(guard)
+    except GuardError as error:
+        raise StartupError(f"{v.ON_SILENT.name}, {v.ON_HEARD.name}: {error}") from None
+    runner = HookRunner(guard.run, environ=environ, secrets=SECRETS, uniform=random.random)
+    return SilenceHooks(runner, silent=silent, heard=heard)
 
 
 def agent_settings(settings: Settings) -> AgentSettings:

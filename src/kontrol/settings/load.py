@@ -12,11 +12,13 @@ import socket
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kontrol.settings import variables as v
 from kontrol.settings.parse import Settings, assemble, check
 from kontrol.settings.private import exposed
 from kontrol.settings.resolve import NOTHING, Booted, Resolved
+from kontrol.settings.variables import Variable
 
 _INTERPRETER = re.compile(r"(ba|da|k|z)?sh\Z|(python|perl|ruby|node)[0-9.]*\Z")
 _PLAIN = re.compile(r"[0-9A-Za-z_./][0-9A-Za-z_./+@=-]*\Z")  # no option, and nothing for a shell
@@ -52,21 +54,31 @@ def examine(
                 resolved.refuse(variable, f"a {variable.path} that can be read: {problem}")
             elif variable.secrecy and (warning := exposed(path)) is not None:
                 resolved.notes.append((logging.WARNING, f"{variable.name}: {warning}"))
-    if "master" in (resolved.get(v.MODE) or ()) and (why := _callback_problem(resolved, environ)):
-        resolved.notes.append((logging.WARNING, why))
+    mode = resolved.get(v.MODE) or ()
+    if "master" in mode and resolved.get(v.CALLBACK) is not None and resolved.argv:
+        argv, shell = resolved.argv, bool(resolved.get(v.SHELL_CALLBACK))
+        why = _program_problem(argv[-1:] if shell else argv, environ, shell=shell)
+        _note_program(resolved, v.CALLBACK, why)
+    for hook in (v.ON_SILENT, v.ON_HEARD):
+        if "agent" in mode and (words := resolved.get(hook)):
+            _note_program(resolved, hook, _program_problem(words, environ, shell=False))
     return resolved
 
 
-def _callback_problem(resolved: Resolved, environ: Mapping[str, str]) -> str:
-    """Describe why the callback cannot be started now; empty if no reason is seen.
+def _note_program(resolved: Resolved, variable: Variable[Any], why: str) -> None:
+    """Warn of a command that cannot be started now; it may be installed later."""
+    if why:
+        resolved.notes.append(
+            (logging.WARNING, f"{variable.name}: {why}; runs fail until this is fixed")
+        )
 
-    It may be installed later, so this is not a mistake. Of a line for a shell, only a plain path at
-    its beginning is checked.
+
+def _program_problem(argv: tuple[str, ...], environ: Mapping[str, str], *, shell: bool) -> str:
+    """Describe why a command cannot be started now; empty if no reason is seen.
+
+    Of a line for a shell, only a plain path at its beginning is checked.
     """
-    command, shell = resolved.get(v.CALLBACK), resolved.get(v.SHELL_CALLBACK)
-    if command is None or not resolved.argv:
-        return ""
-    program, *others = command.split() if shell else resolved.argv
+    program, *others = argv[0].split() if shell else argv
     if shell and not ("/" in program and _PLAIN.match(program)):
         return ""
     import shutil  # with three compression libraries
@@ -74,18 +86,13 @@ def _callback_problem(resolved: Resolved, environ: Mapping[str, str]) -> str:
     path, script = Path(program), Path(others[0]) if others else None
     if shutil.which(program, path=environ.get("PATH", os.defpath)):
         interprets = not shell and script and _INTERPRETER.match(path.name)
-        if not (interprets and _PLAIN.match(others[0])) or (script and script.exists()):
-            return ""
-        what = f"there is no file {script}, from {Path.cwd()}"
-    elif "/" not in program:
-        what = f"there is no program {program!r} in the PATH"
-    elif not path.exists():
-        what = f"there is no file {program}"
-    elif path.is_dir():
-        what = f"{program} is a folder"
-    else:
-        what = f"{program} is not executable (chmod +x)"
-    return f"{v.CALLBACK.name}: {what}; runs fail until this is fixed"
+        missing = interprets and _PLAIN.match(others[0]) and not (script and script.exists())
+        return f"there is no file {script}, from {Path.cwd()}" if missing else ""
+    if "/" not in program:
+        return f"there is no program {program!r} in the PATH"
+    if not path.exists():
+        return f"there is no file {program}"
+    return f"{program} is a folder" if path.is_dir() else f"{program} is not executable (chmod +x)"
 
 
 def host_facts(environ: Mapping[str, str]) -> dict[str, str]:

@@ -265,13 +265,19 @@ def argv(text: str, *, shell: bool) -> tuple[str, ...]:
     """Return what to execute for a command line: its words, or a shell that reads it."""
     if shell:
         return ("/bin/sh", "-c", text)
+    return _words(text, "set KONTROL_SHELL_CALLBACK=TRUE to have a shell read the line")
+
+
+def hook(text: str) -> tuple[str, ...]:
+    """Return the words of a hook's command line."""
+    return _words(command(text), "give the line to a shell, as in sh -c '...'")
+
+
+def _words(text: str, otherwise: str) -> tuple[str, ...]:
     try:
         words = tuple(shlex.split(text))
     except ValueError as error:
-        raise BadValue(
-            f"a command line; {str(error).lower()}: close it, or set KONTROL_SHELL_CALLBACK=TRUE to"
-            " have a shell read the line"
-        ) from None
+        raise BadValue(f"a command line; {str(error).lower()}: close it, or {otherwise}") from None
     if not words or not words[0]:
         raise BadValue("a command line with a program to run")
     return words

@@ -542,6 +542,30 @@ URGENT = Variable[Urgent | None](
     used_by="master",
 )
 
+_HOOKS = "Hooks of the pod"
+ON_SILENT = Variable[tuple[str, ...] | None](
+    "KONTROL_ON_SILENT",
+    _HOOKS,
+    values.hook,
+    "Command that the agent runs once no tier has acknowledged a keepalive of the pod for two "
+    "thirds of the TTL, before masters can treat the pod as lost: for a primary that is cut off "
+    "and must demote itself. It is killed after a fifth of the TTL, and tried again until it "
+    "succeeds or a tier acknowledges the pod. It makes the application depend on the masters.",
+    example="/usr/local/bin/demote",
+    fallback="none",
+    used_by="agent",
+)
+ON_HEARD = Variable[tuple[str, ...] | None](
+    "KONTROL_ON_HEARD",
+    _HOOKS,
+    values.hook,
+    "Command that the agent runs once a tier acknowledges the pod again, and with the first "
+    "acknowledgement after its start.",
+    example="/usr/local/bin/rejoin --role replica",
+    fallback="none",
+    used_by="agent",
+)
+
 _SECURITY = "Security"
 KEYS = Variable[Path | None](
     "KONTROL_KEYS",
