@@ -22,7 +22,7 @@ from random import SystemRandom
 from tests.simulation.checker import check
 from tests.simulation.history import show
 from tests.simulation.rare import reached
-from tests.simulation.schedule import THIRD, Schedule, draw
+from tests.simulation.schedule import FOURTH, Schedule, draw
 from tests.simulation.simulate import judge, simulate
 from tests.simulation.suite import never, table
 from tests.support.simloop import START
@@ -45,7 +45,7 @@ def main() -> int:
         schedule = draw(seed)
         return replay(shrink(schedule) if arguments.shrink else schedule)
     if seed is None:
-        seed = SystemRandom().randrange(THIRD, 2**31)
+        seed = SystemRandom().randrange(FOURTH, 2**31)
     return explore(range(seed, seed + (count or COUNT)), arguments.jobs)
 
 

@@ -7,7 +7,7 @@ out from what callbacks were given, who left from what agents said.
 
 from collections.abc import Callable, Iterator
 
-from tests.simulation.checks import holds, pods, records, runs, timed
+from tests.simulation.checks import holds, pods, records, runs, silence, timed
 from tests.simulation.history import Failure, History
 
 CHECKS: dict[str, Callable[[History], Iterator[str]]] = {
@@ -28,6 +28,8 @@ CHECKS: dict[str, Callable[[History], Iterator[str]]] = {
     "11 rollbacks": records.rolled_back_once,
     "12 as it asked": timed.asked_is_committed,
     "12 never early": timed.never_early,
+    "14 told before lost": silence.told_before_lost,
+    "14 hooks in order": silence.in_order,
     "damper": holds.damper_waits,
     "unknown fields": records.unknown_fields_stay,
 }

@@ -237,6 +237,16 @@ class Replaced:
 
 
 @dataclass(frozen=True, slots=True)
+class Hook:
+    """A hook of the pod on `node` begins, or is over: `what` says how."""
+
+    at: float
+    node: str
+    name: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class Garbage:
     """An operator writes at a key what is no record."""
 
@@ -265,7 +275,7 @@ RESTORES = {
 Entry = (
     Commit | Restore | Leased | Elected | Started | Ended | Sent | Acknowledged | Refusal
     | Deregistered | Process | Failure | Fault | Settled | Asked | Unsure | Fenced | Replaced
-    | Garbage
+    | Garbage | Hook
 )  # fmt: skip
 History = tuple[Entry, ...]
 
@@ -440,6 +450,8 @@ def _line(entry: Entry) -> str:
             text = f"{entry.what} {entry.a} {entry.b} {'on' if entry.on else 'off'}"
         case Restore(_, kind, revision):
             text = f"restored ({kind}) to revision {revision}"
+        case Hook():
+            text = f"hook {entry.name} of {entry.node}: {entry.what}"
         case Settled():
             text = f"settled: {entry.alive}"
         case _:

@@ -11,13 +11,15 @@ from random import Random
 from tests.simulation.callback import BootClock, SimRunner
 from tests.simulation.history import Asked, Failure, Process, Replaced, Settings
 from tests.simulation.network import StoreNetwork, Wire
-from tests.simulation.schedule import THIRD
+from tests.simulation.schedule import FOURTH, THIRD
+from tests.simulation.silence import SimHooks
 from tests.simulation.versions import EARLIER, LATER, OtherVersion, earlier, later
 from tests.simulation.world import World
 from tests.support.memory import MemoryStore
 from tests.support.simloop import Clock
 
 from kontrol.agent.agent import Agent, AgentSettings
+from kontrol.agent.hooks import SilenceHooks
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import Keepalive, key_of
 from kontrol.ensemble.tiers import Tier
@@ -242,10 +244,17 @@ class AgentHost:
             resolve=self._wire.resolve,
             random=Random(f"{world.schedule.seed} {self._node}"),
             clock=lambda: int((world.loop.world if off is None else world.wall(off)) * 1e9),
+            hooks=self._hooks(),
         )
         agent.update(self.payload)
         world.record(Process(world.loop.world, self.name, up=True, id=self.id, key=key))
         self._task = world.loop.spawn(self._node, agent.run())
+
+    def _hooks(self) -> SilenceHooks | None:
+        world = self._world
+        if world.schedule.seed < FOURTH:
+            return None
+        return SimHooks(world, self.name, self._node).hooks()
 
     def change(self) -> None:
         """Change the payload."""

@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterator
 
 from tests.simulation.checks.holds import Tier, mass
 from tests.simulation.checks.runs import rolled_back
+from tests.simulation.checks.silence import losses
 from tests.simulation.history import (
     KEYS,
     RESTORES,
+    Acknowledged,
     Commit,
     Ended,
     Entry,
     Garbage,
     History,
+    Hook,
+    Process,
     Record,
     Refusal,
     Replaced,
@@ -62,6 +66,13 @@ BRANCHES: dict[str, str] = {
     "urgent": "a run for an urgent change comes before the damper would let it",
     "urgent held": "an urgent change is held by the gap or the brake",
     "note": "a note is committed",
+    "silent": "a pod that was acknowledged runs its silent hook",
+    "silent start": "a pod that was never acknowledged does",
+    "silent killed": "a silent hook takes too long",
+    "silent retried": "one runs again after it failed",
+    "silent for heard": "one begins although a heard hook runs, which is ended",
+    "silent and lost": "a pod is lost whose silent hook was over before",
+    "heard again": "a heard hook runs after a silent one",
     "swept": "a registration is deleted that was unused for long",
     "left": "a run tells that a pod left",
     "came late": "a pod leaves that was lost",
@@ -92,6 +103,7 @@ def reached(history: History) -> Counter[str]:
         past.apply(entry)
         if tier.listed != past.listed:
             past.listed, past.changed = tier.listed, entry.at
+    counts["silent and lost"] = sum(pod.over is not None for _, pod, _, _ in losses(history))
     told = {f"{name}: {text}": counts[name] for name, text in BRANCHES.items()}
     return Counter({SCHEDULES: 1, **told})
 
@@ -117,6 +129,9 @@ class _Past:
         self.acknowledged = float("-inf")  # when that was
         self.changed = float("-inf")  # when the list of pods last changed
         self.listed: list[Record] = []
+        self.hooks: dict[str, Hook] = {}  # the last of each node
+        self.senders: dict[str, str] = {}  # nonce to node
+        self.heard: set[str] = set()  # nodes whose process was acknowledged
 
     def apply(self, entry: Entry) -> None:
         match entry:
@@ -144,6 +159,14 @@ class _Past:
                     self.waited = at
             case Sent(_, node, name, key, nonce):
                 self.nonces[node, name, key] = nonce
+                self.senders[nonce] = node
+            case Acknowledged(_, _, _, _, nonce):
+                self.heard.add(self.senders.get(nonce, ""))
+            case Process(_, node):
+                self.heard.discard(node)
+                self.hooks.pop(node, None)
+            case Hook(_, node):
+                self.hooks[node] = entry
             case Refusal(_, node, name):
                 self.refused[node] = name
 
@@ -305,4 +328,25 @@ def _store(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
                         yield "other version"
 
 
-_LOOKS: tuple[Callable[[Entry, Tier, _Past], Iterator[str]], ...] = (_terms, _runs, _pods, _store)
+def _hooks(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
+    del tier
+    if not isinstance(entry, Hook):
+        return
+    before = past.hooks.get(entry.node)
+    match entry.name, entry.what, before and (before.name, before.what):
+        case "silent", "begins", ("silent", "failed" | "killed"):
+            yield "silent retried"
+        case "silent", "begins", ended:
+            yield "silent" if entry.node in past.heard else "silent start"
+            yield from ["silent for heard"] if ended == ("heard", "ended for another") else []
+        case "silent", "killed", _:
+            yield "silent killed"
+        case "heard", "begins", ("silent", _):
+            yield "heard again"
+        case _:
+            pass
+
+
+_LOOKS: tuple[Callable[[Entry, Tier, _Past], Iterator[str]], ...] = (
+    *(_terms, _runs, _pods, _hooks, _store),
+)

@@ -2,10 +2,11 @@
 
 Every fault ends by itself: a step says for how long. Times are seconds from the start.
 
-Three generations of schedules: seeds below `THIRD` mean what they always did, so that those which
+Four generations of schedules: seeds below `FOURTH` mean what they always did, so that those which
 once found something still do. From `SECOND` on they draw from the faults of two, a few kinds at a
 time, so that some schedules are about few things. From `THIRD` on, most have callbacks that ask to
-run again, runs every so often, or urgent changes. New kinds of faults belong to a new generation.
+run again, runs every so often, or urgent changes. From `FOURTH` on pods have hooks. New
+kinds of faults belong to a new generation.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from tests.simulation.history import RESTORES, Settings
 HORIZON = 12.0  # the length of the part with faults, in times of TTL; the second generation's is 8
 SECOND = 1_000_000  # the first seed of the second generation
 THIRD = 90_000_000
+FOURTH = 150_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class Schedule:
 
 def draw(seed: int) -> Schedule:
     """Return the schedule of `seed`."""
+    if seed >= FOURTH:
+        return _fourth(seed)
     if seed >= THIRD:
         return _third(seed)
     return _second(seed) if seed >= SECOND else _first(seed)
@@ -153,6 +157,13 @@ def _third(seed: int) -> Schedule:
     more = [release] if rng.random() < 0.5 else []
     steps = sorted((*plain.steps, *mass, *more), key=lambda step: step.at)
     return replace(now, own=own, steps=tuple(steps))
+
+
+def _fourth(seed: int) -> Schedule:
+    plain = _third(seed)
+    draws = _Draws(Random(f"silence {seed}"), plain)
+    steps = sorted((*plain.steps, *_silences(draws)), key=lambda step: step.at)
+    return replace(plain, steps=tuple(steps))
 
 
 _URGENT = ("lost", "lost,left", "joined", "changed", "payload.state", "left,payload.state")
@@ -375,6 +386,18 @@ def _mass(draws: _Draws) -> Iterator[Step]:
         yield Step(at + rng.uniform(0.5, 3.5) * plain.ttl, how, draws.master, "", draws.long)
     if rng.random() < 0.3:
         yield Step(at + rng.uniform(1, 3) * plain.ttl, "ask", draws.master, "release")
+
+
+def _silences(draws: _Draws) -> Iterator[Step]:
+    """Pods that are cut off, for about as long as they may be, or for good, some at their start."""
+    rng, ttl = draws.rng, draws.plain.ttl
+    for _ in range(rng.choice((0, 1, 2, 4))):
+        pod, at = draws.pod(), draws.at
+        long = ttl * rng.choice((0.5, 0.7, 0.9, 1.5, 3.0)) * rng.uniform(0.9, 1.1)
+        yield Step(at, "isolate", pod, lasting=long)
+        if rng.random() < 0.3:
+            how = rng.choice(("restart", "pause", "payload"))
+            yield Step(at + rng.uniform(0, 1) * long, how, pod, "", rng.uniform(0.1, 2))
 
 
 _OTHERS: dict[str, Callable[[_Draws], Iterator[Step]]] = {

@@ -15,6 +15,7 @@ from tests.simulation.history import (
     Commit,
     Elected,
     Fault,
+    Hook,
     Leased,
     Process,
     Record,
@@ -28,6 +29,7 @@ from tests.simulation.versions import NEXT
 
 from kontrol.ensemble.canonical import canonical
 
+SILENCE = "14 told before lost"
 NOTHING = b'{"joined": [], "changed": [], "left": [], "lost": []}'
 D = pod("p4", 3)
 E = pod("p5", 4)
@@ -637,3 +639,60 @@ def test_when_faults_began_is_known_after_they_ended() -> None:
         health.apply(Fault(at, "full", STORE, on=on))
     began = [health.fault_since(at) for at in (0, 1, 4, 5, 6, 8, 9)]
     assert began == [NEVER, 1, 1, 1, NEVER, 8, 8]
+
+
+# Hooks of pods
+
+
+def cut_off(*hooks: tuple[float, str, str], **more: bool) -> Script:
+    """One of two pods is cut off until it is lost; `hooks` run so many seconds after."""
+    script = Script()
+    script.lead(5)
+    script.add(Process(0, "p1", up=True, id="p1", key=A.key))
+    script.add(Sent(0, "p1", "p1", A.key, A.nonce))
+    script.join(A)
+    script.join(B)
+    script.go()
+    script.add(Fault(script.at, "cut", "m1", "p1"))
+    script.add(Acknowledged(script.at, script.at, "p1", A.key, A.nonce, 0, 0, TTL))
+    start = script.at
+    if more.get("paused"):
+        script.add(Fault(start + 1, "paused", "p1"))
+        script.add(Fault(start + 2, "paused", "p1", on=False))
+    for at, name, what in hooks:
+        script.add(Hook(start + at, "p1", name, what))
+    del script.pods[A.key]
+    script.at += TTL - 1
+    script.commit((KEYS.pod(A.key), None))
+    script.go()
+    return script
+
+
+BEGINS, DONE = (6.7, "silent", "begins"), (7.0, "silent", "done")
+
+
+def test_a_silent_hook_before_the_loss_is_good() -> None:
+    assert cut_off(BEGINS, DONE).complaints() == []
+    assert cut_off(BEGINS, (8.7, "silent", "killed")).complaints() == []
+    assert cut_off(paused=True).complaints() == []  # it could not run one
+    later = (*(BEGINS, DONE), (8.0, "silent", "begins"))
+    assert cut_off(*later).complaints() == []  # once more, for whatever reason
+
+
+def test_a_loss_without_a_silent_hook_before() -> None:
+    assert says(cut_off(), SILENCE, "10.000 s after its last keepalive: no silent hook began")
+    heard = ((1.0, "heard", "begins"), (2.0, "heard", "done"))
+    assert says(cut_off(*heard), SILENCE, "no silent hook began")
+    after = cut_off()
+    after.add(Hook(after.at, "p1", "silent", "begins"))
+    assert says(after, SILENCE, "no silent hook began")
+
+
+def test_a_silent_hook_that_still_runs_when_the_pod_is_lost() -> None:
+    assert says(cut_off(BEGINS), SILENCE, "its silent hook still runs")
+
+
+def test_hooks_that_overlap() -> None:
+    both = cut_off(BEGINS, (6.8, "heard", "begins"), DONE)
+    assert says(both, "14 hooks in order", "hook heard of p1 begins")
+    assert says(cut_off(DONE), "14 hooks in order", "it did not run")

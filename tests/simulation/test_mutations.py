@@ -3,16 +3,20 @@
 Each schedule passes with the safeguard in place.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.simulation.history import KEYS
-from tests.simulation.schedule import THIRD, Schedule, Step, draw
+from tests.simulation.schedule import FOURTH, THIRD, Schedule, Step, draw
+from tests.simulation.silence import SimHooks
 from tests.simulation.simulate import judge
 from tests.support.memory.core import Core
 
+from kontrol.agent import hooks, silence
+from kontrol.agent.hooks import HookRunner
 from kontrol.ensemble.urgent import Urgent
 from kontrol.master.highwater import HighWater
 from kontrol.master.leader import policy
@@ -24,6 +28,7 @@ from kontrol.master.records.records import Records
 from kontrol.master.records.runs import Applied, Ending
 from kontrol.master.term import Term
 from kontrol.master.watchcache import WatchCache
+from kontrol.process.command import Command, Outcome
 from kontrol.store.protocol import Compare
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -31,6 +36,7 @@ pytestmark = pytest.mark.usefixtures("quiet")
 SOUND = range(6)  # seeds with which each schedule passes
 BROKEN = range(60)  # seeds of which one must show what is taken out
 NEW_SOUND, NEW_BROKEN = range(THIRD, THIRD + 6), range(THIRD, THIRD + 60)  # pods have a state
+HOOKS_SOUND, HOOKS_BROKEN = range(FOURTH, FOURTH + 6), range(FOURTH, FOURTH + 60)
 
 QUIET = Schedule(seed=0, masters=2, pods=3, ttl=10, fover=6, damper=0.5, steps=())
 BOOT = (
@@ -94,6 +100,16 @@ LATE_WRITES = replace(
         *BOOT,
         *(Step(5 + 20 * i, "lossy", f"m{i % 2 + 1}", "etcd", 20) for i in range(5)),
         *(Step(6 + 0.7 * i, "payload", f"p{i % 3 + 1}") for i in range(100)),
+    ),
+)
+
+# Pods are cut off, until they are lost, soon after they were acknowledged.
+CUT_OFF = replace(
+    QUIET,
+    masters=1,
+    steps=(
+        *(step for step in BOOT if step.who != "m2"),
+        *(Step(15 + 25 * i, "isolate", f"p{i % 3 + 1}", "", 20) for i in range(6)),
     ),
 )
 
@@ -171,6 +187,10 @@ def breaks(schedule: Schedule, invariant: str = "", seeds: range = BROKEN) -> bo
 )
 def test_with_all_safeguards_the_schedules_pass(schedule: Schedule) -> None:
     assert not breaks(schedule, seeds=NEW_SOUND if schedule.seed else SOUND)
+
+
+def test_with_all_safeguards_pods_that_are_cut_off_are_told() -> None:
+    assert not breaks(CUT_OFF, seeds=HOOKS_SOUND)
 
 
 def ignore(monkeypatch: pytest.MonkeyPatch, concerns: Callable[[Compare], bool]) -> None:
@@ -298,6 +318,39 @@ def test_if_runs_at_their_time_pass_the_damper_they_tell_of_losses(
 ) -> None:
     deciding(monkeypatch, lambda s: replace(s, lost=False))
     assert breaks(LOST_AND_TIMED, "12 never early")
+
+
+def test_a_hook_that_starts_when_the_ttl_is_over_comes_too_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(silence, "SHARE", 1.1)
+    assert breaks(CUT_OFF, "14 told before lost", HOOKS_BROKEN)
+
+
+def test_a_hook_that_may_take_half_the_ttl_is_not_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "BUDGET", 0.5)
+    assert breaks(CUT_OFF, "14 told before lost", HOOKS_BROKEN)
+
+
+def test_a_silent_hook_that_waits_for_another_comes_too_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = HookRunner.want
+    monkeypatch.setattr(
+        HookRunner, "want", lambda self, request: real(self, replace(request, urgent=False))
+    )
+    assert breaks(CUT_OFF, "14 told before lost", HOOKS_BROKEN)
+
+
+def test_hooks_that_run_at_the_same_time_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = SimHooks.run
+
+    async def detached(self: SimHooks, command: Command, **given: Any) -> Outcome:  # noqa: ANN401
+        task = asyncio.ensure_future(real(self, command, **given))
+        return await asyncio.shield(task)  # one that is ended for another runs on
+
+    monkeypatch.setattr(SimHooks, "run", detached)
+    assert breaks(CUT_OFF, "14 hooks in order", HOOKS_BROKEN)
 
 
 def test_random_schedules_find_it_too(monkeypatch: pytest.MonkeyPatch) -> None:

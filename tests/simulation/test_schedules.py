@@ -1,7 +1,8 @@
 """A fixed set of random schedules keeps the invariants, and reaches what is rare.
 
-KONTROL_TEST_SCHEDULES says how many, half of them of the third generation; CI runs a thousand in
-all. Those that ever failed are run as well, from `seeds.txt`. `make simulate` runs others.
+KONTROL_TEST_SCHEDULES says how many, a third of each of the last two generations; CI runs a
+thousand in all. Those that ever failed are run as well, from `seeds.txt`. `make simulate` runs
+others.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from tests.simulation.checker import check
 from tests.simulation.rare import reached
-from tests.simulation.schedule import SECOND, THIRD, draw
+from tests.simulation.schedule import FOURTH, SECOND, THIRD, draw
 from tests.simulation.simulate import simulate
 from tests.simulation.suite import PROPERTY
 
@@ -33,8 +34,11 @@ def failed() -> list[int]:
     return [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
 
 
-FORMER, NEW = COUNT // 4, COUNT - 2 * (COUNT // 4)
-FIXED = [*range(FORMER), *range(SECOND, SECOND + FORMER), *range(THIRD, THIRD + NEW), *failed()]
+FORMER, THIRDS = COUNT // 6, COUNT // 3
+FIXED = [
+    *(*range(FORMER), *range(SECOND, SECOND + FORMER), *range(THIRD, THIRD + THIRDS)),
+    *(*range(FOURTH, FOURTH + COUNT - 2 * FORMER - THIRDS), *failed()),
+]
 
 
 @pytest.mark.timeout(240)  # a second or two each on a busy machine
@@ -59,7 +63,7 @@ def fingerprint(seed: int) -> str:
     return hashlib.sha256(repr(simulate(draw(seed))).encode()).hexdigest()
 
 
-@pytest.mark.parametrize("seed", [3, 4, SECOND + 5, THIRD + 5])
+@pytest.mark.parametrize("seed", [3, 4, SECOND + 5, THIRD + 5, FOURTH + 5])
 def test_a_seed_is_one_history(seed: int) -> None:
     """Also in another process, where strings hash otherwise and sets of them have another order."""
     script = f"from tests.simulation.test_schedules import *; print(fingerprint({seed}))"
@@ -76,8 +80,8 @@ def test_a_seed_is_one_history(seed: int) -> None:
 
 
 def test_schedules_differ() -> None:
-    seeds = [*range(200), *range(SECOND, SECOND + 200), *range(THIRD, THIRD + 200)]
-    assert len({str(draw(seed)) for seed in seeds}) == 600
+    seeds = [first + i for first in (0, SECOND, THIRD, FOURTH) for i in range(200)]
+    assert len({str(draw(seed)) for seed in seeds}) == 800
 
 
 def test_the_first_schedules_mean_what_they_did() -> None:
