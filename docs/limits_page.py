@@ -135,6 +135,7 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
                 "Tiers whose highest term an agent remembers.",
             ),
             Limit("kontrol.cli.invoke.commands:_MOST", "The most that `--parallel` takes."),
+            Limit("kontrol.cli.invoke.input:MAX_STDIN", "Bytes of the file of `--stdin`."),
         ),
     ),
     "The REST endpoint": (

@@ -61,7 +61,7 @@ def test_an_argument_is_not_filled_in_twice(tmp_path: Path) -> None:
             "argument 2 of 'restart' has 4097 characters; expected at most 4096",
         ),
         (CommandRequest(("uptime",), env={"LD_PRELOAD": "x"}), "takes no `env`"),
-        (CommandRequest(("uptime",), stdin="x"), "takes no `stdin`"),
+        (CommandRequest(("uptime",), stdin=b"x"), "takes no `stdin`"),
     ],
 )
 def test_refuses_everything_else(tmp_path: Path, request_: CommandRequest, says: str) -> None:
@@ -76,7 +76,7 @@ def test_what_invoke_and_an_entry_need_may_pass(tmp_path: Path) -> None:
     assert allow.permit(CommandRequest(cmd="uptime", env={"INPUT": "{}"}, timeout=60)).timeout == 5
     assert allow.permit(CommandRequest(("uptime",), timeout=1)).timeout == 1
     assert allow.permit(CommandRequest(("uptime",))).timeout == 5
-    assert allow.permit(CommandRequest(("feed",), stdin="x")).stdin == "x"
+    assert allow.permit(CommandRequest(("feed",), stdin=b"x")).stdin == b"x"
 
 
 def test_is_read_again_when_it_changes(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
-MEMBERS = st.sampled_from(["argv", "cmd", "env", "stdin", "timeout", "tier", "term", "run"])
+MEMBERS = st.sampled_from(
+    ["argv", "cmd", "env", "stdin", "stdin64", "timeout", "tier", "term", "run"]
+)
 
 
 def test_exec_takes_words_or_a_line() -> None:
@@ -30,7 +32,15 @@ def test_exec_takes_words_or_a_line() -> None:
         "run": 9,
     }
     token = FencingToken("ns/app", 7, 9)
-    assert read_exec(json.dumps(full)) == CommandRequest(("a",), None, {"A": "1"}, "é", 1.0, token)
+    assert read_exec(json.dumps(full)) == CommandRequest(
+        ("a",), None, {"A": "1"}, "é".encode(), 1.0, token
+    )
+
+
+def test_input_that_is_no_text_is_base64() -> None:
+    assert read_exec('{"cmd": "a", "stdin64": "AP8="}').stdin == b"\0\xff"
+    assert read_exec('{"cmd": "a", "stdin": "\\u0000\u00ff"}').stdin == b"\0\xc3\xbf"
+    assert read_exec('{"cmd": "a"}').stdin == b""
 
 
 @pytest.mark.parametrize(
@@ -54,6 +64,11 @@ def test_exec_takes_words_or_a_line() -> None:
         ('{"cmd": "a", "env": {"": "1"}}', "env has ''"),
         ('{"cmd": "a", "env": {"A": "\\u0000"}}', "env has 'A'"),
         ('{"cmd": "a", "stdin": 1}', "stdin is 1"),
+        ('{"cmd": "a", "stdin64": 1}', "stdin64 is 1; expected a string of base64"),
+        ('{"cmd": "a", "stdin64": "a"}', "stdin64 is 'a'; expected a string of base64"),
+        ('{"cmd": "a", "stdin64": "YQ==\\n"}', "expected a string of base64"),
+        ('{"cmd": "a", "stdin64": "é"}', "expected a string of base64"),
+        ('{"cmd": "a", "stdin64": "", "stdin": ""}', "there are stdin and stdin64"),
         ('{"cmd": "a", "timeout": 0}', "timeout is 0"),
         ('{"cmd": "a", "timeout": true}', "timeout is True"),
         ('{"cmd": "a", "timeout": 90000}', "up to 86400"),

@@ -118,10 +118,11 @@ class Executor:
     async def _exec(self, call: Call, raw: object) -> AsyncGenerator[object, None]:
         """Run what the JSON text `raw` says, and stream what it writes.
 
-        `raw` has `argv`, a list, or `cmd`, for the shell; optional `env`, `stdin`, `timeout` in
-        seconds, and a callback's `tier`, `term`, `run`. Streams {"stdout": text} and {"stderr":
-        text}, bytes where it is no UTF-8; at last {"exit", "signal", "seconds", "why"}: one of the
-        first two is null, and so is `why` if the command ended by itself.
+        `raw` has `argv`, a list, or `cmd`, for the shell; optional `env`, `stdin` (text) or
+        `stdin64` (base64), `timeout` in seconds, and a callback's `tier`, `term`, `run`. Streams
+        {"stdout": text} and {"stderr": text}, bytes where it is no UTF-8; at last {"exit",
+        "signal", "seconds", "why"}: one of the first two is null, and so is `why` if the command
+        ended by itself.
         """
         queue = OutputQueue()
         out, err = Pieces("stdout", queue), Pieces("stderr", queue)
@@ -171,7 +172,7 @@ class Executor:
         command = Command(
             permitted.words,
             {**self._environ, **permitted.env},
-            stdin=permitted.stdin.encode("utf-8"),
+            stdin=permitted.stdin,
             timeout=permitted.timeout,
             stdout_limit=limit,
             checks=permitted.checks,

@@ -13,6 +13,7 @@ Invariant: the highest term of a tier never falls. It is kept in memory: a resta
 all its commands, and forgets it.
 """
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -24,7 +25,7 @@ MAX_SECONDS = 86_400.0
 _DEPTH = 32
 _MAX_TIER = 512  # a namespace and an app, each up to 253
 _LAST = 2**63 - 1  # the greatest revision of etcd, which terms are
-_MEMBERS = ("argv", "cmd", "env", "stdin", "timeout", "tier", "term", "run")
+_MEMBERS = ("argv", "cmd", "env", "stdin", "stdin64", "timeout", "tier", "term", "run")
 
 
 class BadRequest(ValueError):
@@ -50,7 +51,7 @@ class CommandRequest:
     argv: tuple[str, ...] = ()
     cmd: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
-    stdin: str = ""
+    stdin: bytes = b""
     timeout: float | None = None
     fencing_token: FencingToken | None = None
     checks: tuple[tuple[str, str], ...] = ()
@@ -103,7 +104,7 @@ def read_exec(raw: object) -> CommandRequest:
         argv,
         cmd,
         _env(value.get("env")),
-        _stdin(value.get("stdin")),
+        _stdin(value.get("stdin"), value.get("stdin64")),
         _timeout(value.get("timeout")),
         _fencing_token(value),
     )
@@ -138,10 +139,17 @@ def _env(value: JSON) -> Mapping[str, str]:
     return env
 
 
-def _stdin(value: JSON) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    raise BadRequest(f"stdin is {_shown(value)}; expected a string")
+def _stdin(value: JSON, coded: JSON) -> bytes:
+    if coded is None and (value is None or isinstance(value, str)):
+        return (value or "").encode("utf-8")
+    if value is not None and coded is not None:
+        raise BadRequest("there are stdin and stdin64; expected one of them")
+    if coded is None:
+        raise BadRequest(f"stdin is {_shown(value)}; expected a string")
+    try:
+        return base64.b64decode(coded if isinstance(coded, str) else "?", validate=True)
+    except ValueError:
+        raise BadRequest(f"stdin64 is {_shown(coded)}; expected a string of base64") from None
 
 
 def _timeout(value: JSON) -> float | None:

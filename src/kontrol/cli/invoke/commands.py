@@ -87,6 +87,29 @@ def parser() -> argparse.ArgumentParser:
         help="how long the command may take on each pod (default: no limit)",
     )
     made.add_argument(
+        "--stdin",
+        metavar="FILE",
+        help="standard input for the command on each pod: a file, or - for this command's own",
+    )
+    made.add_argument(
+        "--max-failures",
+        type=count(1, 1_000_000),
+        metavar="N",
+        help="after N pods failed, do not begin on any other (default: no limit)",
+    )
+    made.add_argument(
+        "--liveness",
+        type=seconds,
+        metavar="SECONDS",
+        help="give a pod up that answers nothing for so long while its command runs, at least 1 "
+        "(default: 10 to 15)",
+    )
+    made.add_argument(
+        "--best-effort",
+        action="store_true",
+        help="in a callback: if pods fail, have it run again in 5 s with a note, and exit with 0",
+    )
+    made.add_argument(
         "--json", action="store_true", help="print JSON: one object per line for each event"
     )
     made.add_argument(
@@ -112,6 +135,15 @@ def _run(_options: argparse.Namespace, others: list[str]) -> int:
         made.error("expected a selector, --role or --where, or --all for every pod")
     if options.all and options.selectors:
         made.error("--all means every pod: remove the selectors")
+    if options.liveness is not None and options.liveness < 1:
+        made.error(f"--liveness {options.liveness:g}: expected at least 1 second")
+    if options.best_effort and not all(
+        os.environ.get(name) for name in ("AGAIN_FILE", "NOTE_FILE")
+    ):
+        made.error(
+            "--best-effort is for callbacks: it writes to $AGAIN_FILE and $NOTE_FILE, which are"
+            " not set here"
+        )
     return _invoke(options, words, made)
 
 
@@ -119,6 +151,7 @@ def _invoke(options: argparse.Namespace, words: list[str], made: argparse.Argume
     without_openssl()
     import asyncio
 
+    from kontrol.cli.invoke import input as input_
     from kontrol.cli.invoke.targets import (
         BadSelection,
         NoMaster,
@@ -140,7 +173,12 @@ def _invoke(options: argparse.Namespace, words: list[str], made: argparse.Argume
         say(str(error))
         return USAGE
     selection = Selection(tuple(options.selectors), tuple(options.role), where)
-    request = {"cmd": words[0]} if options.shell else {"argv": words}
+    request: dict[str, object] = {"cmd": words[0]} if options.shell else {"argv": words}
+    if options.stdin is not None:
+        try:
+            request |= input_.member(input_.read(options.stdin, sys.stdin.buffer))
+        except input_.BadInput as error:
+            made.error(f"--stdin {error}")
     try:
         return asyncio.run(_fan_out(options, place, selection, {**request, **place.fence}))
     except NoMatch as error:
@@ -182,8 +220,10 @@ async def _fan_out(
         keyed=place.asker.keys is not None,
         parallel=_affordable(options.parallel),
         timeout=options.timeout,
+        max_failures=options.max_failures,
+        liveness=options.liveness,
     )
-    return await _watched(fan, report, targets)
+    return await _watched(fan, report, targets, best_effort=options.best_effort)
 
 
 def _affordable(parallel: int) -> int:
@@ -200,7 +240,11 @@ def _affordable(parallel: int) -> int:
 
 
 async def _watched(
-    fan: "FanOut", report: "JsonReport | TextReport", targets: "Sequence[Target]"
+    fan: "FanOut",
+    report: "JsonReport | TextReport",
+    targets: "Sequence[Target]",
+    *,
+    best_effort: bool,
 ) -> int:
     """Run, with signals: the first one ends the commands, a second one exits immediately."""
     import asyncio
@@ -225,7 +269,22 @@ async def _watched(
     await report.finish(results)
     if stopped:
         return INTERRUPTED
-    return DONE if all(result.ok for result in results) else FAILED
+    if all(result.ok for result in results):
+        return DONE
+    return _leave_to_the_next_run(results) if best_effort else FAILED
+
+
+def _leave_to_the_next_run(results: "Sequence[Result]") -> int:
+    """Have the callback run again for what failed; return the exit status."""
+    from kontrol.cli.invoke.input import ask_again
+
+    try:
+        ask_again(results, os.environ)
+    except OSError as error:
+        say(f"--best-effort: the failures cannot be noted: {error}")
+        return FAILED
+    say("the failures are left to the next run of the callback (--best-effort)")
+    return DONE
 
 
 def _target(pod: "Record", port: int) -> "Target":

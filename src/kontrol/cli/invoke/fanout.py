@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from kontrol.rpc.client import Client
@@ -27,7 +27,11 @@ ORIGINAL = 70.0  # seconds: an agent of the original Kontrol gives up a command 
 GRACE = 10.0  # seconds for a pod to end a command that timed out: SIGTERM, 5 s, SIGKILL
 CANCELLED = 2.0  # seconds for a pod to confirm that its command is cancelled
 
-Kind = Literal["done", "dead", "hung", "lost", "refused", "exit", "ended", "interrupted", "closed"]
+LATE = 1.5  # how much longer than its time-out a ping may take for that to be the pod's fault
+
+Kind = Literal[
+    "done", "dead", "hung", "lost", "refused", "exit", "ended", "interrupted", "closed", "skipped"
+]  # fmt: skip
 
 
 class Target(NamedTuple):
@@ -79,12 +83,18 @@ class FanOut:
         parallel: int,
         timeout: float | None = None,
         keyed: bool = False,
+        max_failures: int | None = None,
+        liveness: float | None = None,
     ) -> None:
         """`timeout` is seconds for each command; the pods end those that take longer.
+
+        After `max_failures` pods have failed, the command is not begun on any other. A pod that
+        answers nothing for `liveness` seconds while its command runs is given up.
 
         `keyed`: connections are made with keys, which agents of the original Kontrol do not have.
         """
         timed = request if timeout is None else {**request, "timeout": timeout}
+        self._has_input = "stdin" in request or "stdin64" in request
         self._request = json.dumps(timed)
         self._line = json.dumps({**timed, "cmd": _line(request)})
         self._limit = None if timeout is None else timeout + GRACE
@@ -93,6 +103,9 @@ class FanOut:
         self._report = report
         self._room = asyncio.Semaphore(parallel)
         self._stopping = False
+        self._failures = 0
+        self._max_failures = max_failures
+        self._liveness = liveness
         self._running: set[asyncio.Task[Result]] = set()
 
     async def run(self, targets: Sequence[Target]) -> list[Result]:
@@ -110,25 +123,14 @@ class FanOut:
     async def _one(self, target: Target) -> Result:
         async with self._room:
             result = await self._attempt(target)
+            self._failures += not result.ok and result.kind != "skipped"
         await self._report.ended(result)
         return result
 
     async def _attempt(self, target: Target) -> Result:
-        if self._stopping:
-            return Result(target, "interrupted", "not started: interrupted before its turn")
-        if not target.port:
-            return Result(
-                target,
-                "closed",
-                "accepts no commands: set KONTROL_KEYS, or KONTROL_INVOKE=insecure, for its agent",
-            )
-        if target.original and self._keyed:
-            return Result(
-                target,
-                "closed",
-                "its agent is of the original Kontrol, which has no keys: it cannot be called with "
-                "KONTROL_KEYS",
-            )
+        why = self._left_out(target)
+        if why is not None:
+            return why
         task = asyncio.create_task(self._speak(target))
         self._running.add(task)
         try:
@@ -142,15 +144,35 @@ class FanOut:
             return Result(target, "interrupted", "not started: interrupted before its turn")
         return task.result()
 
+    def _left_out(self, target: Target) -> Result | None:
+        """Return why the command is not sent to a pod, if it is not."""
+        if self._stopping:
+            return Result(target, "interrupted", "not started: interrupted before its turn")
+        if self._max_failures is not None and self._failures >= self._max_failures:
+            failed = f"{self._failures} pod{'s' if self._failures != 1 else ''} failed before"
+            return Result(target, "skipped", f"not run: {failed} (--max-failures)")
+        why = None
+        if not target.port:
+            why = "accepts no commands: set KONTROL_KEYS, or KONTROL_INVOKE=insecure, for its agent"
+        elif target.original and self._keyed:
+            why = (
+                "its agent is of the original Kontrol, which has no keys: it cannot be called with "
+                "KONTROL_KEYS"
+            )
+        elif target.original and self._has_input:
+            why = "not run: its agent is of the original Kontrol, which gives a command no --stdin"
+        return None if why is None else Result(target, "closed", why)
+
     async def _speak(self, target: Target) -> Result:
         try:
             async with self._connect(target) as client:
-                if (silent := await _greet(client, target)) is not None:
+                if (silent := await _greet(client, target, self._liveness)) is not None:
                     return silent
                 try:
-                    if target.original:
-                        return await self._invoke(client, target)
-                    return await self._execute(client, target)
+                    work = self._invoke if target.original else self._execute
+                    if self._liveness is None:
+                        return await work(client, target)
+                    return await _while_alive(client, target, work, self._liveness)
                 except (asyncio.CancelledError, TimeoutError) as error:
                     confirmed = await _confirm(client)
                     if isinstance(error, asyncio.CancelledError) and not self._stopping:
@@ -216,13 +238,58 @@ def _line(request: Mapping[str, object]) -> object:
     return shlex.join(map(str, argv)) if isinstance(argv, list) else request.get("cmd")
 
 
-async def _greet(client: Client, target: Target) -> Result | None:
-    """Ping a pod; return None if it answers."""
+async def _while_alive(
+    client: Client,
+    target: Target,
+    work: Callable[[Client, Target], Awaitable[Result]],
+    liveness: float,
+) -> Result:
+    """Return the result of a command, or that its pod has not answered for so many seconds."""
+    working = asyncio.ensure_future(work(client, target))
+    pinging = asyncio.ensure_future(_silence(client, liveness))
     try:
-        await client.call("_zerorpc_ping", timeout=PING)
+        await asyncio.wait({working, pinging}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        why = f"lost while its command ran: no answer for {liveness:g} s (--liveness)"
+        return Result(target, "lost", why)
+    finally:
+        left = [task for task in (working, pinging) if not task.done()]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left)
+
+
+async def _silence(client: Client, liveness: float) -> None:
+    """Return once the pod has not answered a ping, at the latest `liveness` after its last sign.
+
+    A connection that ended is told by the command's own call, too.
+    """
+    loop, half = asyncio.get_running_loop(), liveness / 2
+    while True:
+        sent = loop.time()
+        try:
+            await client.call("_zerorpc_ping", timeout=half)
+        except CallTimeout:
+            if loop.time() - sent <= LATE * half:
+                return
+            continue  # this process was stopped, or busy: ask again
+        except RemoteError:
+            pass  # an answer
+        except RpcError:
+            await loop.create_future()  # which the command's own call reports
+        await asyncio.sleep(max(0.0, sent + half - loop.time()))
+
+
+async def _greet(client: Client, target: Target, liveness: float | None = None) -> Result | None:
+    """Ping a pod; return None if it answers."""
+    limit = min(PING, liveness or PING)
+    try:
+        await client.call("_zerorpc_ping", timeout=limit)
     except CallTimeout:
         return Result(
-            target, "hung", f"hung: no answer within {PING:g} s; the command was not sent"
+            target, "hung", f"hung: no answer within {limit:g} s; the command was not sent"
         )
     except LostRemote as error:
         what = (
