@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.e2e.daemon import exited
 from tests.e2e.lab import MASTER, Lab, Tier
 from tests.support.etcd import EtcdCluster, free_port
 from tests.support.proxy import Proxy
@@ -143,3 +145,38 @@ async def test_a_pod_that_starts_cut_off_is_silent_two_thirds_of_the_ttl_later()
             await agent.logged("hook heard: done")
             await tier.hub.settled("a")
             assert hooks.order[2:] == ["heard begin", "heard end"]
+
+
+async def test_an_agent_that_was_stopped_runs_its_silent_hook_first_when_it_goes_on() -> None:
+    async with EtcdCluster() as etcd, Lab() as lab:
+        tier = await lab.tier(etcd.endpoints, TTL="5", DAMPER="0", BRAKE="0")
+        hooks = Hooks(lab.folder)
+        agent = await tier.agent("a", KONTROL_TTL="5", **hooks.environ(0.1))
+        await tier.agent("b")
+        before = await tier.hub.settled("ab")
+        await agent.logged("hook heard: done")
+        agent.signal(signal.SIGSTOP)
+        run = await tier.hub.started(after=before)
+        assert list(run.changes("lost")) == ["a"]
+        assert hooks.order == ["heard begin", "heard end"]  # it cannot run one
+        mark = agent.mark
+        agent.signal(signal.SIGCONT)
+        await agent.logged("hook heard: done", mark)
+        await tier.hub.settled("ab")
+        assert hooks.order[2:] == ["silent begin", "silent end", "heard begin", "heard end"]
+        assert float(hooks.said[2]["SILENT_SECONDS"]) > 5
+
+
+async def test_nothing_of_a_hook_is_left_when_its_agent_is_killed() -> None:
+    async with EtcdCluster() as etcd, Lab() as lab:
+        tier = await lab.tier(etcd.endpoints, TTL="5", DAMPER="0", BRAKE="0")
+        hooks = Hooks(lab.folder, STUBBORN + SCRIPT)
+        more = {**hooks.environ(1000), "KONTROL_ON_SILENT": ""}
+        agent = await tier.agent("a", **more)
+        await tier.hub.settled("a")
+        await agent.logged("reporting to")
+        while len(hooks.said) < 2:  # noqa: ASYNC110 - another process writes it
+            await asyncio.sleep(0.05)
+        await agent.kill()
+        for line in hooks.said:
+            assert await exited(int(line["pid"]), 30)

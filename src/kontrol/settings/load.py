@@ -81,10 +81,8 @@ def _program_problem(argv: tuple[str, ...], environ: Mapping[str, str], *, shell
     program, *others = argv[0].split() if shell else argv
     if shell and not ("/" in program and _PLAIN.match(program)):
         return ""
-    import shutil  # with three compression libraries
-
     path, script = Path(program), Path(others[0]) if others else None
-    if shutil.which(program, path=environ.get("PATH", os.defpath)):
+    if _executable(program, environ.get("PATH", os.defpath)):
         interprets = not shell and script and _INTERPRETER.match(path.name)
         missing = interprets and _PLAIN.match(others[0]) and not (script and script.exists())
         return f"there is no file {script}, from {Path.cwd()}" if missing else ""
@@ -93,6 +91,14 @@ def _program_problem(argv: tuple[str, ...], environ: Mapping[str, str], *, shell
     if not path.exists():
         return f"there is no file {program}"
     return f"{program} is a folder" if path.is_dir() else f"{program} is not executable (chmod +x)"
+
+
+def _executable(program: str, folders: str) -> bool:
+    """Return whether a program is found, as execvp(3) does; `shutil` has three compressions."""
+    paths = (
+        [program] if "/" in program else [f"{each or '.'}/{program}" for each in folders.split(":")]
+    )
+    return any(Path(path).is_file() and os.access(path, os.X_OK) for path in paths)
 
 
 def host_facts(environ: Mapping[str, str]) -> dict[str, str]:
