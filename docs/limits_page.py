@@ -56,6 +56,61 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
             ),
         ),
     ),
+    "What is published": (
+        (
+            "What a run of the callback sends to the pods of the tier, all documents together. A "
+            "document over a limit is refused, and what was published stays."
+        ),
+        (
+            Limit(
+                "kontrol.master.records.published:PUBLISHED_LIMIT",
+                "Bytes of all documents, as JSON.",
+            ),
+            Limit("kontrol.master.records.published:MOST_DOCUMENTS", "Documents."),
+            Limit(
+                "kontrol.master.records.published:DOCUMENT_DEPTH",
+                "Arrays and objects in each other, of one document.",
+            ),
+            Limit(
+                "kontrol.master.records.published:KEY_LIMIT",
+                "Characters of a document's key: letters, digits and `. _ : / -`.",
+            ),
+            Limit(
+                "kontrol.master.leader.publishing:MOST_PUBLISHING",
+                "Documents of one run that wait to be written; more are refused.",
+            ),
+            Limit(
+                "kontrol.master.runsocket:MOST_CLIENTS",
+                "`kontrol publish` of one run that are served at a time; more wait.",
+            ),
+            Limit(
+                "kontrol.master.runsocket:HEAD_LIMIT",
+                "Bytes of what such a request says besides the document.",
+            ),
+            Limit(
+                "kontrol.master.publications:MOST_WAITING",
+                "Agents that wait at one master for the next version; more are told to ask "
+                "again, and do so every third of the TTL.",
+            ),
+            Limit(
+                "kontrol.master.publications:MOST_IN_FLIGHT",
+                "Bytes that one master has sent to agents which have not confirmed them; other "
+                "agents wait for their turn.",
+            ),
+            Limit(
+                "kontrol.master.publications:AGAIN",
+                "Seconds between two answers of the same version to one agent.",
+            ),
+            Limit(
+                "kontrol.agent.published:DOCUMENTS_LIMIT",
+                "Bytes that an agent takes of a master.",
+            ),
+            Limit(
+                "kontrol.agent.published:DOCUMENTS_DEPTH",
+                "Arrays and objects in each other that an agent takes.",
+            ),
+        ),
+    ),
     "The callback, its state and the ledger": (
         (
             "An ensemble may have any number of pods: what is too large for a variable of the "

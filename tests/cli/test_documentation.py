@@ -83,7 +83,7 @@ def test_limits_are_shown_as_people_read_them() -> None:
 def test_the_page_has_every_method_and_every_error() -> None:
     page = rpc_page.render()
     names = [name for name, _, _ in rpc_page.methods()]
-    assert names == ["ping", "pods", "leader", "state", "invoke", "exec"]
+    assert names == ["ping", "published", "pods", "leader", "state", "invoke", "exec"]
     for name, method, _ in rpc_page.methods():
         doc = Signature.of(name, method).doc
         assert doc, name

@@ -29,14 +29,23 @@ from kontrol.master.term import Deposed, Term
 from kontrol.store.protocol import Ambiguous, Compare, Delete, Op, Put, Range, Unavailable
 
 BAD = Ending(ok=False, why="exit status 3")
+HEADS = (KEYS.running, KEYS.applied, KEYS.state, KEYS.published)
 ANSWER = KEYS.requests + "1"
 
 
 class Book:
     """A ledger behind a network, and the store without it."""
 
-    def __init__(self, ledger: Ledger, store: MemoryStore, network: Faulty, lease: int) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: MemoryStore,
+        network: Faulty,
+        lease: int,
+        highwater: HighWater,
+    ) -> None:
         self.ledger = ledger
+        self.highwater = highwater
         self.store = store
         self.network = network
         self.lease = lease
@@ -64,7 +73,7 @@ class Book:
         highwater = HighWater(client, records, silence=1)
         highwater.run = known
         await ledger.open(highwater)
-        return cls(ledger, store, network, lease)
+        return cls(ledger, store, network, lease, highwater)
 
     async def contents(self) -> dict[str, bytes]:
         """All that is in the store, but for candidacies."""
@@ -110,6 +119,18 @@ async def withdraw(book: Book) -> None:
     await book.ledger.withdraw(2, Changes(), "a reason")
 
 
+async def publish(book: Book) -> None:
+    now = book.ledger.published.with_document("a", [1], run=2)
+    assert now is not None
+    assert await book.ledger.publish(now, edited="t") == book.ledger.published.version
+
+
+async def publish_again(book: Book) -> None:
+    book.highwater.saw_version(17)
+    await book.ledger.publish_again(edited="t")
+    assert book.ledger.published.version == 18
+
+
 async def roll_back(book: Book) -> None:
     await book.ask()
     assert await book.roll_back() == book.ledger.next_run - 1
@@ -122,6 +143,9 @@ MOVES: list[list[Step]] = [
     [start, commit_without_state],
     [start, fail],
     [start, withdraw],
+    [start, publish],
+    [start, publish, commit],
+    [publish_again],
     [roll_back],
 ]
 BY_NAME = pytest.mark.parametrize("steps", MOVES, ids=lambda steps: steps[-1].__name__)
@@ -133,8 +157,7 @@ def lose_once(after: list[Exception | None]) -> Callable[[Request], Exception | 
 
     def lose(request: Request) -> Exception | None:
         moves = isinstance(request, Txn) and any(
-            isinstance(op, Put | Delete) and op.key in (KEYS.running, KEYS.applied, KEYS.state)
-            for op in request.then
+            isinstance(op, Put | Delete) and op.key in HEADS for op in request.then
         )
         return next(left, None) if moves else None
 

@@ -224,7 +224,7 @@ def test_no_record_raises(raw: bytes, name: str) -> None:
     methods: list[Callable[[KeyValue], object]] = [
         *(records.pod, records.registration, records.counter, records.candidate, records.running),
         *(records.head, records.rows, records.members, records.state, records.entry),
-        *(records.request, records.plan, records.ages, records.last_run),
+        *(records.request, records.plan, records.ages, records.last_run, records.published),
     ]
     for method in methods:
         method(kv)
@@ -250,6 +250,7 @@ def test_garbage_has_the_meaning_that_is_stated(raw: bytes) -> None:
     assert records.members(at(KEYS.members(1))) == []
     assert records.entry(at(KEYS.run(1))) is None
     assert records.request(at(KEYS.requests + "7")) is None
+    assert records.published(at(KEYS.published)) is None
     assert (records.ages(at(KEYS.ages)) or Ages()) == Ages()
     assert (records.meta(at(KEYS.meta)) or Meta()) == Meta()
     assert (records.plan(at(KEYS.plan)) or {"what": "unknown"})["what"] == "unknown"

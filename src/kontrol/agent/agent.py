@@ -27,6 +27,7 @@ from kontrol.resolver import Resolve
 
 if TYPE_CHECKING:  # an agent without hooks does not load what runs commands
     from kontrol.agent.hooks import HookStatus
+    from kontrol.agent.published import PublishedFile, PublishedStatus
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class AgentStatus:
 
     `silent` is the seconds since the last keepalive that a tier acknowledged was sent (or since the
     start), None unless the pod is silent. `hooks` are the hooks that have run, None without any.
+    `published` is None if it keeps no published documents.
     """
 
     id: str
@@ -61,6 +63,7 @@ class AgentStatus:
     tiers: tuple[TierStatus, ...]
     silent: float | None = None
     hooks: "tuple[HookStatus, ...] | None" = None
+    published: "PublishedStatus | None" = None
 
 
 class Hooks(Hearing, Protocol):
@@ -80,6 +83,7 @@ class Agent:
     """Reports a pod to its tiers. `emitted` is called with each keepalive sent.
 
     `hooks` are for a pod that its tiers do not hear.
+    `published`, if given, keeps what the tiers publish.
 
     Raises `BadRecord` if a master would refuse the identity.
     """
@@ -94,6 +98,7 @@ class Agent:
         random: Random | None = None,
         clock: Callable[[], int] = time.time_ns,
         hooks: Hooks | None = None,
+        published: "PublishedFile | None" = None,
     ) -> None:
         random = random or Random()  # noqa: S311 - spreads agents in time, keeps no secret
         self._started = clock()
@@ -105,6 +110,7 @@ class Agent:
         self._file = None if settings.payload is None else PayloadFile(settings.payload)
         self._hooks = hooks
         self._silence = Silence()
+        self._published = published
         self._reporters = tuple(
             Reporter(
                 tier,
@@ -116,6 +122,7 @@ class Agent:
                 resolve=resolve,
                 emitted=emitted,
                 heard=self._silence.news,
+                follow=None if published is None else published.follow,
             )
             for tier in settings.tiers
         )
@@ -137,6 +144,7 @@ class Agent:
             tiers=tuple(reporter.status for reporter in self._reporters),
             silent=None if self._leaving.is_set() else self._silence.seconds(),
             hooks=None if self._hooks is None else self._hooks.statuses,
+            published=None if self._published is None else self._published.status,
         )
 
     @property
@@ -193,6 +201,8 @@ class Agent:
                 tasks.append(group.create_task(self._silence.watch(self._hooks)))
             if self._file is not None:  # first, so that the first keepalive has its content
                 tasks.append(group.create_task(self._follow(self._file)))
+            if self._published is not None:
+                tasks.append(group.create_task(self._published.run()))
             tasks += [group.create_task(reporter.run()) for reporter in self._reporters]
             await self._leaving.wait()
             for task in tasks:

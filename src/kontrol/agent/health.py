@@ -10,6 +10,7 @@ from kontrol.metrics import Metric, Total, Values
 
 if TYPE_CHECKING:
     from kontrol.agent.hooks import HookStatus
+    from kontrol.agent.published import PublishedStatus
 
 _Rows: TypeAlias = "Iterable[tuple[Values, float | Total]]"
 
@@ -22,6 +23,8 @@ def checks(status: AgentStatus) -> list[dict[str, JSON]]:
     found: list[dict[str, JSON]] = [_check(tier) for tier in status.tiers]
     if status.hooks is not None and not status.leaving:
         found.append(_silence(status, status.hooks))
+    if status.published is not None:
+        found.append(_check_published(status.published))
     if status.leaving:
         found.append({"name": "staying", "ok": False, "detail": "the agent has deregistered"})
     return found
@@ -54,6 +57,20 @@ def _silence(status: AgentStatus, hooks: "tuple[HookStatus, ...]") -> dict[str, 
     return {"name": "silence", "ok": status.silent is None, "detail": "; ".join(parts)}
 
 
+def _check_published(published: "PublishedStatus") -> dict[str, JSON]:
+    """Return what the file has. A pod that cannot write it still serves by what it had: it is ok.
+
+    So are all others with the same fault, and a tier whose pods are all taken out serves nothing.
+    """
+    of = f" of tier {published.tier}" if published.tier is not None else ""
+    detail = f"version {published.version}{of} in {published.path}"
+    hook = published.hook
+    if hook is not None and hook.error is not None:
+        detail += f"; KONTROL_ON_PUBLISHED failed: {hook.error}"
+    check: dict[str, JSON] = {"name": "published", "ok": True, "detail": detail}
+    return check if published.error is None else {**check, "error": published.error}
+
+
 def _reporting(tier: TierStatus) -> bool:
     return tier.acknowledged is not None and tier.acknowledged <= tier.ttl
 
@@ -68,8 +85,25 @@ def _tiers(read: Callable[[TierStatus], float | Total | None]) -> Callable[[Agen
 def _hooks(read: "Callable[[HookStatus], float | None]") -> Callable[[AgentStatus], _Rows]:
     """Return how to read one number of each hook; None is left out."""
     return lambda status: [
-        ((hook.name,), value) for hook in status.hooks or () if (value := read(hook)) is not None
+        ((hook.name,), value) for hook in _all(status) if (value := read(hook)) is not None
     ]
+
+
+def _all(status: AgentStatus) -> "Iterable[HookStatus]":
+    """Return all hooks that have run."""
+    yield from status.hooks or ()
+    if status.published is not None and status.published.hook is not None:
+        yield status.published.hook
+
+
+def _published(read: "Callable[[PublishedStatus], float]") -> Callable[[AgentStatus], _Rows]:
+    """Return how to read one number of what is published; the tier is empty if it is unknown."""
+
+    def rows(status: AgentStatus) -> _Rows:
+        published = status.published
+        return [] if published is None else [((published.tier or "",), read(published))]
+
+    return rows
 
 
 _TIER = ("tier",)
@@ -205,6 +239,36 @@ METRICS: tuple[Metric[AgentStatus], ...] = (
         "Seconds that the last run of the hook took.",
         _hooks(lambda hook: hook.seconds),
         _HOOK,
+    ),
+    Metric(
+        "kontrol_agent_published_version",
+        "gauge",
+        "The version of what is published that this pod has; 0 without any, absent if the agent "
+        "keeps nothing published.",
+        _published(lambda published: published.version),
+        _TIER,
+    ),
+    Metric(
+        "kontrol_agent_published_documents",
+        "gauge",
+        "Published documents that this pod has.",
+        _published(lambda published: published.documents),
+        _TIER,
+    ),
+    Metric(
+        "kontrol_agent_published_error",
+        "gauge",
+        "1 while the last version received could not be written, or was no published document; the "
+        "log says why.",
+        _published(lambda published: int(published.error is not None)),
+        _TIER,
+    ),
+    Metric(
+        "kontrol_agent_published_failures_total",
+        "counter",
+        "Attempts to write what is published that failed.",
+        _published(lambda published: published.failures),
+        _TIER,
     ),
     Metric(
         "kontrol_agent_leaving",

@@ -17,11 +17,11 @@ records in the order of their (nonce, n), and the last one it acknowledged is th
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from itertools import chain
-from typing import Never, Protocol, TypeGuard
+from typing import Any, Never, Protocol, TypeGuard
 
 from kontrol.agent.addresses import Addresses
 from kontrol.agent.schedule import LONGEST_SKEW, MAX_TTL, SECOND, Schedule, skew_past
@@ -58,6 +58,14 @@ class Record(Protocol):
         ...
 
 
+class Follow(Protocol):
+    """Uses an open connection besides, for what masters publish."""
+
+    def __call__(self, tier: str, caller: Caller, *, pause: float) -> Coroutine[Any, Any, Never]:
+        """Use it until cancelled. Raises `LostRemote`. `pause` is about a third of the TTL."""
+        ...
+
+
 Connect = Callable[[str, int], AbstractAsyncContextManager[Caller]]
 
 
@@ -91,6 +99,7 @@ class Reporter:
 
     `started` is when the process did, in nanoseconds of the wall clock: the time in its nonce.
     `emitted` is called with each keepalive sent, `heard` with each acknowledgement.
+    `emitted` is called with each keepalive sent. `follow` is what else the connection is for.
     """
 
     def __init__(
@@ -105,6 +114,7 @@ class Reporter:
         resolve: Resolve,
         emitted: Callable[[], None],
         heard: Callable[[], None],
+        follow: "Follow | None" = None,
     ) -> None:
         self.tier = tier
         self._schedule = schedule
@@ -115,6 +125,7 @@ class Reporter:
         self._resolve = resolve
         self._emitted = emitted
         self._heard = heard
+        self._follow = follow
         self._found: dict[str, list[str]] = {}  # the addresses of each name, as last found
         self.acknowledged = asyncio.Event()
         """Set once the tier has acknowledged a keepalive of ours."""
@@ -175,12 +186,27 @@ class Reporter:
                 await self._look_up(self._schedule.attempt / 2)
                 caller = await stack.enter_async_context(self._open())
                 delay = await self._exchange(caller)
+            follower = self._begin_to_follow(caller, stack)
             while True:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(delay):
                         await self._changed.wait()
+                if follower is not None and follower.done():
+                    follower.result()  # the connection is over: there may be news at another one
                 async with asyncio.timeout(self._schedule.attempt):
                     delay = await self._exchange(caller)
+
+    def _begin_to_follow(
+        self, caller: Caller, stack: AsyncExitStack
+    ) -> "asyncio.Task[Never] | None":
+        """Follow what is published, until the `stack` ends."""
+        if self._follow is None:
+            return None
+        pause = self._schedule.ttl / 3
+        task = asyncio.create_task(self._follow(str(self.tier), caller, pause=pause))
+        task.add_done_callback(lambda _: self._changed.set())
+        stack.push_async_callback(_end, task)
+        return task
 
     async def _look_up(self, timeout: float) -> None:
         """Look up all names of the tier together, for at most `timeout` seconds.
@@ -330,6 +356,11 @@ class Reporter:
                 return False
             self._error = None if error.name == "Gone" else _reason(error)
         return True
+
+
+async def _end(task: "asyncio.Task[Never]") -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _is_refusal(error: Exception) -> TypeGuard[RemoteError]:

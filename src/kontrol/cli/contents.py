@@ -65,6 +65,11 @@ ROWS = (
         _OPERATE,
     ),
     Row(
+        "publish",
+        "within a run of the callback: send agents a document, which they keep in a file",
+        "kontrol.cli.publish",
+    ),
+    Row(
         "export",
         "save the tier's state, registrations and ledger as JSON (needs a master's settings)",
         _ARCHIVE,

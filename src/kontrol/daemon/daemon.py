@@ -24,6 +24,7 @@ from kontrol.daemon.wire_agent import (
     command_methods,
     make_agent,
     make_hooks,
+    make_published,
     takes_commands,
 )
 from kontrol.rpc.security.keys import Keyring, KeysError
@@ -99,7 +100,8 @@ class Daemon:
 
             emit = self._statsd(serve)
             hooks = await make_hooks(settings, self._environ, stack, self._children)
-            agent = make_agent(settings, keys, emit, hooks) if settings.agent else None
+            published = await make_published(settings, self._environ, stack, self._children)
+            agent = make_agent(settings, keys, emit, hooks, published) if settings.agent else None
             master: Master | None = None
             view: View | None = None
             if settings.master:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kontrol import __version__
 from kontrol.agent.agent import Agent, AgentSettings
@@ -19,6 +19,7 @@ from kontrol.settings import variables as v
 
 if TYPE_CHECKING:
     from kontrol.agent.hooks import SilenceHooks
+    from kontrol.agent.published import PublishedFile
     from kontrol.rpc.methods import Method
 
 
@@ -32,6 +33,7 @@ def make_agent(
     keys: Keyring | None,
     emit: Callable[[str], None],
     hooks: "SilenceHooks | None" = None,
+    published: "PublishedFile | None" = None,
 ) -> Agent:
     """Return the agent. Raises `StartupError`."""
     connect = partial(Client, keys=keys, as_="agent", to=("master",))
@@ -47,6 +49,42 @@ def make_agent(
         resolve=Resolver(),
         emitted=lambda: emit("keepalive_emitted"),
         hooks=hooks,
+        published=published,
+    )
+
+
+async def make_published(
+    settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack, children: Children
+) -> "PublishedFile | None":
+    """Return what keeps published documents, None if nothing is to. Its guard ends with `stack`."""
+    path, command = settings[v.PUBLISHED], settings[v.ON_PUBLISHED]
+    if not settings.agent or path is None:
+        return None
+    from kontrol.agent.published import PublishedFile
+
+    hook = None
+    if command is not None:
+        from kontrol.agent.hooks import HookRunner
+        from kontrol.process.command import Command, Outcome
+        from kontrol.process.pool import Guards
+        from kontrol_common.processes import become_subreaper
+
+        become_subreaper()  # adopts, and kills, what a dying guard leaves
+        guards = await stack.enter_async_context(Guards(most=1, known=children.known))
+        children.of(lambda: guards.pids)
+
+        async def run(command: Command, **more: Any) -> Outcome:  # noqa: ANN401 - as `Guard.run`
+            async with guards.guard() as guard:
+                return await guard.run(command, **more)
+
+        hook = HookRunner(run, environ=environ, secrets=SECRETS, uniform=random.random)
+    return PublishedFile(
+        path,
+        [str(tier) for tier in settings.tiers],
+        pod=settings[v.POD_KEY] or key_of(settings[v.IP]),
+        uniform=random.random,
+        hook=hook,
+        command=command or (),
     )
 
 

@@ -161,6 +161,13 @@ def master_methods(master: Master) -> dict[str, Method]:
             shown = POD_FIELDS
         return [{name: pod[name] for name in shown if name in pod} for pod in master.pods()]
 
+    async def published(call: Call, version: object = 0, about: object = None) -> object:
+        """Wait until a version later than that is published; returns it, a JSON text.
+
+        `about` is a JSON text about the pod that asks. Null: too many wait, ask again later.
+        """
+        return await master.publications.later(call.peer, version, about)
+
     async def leader(_call: Call) -> object:
         """Return the leader's id, address and term, or null."""
         return master.leader_record
@@ -171,6 +178,7 @@ def master_methods(master: Master) -> dict[str, Method]:
 
     return {
         "ping": restricted(ping, "agent", insecure=True),
+        "published": restricted(published, "agent", insecure=True),
         "pods": pods,
         "leader": leader,
         "state": restricted(state, *_TRUSTED),

@@ -23,7 +23,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kontrol.ensemble.canonical import NotJSON, parse
@@ -37,6 +37,7 @@ from kontrol.master.runfiles import (
     read_again,
     read_note,
 )
+from kontrol.master.runsocket import RUN_SOCKET, Publish, serving
 from kontrol.process.command import Command, Outcome
 from kontrol.process.guard import Guard, GuardError
 
@@ -50,7 +51,7 @@ _SETTLE_MAX = 10.0  # seconds after which it counts even if it still changes
 
 _VARIABLES = ("HASH", "MD5", "PODS", "STATE", "CHANGES", "TIER", "TERM_ID", "RUN")
 _FILES = {"PODS": "PODS_FILE", "STATE": "STATE_FILE", "CHANGES": "CHANGES_FILE"}
-_OWN = {*_VARIABLES, *_FILES.values(), AGAIN_FILE, NOTE_FILE}
+_OWN = {*_VARIABLES, *_FILES.values(), AGAIN_FILE, NOTE_FILE, RUN_SOCKET}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class RunRequest:
 
     `term` and `run` are the fencing numbers, `attempt` counts the runs for one change, `digest` is
     the ensemble's; `pods` is a JSON array, `changes` a JSON object, `state` any JSON, None without
-    one.
+    one. By `publish` it may publish documents until it has ended; None if it may not.
     """
 
     run: int
@@ -69,6 +70,7 @@ class RunRequest:
     pods: bytes
     changes: bytes
     state: bytes | None
+    publish: Publish | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,22 +167,23 @@ class Callback:
         self._fingerprint.run_begins()
         try:
             output = output_files(folder)
-            environ = self._environ | build_environment(
-                request,
-                {**write_files(request, folder), **output},
-                room=argument_room() // 2 - size_of(self._argv, self._environ),
-            )
-            command = Command(
-                self._argv,
-                environ,
-                stdin=build_document(request),
-                timeout=self._timeout,
-                stdout_limit=STATE_LIMIT,
-                scratch=str(folder),
-            )
-            outcome = judge(
-                await self._guard.run(command, deadline=deadline, on_stderr=self._on_stderr)
-            )
+            async with serving(folder, request.publish) as socket:
+                environ = self._environ | build_environment(
+                    request,
+                    {**write_files(request, folder), **output, **socket},
+                    room=argument_room() // 2 - size_of(self._argv, self._environ),
+                )
+                command = Command(
+                    self._argv,
+                    environ,
+                    stdin=build_document(request),
+                    timeout=self._timeout,
+                    stdout_limit=STATE_LIMIT,
+                    scratch=str(folder),
+                )
+                outcome = judge(
+                    await self._guard.run(command, deadline=deadline, on_stderr=self._on_stderr)
+                )
             return with_files(outcome, output) if outcome.ok else outcome
         except (OSError, GuardError) as error:
             return _not_started(str(error))

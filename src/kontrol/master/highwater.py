@@ -1,7 +1,8 @@
-"""The highest term and run that this process has seen: a restore of the store cannot undo them.
+"""The highest term, run and published version that this process has seen.
 
-A restore from a backup forgets runs whose numbers callbacks use as fences, whether it lowers the
-store's revision or raises it. Every master remembers them, so any that survives a restore can lead.
+A restore of the store cannot undo them. It forgets runs whose numbers callbacks use as fences, and
+versions that agents have, whether it lowers the store's revision or raises it. Every master
+remembers them, so any that survives a restore can lead. Agents remind masters of versions.
 
 It also remembers when it saw which run acknowledged: a run that asked to be repeated is repeated at
 its time by whichever master leads then.
@@ -11,13 +12,14 @@ import asyncio
 from collections.abc import Sequence
 
 from kontrol.master.records.fields import BELIEVED_RUN
+from kontrol.master.records.published import BELIEVED_VERSION
 from kontrol.master.records.records import Records
 from kontrol.master.watchcache import WatchCache
 from kontrol.store.protocol import Event, Store
 
 
 class HighWater:
-    """`term` and `run` are 0 before any was seen; `cache.run` must be running.
+    """`term`, `run` and `version` are 0 before any was seen; `cache.run` must be running.
 
     `cache` follows the number of the last run, and that of the last acknowledged one.
     """
@@ -26,6 +28,7 @@ class HighWater:
         """`silence` is that of the `WatchCache`, in seconds."""
         self.term = 0
         self.run = 0
+        self.version = 0
         self._records = records
         self.cache = WatchCache(store, records.keys.last_run, silence=silence)
         self.cache.listen(self._take)
@@ -50,6 +53,11 @@ class HighWater:
     def saw_term(self, number: int) -> None:
         """Note a term, or the highest that there may have been."""
         self.term = max(self.term, number)
+
+    def saw_version(self, version: int) -> None:
+        """Note a version of what is published, if it can be true."""
+        if version <= BELIEVED_VERSION:
+            self.version = max(self.version, version)
 
     def _take(self, events: Sequence[Event]) -> None:
         for event in events:

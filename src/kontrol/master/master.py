@@ -27,6 +27,7 @@ from kontrol.master.mirror import Mirror
 from kontrol.master.operator.notices import Notices
 from kontrol.master.operator.problems import of_the_senders
 from kontrol.master.operator.story import Problem
+from kontrol.master.publications import Publications
 from kontrol.master.records.keys import Keys
 from kontrol.master.records.masters import Candidate
 from kontrol.master.records.records import Records
@@ -124,6 +125,7 @@ class Master:
         )
         self.requests = Requests(store, records, silence=config.fover, wall=wall)
         self._callback.on_change(self.election.described)
+        self.publications = Publications(store, records, self._highwater, silence=config.ttl)
         self.leader = Leader(
             Tier(store, records, self.mirror, self.election, self.requests, self._highwater),
             self._callback,
@@ -140,6 +142,7 @@ class Master:
             counts=self.counts,
             host=Host(boot_clock, wall, rng),
         )
+        self.publications.on_claim(self._ahead)
         self.mirror.cache.on_restore(self.election.restart)
         self._highwater.cache.on_restore(self.election.restart)
 
@@ -152,6 +155,7 @@ class Master:
             group.create_task(self.requests.run())
             group.create_task(self.notices.run())
             group.create_task(self._highwater.cache.run())
+            group.create_task(self.publications.cache.run())
             group.create_task(self._callback.follow())
             await self.election.run(self.leader.lead)
 
@@ -212,6 +216,11 @@ class Master:
             self._ttl = ttl
             self.mirror.set_ttl(ttl)
 
+    def _ahead(self) -> None:
+        """A pod has a later version than the store, or not any more: the leader is to know."""
+        self.election.described()
+        self.leader.wake()
+
     def _candidate(self) -> Candidate:
         config = self.config
         return Candidate(
@@ -223,4 +232,5 @@ class Master:
             fover=config.fover,
             damper=config.damper,
             port=config.port,
+            published=self.publications.ahead,
         )

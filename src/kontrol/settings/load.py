@@ -59,7 +59,7 @@ def examine(
         argv, shell = resolved.argv, bool(resolved.get(v.SHELL_CALLBACK))
         why = _program_problem(argv[-1:] if shell else argv, environ, shell=shell)
         _note_program(resolved, v.CALLBACK, why)
-    for hook in (v.ON_SILENT, v.ON_HEARD):
+    for hook in (v.ON_SILENT, v.ON_HEARD, v.ON_PUBLISHED):
         if "agent" in mode and (words := resolved.get(hook)):
             _note_program(resolved, hook, _program_problem(words, environ, shell=False))
     return resolved

@@ -141,6 +141,7 @@ def check(
     _check_damper(result)
     _check_invoke(result)
     _check_callback(result)
+    _check_published(result)
     _check_tiers(result, agent="agent" in mode)
     if "master" in mode:
         _check_etcd(result)
@@ -187,6 +188,11 @@ def _check_callback(result: Resolved) -> None:
             result.argv = values.argv(command, shell=shell)
         except values.BadValue as error:
             result.refuse(v.CALLBACK, str(error))
+
+
+def _check_published(result: Resolved) -> None:
+    if v.ON_PUBLISHED.name in result.entries and v.PUBLISHED.name not in result.entries:
+        result.refuse(v.PUBLISHED, f"a file, since {v.ON_PUBLISHED.name} is set")
 
 
 def _check_tiers(result: Resolved, *, agent: bool) -> None:

@@ -243,6 +243,17 @@ PAYLOAD = Variable[Path | None](
     example="/run/kontrol/payload.json",
     used_by="agent",
 )
+PUBLISHED = Variable[Path | None](
+    "KONTROL_PUBLISHED",
+    _POD,
+    values.path,
+    "JSON file in which the agent keeps what the callback publishes (`kontrol publish`), as "
+    '`{"version": 17, "documents": {...}}`. It is replaced atomically with each version; its '
+    "folder must exist.",
+    example="/run/kontrol/published.json",
+    fallback="none: nothing published is received",
+    used_by="agent",
+)
 HOST = Variable[str | None](
     "KONTROL_HOST",
     _POD,
@@ -562,6 +573,17 @@ ON_HEARD = Variable[tuple[str, ...] | None](
     "Command that the agent runs once a tier acknowledges the pod again, and with the first "
     "acknowledgement after its start.",
     example="/usr/local/bin/rejoin --role replica",
+    fallback="none",
+    used_by="agent",
+)
+ON_PUBLISHED = Variable[tuple[str, ...] | None](
+    "KONTROL_ON_PUBLISHED",
+    _HOOKS,
+    values.hook,
+    "Command that the agent runs whenever the file of `KONTROL_PUBLISHED` was replaced, and "
+    "when it starts. One runs at a time, for at most a minute; the latest version wins, and a "
+    "failure is tried again.",
+    example="/usr/local/bin/reload-haproxy",
     fallback="none",
     used_by="agent",
 )

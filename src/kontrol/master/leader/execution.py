@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from kontrol.ensemble.canonical import canonical
 from kontrol.ensemble.ensemble import Changes
@@ -17,6 +17,7 @@ from kontrol.ensemble.pod import Pod
 from kontrol.master.callback import RunOutcome, RunRequest
 from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.ledger import Ledger
+from kontrol.master.leader.publishing import RunPublisher
 from kontrol.master.records.runs import Ending, Running
 from kontrol.master.term import Term
 from kontrol.store.protocol import Ambiguous, StoreError, Unavailable
@@ -168,6 +169,7 @@ class Execution:
             revision=snapshot.revision,
             follows=decision.follows,
         )
+        publisher = RunPublisher(self._ledger, running.run, self._wall)
         request = RunRequest(
             run=running.run,
             term=running.term,
@@ -176,6 +178,7 @@ class Execution:
             pods=b"[" + b",".join(pod.canonical for pod in snapshot.pods) + b"]",
             changes=canonical(snapshot.changes.public()),
             state=self._ledger.state,
+            publish=publisher.publish,
         )
         await self._ledger.start(running)
         if why := await self._outdated(decision):
@@ -197,26 +200,38 @@ class Execution:
             if asked is not None:
                 asked.started(running.run)
 
-        outcome, stopped = await self._call(request, started)
-        if not stopped:
-            await self._record(snapshot, outcome)
-            return True
-        # Shutting down: record it if the store answers; if not, the next leader does.
+        try:
+            outcome, stopped = await self._call(request, publisher, started)
+            if stopped:
+                await self._record_in_time(snapshot, outcome, publisher)
+                raise asyncio.CancelledError
+            await publisher.end()
+            await self._record(snapshot, outcome, publisher.version)
+        finally:
+            await publisher.abandon()
+        return True
+
+    async def _record_in_time(
+        self, snapshot: Snapshot, outcome: RunOutcome, publisher: RunPublisher
+    ) -> None:
+        """Record a run's end while shutting down, if the store answers."""
+        assert self._ledger.running is not None, "no run was started"  # noqa: S101
+        number = self._ledger.running.run
         limit = asyncio.timeout(self._fover / 3)
         try:
             async with limit:
-                await self._record(snapshot, outcome)
+                await publisher.end()
+                await self._record(snapshot, outcome, publisher.version)
         except (StoreError, TimeoutError, asyncio.CancelledError) as error:
             # Before Python 3.11.3 a timeout in a cancelled task raises CancelledError.
             if isinstance(error, StoreError) or limit.expired():
                 why = str(error) or "no answer in time"
                 log.warning(
-                    "run %d was not recorded: %s; the next leader will record it", running.run, why
+                    "run %d was not recorded: %s; the next leader will record it", number, why
                 )
-        raise asyncio.CancelledError
 
     async def _call(
-        self, request: RunRequest, started: Callable[[], None]
+        self, request: RunRequest, publisher: RunPublisher, started: Callable[[], None]
     ) -> tuple[RunOutcome, bool]:
         """Run the callback; returns its outcome, and whether this was cancelled meanwhile.
 
@@ -229,14 +244,15 @@ class Execution:
             await asyncio.sleep(0)
             self._counts.running_since = asyncio.get_running_loop().time()
             started()
-            return await asyncio.shield(run), False
+            ends: list[asyncio.Future[Any]] = [run, publisher.deposed]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if publisher.deposed.done():
+                await self._kill(run, request.run)
+                raise publisher.deposed.result()
+            return run.result(), False
         except asyncio.CancelledError:
             if self._term.deposed:
-                run.cancel()
-                await asyncio.wait([run])
-                log.warning(
-                    "run %d was killed with the term; the next leader will record it", request.run
-                )
+                await self._kill(run, request.run)
                 raise
             await self._runner.stop()
             return await run, True
@@ -244,7 +260,12 @@ class Execution:
             self._counts.running_since = None
             forget()
 
-    async def _record(self, snapshot: Snapshot, outcome: RunOutcome) -> None:
+    async def _kill(self, run: asyncio.Task[RunOutcome], number: int) -> None:
+        run.cancel()
+        await asyncio.wait([run])
+        log.warning("run %d was killed with the term; the next leader will record it", number)
+
+    async def _record(self, snapshot: Snapshot, outcome: RunOutcome, published: int | None) -> None:
         assert self._ledger.running is not None, "no run was started"  # noqa: S101
         number = self._ledger.running.run
         ending = Ending(
@@ -256,6 +277,7 @@ class Execution:
             stderr=outcome.stderr_tail,
             again=outcome.again,
             note=outcome.note,
+            published=published,
         )
         if not ending.ok:
             await self._ledger.fail(len(snapshot.pods), snapshot.changes, ending)

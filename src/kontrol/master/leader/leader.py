@@ -30,6 +30,7 @@ from kontrol.master.term import OwnedKey, Term
 log = logging.getLogger(__name__)
 
 _LOOKS, _LOOKS_MAX = 4, 1.0  # the pause between looks: times what one takes, and seconds at most
+_PUBLISHED_AGAIN = 10.0  # seconds at least between two times: what agents say may be wrong
 _LONGEST_FOVER = 24 * 3600.0  # seconds, the longest that KONTROL_FOVER can be
 
 
@@ -53,10 +54,11 @@ class Leader:
         self._host = host
         self._leadership: Leadership | None = None
         for listen in (tier.election.on_change, tier.requests.on_change, callback.on_change):
-            listen(self._wake)
-        tier.mirror.cache.listen(lambda _: self._wake())
+            listen(self.wake)
+        tier.mirror.cache.listen(lambda _: self.wake())
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Note that something changed that may change what the leader does."""
         if self._leadership is not None:
             self._leadership.wake()
 
@@ -138,6 +140,7 @@ class Leadership:
             max_pods=config.max_pods,
         )
         self._chain = Chain()
+        self._published_again = float("-inf")
         self._digest = ""
 
     @property
@@ -173,6 +176,7 @@ class Leadership:
             if self._callback.runner is None:
                 await self._actions.decline()
             else:
+                await self._publish_again()
                 await self._observer.catch_up()
                 await self._await_orphaned_run()
                 await self._loop(group, self._callback.runner)
@@ -233,6 +237,7 @@ class Leadership:
         while True:
             news.clear()
             await self._actions.serve()
+            await self._publish_again()
             asked, now = self._actions.run, loop.time()
             ripe = mirror.damper.ripe
             damped = asked is None and ripe is not None and ripe > now
@@ -271,6 +276,27 @@ class Leadership:
                     await news.wait_until(policy.wake(loop.time(), plan, situation))
                     if isinstance(plan, policy.Wait):
                         snapshot = None  # missing pods may have deregistered meanwhile
+
+    async def _publish_again(self) -> None:
+        """Give what is published a later version if agents have a later one; see `Ledger`."""
+        loop, highwater = asyncio.get_running_loop(), self._tier.highwater
+        for other in self._tier.election.others(self._term):
+            highwater.saw_version(other.published or 0)
+        if self._ledger.published.version >= highwater.version:
+            return
+        again = self._published_again + _PUBLISHED_AGAIN
+        if loop.time() < again:
+            loop.call_at(again, self._news.set)
+            return
+        self._published_again = loop.time()
+        before = self._ledger.published.version
+        await self._ledger.publish_again(edited=self._host.wall())
+        log.warning(
+            "what is published has version %d now, after %d: later ones were known to a master or "
+            "a pod, so the store was restored",
+            self._ledger.published.version,
+            before,
+        )
 
     def _saw(self, digest: str) -> None:
         if digest != self._digest:

@@ -2,11 +2,12 @@
 
 A run begins with `running`, written before its process starts, and ends with one transaction:
 either it is acknowledged (`state`, `applied`, its entry, and `running` removed) or it failed (its
-entry, and `running` marked as ended, which keeps it due). A rollback moves `state`.
+entry, and `running` marked as ended, which keeps it due). A rollback moves `state`. While a run is
+under way, it may move `published`.
 
-Invariant: every write is fenced by the term, compares the revisions of all three heads (`running`,
-`applied`, `state`) and moves at least one of them (`heads.py`). So no write takes effect twice,
-however late a copy of it arrives, and none does after the store was restored.
+Invariant: every write is fenced by the term, compares the revisions of all four heads (`running`,
+`applied`, `state`, `published`) and moves at least one of them (`heads.py`). So no write takes
+effect twice, however late a copy of it arrives, and none does after the store was restored.
 """
 
 import logging
@@ -20,6 +21,7 @@ from kontrol.master.highwater import HighWater
 from kontrol.master.leader.heads import Heads
 from kontrol.master.records.fields import BELIEVED_RUN
 from kontrol.master.records.masters import Meta
+from kontrol.master.records.published import Published
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import (
     Applied,
@@ -66,6 +68,7 @@ class Ledger:
         self.applied = Applied()
         self.running: Running | None = None
         self.state: bytes | None = None
+        self.published = Published()
         self.next_run = 1
         self._store = store
         self._records = records
@@ -75,7 +78,7 @@ class Ledger:
         self._urgent = urgent or Urgent()
         self._before: Running | None = None  # what the run under way replaced
         keys = records.keys
-        self._heads = Heads(store, term, (keys.running, keys.applied, keys.state))
+        self._heads = Heads(store, term, (keys.running, keys.applied, keys.state, keys.published))
 
     async def open(self, highwater: HighWater) -> None:
         """Read the ledger, and give the term its number, above all that `highwater` saw.
@@ -94,10 +97,11 @@ class Ledger:
                 Range(f"{keys.applied}/", prefix=True),
                 Range(keys.candidates, prefix=True),
                 Range(keys.last_run),
+                Range(keys.published),
             ],
         )
-        found = [answer.range(i).kvs for i in range(8)]
-        metas, applied, running, state, newest, chunks, candidates, last_run = found
+        found = [answer.range(i).kvs for i in range(9)]
+        metas, applied, running, state, newest, chunks, candidates, last_run, published = found
         meta = records.meta(metas[0]) if metas else None
         if meta is None:
             highest = records.highest_term(running, newest, candidates)
@@ -113,7 +117,9 @@ class Ledger:
         if applied:
             self.applied = records.applied(applied[0], chunks) or Applied()
         self.state = records.state(state[0]) if state else None
-        self._heads.read([*applied, *running, *state])
+        self._heads.read([*applied, *running, *state, *published])
+        self._highwater = highwater
+        self.published = (records.published(published[0]) if published else None) or Published()
         unended = records.running(running[0]) if running else None
         numbers = [self.applied.run, highwater.run, *(keys.number(kv.key) or 0 for kv in newest)]
         stored = (records.last_run(last_run[0]) or 0) if last_run else 0
@@ -222,6 +228,32 @@ class Ledger:
             ]
         )
         self.running = before
+
+    async def publish(self, now: Published, *, edited: str) -> int:
+        """Replace `published`, of which `now` is made; returns the version that it got.
+
+        Only while a run is under way.
+        """
+        await self._publish(now, edited)
+        return self.published.version
+
+    async def publish_again(self, *, edited: str) -> bool:
+        """Give what is published a version above all that were seen; return whether it needed one.
+
+        The store may have been restored, while agents have a later version. They follow the store
+        again with the next one only. Not while a run is under way.
+        """
+        if self.published.version >= self._highwater.version:
+            return False
+        await self._publish(self.published, edited)
+        return True
+
+    async def _publish(self, now: Published, edited: str) -> None:
+        seen = max(self.published.version, self._highwater.version)
+        now = replace(now, version=seen + 1, term=self._term.number, edited=edited)
+        await self._heads.move([Put(self._keys.published, now.encode())])
+        self._highwater.saw_version(now.version)
+        self.published = now
 
     async def kept(self, number: int) -> bytes | None:
         """Return the state that run `number` left, if it is kept."""

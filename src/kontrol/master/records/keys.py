@@ -97,6 +97,11 @@ class Keys:
         return f"{self.notices}{lease:016x}"
 
     @property
+    def published(self) -> str:
+        """What is published to agents: all documents, and their version."""
+        return f"{self.root}published"
+
+    @property
     def ages(self) -> str:
         """The time that masters have watched, by which unused registrations age."""
         return f"{self.root}ages"

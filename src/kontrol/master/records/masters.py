@@ -19,7 +19,8 @@ class Candidate(Record):
     """A candidacy. `fingerprint` is its callback's, empty without one; `term` is set once it leads.
 
     `version` is Kontrol's, empty if unknown. `ttl`, `fover` and `damper` are the master's settings
-    in seconds, and `port` is where it accepts keepalives; None if unknown. The id of a candidacy
+    in seconds, and `port` is where it accepts keepalives; None if unknown. `published` is a version
+    of what is published that it has seen, if that is later than the store's. The id of a candidacy
     that cannot be read is `?`.
     """
 
@@ -33,6 +34,7 @@ class Candidate(Record):
     damper: float | None = None
     port: int | None = None
     more: Mapping[str, JSON] = field(default_factory=dict)
+    published: int | None = None
 
     @classmethod
     def decode(cls, raw: bytes) -> "Candidate":
@@ -48,6 +50,7 @@ class Candidate(Record):
             fover=found.maybe_seconds("fover"),
             damper=found.maybe_seconds("damper"),
             port=found.maybe_number("port", least=1, most=65535),
+            published=found.maybe_number("published"),
             more=found.more,
         )
 

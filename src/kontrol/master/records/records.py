@@ -18,6 +18,7 @@ from kontrol.master.records.fields import AGAIN_LEAST, LONGEST, Damaged
 from kontrol.master.records.keys import Keys
 from kontrol.master.records.masters import Candidate, Meta, OperatorRequest, decode_plan
 from kontrol.master.records.pods import Ages, Live, Registration, decode_counter
+from kontrol.master.records.published import Published
 from kontrol.master.records.runs import (
     Applied,
     Head,
@@ -199,6 +200,15 @@ class Records:
     def plan(self, kv: KeyValue) -> dict[str, JSON] | None:
         """Read the leader's plan. A damaged one is None, and shown as unknown."""
         return self._read(kv, decode_plan, "it is shown as unknown; the leader's next replaces it")
+
+    def published(self, kv: KeyValue) -> Published | None:
+        """Read what is published. A damaged one is None, as if nothing was."""
+        return self._read(
+            kv,
+            Published.decode,
+            "pods keep what they have, and the next `kontrol publish` of a run replaces it: it "
+            "then holds that document alone",
+        )
 
     def ages(self, kv: KeyValue) -> Ages | None:
         """Read the watched time. Damaged, it is None: unused registrations age from now on."""

@@ -141,7 +141,8 @@ class Applied:
 class Ending:
     """How a run ended, for its ledger entry. `seconds` is how long it took.
 
-    `again` and `note` are what it left if it succeeded, as in `Head`.
+    `again` and `note` are what it left if it succeeded, as in `Head`. `published` is the version
+    with the last document that it published, None if it published nothing new.
     """
 
     ok: bool
@@ -152,6 +153,7 @@ class Ending:
     stderr: str = ""
     again: float | None = None
     note: str | None = None
+    published: int | None = None
 
 
 def encode_members(members: Iterable[Member]) -> Iterable[bytes]:
@@ -245,7 +247,11 @@ def encode_entry(running: Running, pods: int, changes: Changes, ending: Ending) 
         "pods": pods,
         "changes": {name: _some(rows) for name, rows in changes.public().items()},
     }
-    left: dict[str, JSON] = {"again": ending.again, "note": ending.note}
+    left: dict[str, JSON] = {
+        "again": ending.again,
+        "note": ending.note,
+        "published": ending.published,
+    }
     entry |= {name: value for name, value in left.items() if value is not None}
     stderr = ending.stderr
     while True:
