@@ -23,7 +23,7 @@ _Answer = TypeVar("_Answer")
 class Held:
     """A network that holds what `holds` names until `go` is set, and counts what goes through.
 
-    While not `delivers`, watches bring nothing.
+    While not `delivers`, watches bring nothing. A request takes `delay` seconds.
     """
 
     def __init__(self) -> None:
@@ -31,12 +31,14 @@ class Held:
         self.after: Callable[[Request], None] = lambda _: None
         self.go = asyncio.Event()
         self.delivers = True
+        self.delay = 0.0
         self.requests: list[Request] = []
 
     async def call(self, request: Request, do: Callable[[], _Answer]) -> _Answer:
         self.requests.append(request)
         if self.holds(request):
             await self.go.wait()
+        await asyncio.sleep(self.delay)
         answer = do()
         self.after(request)
         return answer
@@ -48,6 +50,10 @@ class Held:
 
     def count(self, kind: type) -> int:
         return sum(isinstance(request, kind) for request in self.requests)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def writes(request: Request) -> bool:
@@ -215,6 +221,31 @@ async def test_a_lease_is_refreshed_while_the_mirror_is_not_current() -> None:
         assert network.requests[0] == Refresh(live.lease)
         assert network.count(Txn) == 1
         assert not any(map(writes, network.requests))
+
+
+@virtual
+async def test_a_mirror_that_is_behind_is_no_reason_to_wait_less_for_an_etcd_that_answers() -> None:
+    """A master that has too little CPU is behind, and slow: it would refuse all it could accept."""
+    cluster, network = MemoryCluster(), Held()
+    async with running(cluster, network=network) as master:
+        await master.ping(record(1))
+        await master.ping(record(2))
+        network.delivers = False
+        await asyncio.sleep(CONFIG.ttl * 2 / 3)
+        assert not master.mirror.cache.current
+        network.delay = CONFIG.ttl / 30
+        start = now()
+        with pytest.raises(Refused, match="Unavailable"):  # for all it knows, etcd is away
+            await master.ping(record(1))
+        assert now() - start == pytest.approx(CONFIG.ttl / 20)
+        assert (await master.ping(record(2)))["seq"] == 1
+        assert now() - start > CONFIG.ttl / 10
+        network.holds = lambda _: True
+        await asyncio.sleep(1.1)
+        start = now()
+        with pytest.raises(Refused, match="Unavailable"):
+            await master.ping(record(2))
+        assert now() - start == pytest.approx(CONFIG.ttl / 20)
 
 
 @virtual

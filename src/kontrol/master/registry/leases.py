@@ -92,6 +92,8 @@ class Leases:
         ttl_known: Callable[[], bool],
     ) -> None:
         """`ttl` returns the tier's, in seconds: this master's own until `ttl_known`."""
+        self.answered = -math.inf
+        """The loop time at which etcd last answered a refresh."""
         self._store = store
         self._ttl = ttl
         self._ttl_known = ttl_known
@@ -150,6 +152,7 @@ class Leases:
         elif (error := answer.exception()) is not None:
             refresh.end(None, error)
         else:
+            self.answered = asyncio.get_running_loop().time()
             refresh.end(answer.result())
 
     def _remove(self, refresh: LeaseRefresh) -> None:

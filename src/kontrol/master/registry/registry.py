@@ -37,6 +37,8 @@ from kontrol.master.registry.writer import Writer
 from kontrol.rpc.errors import Refused
 from kontrol.store.protocol import NoSpace, Store, StoreError
 
+_AWAY = 1.0  # seconds without an answer
+
 
 class Registry:
     """Accepts keepalives while `run` is running.
@@ -127,7 +129,7 @@ class Registry:
             refresh = self._leases.refresh(known.lease)
         except StoreError:
             return None
-        answer = self._waiting.add(_timeout(self._ttl(), current=True))
+        answer = self._waiting.add(_timeout(self._ttl(), away=False))
         known.waiting += 1
         refresh.then(partial(self._refreshed, known, refresh, answer))
         return answer
@@ -173,7 +175,7 @@ class Registry:
         """Refresh the pod's lease, and write what is new; returns `seq`, TTL, outcome and age."""
         current = self._mirror.cache.current
         live = self._mirror.live(record.key)
-        timeout = _timeout(self._ttl(), current=current)
+        timeout = _timeout(self._ttl(), away=not current and not self._answers(_AWAY))
         known: int | None = None
         refresh: LeaseRefresh | None = None
         try:
@@ -204,6 +206,14 @@ class Registry:
         Then what waits only waits for its turn. At another master, it would wait again.
         """
         return self.writer.wrote > asyncio.get_running_loop().time() - seconds
+
+    def _answers(self, seconds: float) -> bool:
+        """Tell whether etcd has answered within so many seconds, also if the mirror is behind.
+
+        A master that has too little to do its work by falls behind, and has to wait the longer.
+        """
+        last = max(self._leases.answered, self.writer.wrote)
+        return last > asyncio.get_running_loop().time() - seconds
 
     def _says_nothing_new(self, record: Keepalive, live: Live) -> bool:
         return unchanged(record, live) and not self._mirror.elsewhere(record)
@@ -240,9 +250,9 @@ class Registry:
                 return written.seq, self._leases.acknowledge(refresh), "written", refresh.age
 
 
-def _timeout(ttl: float, *, current: bool) -> float:
+def _timeout(ttl: float, *, away: bool) -> float:
     """Seconds for the store to answer: less than an agent waits, few if it is away."""
-    return min(4.0, ttl / 7) if current else min(1.0, ttl / 20)
+    return min(_AWAY, ttl / 20) if away else min(4.0, ttl / 7)
 
 
 def _not_written(record: Keepalive, error: Exception) -> Refused:
