@@ -253,7 +253,8 @@ class Leadership:
                     continue
                 self._saw(snapshot.digest)
             situation = observer.situation(snapshot, asked=asked is not None)
-            plan = policy.decide(loop.time(), situation)
+            decided = loop.time()
+            plan = policy.decide(decided, situation)
             lost, of = snapshot.changes.lost, len(self._ledger.applied.members)
             self._publisher.update(plan, lost, of, observer.peers())
             match plan:
@@ -271,9 +272,11 @@ class Leadership:
                         self._chain.length if retry else self._follows(snapshot, reason),
                     )
                 case policy.Idle() | policy.Wait():
+                    # Of the time of the decision: what falls due meanwhile is due at once.
+                    until = policy.wake(decided, plan, situation)
                     if damped:  # looks are not free, and changes may come one after the other
                         await asyncio.sleep(min(_LOOKS_MAX, _LOOKS * (loop.time() - now)))
-                    await news.wait_until(policy.wake(loop.time(), plan, situation))
+                    await news.wait_until(until)
                     if isinstance(plan, policy.Wait):
                         snapshot = None  # missing pods may have deregistered meanwhile
 
