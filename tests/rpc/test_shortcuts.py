@@ -1,6 +1,7 @@
 """Calls that are answered by their bytes, without a channel, as their handler would have."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -125,10 +126,13 @@ async def test_calls_of_one_connection_are_counted_until_they_are_answered() -> 
         assert await client.call("ping", "a", timeout=DEADLINE) == 2
 
 
-async def test_an_answer_for_a_connection_that_is_over_is_dropped() -> None:
+@pytest.mark.parametrize("error", [None, Refused("Unavailable", "not in time")])
+async def test_an_answer_for_a_connection_that_is_over_is_dropped(
+    error: Refused | None, caplog: pytest.LogCaptureFixture
+) -> None:
     short = Short()
-    future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    short.answer = lambda: future
+    answers: list[asyncio.Future[object]] = [asyncio.get_running_loop().create_future()]
+    short.answer = lambda: answers[0]
     async with running(short.server) as port:
         async with Client("127.0.0.1", port) as client:
             with suppress(CallTimeout):
@@ -138,9 +142,15 @@ async def test_an_answer_for_a_connection_that_is_over_is_dropped() -> None:
         peers = short.server._peers
         assert peers is not None
         await until(lambda: not tuple(peers.roster))
-        future.set_result(None)
+        if error is None:
+            answers[0].set_result(None)
+        else:
+            answers[0].set_exception(error)
         await asyncio.sleep(0)
         assert short.read == []
+    answers.clear()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_a_caller_that_may_not_call_gets_no_answer_of_a_shortcut(tmp_path: Path) -> None:

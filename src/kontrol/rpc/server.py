@@ -184,9 +184,12 @@ class Server:
     ) -> None:
         """Send the answer of a shortcut, if the connection is still there."""
         peer.calls -= 1
-        if answer.cancelled() or peer.ended is not None or peer.revoked:
+        if answer.cancelled():
             return
-        if answer.exception() is None and answer.result() is None:
+        error = answer.exception()  # taken, though nobody may be there to be told
+        if peer.ended is not None or peer.revoked:
+            return
+        if error is None and answer.result() is None:
             self._decode(peer, parts)
             return
         try:
