@@ -12,7 +12,9 @@ from tests.support.simloop import virtual
 from kontrol.ensemble.canonical import JSON
 from kontrol.master.operator.archive import ArchiveError, export, restore
 from kontrol.master.operator.view import View
+from kontrol.master.records.published import Published
 from kontrol.master.records.records import Records
+from kontrol.store.protocol import Put, Range
 
 SAVED = replace(GOOD, state=b'{"x":1}')
 
@@ -151,3 +153,19 @@ async def test_the_last_run_of_an_import_is_the_last_run() -> None:
         assert [entry["run"] for entry in shown] == [*range(last, 0, -1)]
         await asyncio.sleep(20)
         assert callback.runs[-1].request.run > last, "no number of a run is told twice"
+
+
+@virtual
+async def test_what_is_published_is_restored_under_a_later_version() -> None:
+    old, new = MemoryStore(MemoryCluster()), MemoryStore(MemoryCluster())
+    published = Published(17, 7, "t", {"a": {"b": 1}}, {"a": 3})
+    await old.txn([], [Put(KEYS.published, published.encode())])
+    document = await export(old, Records(KEYS))
+    await restore(new, Records(KEYS), document)
+    (kv,) = (await new.range(Range(KEYS.published))).kvs
+    assert Published.decode(kv.value) == replace(published, version=18)
+    damaged: list[JSON] = [{}, [], {"version": 0}, {"version": 1, "documents": 7}]
+    for one in damaged:
+        fresh = MemoryStore(MemoryCluster())
+        with pytest.raises(ArchiveError, match="damaged"):
+            await restore(fresh, Records(KEYS), {**document, "published": one})

@@ -7,18 +7,21 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.master.support import KEYS
+from tests.master.support import KEYS, alive, running
 from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.canonical import JSON
 from kontrol.master import publications as subject
 from kontrol.master.highwater import HighWater
+from kontrol.master.operator.metrics import METRICS
+from kontrol.master.operator.view import View
 from kontrol.master.publications import Publications
 from kontrol.master.records.published import Published
 from kontrol.master.records.records import Records
+from kontrol.metrics import render
 from kontrol.rpc.errors import Refused
-from kontrol.store.protocol import Delete, Put
+from kontrol.store.protocol import Delete, Put, Range
 
 
 class Board:
@@ -169,6 +172,52 @@ async def test_with_too_many_that_ask_the_others_get_what_there_is_and_do_not_wa
         third = it.ask("c3", 1)
         await it.publish(2, a=2)
         assert sent(third)["version"] == 2
+
+
+@virtual
+async def test_agents_that_do_not_take_the_latest_are_named_until_they_do() -> None:
+    cluster = MemoryCluster()
+    async with running(cluster) as master, alive(master, 1):
+        key = master.pods()[0]["key"]
+        store = MemoryStore(cluster)
+        view = View(master, store, wall=lambda: "2026-01-01T00:00:00Z")
+
+        async def put(version: int) -> None:
+            value = Published(version=version).encode()
+            await store.txn([], [Put(KEYS.published, value)])
+
+        async def problems() -> list[str]:
+            found: Any = (await view.status())["problems"]
+            return [one["what"] for one in found if one["kind"] == "published-behind"]
+
+        await put(16)
+        about = json.dumps({"pod": key, "error": "No space left on device"})
+        assert await master.publications.later("c1", 0)
+        others = asyncio.create_task(master.publications.later("c2", 16))
+        await put(17)
+        assert await others
+        more = asyncio.create_task(master.publications.later("c2", 17))
+        assert await master.publications.later("c1", 16, about)
+        assert not await problems()
+        await asyncio.sleep(11)
+        (what,) = await problems()
+        assert what == (
+            "1 of the pods that follow what is published do not have version 17: p1 has 16 "
+            "(No space left on device)"
+        )
+        await asyncio.sleep(10)
+        kvs = (await store.range(Range(KEYS.notices, prefix=True))).kvs
+        assert [json.loads(kv.value)["problems"][0]["kind"] for kv in kvs] == ["published-behind"]
+        shown = render(METRICS, master)
+        assert "kontrol_master_published_version 17" in shown
+        assert 'kontrol_master_published_pods{version="latest"} 1' in shown
+        assert 'kontrol_master_published_pods{version="behind"} 1' in shown
+        last = asyncio.create_task(master.publications.later("c1", 17, about))
+        await asyncio.sleep(60)
+        assert not await problems()
+        assert not (await store.range(Range(KEYS.notices, prefix=True))).kvs
+        last.cancel()
+        more.cancel()
 
 
 @virtual

@@ -25,7 +25,7 @@ from kontrol.master.leader.parts import Host, LeaderConfig, Tier
 from kontrol.master.leader.requests import Requests
 from kontrol.master.mirror import Mirror
 from kontrol.master.operator.notices import Notices
-from kontrol.master.operator.problems import of_the_senders
+from kontrol.master.operator.problems import of_the_published, of_the_senders
 from kontrol.master.operator.story import Problem
 from kontrol.master.publications import Publications
 from kontrol.master.records.keys import Keys
@@ -125,7 +125,13 @@ class Master:
         )
         self.requests = Requests(store, records, silence=config.fover, wall=wall)
         self._callback.on_change(self.election.described)
-        self.publications = Publications(store, records, self._highwater, silence=config.ttl)
+        self.publications = Publications(
+            store,
+            records,
+            self._highwater,
+            silence=config.ttl,
+            news=self.registry.news,
+        )
         self.leader = Leader(
             Tier(store, records, self.mirror, self.election, self.requests, self._highwater),
             self._callback,
@@ -168,7 +174,19 @@ class Master:
         """Return the problems that this master sees with what reports to it."""
         registry = self.registry
         limited = registry.quota.limited(asyncio.get_running_loop().time())
-        return of_the_senders(registry.senders.conflicts(), registry.senders.flips(), limited)
+        found = of_the_senders(registry.senders.conflicts(), registry.senders.flips(), limited)
+        return found + self.behind()
+
+    def behind(self) -> list[Problem]:
+        """Return the problem that pods which this master serves lack what is published, if so."""
+        late = self.publications.behind()
+        names = {pod.key: pod.id for pod in self.mirror.ensemble} if late else {}
+        version = self.publications.current.version
+        pods = [
+            (names.get(each.pod, each.pod or "an unknown pod"), each.version, each.error)
+            for each in late
+        ]
+        return of_the_published(version, pods)
 
     @property
     def leader_id(self) -> str | None:

@@ -33,6 +33,7 @@ AGAIN = 1.0  # seconds between two answers of the same version on one connection
 _CONFIRM = 5.0  # seconds for which an answer counts as unread
 _FORGET = 120.0  # seconds after an answer, when an agent that asks no more is forgotten
 _BEHIND = 5.0  # seconds after which this master is not behind, but the store is
+_LATE = 10.0  # seconds after which an agent should have what was published
 _LONGEST = 256  # characters of an agent's error
 _LONGEST_ABOUT = 4096  # bytes
 
@@ -58,9 +59,15 @@ class Publications:
     """What is published, and who has it; `cache.run` must be running."""
 
     def __init__(
-        self, store: Store, records: Records, highwater: HighWater, *, silence: float
+        self,
+        store: Store,
+        records: Records,
+        highwater: HighWater,
+        *,
+        silence: float,
+        news: asyncio.Event | None = None,
     ) -> None:
-        """`silence` is that of the `WatchCache`, in seconds."""
+        """`silence` is that of the `WatchCache`, in seconds. `news`: while some are `behind`."""
         self.current = Published()
         self.cache = WatchCache(store, records.keys.published, silence=silence)
         self.cache.listen(self._take)
@@ -73,6 +80,9 @@ class Publications:
         self._in_flight = 0
         self._room: deque[asyncio.Future[None]] = deque()
         self._claimed = 0
+        self._behind_news = news
+        self._since = float("-inf")  # loop time at which the present version came
+        self._look: asyncio.TimerHandle | None = None
         self._on_claim: Callable[[], None] = lambda: None
 
     def on_claim(self, listener: Callable[[], None]) -> None:
@@ -105,6 +115,25 @@ class Publications:
             loop.call_later(_FORGET, self._forget, connection),
         )
         return text
+
+    def behind(self) -> list[Receiver]:
+        """Return the agents that have not taken the present version for `_LATE` seconds."""
+        if asyncio.get_running_loop().time() < self._since + _LATE:
+            return []
+        version = self.current.version
+        return [receiver for receiver in self._receivers.values() if receiver.version < version]
+
+    def _look_again(self) -> None:
+        """Set the news now and then while agents are behind."""
+        self._look = None
+        if self._behind_news is not None and self.behind():
+            self._behind_news.set()
+            self._look_later()
+
+    def _look_later(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+        self._look = asyncio.get_running_loop().call_later(_LATE + 0.1, self._look_again)
 
     def _forget(self, connection: str) -> None:
         """Forget an agent whose connection is over, or which asks no more."""
@@ -226,6 +255,8 @@ class Publications:
                 ahead = self.ahead
                 self.current = found or Published()
                 self._text = self.current.text
+                self._since = asyncio.get_running_loop().time()
+                self._look_later()
                 self._highwater.saw_version(self.current.version)
                 if ahead is not None:
                     self._on_claim()

@@ -10,12 +10,14 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.master.records.fields import HIGHEST_RUN, Damaged, Fields
 from kontrol.master.records.masters import Meta
 from kontrol.master.records.pods import Registration
+from kontrol.master.records.published import Published
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import (
     Head,
@@ -43,13 +45,17 @@ class ArchiveError(Exception):
 async def export(store: Store, records: Records) -> dict[str, JSON]:
     """Return the document. Damaged records are left out, with a warning. Raises `StoreError`."""
     keys = records.keys
-    singles = (keys.meta, keys.counter, keys.applied, keys.state, keys.running)
+    singles = (
+        *(keys.meta, keys.counter, keys.applied, keys.state, keys.running),
+        keys.published,
+    )
     prefixes = (keys.registrations, keys.runs, f"{keys.applied}/", keys.candidates)
     answer = await store.txn(
         [], [*(Range(key) for key in singles), *(Range(key, prefix=True) for key in prefixes)]
     )
     found = [answer.range(i).kvs for i in range(len(singles) + len(prefixes))]
-    meta, counter, applied, state, running, registrations, runs, chunks, candidates = found
+    meta, counter, applied, state, running, published, *others = found
+    registrations, runs, chunks, candidates = others
     layout = records.meta(meta[0]) if meta else None
     number = records.counter(counter[0]) if counter else None
     head = records.head(applied[0]) if applied else None
@@ -82,6 +88,9 @@ async def export(store: Store, records: Records) -> dict[str, JSON]:
     for kv in state:
         if (kept := records.state(kv)) is not None:
             document["state"] = json.loads(kept)
+    for kv in published:
+        if (what := records.published(kv)) is not None:
+            document["published"] = what.public()
     if records.damaged:
         log.warning("%d damaged records are not in the export", records.damaged)
     return document
@@ -160,6 +169,10 @@ def _writes(records: Records, found: dict[str, Any]) -> tuple[list[Put], list[Op
         prefix = keys.members(head.run)
         puts += [Put(f"{prefix}{i:04d}", chunk) for i, chunk in enumerate(encode_rows(rows))]
         last.append(Put(keys.applied, head.encode()))
+    if found.get("published") is not None:
+        published = Published.decode(canonical(found["published"]))
+        raised = replace(published, version=published.version + 1)  # pods are to see that it came
+        last.append(Put(keys.published, raised.encode()))
     if "state" in found:
         last.append(Put(keys.state, decode_state(canonical(found["state"]))))
     return puts, last

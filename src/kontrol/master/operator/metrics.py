@@ -34,6 +34,12 @@ def _term(master: Master) -> float | None:
     return term if isinstance(term, int) else None
 
 
+def _receivers(master: Master) -> _Rows:
+    version = master.publications.current.version
+    has = Counter(each.version >= version for each in master.publications.receivers())
+    return [(("latest",), has[True]), (("behind",), has[False])]
+
+
 def _plan(master: Master) -> policy.Idle | policy.Wait | policy.Run:
     """Return what this master is about to do, as leader."""
     return master.leader.plan
@@ -289,6 +295,20 @@ METRICS: tuple[Metric[Master], ...] = (
         "`KONTROL_EVERY` has it; absent if neither does, if a run is due, and if this master does "
         "not lead.",
         _next,
+    ),
+    Metric(
+        "kontrol_master_published_version",
+        "gauge",
+        "The version of what is published, as this master has it from etcd; 0 before the first.",
+        lambda m: m.publications.current.version,
+    ),
+    Metric(
+        "kontrol_master_published_pods",
+        "gauge",
+        "Pods that follow what is published by way of this master: `latest` have the latest "
+        "version, `behind` have not.",
+        _receivers,
+        ("version",),
     ),
     Metric(
         "kontrol_leader_note",

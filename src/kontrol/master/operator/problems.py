@@ -15,6 +15,7 @@ from kontrol.master.registry.conflicts import Conflict, Flip
 from kontrol.master.registry.quota import Limited
 
 _RECORDS = 5  # of those left out, named one by one
+_SHOWN = 10  # pods that are named
 _CONFLICTS = 5  # of each kind, described one by one
 _ADDRESSES = 3  # of each limit, named one by one
 
@@ -207,6 +208,26 @@ def of_the_senders(
 ) -> list[Problem]:
     """Name the senders that report for one registration, and those that met a limit."""
     return _of_the_limits(limited) + _of_the_conflicts(conflicts, flips)
+
+
+def of_the_published(version: int, pods: Sequence[tuple[str, int, str | None]]) -> list[Problem]:
+    """Name pods that lack the present version: each with what it has, and what it says of that."""
+    if not pods:
+        return []
+    shown = [
+        f"{name} has {has or 'none'}" + (f" ({error})" if error else "")
+        for name, has, error in sorted(pods)[:_SHOWN]
+    ]
+    more = f" and {len(pods) - _SHOWN} more" if len(pods) > _SHOWN else ""
+    return [
+        Problem(
+            f"{len(pods)} of the pods that follow what is published do not have version {version}: "
+            f"{', '.join(shown)}{more}",
+            "make the folder of KONTROL_PUBLISHED writable there, and free space; an agent tries "
+            "again within 40 s. One that gives no reason is slow or does not run",
+            kind="published-behind",
+        )
+    ]
 
 
 def _of_the_conflicts(conflicts: Sequence[Conflict], flips: Sequence[Flip]) -> list[Problem]:

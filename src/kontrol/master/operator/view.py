@@ -214,7 +214,7 @@ class View:
             max_pods=master.config.bounds.pods,
             conflicts=master.registry.senders.conflicts(),
             flips=master.registry.senders.flips(),
-            notices=read.notices,
+            notices=(*self._master.behind(), *read.notices),
             silent=silent,
             refuses=refuses,
             waiting=self._waiting(read),
