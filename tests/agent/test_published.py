@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from binascii import crc32
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from kontrol.agent.agent import Agent, AgentSettings
 from kontrol.agent.health import METRICS, checks
 from kontrol.agent.hooks import HookRunner
 from kontrol.agent.published import PublishedFile
+from kontrol.ensemble.canonical import canonical
 from kontrol.ensemble.tiers import parse_tiers
 from kontrol.metrics import render
 from kontrol.process.guard import Guard
@@ -89,6 +91,8 @@ def test_each_later_version_replaces_the_file_and_no_earlier_one_does(tmp_path: 
         assert content(path) == {"version": 7, "documents": {"b": [2]}}
         assert master.had == [0, 3, 3, 3, 7]
         assert master.asked[0][2] == {"pod": "abc"}
+        sums = [crc32(canonical(json.loads(it))) for it in (text(3, a=1), text(7, b=[2]))]
+        assert [master.asked[i][2] for i in (1, 4)] == [{"pod": "abc", "sum": it} for it in sums]
         assert names(tmp_path) == ["published.json"]
         status = file.status
         assert (status.version, status.tier, status.documents, status.error) == (7, "t", 1, None)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from binascii import crc32
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -218,6 +219,22 @@ async def test_agents_that_do_not_take_the_latest_are_named_until_they_do() -> N
         assert not (await store.range(Range(KEYS.notices, prefix=True))).kvs
         last.cancel()
         more.cancel()
+
+
+@virtual
+async def test_a_version_that_is_another_one_since_a_restore_is_noted() -> None:
+    async with board() as it:
+        await it.publish(5, a=1)
+        text = await it.publications.later("c1", 0) or b""
+        same = it.ask("c1", 5, json.dumps({"pod": "x", "sum": crc32(text)}))
+        await asyncio.sleep(10)
+        assert it.ahead() is None
+        other = it.ask("c2", 5, json.dumps({"pod": "y", "sum": crc32(text) - 1}))
+        await asyncio.sleep(10)
+        assert it.ahead() == 6
+        await it.publish(7, a=1)
+        assert sent(same)["version"] == sent(other)["version"] == 7
+        assert it.ahead() is None
 
 
 @virtual

@@ -14,7 +14,8 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Sequence
+from binascii import crc32
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Never, Protocol
@@ -89,7 +90,7 @@ class PublishedFile:
         self._uniform = uniform
         self._error: str | None = None
         self._failures = 0
-        self._version, self._documents = 0, 0
+        self._version, self._documents, self._sum = 0, 0, 0
         self._tier: int | None = None  # which of the tiers it is of
         self._open()
 
@@ -164,6 +165,8 @@ class PublishedFile:
 
     def _about(self) -> str:
         about: dict[str, JSON] = {"pod": self._pod}
+        if self._version:
+            about["sum"] = self._sum  # after a restore the same version may be another's
         if self._error is not None:
             about["error"] = self._error
         return canonical(about).decode()
@@ -179,6 +182,7 @@ class PublishedFile:
         version, documents = _version_of(content), content["documents"]
         if version <= self._have(tier) or (self._tier is not None and self._tier < tier):
             return False  # late or doubled
+        total = _sum(content)
         if len(self._tiers) > 1:
             raw = canonical({**content, "tier": name})
         try:
@@ -186,7 +190,7 @@ class PublishedFile:
         except OSError as error:
             self._fail(f"{self.path}: {error.strerror or error}; the file stays as it was")
             return False
-        self._version, self._tier, self._error = version, tier, None
+        self._version, self._tier, self._error, self._sum = version, tier, None, total
         self._documents = len(documents) if isinstance(documents, dict) else 0
         log.info("version %d of what is published, of tier %s, is in %s", version, name, self.path)
         self._want()
@@ -214,10 +218,19 @@ class PublishedFile:
             beside.unlink(missing_ok=True)
             raise
 
+    def _content(self) -> bytes:
+        """Read the file. Raises `OSError`."""
+        # Without O_NONBLOCK, opening a FIFO would wait until a process opens it to write.
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            return file.read(DOCUMENTS_LIMIT + 1)
+
     def _open(self) -> None:
         """Read what an earlier process left, so that no earlier version replaces it."""
         try:
-            raw = _content(self.path)
+            raw = self._content()
             _, content = _read(raw.decode("utf-8", "surrogateescape"))
         except FileNotFoundError:
             return
@@ -233,8 +246,13 @@ class PublishedFile:
         else:
             return  # of another tier: any version of these is to replace it
         documents = content["documents"]
-        self._version = _version_of(content)
+        self._version, self._sum = _version_of(content), _sum(content)
         self._documents = len(documents) if isinstance(documents, dict) else 0
+
+
+def _sum(content: Mapping[str, JSON]) -> int:
+    """Return a checksum of what a master published, in the form in which masters keep it."""
+    return crc32(canonical({name: content[name] for name in ("documents", "version")}))
 
 
 async def _never() -> Never:
@@ -262,12 +280,3 @@ def _version_of(content: dict[str, JSON]) -> int:
     version = content.get("version")
     valid = isinstance(version, int) and not isinstance(version, bool)
     return version if valid and isinstance(version, int) and 0 < version <= _HIGHEST else 0
-
-
-def _content(path: Path) -> bytes:
-    # Without O_NONBLOCK, opening a FIFO would wait until a process opens it to write.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        return file.read(DOCUMENTS_LIMIT + 1)

@@ -11,6 +11,7 @@ seconds; and one call of each connection waits.
 
 import asyncio
 import logging
+from binascii import crc32
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class Publications:
         self._records = records
         self._highwater = highwater
         self._text = b""
+        self._sum = 0
         self._receivers: dict[str, Receiver] = {}  # by the connection
         self._news: asyncio.Future[None] | None = None
         self._in_flight = 0
@@ -97,8 +99,8 @@ class Publications:
         """Wait until a version later than `have` is published, and return it as agents keep it.
 
         None if so many wait that this call should not: ask again after a while. `about` is JSON, an
-        object with the pod's key as `pod` and, if it failed to write the last version, `error`.
-        Raises `Refused`.
+        object with the pod's key as `pod`, the CRC-32 of what it has as `sum` and, if it failed to
+        write the last version, `error`. Raises `Refused`.
         """
         receiver = self._admit(connection, have, about)
         if receiver is None:
@@ -152,7 +154,7 @@ class Publications:
         return True
 
     def _admit(self, connection: str, have: object, about: object) -> Receiver | None:
-        version, (pod, error) = _version(have), _about(about)
+        version, (pod, error, total) = _version(have), _about(about)
         receiver = self._receivers.get(connection)
         if receiver is not None and receiver.waiting:
             raise Refused("Busy", "a call of this connection waits already: one at a time")
@@ -164,7 +166,9 @@ class Publications:
         receiver.waiting = True
         self._asks(receiver)
         if version > max(self.current.version, self._highwater.version):
-            self._claim(receiver)
+            self._claim(receiver, version)
+        elif version == self.current.version and total not in (None, self._sum):
+            self._claim(receiver, version + 1)  # it is of before a restore, and another one
         return receiver
 
     async def _answer(self, receiver: Receiver) -> bytes:
@@ -221,21 +225,21 @@ class Publications:
         receiver.held = 0
         self._pass_on()
 
-    def _claim(self, receiver: Receiver) -> None:
+    def _claim(self, receiver: Receiver, version: int) -> None:
         """Note that an agent has a later version, unless this master is just behind."""
-        if receiver.version > BELIEVED_VERSION:
+        if version > BELIEVED_VERSION:
             log.warning("pod %s has version %d: not believed", receiver.pod, receiver.version)
             return
         if not self._claimed:
             asyncio.get_running_loop().call_later(_BEHIND, self._judge)
-        self._claimed = max(self._claimed, receiver.version)
+        self._claimed = max(self._claimed, version)
 
     def _judge(self) -> None:
         claimed, self._claimed = self._claimed, 0
         if claimed > max(self.current.version, self._highwater.version):
             log.warning(
-                "a pod has version %d of what is published, and etcd has version %d: the store was "
-                "restored, or the pod was of another tier",
+                "a pod has version %d of what is published, or another one before it, and etcd has "
+                "version %d: the store was restored, or the pod was of another tier",
                 claimed,
                 self.current.version,
             )
@@ -255,6 +259,7 @@ class Publications:
                 ahead = self.ahead
                 self.current = found or Published()
                 self._text = self.current.text
+                self._sum = crc32(self._text)
                 self._since = asyncio.get_running_loop().time()
                 self._look_later()
                 self._highwater.saw_version(self.current.version)
@@ -272,8 +277,8 @@ def _version(have: object) -> int:
     )
 
 
-def _about(text: object) -> tuple[str, str | None]:
-    """Return the pod's key, empty if it gives none, and its error."""
+def _about(text: object) -> tuple[str, str | None, int | None]:
+    """Return the pod's key, empty if it gives none, its error, and the sum of what it has."""
     found: JSON = None
     if isinstance(text, str) and len(text) <= _LONGEST_ABOUT:
         try:
@@ -281,9 +286,10 @@ def _about(text: object) -> tuple[str, str | None]:
         except NotJSON as error:
             raise Refused("TypeError", f"what the pod says is not JSON: {error}") from None
     if not isinstance(found, dict):
-        return "", None
-    pod, why = found.get("pod"), found.get("error")
+        return "", None, None
+    pod, why, total = found.get("pod"), found.get("error"), found.get("sum")
     return (
         pod if isinstance(pod, str) and KEY.match(pod) else "",
         why[:_LONGEST] if isinstance(why, str) else None,
+        total if isinstance(total, int) and not isinstance(total, bool) else None,
     )
