@@ -189,6 +189,7 @@ class EtcdCluster:
             f"--initial-cluster-token={self._cluster}",
             f"--listen-metrics-urls=http://127.0.0.1:{member.metrics_port}",
             "--unsafe-no-fsync",
+            "--bcrypt-cost=4",  # a log-in must not take seconds on a busy machine
             *(security if self.tls else []),
             *self.options,
         ]
