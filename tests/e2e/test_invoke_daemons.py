@@ -8,6 +8,7 @@ import pytest
 from tests.e2e.daemon import Daemon
 from tests.e2e.invoking import invoke
 from tests.e2e.lab import Lab, Tier
+from tests.e2e.spy import entries
 from tests.rpc.keyed import cluster, part
 from tests.support.etcd import EtcdCluster, free_port
 
@@ -20,6 +21,12 @@ CALLBACK = """#!/bin/sh
 """
 
 
+BEST_EFFORT = """#!/bin/sh
+printf 'from %s' "$TIER" | {python} -m kontrol invoke --all --stdin - --best-effort --liveness 5 \\
+    -- /bin/sh -c 'cat; test "$KONTROL_ID" = a' >&2
+"""
+
+
 async def pod(tier: Tier, ident: str, **settings: str) -> Daemon:
     """Start an agent that listens on an address of its own."""
     address = tier.lab.address()
@@ -28,9 +35,9 @@ async def pod(tier: Tier, ident: str, **settings: str) -> Daemon:
     return tier.agents[ident]
 
 
-def callback(folder: Path) -> str:
+def callback(folder: Path, script: str = CALLBACK) -> str:
     path = folder / "callback"
-    path.write_text(CALLBACK.format(python=sys.executable), encoding="utf-8")
+    path.write_text(script.format(python=sys.executable), encoding="utf-8")
     path.chmod(0o755)
     return str(path)
 
@@ -94,6 +101,32 @@ async def test_without_keys_only_what_says_insecure(tmp_path: Path) -> None:
         await c.logged(
             r"kontrol.audit.refused: exec by a client without a key .*\['say', 'HELLO'\]: refused:"
         )
+
+
+async def test_best_effort_commits_the_run_and_asks_for_another(tmp_path: Path) -> None:
+    port = str(free_port())
+    async with EtcdCluster() as etcd, Lab() as lab:
+        script = callback(tmp_path, BEST_EFFORT)
+        tier = await lab.tier(etcd.endpoints, CALLBACK=script, HTTP_PORT=port, DAMPER="1")
+        for ident in PODS:
+            await pod(tier, ident, KONTROL_INVOKE="insecure")
+        master = tier.masters[0]
+        for ident in PODS:  # both get the input
+            await master.logged(rf"callback.*\b{ident} \| from default/{tier.app}")
+        left = await master.logged(r"failures are left to the next run of the callback")
+        since = master.lines.index(left.string)
+        acknowledged = await master.logged(r"run (\d+) acknowledged", since)
+        number = int(acknowledged[1])
+        entry = (await entries(etcd.endpoints, tier.app))[number]
+        assert (entry["ok"], entry["again"]) == (True, 5)
+        assert entry["note"] == "b: exit status 1"
+        at = f"http://{tier.addresses[0]}:{port}"
+        asking = await lab.start("status", {}, command=("-m", "kontrol", "status", "--master", at))
+        assert await asking.ended() == 6
+        assert "b: exit status 1" in " ".join(asking.lines)
+        await master.logged(rf"run {number + 1} acknowledged")
+        later = (await entries(etcd.endpoints, tier.app))[number + 1]
+        assert (later["ok"], later["reason"]) == (True, "again")
 
 
 @pytest.mark.parametrize("content", ["{", '{"a": {}}', None])
