@@ -56,6 +56,14 @@ _ENTRY = {
     },
     "stderr": "",
 }
+_SET_BY = {"by": "REST from 10.0.0.7", "at": "2026-01-05T03:12:40.511+00:00"}
+_CHANGED = {
+    "key": "replicas",
+    "done": True,
+    "changed": True,
+    "message": "replicas is set",
+    "refused": "",
+}
 _ANSWER = {
     "request": "694d77aa9e38260f",
     "done": True,
@@ -111,6 +119,12 @@ SAMPLES: dict[str, object] = {
     "GET /v1/pods": {"digest": _DIGEST, "pods": [_POD]},
     "GET /v1/pods/{key}": _POD,
     "GET /v1/state": {"run": 7, "state": {"primary": "redis-0"}, "acknowledged": 7},
+    "GET /v1/spec": {
+        "spec": {"primary": "redis-1", "replicas": 3},
+        "keys": {"primary": _SET_BY, "replicas": _SET_BY},
+        "revision": 1187,
+    },
+    "GET /v1/spec/{key}": {"key": "replicas", "value": 3, **_SET_BY, "revision": 1187},
     "GET /v1/leader": {"leader": _LEADER},
     "GET /v1/runs": {"runs": [_ENTRY]},
     "GET /v1/runs/{run}": {**_ENTRY, "state_kept": True},
@@ -125,6 +139,8 @@ SAMPLES: dict[str, object] = {
         "message": "pod redis-7 (key 2Ky07, #4, nonce none) is forgotten: the next report of it "
         "with this key is accepted, under the same number; it is run 8 of the ledger",
     },
+    "POST /v1/set": _CHANGED,
+    "POST /v1/unset": {**_CHANGED, "message": "replicas is unset"},
 }
 """An answer to each route; a test compares their fields with those of a running master."""
 
@@ -155,7 +171,8 @@ def _curl(route: Route) -> str:
         words.append('-H "Authorization: Bearer $(head -1 token)"')
     if route.body:
         words.append(f"-d '{route.body}'")
-    path = route.path.format(key="beFf7", run=7)
+    key = "replicas" if route.path.startswith("/v1/spec") else "beFf7"
+    path = route.path.format(key=key, run=7)
     query = "?limit=5" if route.query else ""
     return " ".join([*words, f"http://10.0.0.1:8001{path}{query}"])
 

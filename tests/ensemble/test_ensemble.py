@@ -1,6 +1,7 @@
 """The ordered ensemble, its digest, and the difference between two of them."""
 
 import hashlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -126,5 +127,6 @@ def test_up_to_five_pods_are_named() -> None:
 
 @pytest.mark.parametrize("kind", ["joined", "left", "lost", "changed"])
 def test_changes_of_any_kind_are_changes(kind: str) -> None:
-    assert Changes(**{kind: (Member.of(pod(1)),)})
+    changes: dict[str, Any] = {kind: (Member.of(pod(1)),)}
+    assert Changes(**changes)
     assert not Changes()

@@ -55,8 +55,9 @@ class Ran:
 
     @property
     def changes(self) -> dict[str, list[str]]:
-        """The ids of each kind of change that there was."""
+        """The ids of each kind of change that there was of pods."""
         found: dict[str, list[dict[str, Any]]] = json.loads(self.request.changes)
+        found.pop("spec", None)
         return {kind: [pod["id"] for pod in pods] for kind, pods in found.items() if pods}
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ REQUESTS = st.builds(
     pods=st.lists(JSON, max_size=4).map(lambda value: json.dumps(value).encode()),
     changes=st.dictionaries(st.text(), JSON, max_size=4).map(lambda v: json.dumps(v).encode()),
     state=st.none() | DOCUMENTS,
+    spec=st.dictionaries(st.text(), JSON, max_size=4).map(lambda v: json.dumps(v).encode()),
 )
 
 
@@ -59,6 +61,7 @@ def test_stdin_holds_one_document_with_everything(request: RunRequest) -> None:
     assert (document["run"], document["term_id"]) == (request.run, request.term)
     assert document["pods"] == json.loads(request.pods)
     assert document["changes"] == json.loads(request.changes)
+    assert document["spec"] == json.loads(request.spec or b"")
     assert ("state" in document) == (request.state is not None)
     if request.state is not None:
         assert document["state"] == json.loads(request.state)
@@ -72,6 +75,7 @@ def test_the_environment_of_a_small_ensemble() -> None:
         "TERM_ID": "41",
         "RUN": "7",
         "PODS": "[1]",
+        "SPEC": "{}",
         "CHANGES": "{}",
         "STATE": "null",
         **files,
@@ -134,8 +138,14 @@ def test_files_hold_the_same_and_are_private(tmp_path: Path) -> None:
         "PODS_FILE": b"[1]\n",
         "CHANGES_FILE": b'{"joined":[]}\n',
         "STATE_FILE": b"2\n",
+        "SPEC_FILE": b"{}\n",
     }
     assert "STATE_FILE" not in write_files(request(), tmp_path)
+    (tmp_path / "spec.json").unlink()
+    damaged = replace(request(), spec=None)
+    assert "SPEC_FILE" not in write_files(damaged, tmp_path)
+    assert "SPEC" not in build_environment(damaged, {}, room=10**6)
+    assert "spec" not in json.loads(build_document(damaged))
 
 
 @given(DOCUMENTS, st.sampled_from([b"", b"\n", b" \r\n\t"]))

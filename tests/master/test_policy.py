@@ -181,6 +181,31 @@ def test_an_urgent_change_does_not_wait_for_the_damper_but_for_all_else() -> Non
     assert decide(100, replace(urgent, failed=("d1", "f", 130.0))) == Run("ensemble", retry=False)
 
 
+def test_a_change_of_the_desired_state_does_not_wait_for_the_damper_unless_pods_are_lost() -> None:
+    spec = replace(QUIET, desired=True, spec=7, ripe=110)
+    assert decide(100, spec) == Run("spec", retry=False)
+    damped = replace(spec, digest="d2")
+    assert decide(100, damped) == Run("spec", retry=False)
+    assert decide(110, damped) == Run("ensemble", retry=False)
+    assert decide(100, replace(damped, lost=True)) == Wait("ensemble", 110, "damper")
+    assert decide(100, replace(damped, again=90, schedule=90)) == Run("spec", retry=False)
+    assert decide(100, replace(spec, fingerprint="f2", rollout=160)) == Run("spec", retry=False)
+    assert decide(100, replace(spec, gap=120)) == Wait("spec", 120, "gap")
+    assert decide(100, replace(damped, brake=120)) == Wait("spec", 120, "brake")
+    assert decide(100, replace(spec, asked=True)) == Run("asked", retry=False)
+
+
+def test_a_failed_run_is_repeated_for_another_desired_state_without_its_backoff() -> None:
+    failed = replace(QUIET, desired=True, spec=7, failed=("d", "f", 130.0), failed_spec=7, ripe=150)
+    assert decide(100, failed) == Wait("unacknowledged", 130, "retry")
+    assert decide(100, replace(failed, spec=8)) == Run("spec", retry=False)
+    damped = replace(failed, digest="d2", failed=("d2", "f", 130.0))
+    assert decide(100, damped) == Wait("ensemble", 130, "retry")
+    assert decide(100, replace(damped, spec=8)) == Run("spec", retry=False)
+    back = replace(failed, spec=8, desired=False, ripe=None)
+    assert decide(100, back) == Run("unacknowledged", retry=False)
+
+
 def test_a_request_of_an_operator_comes_before_a_run_at_its_time() -> None:
     asked = replace(QUIET, asked=True, again=90, ripe=120)
     assert decide(100, asked) == Run("asked", retry=False)

@@ -162,6 +162,7 @@ RECORDS: list[st.SearchStrategy[Record]] = [
         revision=st.none() | SMALL,
         follows=SMALL,
         withdrawn=st.booleans(),
+        spec=st.none() | SMALL,
         more=MORE,
     ),
     st.builds(
@@ -174,6 +175,7 @@ RECORDS: list[st.SearchStrategy[Record]] = [
         st.none() | SMALL,
         SECONDS,
         st.none() | TEXT,
+        st.none() | st.dictionaries(TEXT, TEXT, max_size=3),
         MORE,
     ),
     st.builds(

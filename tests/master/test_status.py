@@ -506,12 +506,16 @@ def test_the_next_run_that_needs_no_change_is_shown_while_nothing_is_due() -> No
 
 
 def test_why_a_run_is_due() -> None:
-    def why(applied: Head | None, running: Running | None = None, **more: str) -> str | None:
-        given = {"digest": "d", "none": "none", "fingerprint": "f", **more}
+    def why(applied: Head | None, running: Running | None = None, **more: object) -> str | None:
+        given: dict[str, Any] = {"digest": "d", "none": "none", "fingerprint": "f", **more}
         return due(applied, running, **given)
 
     assert why(HEAD) is None
     assert why(HEAD, digest="e") == "ensemble"
+    assert why(HEAD, desired=True) == why(None, digest="none", desired=True) == "spec"
+    assert why(HEAD, desired=True, digest="e") == "ensemble"
+    assert why(HEAD, desired=True, fingerprint="g") == "spec"
+    assert why(HEAD, desired=True, fingerprint="") is None
     assert why(None) == "ensemble"
     assert why(None, digest="none") is None
     assert why(HEAD, fingerprint="g") == "callback"

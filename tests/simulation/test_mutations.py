@@ -270,9 +270,9 @@ def test_what_a_failed_run_asked_for_is_not_committed_with_another(
     real = Ledger.commit
     asked: list[float | None] = [None]
 
-    async def late(self: Ledger, pods: Any, changes: Any, ending: Ending, state: Any) -> None:  # noqa: ANN401
+    async def late(self: Ledger, pods: Any, changes: Any, ending: Ending, *more: Any) -> None:  # noqa: ANN401
         asked.append(ending.again)
-        await real(self, pods, changes, replace(ending, again=asked.pop(0)), state)
+        await real(self, pods, changes, replace(ending, again=asked.pop(0)), *more)
 
     monkeypatch.setattr(Ledger, "commit", late)
     assert breaks(ASKING, "12 as it asked")

@@ -60,6 +60,9 @@ class FakeView:
         self.wrong: Exception | None = None
         self.answer: Document = {"request": "1", "done": True, "message": "done"}
         self.asked: list[tuple[OperatorAction, str, int | str | None]] = []
+        self.spec_answer: Document = {"done": True, "message": "replicas is set", "refused": ""}
+        self.spec_asked: list[tuple[str, bytes | None, str, tuple[bytes | None] | None]] = []
+        self.damaged = False
         self.silent = False
         self.count = 2
         self.checks: list[Document] = [{"name": "etcd", "ok": True, "detail": "confirmed"}]
@@ -94,6 +97,27 @@ class FakeView:
             "state": SECRET,
             "later": SECRET,
         }
+
+    async def spec(self) -> Document | None:
+        await self._yield()
+        if self.damaged:
+            return None
+        by: Document = {"by": "REST from 10.0.0.9", "at": "2026-01-01T00:00:00Z"}
+        return {"spec": {"replicas": 3, "secret": SECRET}, "keys": {"replicas": by}, "revision": 7}
+
+    async def set_spec(
+        self,
+        key: str,
+        value: bytes | None,
+        by: str,
+        *,
+        expected: tuple[bytes | None] | None = None,
+        timeout: float = 10.0,
+    ) -> Document:
+        assert timeout == 10.0
+        self.spec_asked.append((key, value, by, expected))
+        await self._yield()
+        return self.spec_answer
 
     def pods(self) -> list[Document]:
         self.entered.release()

@@ -89,7 +89,7 @@ async def test_loopback_without_a_token_reads_less_and_changes_nothing(
     view = FakeView()
     async with serving(endpoint(token_file if tokens else None, view)) as port:
         for method, target in targets():
-            if method == "POST" or target == "/v1/state":
+            if method == "POST" or target.startswith(("/v1/state", "/v1/spec")):
                 refused = await (post if method == "POST" else get)(port, target)
                 assert refused.status == (401 if tokens else 403), target
                 assert ("www-authenticate" in refused.headers) == tokens

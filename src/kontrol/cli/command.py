@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # every command, and the daemon, imports this module: it impo
     from kontrol.settings.resolve import Resolved
 
 DONE, INTERNAL, USAGE, NOTHING, UNANSWERED, REFUSED = range(6)
+LOST = 7  # 6 is that of `status`
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 STATUSES = """\
@@ -30,6 +31,7 @@ ALL_STATUSES = f"""\
   4  no answer from a master, etcd or an agent
   5  refused; for invoke: some pods failed
   6  for status: a master answered, and there are problems
+  7  for set and unset: the value is not the expected one
   130  interrupted from the keyboard
 
 See `kontrol COMMAND --help` for what they mean for each command.

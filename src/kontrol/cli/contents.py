@@ -31,6 +31,7 @@ class Row(NamedTuple):
 
 _LOCAL = "kontrol.cli.local"
 _OPERATE = "kontrol.cli.operate.commands"
+_DESIRED = "kontrol.cli.operate.desired"
 _ARCHIVE = "kontrol.cli.operate.archive"
 
 INVOKE = Row(
@@ -52,6 +53,9 @@ ROWS = (
     Row("state", "print the callback's current state, as JSON", _OPERATE),
     Row("runs", "list the latest runs of the callback", _OPERATE),
     Row("explain", "show why a run started and how it ended, or why nothing runs now", _OPERATE),
+    Row("set", "set a value of the desired state, which the callback gets", _DESIRED),
+    Row("get", "print the desired state, or one value of it, as JSON", _DESIRED),
+    Row("unset", "remove a value from the desired state", _DESIRED),
     Row("run-now", "run the callback now, on the leader", _OPERATE),
     Row(
         "release",
@@ -71,7 +75,8 @@ ROWS = (
     ),
     Row(
         "export",
-        "save the tier's state, registrations and ledger as JSON (needs a master's settings)",
+        "save the tier's state, desired state, registrations and ledger as JSON (needs a master's "
+        "settings)",
         _ARCHIVE,
     ),
     Row(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import urlencode
 
 from kontrol.cli.address import Endpoint
-from kontrol.cli.command import NOTHING, REFUSED, UNANSWERED, USAGE
+from kontrol.cli.command import LOST, NOTHING, REFUSED, UNANSWERED, USAGE
 from kontrol.cli.exchange import LIMIT, PORTS, Late, NoAnswer, Unable, addresses, exchange
 from kontrol.ensemble.canonical import JSON, NotJSON
 from kontrol.ensemble.canonical import parse as parse_json
@@ -27,7 +27,7 @@ from kontrol_common.text import escaped
 _DEPTH = 200  # twice what a state may have
 _TOKEN = 4096  # characters of a token
 _LONGEST = 1000  # characters that are shown of a master's words
-_NOTHING = ("NoSuchPod", "NoSuchRun")  # errors of REST that mean: nothing matched
+_NOTHING = ("NoSuchPod", "NoSuchRun", "NoSuchKey")  # errors of REST that mean: nothing matched
 _NO_MASTER = (
     f"\nA running master serves REST unless {v.HTTP_PORT.name} is 0. --master or {v.MASTER.name} "
     "names the masters to ask: host, or http(s)://host:port"
@@ -121,7 +121,9 @@ class Rest:
         Raises `RestError`.
         """
         headers = {**self._headers, "Content-Type": "application/json"}
-        request = Request("POST", path, json.dumps(body).encode("ascii"), headers)
+        # Not longer than the values are; a lone surrogate becomes an escape, which is refused.
+        raw = json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        request = Request("POST", path, raw, headers)
         return self._ask(request, self._timeout + wait)
 
     def _ask(self, request: Request, seconds: float) -> ApiAnswer:
@@ -251,6 +253,8 @@ def _judge(
         raise RestError(denied.format(endpoint=endpoint, held=held), REFUSED)
     if status == 409:
         raise RestError(f"refused: {message}", REFUSED)
+    if status == 412:
+        raise RestError(message, LOST)
     if name in _NOTHING:
         raise RestError(message, NOTHING)
     raise RestError(f"{asked}: status {status}: {message}", _exit_status(status))

@@ -9,9 +9,10 @@ An update costs as much as the change, not as the ensemble; the digest is comput
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kontrol.ensemble.canonical import JSON
+from kontrol.ensemble.desired import SpecChanges
 from kontrol.ensemble.pod import Pod
 
 
@@ -117,15 +118,19 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The difference, each part in order of `seq`. `left` deregistered, `lost` did not."""
+    """The difference, each part in order of `seq`. `left` deregistered, `lost` did not.
+
+    `spec` is that of the desired state.
+    """
 
     joined: tuple[Member, ...] = ()
     left: tuple[Member, ...] = ()
     lost: tuple[Member, ...] = ()
     changed: tuple[Member, ...] = ()
+    spec: SpecChanges = field(default_factory=SpecChanges)
 
     def __bool__(self) -> bool:
-        return bool(self.joined or self.left or self.lost or self.changed)
+        return bool(self.joined or self.left or self.lost or self.changed or self.spec)
 
     def __str__(self) -> str:
         kinds = {
@@ -135,10 +140,19 @@ class Changes:
             "changed": self.changed,
         }
         parts = [f"{len(some)} {kind} ({names(some)})" for kind, some in kinds.items() if some]
+        parts += [str(self.spec)] if self.spec else []
         return ", ".join(parts) or "nothing changed"
 
     def public(self) -> dict[str, JSON]:
-        """Return the JSON object that the callback gets as `CHANGES`."""
+        """Return the JSON object that the callback gets as `CHANGES`.
+
+        It has `spec` only if the desired state changed: so all else in it are lists of pods for
+        those who set none.
+        """
+        return {**self.of_pods(), "spec": self.spec.public()} if self.spec else self.of_pods()
+
+    def of_pods(self) -> dict[str, JSON]:
+        """Return the part of it that is about pods."""
         return {
             "joined": [member.public() for member in self.joined],
             "left": [member.public() for member in self.left],

@@ -49,8 +49,8 @@ _LOOK = 1.0  # seconds between looks at files whose changes leave no events
 _SETTLE = 0.5  # seconds for which a new callback stays as it is before it counts
 _SETTLE_MAX = 10.0  # seconds after which it counts even if it still changes
 
-_VARIABLES = ("HASH", "MD5", "PODS", "STATE", "CHANGES", "TIER", "TERM_ID", "RUN")
-_FILES = {"PODS": "PODS_FILE", "STATE": "STATE_FILE", "CHANGES": "CHANGES_FILE"}
+_VARIABLES = ("HASH", "MD5", "PODS", "STATE", "CHANGES", "SPEC", "TIER", "TERM_ID", "RUN")
+_FILES = {name: f"{name}_FILE" for name in ("PODS", "STATE", "CHANGES", "SPEC")}
 _OWN = {*_VARIABLES, *_FILES.values(), AGAIN_FILE, NOTE_FILE, RUN_SOCKET}
 
 
@@ -60,7 +60,8 @@ class RunRequest:
 
     `term` and `run` are the fencing numbers, `attempt` counts the runs for one change, `digest` is
     the ensemble's; `pods` is a JSON array, `changes` a JSON object, `state` any JSON, None without
-    one. By `publish` it may publish documents until it has ended; None if it may not.
+    one. `spec` is the desired state, a JSON object; None if its record is damaged. By `publish` it
+    may publish documents until it has ended; None if it may not.
     """
 
     run: int
@@ -70,7 +71,18 @@ class RunRequest:
     pods: bytes
     changes: bytes
     state: bytes | None
+    spec: bytes | None = b"{}"
     publish: Publish | None = field(default=None, compare=False)
+
+    @property
+    def documents(self) -> dict[str, bytes | None]:
+        """The JSON texts by the names of their variables; None for what there is not."""
+        return {
+            "PODS": self.pods,
+            "STATE": self.state,
+            "CHANGES": self.changes,
+            "SPEC": self.spec,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +222,8 @@ def write_files(request: RunRequest, folder: Path) -> dict[str, str]:
 
     Each ends with a newline, as the document on stdin does: `while read` drops a line without.
     """
-    contents = {"PODS": request.pods, "STATE": request.state, "CHANGES": request.changes}
     variables = {}
-    for name, content in contents.items():
+    for name, content in request.documents.items():
         if content is not None:
             path = folder / f"{name.lower()}.json"
             path.write_bytes(content + b"\n")
@@ -225,8 +236,8 @@ def build_environment(
 ) -> dict[str, str]:
     """Return the variables of one run.
 
-    Those for pods, state and changes are left out if they are larger than a string may be; then
-    the largest first, until all fit into `room` bytes (as `size_of` counts).
+    Those for pods, state, changes and the desired state are left out if they are larger than a
+    string may be; then the largest first, until all fit into `room` bytes (as `size_of` counts).
     """
     fixed = {
         "HASH": request.digest,
@@ -235,9 +246,7 @@ def build_environment(
         "RUN": str(request.run),
         **files,
     }
-    values = {"PODS": request.pods, "CHANGES": request.changes}
-    if request.state is not None:
-        values["STATE"] = request.state
+    values = {name: text for name, text in request.documents.items() if text is not None}
     large = {name: value.decode("utf-8", "surrogateescape") for name, value in values.items()}
     for name in sorted(large, key=lambda name: len(values[name]), reverse=True):
         too_long = len(name) + len(values[name]) + 2 > STRING_LIMIT
@@ -247,12 +256,13 @@ def build_environment(
 
 
 def build_document(request: RunRequest) -> bytes:
-    """Return the JSON document for stdin; it has no `state` if there is none."""
+    """Return the JSON document for stdin; it has no `state` and no `spec` if there is none."""
     members = {
         "hash": json.dumps(request.digest).encode(),
         "term_id": b"%d" % request.term,
         "run": b"%d" % request.run,
         "changes": request.changes,
+        "spec": request.spec,
         "state": request.state,
         "pods": request.pods,
     }

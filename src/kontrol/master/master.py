@@ -16,6 +16,7 @@ from kontrol import __version__
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.holds import Damper
 from kontrol.ensemble.urgent import Urgent
+from kontrol.master.desired import DesiredState
 from kontrol.master.election import Election
 from kontrol.master.highwater import HighWater
 from kontrol.master.leader.counts import Counts
@@ -124,6 +125,9 @@ class Master:
             seen=self._seen,
         )
         self.requests = Requests(store, records, silence=config.fover, wall=wall)
+        self.desired = DesiredState(
+            store, records, master=config.id, silence=config.ttl, wall=wall, rng=rng
+        )
         self._callback.on_change(self.election.described)
         self.publications = Publications(
             store,
@@ -133,7 +137,15 @@ class Master:
             news=self.registry.news,
         )
         self.leader = Leader(
-            Tier(store, records, self.mirror, self.election, self.requests, self._highwater),
+            Tier(
+                store,
+                records,
+                self.mirror,
+                self.election,
+                self.requests,
+                self._highwater,
+                self.desired,
+            ),
             self._callback,
             LeaderConfig(
                 config.ttl,
@@ -159,6 +171,7 @@ class Master:
             group.create_task(self.election.follow())
             group.create_task(self.registry.run())
             group.create_task(self.requests.run())
+            group.create_task(self.desired.cache.run())
             group.create_task(self.notices.run())
             group.create_task(self._highwater.cache.run())
             group.create_task(self.publications.cache.run())

@@ -5,6 +5,7 @@ unexpected error is logged, counted, and answered with 500.
 """
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections import Counter
@@ -23,6 +24,7 @@ _BAD_TOKENS_EVERY = 60.0  # seconds between log lines about tokens that are not 
 # Not limited in rate: they cost no more than a refusal, and Kubernetes, which kills a pod that does
 # not answer them, may share its address with a flood (where a node translates addresses).
 _PROBES = ("/healthz", "/readyz")
+_LARGE = ("/v1/set", "/v1/unset")  # their bodies hold values of the desired state
 _PATH = re.compile(r"/[!-~]*\Z")
 
 Outages = tuple[type[Exception], ...]
@@ -69,6 +71,14 @@ class App:
         answer = self._outcome(request, task)
         self.answers[answer.status] += 1
         return answer
+
+    def body_limit(self, request: Request) -> int:
+        """Return how many bytes a request's body may have, judged by its head alone."""
+        if request.target in _LARGE:
+            with contextlib.suppress(HttpError):
+                if self._gate.judge(request) is Access.WRITER:
+                    return self._limits.large_body
+        return self._limits.body
 
     def _outcome(self, request: Request, task: asyncio.Task[Response]) -> Response:
         if task.cancelled():

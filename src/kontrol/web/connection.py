@@ -41,6 +41,7 @@ _REASONS = {
     405: b"Method Not Allowed",
     408: b"Request Timeout",
     409: b"Conflict",
+    412: b"Precondition Failed",
     413: b"Content Too Large",
     414: b"URI Too Long",
     421: b"Misdirected Request",
@@ -69,8 +70,13 @@ class Connection:
         *,
         respond: Respond,
         limits: Limits,
+        body_limit: Callable[[Request], int] | None = None,
     ) -> None:
-        """`respond` answers a request, and raises nothing but cancellation."""
+        """`respond` answers a request, and raises nothing but cancellation.
+
+        `body_limit` returns how many bytes the body of a request may have, judged by its head; by
+        default as `limits` has it.
+        """
         self.waiting = True
         self.unread = False  # whether the client has yet to take what was sent
         self._reader = reader
@@ -78,6 +84,8 @@ class Connection:
         self._peer = peer
         self._respond = respond
         self._limits = limits
+        self._body_limit = body_limit or (lambda _: limits.body)
+        self._most_body = limits.body  # of the request that is being read
         writer.transport.set_write_buffer_limits(0)  # what is drained has left the process
         self._http = h11.Connection(h11.SERVER, limits.head)
         self._bare = False  # whether the answer owed is to a `HEAD`: its headers alone
@@ -140,7 +148,7 @@ class Connection:
                         self._examine(event)
                     elif isinstance(event, h11.Data):
                         body += event.data
-                        if len(body) > limits.body:
+                        if len(body) > self._most_body:
                             raise self._too_large()
                     elif isinstance(event, h11.EndOfMessage) and head is not None:
                         return self._made(head, bytes(body))
@@ -182,8 +190,9 @@ class Connection:
         size = len(head.target) + sum(len(name) + len(value) + 4 for name, value in head.headers)
         if size > limits.head:  # what came in one piece, h11 does not measure
             raise self._too_much()
+        self._most_body = self._body_limit(self._made(head, b""))
         for name, value in head.headers:
-            if name == b"content-length" and int(value) > limits.body:
+            if name == b"content-length" and int(value) > self._most_body:
                 raise self._too_large()
 
     def _made(self, head: h11.Request, body: bytes) -> Request:
@@ -218,9 +227,7 @@ class Connection:
         )
 
     def _too_large(self) -> HttpError:
-        return HttpError(
-            413, "BodyTooLarge", f"the request's body is over {self._limits.body} bytes"
-        )
+        return HttpError(413, "BodyTooLarge", f"the request's body is over {self._most_body} bytes")
 
     async def _refuse(self, error: HttpError) -> None:
         """Answer a request that was not read to its end, and let the client read the answer."""

@@ -1,12 +1,14 @@
 """The handlers: one method for each route, given a request and how much its client may do."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from kontrol.ensemble.canonical import JSON, NotJSON, canonical, parse
+from kontrol.ensemble.desired import MAX_DEPTH, BadSetting, check_key, encode_value
 from kontrol.metrics import CONTENT_TYPE
 from kontrol.web import redaction
 from kontrol.web.access import Access
@@ -102,6 +104,70 @@ class Handlers:
         """Return the callback's state, and the run that returned it."""
         return document(await _soon(self._view.state()))
 
+    async def spec(self, _: ApiRequest) -> Response:
+        """Return the desired state."""
+        return document(await self._desired())
+
+    async def spec_key(self, api: ApiRequest) -> Response:
+        """Return one key of the desired state."""
+        key, whole = api.path["key"], await self._desired()
+        values, keys = whole["spec"], whole["keys"]
+        if not isinstance(values, dict) or not isinstance(keys, dict) or key not in values:
+            raise HttpError(404, "NoSuchKey", f"{key!r:.80} is not set; see /v1/spec")
+        known = keys.get(key)
+        return document(
+            {
+                "key": key,
+                "value": values[key],
+                **(known if isinstance(known, dict) else {}),
+                "revision": whole["revision"],
+            }
+        )
+
+    async def _desired(self) -> Document:
+        found = await _soon(self._view.spec())
+        if found is None:
+            raise HttpError(
+                409,
+                "SpecDamaged",
+                "the desired state in etcd is damaged; the master's log says how",
+            )
+        return found
+
+    async def set_key(self, api: ApiRequest) -> Response:
+        """Set a key of the desired state."""
+        body = _body(api.request, ("key", "value", "if-is", "if-absent"), depth=MAX_DEPTH + 2)
+        if "value" not in body:
+            raise HttpError(
+                400, "BadValue", 'there is no value; expected {"key": ..., "value": ...}'
+            )
+        with _settings():
+            return await self._change(api, body, encode_value(body["value"]))
+
+    async def unset_key(self, api: ApiRequest) -> Response:
+        """Unset a key of the desired state."""
+        body = _body(api.request, ("key", "if-is"), depth=MAX_DEPTH + 2)
+        with _settings():
+            return await self._change(api, body, None)
+
+    async def _change(
+        self, api: ApiRequest, body: Mapping[str, JSON], value: bytes | None
+    ) -> Response:
+        key, absent = check_key(body.get("key")), body.get("if-absent", False)
+        if not isinstance(absent, bool) or (absent and "if-is" in body):
+            raise HttpError(
+                400, "BadCondition", "if-absent is true or false, and there is no if-is with it"
+            )
+        expected: tuple[bytes | None] | None = (None,) if absent else None
+        if "if-is" in body:
+            expected = (encode_value(body["if-is"]),)
+        by = f"REST from {api.request.peer}"
+        answer = await self._view.set_spec(key, value, by, expected=expected)
+        if refused := answer.get("refused"):
+            status = 412 if refused == "NotAsExpected" else 409
+            raise HttpError(status, str(refused), str(answer.get("message", "refused")))
+        return document(answer, 200 if answer.get("done") else 202)
+
     async def leader(self, _: ApiRequest) -> Response:
         """Return the leader."""
         leader: JSON = self._view.leader()
@@ -196,13 +262,23 @@ def _number(text: str, name: str, least: int, most: int) -> int:
     return number
 
 
-def _body(request: Request, names: tuple[str, ...]) -> Mapping[str, JSON]:
+@contextlib.contextmanager
+def _settings() -> Iterator[None]:
+    """Refuse a key or a value that the desired state cannot have."""
+    try:
+        yield
+    except BadSetting as error:
+        status = 413 if error.name == "ValueTooLarge" else 400
+        raise HttpError(status, error.name, str(error)) from None
+
+
+def _body(request: Request, names: tuple[str, ...], *, depth: int = 4) -> Mapping[str, JSON]:
     """Return the JSON object that a body is, empty if there is none; only `names` may be in it."""
     if not request.body.strip():
         return {}
     expected = f"expected an object with {', '.join(names)}" if names else "expected none, or {}"
     try:
-        value = parse(request.body, depth=4)
+        value = parse(request.body, depth=depth)
     except NotJSON as error:
         raise HttpError(400, "BadBody", f"the body is not JSON ({error}); {expected}") from None
     if not isinstance(value, dict) or set(value) - set(names):

@@ -79,6 +79,9 @@ class Limits:
     body: int = 4096
     """Bytes of a request's body; more is 413."""
 
+    large_body: int = 192 * 1024
+    """Bytes of the body of `/v1/set` and `/v1/unset`, with a token that may write; more is 413."""
+
     request: float = 10.0
     """Seconds from a request's first byte to its last; over them is 408."""
 

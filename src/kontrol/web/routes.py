@@ -27,6 +27,13 @@ _CHANGE = {
     409: "The leader refused; the message says why.",
     503: "etcd does not answer, or is full; the message says how to fix that.",
 }
+_DAMAGED = {409: "The record in etcd is damaged; the master's log says how."}
+_SET = _CHANGE | {
+    202: "etcd did not confirm it within 10 s: it may have been done.",
+    400: "The key, the value or the condition is not what it must be; the message says why.",
+    409: "A limit would be exceeded, or the record in etcd is damaged.",
+    412: "`NotAsExpected`: the key has another value than the expected one. Nothing was changed.",
+}
 _NO_BODY = {400: "There is a body, other than `{}`."}
 
 
@@ -119,6 +126,23 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET",
+        "/v1/spec",
+        Access.READER,
+        Handlers.spec,
+        "The desired state: its values, and which client set each of them when. `revision` is that "
+        "of the store at its last change.",
+        _OK | _READ | _DAMAGED,
+    ),
+    Route(
+        "GET",
+        "/v1/spec/{key}",
+        Access.READER,
+        Handlers.spec_key,
+        "One value of the desired state.",
+        _OK | _READ | _DAMAGED | {404: "The key is not set, or the process is only an agent."},
+    ),
+    Route(
+        "GET",
         "/v1/leader",
         Access.LOCAL,
         Handlers.leader,
@@ -187,6 +211,27 @@ ROUTES: tuple[Route, ...] = (
         "entry of it.",
         _CHANGE | {400: "The body names no pod."},
         body='{"pod": "2Ky07"}',
+    ),
+    Route(
+        "POST",
+        "/v1/set",
+        Access.WRITER,
+        Handlers.set_key,
+        "Set a key of the desired state to any JSON value. With `if-is` only if it has that value "
+        "now, with `if-absent` only if it is not set. Any master does it, also without a leader. "
+        "`changed` is false if it had that value already.",
+        _SET | {413: "The value is over 64 KiB of JSON, or the body is too large."},
+        body='{"key": "replicas", "value": 3, "if-is": 2}',
+    ),
+    Route(
+        "POST",
+        "/v1/unset",
+        Access.WRITER,
+        Handlers.unset_key,
+        "Unset a key of the desired state; with `if-is` only if it has that value now. "
+        "`changed` is false if it was not set.",
+        _SET,
+        body='{"key": "replicas"}',
     ),
 )
 

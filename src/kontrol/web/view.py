@@ -37,6 +37,26 @@ class View(Protocol):
         """Return `state`, and `run`, the run that returned it."""
         ...
 
+    async def spec(self) -> Document | None:
+        """Return `spec`, the desired state, `keys` and `revision`; None if it is damaged."""
+        ...
+
+    async def set_spec(
+        self,
+        key: str,
+        value: bytes | None,
+        by: str,
+        *,
+        expected: tuple[bytes | None] | None = None,
+        timeout: float = 10.0,
+    ) -> Document:
+        """Set a key of the desired state, or unset it with None; values are in canonical form.
+
+        `expected` is a tuple of the value that it must have, None in it for no value. Returns
+        `done`, `message`, `changed` and `refused`, the name of the refusal, empty without.
+        """
+        ...
+
     async def runs(self, limit: int) -> list[Document]:
         """Return the last entries of the ledger, the newest first."""
         ...

@@ -11,7 +11,7 @@ from kontrol.listener import Guest, Listener
 from kontrol.metrics import Metric, render
 from kontrol.web.access import Gate
 from kontrol.web.app import App, Outages
-from kontrol.web.connection import Connection, Respond
+from kontrol.web.connection import Connection
 from kontrol.web.handlers import Checks, Handlers, Metrics
 from kontrol.web.message import Limits
 from kontrol.web.view import View
@@ -72,7 +72,7 @@ class Web:
             outages=outages,
             full=full,
         )
-        self.listener = _http_listener(self.app.respond, limits=limits, tls=certificate)
+        self.listener = _http_listener(self.app, limits=limits, tls=certificate)
 
     async def bind(self, host: str, port: int) -> int:
         """Listen, and return the port; see `Listener.bind`. Raises `BindError`."""
@@ -93,7 +93,7 @@ def _reason(error: Exception) -> str:
 
 
 def _http_listener(
-    respond: Respond, *, limits: Limits, tls: "Callable[[], ssl.SSLContext] | None" = None
+    app: App, *, limits: Limits, tls: "Callable[[], ssl.SSLContext] | None" = None
 ) -> Listener:
     """Return a listener whose connections speak HTTP.
 
@@ -116,7 +116,14 @@ def _http_listener(
             log.debug("%s: no TLS connection: %s", guest.peer, error)
             return
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        connection = Connection(reader, writer, guest.peer, respond=respond, limits=limits)
+        connection = Connection(
+            reader,
+            writer,
+            guest.peer,
+            respond=app.respond,
+            limits=limits,
+            body_limit=app.body_limit,
+        )
         guest.talk = connection
         await connection.run()
 

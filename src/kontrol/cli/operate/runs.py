@@ -12,6 +12,7 @@ _REASONS = {
     "asked": ("request", "it was requested"),
     "again": ("again", "the run before requested it ($AGAIN_FILE)"),
     "schedule": ("schedule", "KONTROL_EVERY had passed since the last acknowledged run"),
+    "spec": ("spec", "the desired state changed"),
     "rollback": ("rollback", "an earlier state was restored"),
     "forget": ("forget", "a pod's registration was cleared"),
 }
@@ -20,7 +21,7 @@ _NAMED = 20  # pods that a plan names at most
 SILENT = 3.0  # seconds: a healthy leader reports more often
 HEAD = ("RUN", "STARTED", "TOOK", "PODS", "RESULT", "WHY", "CHANGES")
 NUMBERS = ("RUN", "TOOK", "PODS", "TERM", "TRY")
-_KINDS = ("joined", "left", "lost", "changed")
+_KINDS = ("joined", "left", "lost", "changed", "spec")
 
 
 def reason(entry: UntrustedJson) -> str:
@@ -108,7 +109,8 @@ def explain(entry: UntrustedJson, console: Console) -> list[str]:
         ("pods", f"{entry.text('pods')}, digest {entry.text('digest', 'unknown')}"),
         ("callback", f"fingerprint {entry.text('fingerprint')[:16] or 'unknown'}"),
     ]
-    pairs += [(kind, text) for kind in _KINDS if (text := _kind(entry, kind))]
+    pairs += [(kind, text) for kind in _KINDS[:-1] if (text := _kind(entry, kind))]
+    pairs += _settings(entry)
     if changes(entry) == "none":
         pairs.append(("changes", "none since the last acknowledged run"))
     pairs.append(("ended", Cell(_ending(entry), "good" if ok else "bad")))
@@ -236,6 +238,18 @@ def _kind(entry: UntrustedJson, kind: str) -> str:
         return ""
     more = f" and {count - len(first)} more" if count > len(first) else ""
     return f"{count}: {', '.join(first)}{more}"
+
+
+def _settings(entry: UntrustedJson) -> list[tuple[str, str | Cell]]:
+    """Return which keys of the desired state changed, and which client changed each when."""
+    part = entry.object("changes").object("spec")
+    pairs: list[tuple[str, str | Cell]] = []
+    for each in part.objects("by"):
+        by = f", by {each.text('by')}" if each.text("by") else ""
+        at = f", {_date(each.time('at'))} UTC" if each.time("at") else ""
+        pairs.append((each.text("did", "changed"), f"{each.text('key', '?')}{by}{at}"))
+    more = part.count("count") - len(pairs)
+    return pairs + ([("spec", f"{more} more keys changed")] if more > 0 else [])
 
 
 def _ending(entry: UntrustedJson) -> str:

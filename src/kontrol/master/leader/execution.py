@@ -8,13 +8,14 @@ finds a run that was not ended.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kontrol.ensemble.canonical import canonical
 from kontrol.ensemble.ensemble import Changes
 from kontrol.ensemble.pod import Pod
 from kontrol.master.callback import RunOutcome, RunRequest
+from kontrol.master.desired import Seen
 from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.ledger import Ledger
 from kontrol.master.leader.publishing import RunPublisher
@@ -79,6 +80,7 @@ class Snapshot:
     """The ensemble as one decision saw it; `version` is the mirror's, `revision` the store's.
 
     `at` is the loop time at which it was taken. `urgent` says that one of the changes is urgent.
+    `spec` is the desired state.
     """
 
     version: int
@@ -88,6 +90,7 @@ class Snapshot:
     digest: str
     changes: Changes
     urgent: bool = False
+    spec: Seen = field(default_factory=Seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,7 @@ class Execution:
             fover=self._fover,
             revision=snapshot.revision,
             follows=decision.follows,
+            spec=snapshot.spec.revision or None,
         )
         publisher = RunPublisher(self._ledger, running.run, self._wall)
         request = RunRequest(
@@ -178,6 +182,7 @@ class Execution:
             pods=b"[" + b",".join(pod.canonical for pod in snapshot.pods) + b"]",
             changes=canonical(snapshot.changes.public()),
             state=self._ledger.state,
+            spec=snapshot.spec.document,
             publish=publisher.publish,
         )
         await self._ledger.start(running)
@@ -284,7 +289,8 @@ class Execution:
             self._counts.ended(ok=False, seconds=ending.seconds)
             log.warning("run %d failed after %.3g s: %s", number, ending.seconds, ending.why)
             return
-        await self._ledger.commit(snapshot.pods, snapshot.changes, ending, outcome.state)
+        spec = None if snapshot.spec.desired is None else snapshot.spec.desired.marks
+        await self._ledger.commit(snapshot.pods, snapshot.changes, ending, outcome.state, spec)
         self._counts.ended(ok=True, seconds=ending.seconds)
         again = "" if ending.again is None else f"; it runs again in {ending.again:g} s"
         note = "" if ending.note is None else f"; its note: {ending.note}"

@@ -53,8 +53,8 @@ class Leader:
         self._counts = counts
         self._host = host
         self._leadership: Leadership | None = None
-        for listen in (tier.election.on_change, tier.requests.on_change, callback.on_change):
-            listen(self.wake)
+        for followed in (tier.election, tier.requests, tier.desired, callback):
+            followed.on_change(self.wake)
         tier.mirror.cache.listen(lambda _: self.wake())
 
     def wake(self) -> None:
@@ -246,7 +246,9 @@ class Leadership:
                 times = (time for time in (ripe, *observer.times()) if time is not None)
                 await news.wait_until(min(times))  # not worth a look, at any size
                 continue
-            if snapshot is None or snapshot.version != mirror.version:
+            spec = self._tier.desired.seen
+            old = snapshot is None or snapshot.version != mirror.version
+            if snapshot is None or old or snapshot.spec is not spec:
                 snapshot = await observer.look()
                 if snapshot is None:
                     await news.wait()

@@ -11,7 +11,7 @@ effect twice, however late a copy of it arrives, and none does after the store w
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from kontrol.ensemble.ensemble import Changes, Member
@@ -164,9 +164,17 @@ class Ledger:
         self.next_run = running.run + 1
 
     async def commit(
-        self, pods: Sequence[Pod], changes: Changes, ending: Ending, state: bytes | None
+        self,
+        pods: Sequence[Pod],
+        changes: Changes,
+        ending: Ending,
+        state: bytes | None,
+        spec: Mapping[str, str] | None = None,
     ) -> None:
-        """Acknowledge the run under way: it was for `pods`. With `state` None the state stays."""
+        """Acknowledge the run under way: it was for `pods`. With `state` None the state stays.
+
+        `spec` are the marks of the desired state that it got; with None those of before stay.
+        """
         running = self._under_way()
         members = tuple(Member.of(pod, self._urgent.mark(pod)) for pod in pods)
         chunks = list(encode_members(members))
@@ -183,6 +191,7 @@ class Ledger:
             running.revision,
             ending.again,
             ending.note,
+            self.applied.spec if spec is None else spec or None,
         )
         ops: list[Put | Delete] = [
             Put(self._keys.applied, head.encode()),

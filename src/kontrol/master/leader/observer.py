@@ -8,6 +8,7 @@ that no leader acts on an older list than its predecessor did.
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from kontrol.ensemble.ensemble import Member, difference, missing
 from kontrol.ensemble.holds import Brake
@@ -65,29 +66,33 @@ class Observer:
         return None if revision is None else mirror.history.after(revision, applied.digest)
 
     async def catch_up(self) -> None:
-        """Wait until the mirror shows at least what the store holds now."""
-        await self._mirror.cache.complete.wait()
-        read = await self._read_keys()
+        """Wait until this master knows at least what the store holds now: pods, desired state."""
+        keys = self._tier.records.keys
+        followed = {keys.pods: self._mirror.cache, keys.spec: self._tier.desired.cache}
+        for cache in followed.values():
+            await cache.complete.wait()
+        read = {prefix: await self._read_keys(prefix) for prefix in followed}
         while True:
             self._news.clear()
-            if self._mirror.cache.reached(read):
+            if all(cache.reached(read[prefix]) for prefix, cache in followed.items()):
                 return
             await self._news.wait()
 
-    async def _read_keys(self) -> RangeResult:
-        """Read the keys of all pods, again until the store answers."""
-        request = Range(self._tier.records.keys.pods, prefix=True, keys_only=True)
+    async def _read_keys(self, prefix: str) -> RangeResult:
+        """Read the keys below a prefix, again until the store answers."""
+        request = Range(prefix, prefix=True, keys_only=True)
         while True:
             try:
                 return await self._tier.store.range(request)
             except Unavailable as error:
-                await self._news.retry("read which pods there are", error)
+                await self._news.retry("read what there is now", error)
 
     async def look(self) -> Snapshot | None:
         """Take a snapshot, with what became of missing pods; None if the mirror lags behind."""
         mirror, ledger = self._mirror, self._ledger
         version, pods = mirror.version, tuple(mirror.ensemble)
         at = asyncio.get_running_loop().time()
+        spec = self._tier.desired.seen
         revision = mirror.history.revision
         digest = mirror.ensemble.digest
         left: set[int] | None = None
@@ -98,9 +103,9 @@ class Observer:
         if left is None:
             return None
         applied = ledger.applied.members
-        changes = difference(applied, pods, left)
+        changes = replace(difference(applied, pods, left), spec=spec.since(ledger.applied.spec))
         urgent = self._urgent.among(changes, applied, {pod.seq: pod for pod in pods})
-        return Snapshot(version, revision, at, pods, digest, changes, urgent)
+        return Snapshot(version, revision, at, pods, digest, changes, urgent, spec)
 
     async def lost(self) -> tuple[Sequence[Member], int]:
         """Return the pods lost since the acknowledged run, and how many it was for; to publish.
@@ -118,7 +123,9 @@ class Observer:
 
     def may_pass_damper(self, now: float) -> bool:
         """Tell whether a run may be due now for which the damper does not wait."""
-        return bool(self._urgent) or any(time is not None and time <= now for time in self.times())
+        if self._urgent or self._tier.desired.seen.since(self._ledger.applied.spec):
+            return True
+        return any(time is not None and time <= now for time in self.times())
 
     def times(self) -> tuple[float | None, float | None]:
         """Return when the next run is due as the last acknowledged one asked, and by the schedule.
@@ -156,6 +163,9 @@ class Observer:
             schedule=schedule,
             urgent=snapshot.urgent,
             lost=bool(lost),
+            spec=snapshot.spec.revision,
+            failed_spec=0 if failed is None else failed.spec or 0,
+            desired=bool(snapshot.changes.spec),
         )
 
     def _gap(self, snapshot: Snapshot) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kontrol.ensemble.urgent import Urgent
+from kontrol.master.desired import DesiredState
 from kontrol.master.election import Election
 from kontrol.master.highwater import HighWater
 from kontrol.master.leader.requests import Requests
@@ -45,6 +46,7 @@ class Tier:
     election: Election
     requests: Requests
     highwater: HighWater
+    desired: DesiredState
 
 
 @dataclass(frozen=True, slots=True)

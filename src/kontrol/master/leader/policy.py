@@ -1,15 +1,16 @@
 """Whether to run the callback, and when: a pure decision on what the leader knows.
 
-A run is due if the ensemble or the callback differs from what was last acknowledged, if a run was
-started and not acknowledged, or at its time: when the last acknowledged run asked to run again, or
-when KONTROL_EVERY has passed since. What may hold it, each until a time of its own: the damper; the
-backoff after a failure; a rollout, while other masters still have the acknowledged callback; the
-gap, since pods that could not report to any master are not lost; the brake.
+A run is due if the ensemble, the desired state or the callback differs from what was last
+acknowledged, if a run was started and not acknowledged, or at its time: when the last acknowledged
+run asked to run again, or when KONTROL_EVERY has passed since. What may hold it, each until a time
+of its own: the damper; the backoff after a failure; a rollout, while other masters still have the
+acknowledged callback; the gap, since pods that could not report to any master are not lost; the
+brake.
 
-The damper does not hold urgent changes, nor a run that is due at its time: that one acts on what
-has changed so far. But it does hold the latter while pods are lost, so that a mass loss, whose pods
-are lost one by one, comes to the brake as a whole. A run that an operator asks for starts
-immediately, due or not, unless the gap or the brake holds it.
+The damper does not hold urgent changes, nor a run for the desired state or at its time: that one
+acts on what has changed so far. But it does hold the latter two while pods are lost, so that a mass
+loss, whose pods are lost one by one, comes to the brake as a whole. A run that an operator asks for
+starts immediately, due or not, unless the gap or the brake holds it.
 
 `Chain` counts runs in a row that each seem to have led to the next, as with a callback that changes
 what it watches.
@@ -21,8 +22,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Reason = Literal["ensemble", "callback", "unacknowledged", "asked", "again", "schedule"]
+Reason = Literal["ensemble", "callback", "unacknowledged", "asked", "again", "schedule", "spec"]
 TIMED: tuple[Reason, ...] = ("again", "schedule")  # due at a time, not because of a change
+_UNDAMPED: tuple[Reason, ...] = (*TIMED, "spec")
 Hold = Literal["damper", "retry", "rollout", "predecessor", "gap", "brake"]
 
 _BACKOFF = 1.0  # seconds before the second attempt
@@ -38,7 +40,9 @@ class Situation:
     `rollout`, `ripe` (the damper), `gap` and `brake` are the times until which each holds a run,
     None if it does not. `asked` says that an operator asked for a run. `again` is the time for
     which the last acknowledged run asked, `schedule` that of KONTROL_EVERY, None without. `urgent`
-    says that a change is urgent, `lost` that pods are lost.
+    says that a change is urgent, `lost` that pods are lost. `desired` says that the desired state
+    differs from the acknowledged one; `spec` is its revision, and `failed_spec` the one that the
+    failed run got.
     """
 
     digest: str
@@ -55,6 +59,9 @@ class Situation:
     schedule: float | None = None
     urgent: bool = False
     lost: bool = False
+    spec: int = 0
+    failed_spec: int = 0
+    desired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ class Run:
 def decide(now: float, s: Situation) -> Idle | Wait | Run:
     """Decide what to do at the time `now`."""
     failed = s.failed
-    if failed is not None and failed[:2] != (s.digest, s.fingerprint):
+    if failed is not None and (failed[:2] != (s.digest, s.fingerprint) or s.failed_spec != s.spec):
         failed = None
     reason: Reason | None = "asked" if s.asked else _due(now, s, retry=failed is not None)
     if reason is None:
@@ -160,16 +167,17 @@ def backoff(attempt: int, jitter: float) -> float:
 def _due(now: float, s: Situation, *, retry: bool) -> Reason | None:
     """Return why a run is due; `retry`: the one that failed last was for the same."""
     timed, at = next_time(s)
-    if at is None or at > now or retry:
+    if at is None or at > now:
         timed = None
+    undamped: Reason | None = None if retry else "spec" if s.desired else timed
     if s.digest != s.applied_digest:
         damped = s.ripe is not None and s.ripe > now and not s.urgent
-        return timed if timed is not None and damped and not s.lost else "ensemble"
+        return undamped if undamped is not None and damped and not s.lost else "ensemble"
     if s.failed is not None:
-        return "unacknowledged"
-    if timed is None and s.applied_fingerprint not in (None, s.fingerprint):
+        return "spec" if undamped == "spec" else "unacknowledged"
+    if undamped is None and s.applied_fingerprint not in (None, s.fingerprint):
         return "callback"
-    return timed
+    return undamped
 
 
 def _holds(s: Situation, reason: Reason, retry: float | None) -> Iterator[tuple[float, Hold]]:
@@ -178,7 +186,7 @@ def _holds(s: Situation, reason: Reason, retry: float | None) -> Iterator[tuple[
         pass
     elif retry is not None:
         yield retry, "retry"
-    elif s.ripe is not None and not s.urgent and reason not in TIMED:
+    elif s.ripe is not None and not s.urgent and reason not in _UNDAMPED:
         yield s.ripe, "damper"
     if reason == "callback" and s.rollout is not None:
         yield s.rollout, "rollout"

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from kontrol.ensemble.canonical import JSON, canonical
+from kontrol.master.records.desired import Desired
 from kontrol.master.records.fields import HIGHEST_RUN, Damaged, Fields
 from kontrol.master.records.masters import Meta
 from kontrol.master.records.pods import Registration
@@ -47,14 +48,14 @@ async def export(store: Store, records: Records) -> dict[str, JSON]:
     keys = records.keys
     singles = (
         *(keys.meta, keys.counter, keys.applied, keys.state, keys.running),
-        keys.published,
+        *(keys.published, keys.spec),
     )
     prefixes = (keys.registrations, keys.runs, f"{keys.applied}/", keys.candidates)
     answer = await store.txn(
         [], [*(Range(key) for key in singles), *(Range(key, prefix=True) for key in prefixes)]
     )
     found = [answer.range(i).kvs for i in range(len(singles) + len(prefixes))]
-    meta, counter, applied, state, running, published, *others = found
+    meta, counter, applied, state, running, published, spec, *others = found
     registrations, runs, chunks, candidates = others
     layout = records.meta(meta[0]) if meta else None
     number = records.counter(counter[0]) if counter else None
@@ -91,6 +92,9 @@ async def export(store: Store, records: Records) -> dict[str, JSON]:
     for kv in published:
         if (what := records.published(kv)) is not None:
             document["published"] = what.public()
+    for kv in spec:
+        if (desired := records.desired(kv)) is not None:
+            document["spec"] = json.loads(desired.encode())
     if records.damaged:
         log.warning("%d damaged records are not in the export", records.damaged)
     return document
@@ -173,6 +177,8 @@ def _writes(records: Records, found: dict[str, Any]) -> tuple[list[Put], list[Op
         published = Published.decode(canonical(found["published"]))
         raised = replace(published, version=published.version + 1)  # pods are to see that it came
         last.append(Put(keys.published, raised.encode()))
+    if "spec" in found:
+        last.append(Put(keys.spec, Desired.decode(canonical(found["spec"])).encode()))
     if "state" in found:
         last.append(Put(keys.state, decode_state(canonical(found["state"]))))
     return puts, last

@@ -86,12 +86,19 @@ def reports(candidates: Sequence[Candidate], *, silent: float | None, refuses: b
 
 
 def due(
-    applied: Head | None, running: Running | None, *, digest: str, none: str, fingerprint: str
+    applied: Head | None,
+    running: Running | None,
+    *,
+    digest: str,
+    none: str,
+    fingerprint: str,
+    desired: bool = False,
 ) -> str | None:
     """Return why a run is due, None if none is.
 
     `digest` is that of the pods now and `none` that of no pods; `fingerprint` is that of the
-    leader's callback, empty if it has none: then nothing is ever due.
+    leader's callback, empty if it has none: then nothing is ever due. `desired`: the desired state
+    is another than that of `applied`.
     """
     if not fingerprint:
         return None
@@ -99,6 +106,8 @@ def due(
         return "ensemble"
     if running is not None and running.ended:
         return "unacknowledged"
+    if desired:
+        return "spec"
     if applied is not None and applied.fingerprint not in (None, fingerprint):
         return "callback"
     return None
@@ -139,7 +148,7 @@ def plan_now(
     stale = plan.get("hold") == "damper" or (over and plan.get("hold") == "predecessor")
     if plan.get("what") == "idle" or stale:
         plan |= {**_NOTHING, "what": "run", "reason": reason or plan.get("reason")}
-        if quiet and (seconds := round(quiet, 1)):
+        if quiet and reason != "spec" and (seconds := round(quiet, 1)):
             plan |= {"what": "wait", "hold": "damper", "seconds": seconds}
     else:
         plan["seconds"] = _left(plan.get("seconds"), published.get("at"), now)

@@ -12,8 +12,10 @@ from datetime import datetime
 from typing import NamedTuple
 
 from kontrol import __version__
-from kontrol.ensemble.canonical import JSON
+from kontrol.ensemble.canonical import JSON, parse
+from kontrol.ensemble.desired import BadSetting
 from kontrol.ensemble.ensemble import digest_of
+from kontrol.master.desired import Expected, NotAsExpected, Unreadable
 from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master
@@ -28,10 +30,19 @@ from kontrol.master.operator.story import (
     reports,
     usual,
 )
+from kontrol.master.records.desired import READ_DEPTH
 from kontrol.master.records.fields import HIGHEST_RUN
 from kontrol.master.records.masters import OperatorAnswer
 from kontrol.master.records.runs import Head, Running
-from kontrol.store.protocol import KeyValue, NoSpace, Range, Store, StoreError, Unavailable
+from kontrol.store.protocol import (
+    Ambiguous,
+    KeyValue,
+    NoSpace,
+    Range,
+    Store,
+    StoreError,
+    Unavailable,
+)
 
 _SHOWN = 5  # runs in the status
 _RUNS = 20  # from which the usual duration is computed
@@ -136,6 +147,59 @@ class View:
             fix = free_space(found.header.revision)
             raise NoSpace(f"it does not store the request. To fix that, {fix}") from None
 
+    async def spec(self) -> dict[str, JSON] | None:
+        """Return the desired state, and which client set each key when; None if it is damaged."""
+        async with self._bounded():
+            seen = await self._master.desired.read()
+        if seen.desired is None:
+            return None
+        values = seen.desired.values
+        return {
+            "spec": parse(seen.desired.document, depth=READ_DEPTH),
+            "keys": {key: {"by": each.by, "at": each.at} for key, each in sorted(values.items())},
+            "revision": seen.revision,
+        }
+
+    async def set_spec(
+        self,
+        key: str,
+        value: bytes | None,
+        by: str,
+        *,
+        expected: tuple[bytes | None] | None = None,
+        timeout: float = 10.0,
+    ) -> dict[str, JSON]:
+        """Set a key of the desired state to a value in canonical form, or unset it with None.
+
+        `expected` is the value that it must have, in a tuple of one; None in it stands for no
+        value. Returns `done`, `message`, `changed` (whether there was something to change) and
+        `refused`, the name of the refusal or empty. Raises `NoSpace` with the fix.
+        """
+        did = "unset" if value is None else "set"
+        try:
+            changed = await self._master.desired.change(
+                key,
+                value,
+                by=by,
+                expected=None if expected is None else Expected(expected[0]),
+                timeout=timeout,
+            )
+        except NotAsExpected as error:
+            return _change(key, str(error), refused="NotAsExpected")
+        except Unreadable as error:
+            return _change(key, str(error), refused="SpecDamaged")
+        except BadSetting as error:
+            return _change(key, str(error), refused=error.name)
+        except NoSpace:
+            fix = free_space(self._master.desired.cache.revision)
+            raise NoSpace(f"it does not store the desired state. To fix that, {fix}") from None
+        except Ambiguous as error:
+            return {**_change(key, f"etcd: {error}"), "done": False}
+        if changed:
+            return _change(key, f"{key} is {did}", changed=True)
+        already = "was not set" if value is None else "has that value already"
+        return _change(key, f"{key} {already}")
+
     def ready(self) -> list[dict[str, JSON]]:
         """Return whether this master can accept keepalives: checks with `name`, `ok`, `detail`."""
         age = self._age()
@@ -193,6 +257,7 @@ class View:
                 digest=ensemble.digest,
                 none=_NONE,
                 fingerprint=candidates[0].fingerprint if candidates else "",
+                desired=bool(master.desired.seen.since(applied.spec if applied else None)),
             ),
             quiet=None if damper.ripe is None else max(0.0, damper.ripe - clock),
             now=now,
@@ -248,7 +313,7 @@ class View:
             "running": shown,
             "changes_waiting_seconds": facts.waiting,
             "usual_run_seconds": facts.usual,
-            "applied": None if applied is None else applied.known(),
+            "applied": None if applied is None else applied.shown(),
             "current": applied is not None and applied.digest == ensemble.digest,
             "runs": list(read.entries[:_SHOWN]),
             "problems": [{"kind": p.kind, "what": p.what, "fix": p.fix} for p in problems(facts)],
@@ -363,6 +428,16 @@ class View:
     async def _first(self, request: Range) -> KeyValue | None:
         kvs = (await self._store.range(request)).kvs
         return kvs[0] if kvs else None
+
+
+def _change(key: str, message: str, *, refused: str = "", changed: bool = False) -> dict[str, JSON]:
+    return {
+        "key": key,
+        "done": not refused,
+        "changed": changed,
+        "message": message,
+        "refused": refused,
+    }
 
 
 async def _refuses(address: str, port: int) -> bool:

@@ -63,6 +63,11 @@ class Keys:
         return f"{self.root}state"
 
     @property
+    def spec(self) -> str:
+        """The desired state, which operators set."""
+        return f"{self.root}spec"
+
+    @property
     def applied(self) -> str:
         """The last acknowledged run."""
         return f"{self.root}applied"

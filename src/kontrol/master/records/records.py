@@ -14,6 +14,7 @@ from typing import TypeVar
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.ensemble import Member
 from kontrol.ensemble.pod import BadRecord, Pod
+from kontrol.master.records.desired import Desired
 from kontrol.master.records.fields import AGAIN_LEAST, LONGEST, Damaged
 from kontrol.master.records.keys import Keys
 from kontrol.master.records.masters import Candidate, Meta, OperatorRequest, decode_plan
@@ -178,6 +179,15 @@ class Records:
             decode_state,
             "it stays in the store, and the callback gets no state; `kontrol rollback RUN` "
             "restores the state of an earlier run",
+        )
+
+    def desired(self, kv: KeyValue) -> Desired | None:
+        """Read the desired state. A damaged one is None, and stays in the store: not empty."""
+        return self._read(
+            kv,
+            Desired.decode,
+            "it stays in the store, and the callback gets no desired state; nothing can be set "
+            f"until it is replaced or deleted: `etcdctl del {kv.key}`",
         )
 
     def entry(self, kv: KeyValue) -> dict[str, JSON] | None:

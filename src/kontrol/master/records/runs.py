@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kontrol.ensemble.canonical import JSON, canonical
+from kontrol.ensemble.desired import SpecChanges
 from kontrol.ensemble.ensemble import Changes, Member, digest_of
 from kontrol.ensemble.pod import KEY, safe_name
 from kontrol.ensemble.urgent import MARK
@@ -24,6 +25,7 @@ class Running(Record):
     fail-over time in seconds of the leader that wrote it, and `revision` the store's revision of
     the run's pods; None if unknown. `follows` is how many runs in a row before it seem to have led
     to the next. A run that is `withdrawn` was never started, and needs no other in its place.
+    `spec` is the store's revision of the desired state that the run got, None if there was none.
 
     The defaults are what a damaged record stands for: a run of unknown number and term (0) that may
     be under way.
@@ -43,6 +45,7 @@ class Running(Record):
     revision: int | None = None
     follows: int = 0
     withdrawn: bool = False
+    spec: int | None = None
     more: Mapping[str, JSON] = field(default_factory=dict)
 
     @classmethod
@@ -64,6 +67,7 @@ class Running(Record):
             revision=found.maybe_number("revision"),
             follows=found.number("follows", 0),
             withdrawn=found.flag("withdrawn"),
+            spec=found.maybe_number("spec"),
             more=found.more,
         )
 
@@ -75,7 +79,8 @@ class Head(Record):
     Without a digest a run is due. Without a fingerprint it was for any callback. `ttl` is the one
     that was acknowledged to pods then, in seconds, and `revision` the store's revision of its pods;
     None if unknown. `again` is after how many seconds the callback asked to run again, and `note`
-    its line for people; None without.
+    its line for people; None without. `spec` has a mark of each value of the desired state that it
+    got: see `Desired.marks`.
     """
 
     run: int
@@ -86,7 +91,12 @@ class Head(Record):
     revision: int | None = None
     again: float | None = None
     note: str | None = None
+    spec: Mapping[str, str] | None = None
     more: Mapping[str, JSON] = field(default_factory=dict)
+
+    def shown(self) -> dict[str, JSON]:
+        """Return what may be shown of it: not the marks, by which short secrets can be guessed."""
+        return {name: value for name, value in self.known().items() if name != "spec"}
 
     @classmethod
     def decode(cls, raw: bytes) -> "Head":
@@ -101,8 +111,16 @@ class Head(Record):
             revision=found.maybe_number("revision"),
             again=found.maybe_seconds("again"),
             note=found.maybe_text("note"),
+            spec=_marks(found.more.pop("spec", None)),
             more=found.more,
         )
+
+
+def _marks(value: JSON) -> Mapping[str, str] | None:
+    """Read the marks of a desired state. What is none makes a run due, and that replaces it."""
+    if not isinstance(value, dict):
+        return None
+    return {key: mark for key, mark in value.items() if isinstance(mark, str)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +128,7 @@ class Applied:
     """The last acknowledged run, and the pods it was for; by default the empty ensemble.
 
     `ttl` is the one that was acknowledged to pods then, in seconds, and `revision` the store's
-    revision of its pods; None if unknown. `again` and `note` are as in `Head`.
+    revision of its pods; None if unknown. `again`, `note` and `spec` are as in `Head`.
     """
 
     run: int = 0
@@ -121,6 +139,7 @@ class Applied:
     revision: int | None = None
     again: float | None = None
     note: str | None = None
+    spec: Mapping[str, str] | None = None
 
     @classmethod
     def of(cls, head: Head, members: tuple[Member, ...]) -> "Applied":
@@ -134,6 +153,7 @@ class Applied:
             head.revision,
             head.again,
             head.note,
+            head.spec,
         )
 
 
@@ -245,7 +265,7 @@ def encode_entry(running: Running, pods: int, changes: Changes, ending: Ending) 
         "status": ending.status,
         "signal": ending.signal,
         "pods": pods,
-        "changes": {name: _some(rows) for name, rows in changes.public().items()},
+        "changes": _some_changes(changes),
     }
     left: dict[str, JSON] = {
         "again": ending.again,
@@ -292,6 +312,21 @@ def _some(rows: JSON) -> JSON:
     """Return the number of pods and the names of the first five."""
     names: list[JSON] = [f"#{row['seq']} {str(row['id'])[:64]}" for row in _dicts(rows)[:5]]
     return {"count": len(_dicts(rows)), "first": names}
+
+
+def _some_changes(changes: Changes) -> JSON:
+    some = {name: _some(rows) for name, rows in changes.of_pods().items()}
+    return {**some, "spec": _some_keys(changes.spec)} if changes.spec else some
+
+
+def _some_keys(spec: SpecChanges) -> JSON:
+    """Return the number of keys, the first five, and which client changed each of these when."""
+    changes = [*((one, "set") for one in spec.set), *((one, "unset") for one in spec.unset)]
+    by: list[JSON] = [
+        {"key": one.key, "did": did, "by": one.by[:64], "at": one.at[:32]}
+        for one, did in changes[:5]
+    ]
+    return {"count": len(changes), "first": [one.key for one, _ in changes[:5]], "by": by}
 
 
 def _dicts(rows: JSON) -> list[dict[str, JSON]]:
