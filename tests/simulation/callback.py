@@ -110,7 +110,7 @@ class SimRunner:
         world.record(
             Started(
                 world.loop.world, self._host, request.run, request.term, request.digest,
-                request.pods, request.changes, request.state,
+                request.pods, request.changes, request.state, request.spec,
             )
         )  # fmt: skip
         child.guard = None

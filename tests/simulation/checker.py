@@ -7,7 +7,7 @@ out from what callbacks were given, who left from what agents said.
 
 from collections.abc import Callable, Iterator
 
-from tests.simulation.checks import holds, pods, records, runs, silence, timed
+from tests.simulation.checks import desired, holds, pods, records, runs, silence, timed
 from tests.simulation.history import Failure, History
 
 CHECKS: dict[str, Callable[[History], Iterator[str]]] = {
@@ -30,6 +30,8 @@ CHECKS: dict[str, Callable[[History], Iterator[str]]] = {
     "12 never early": timed.never_early,
     "14 told before lost": silence.told_before_lost,
     "14 hooks in order": silence.in_order,
+    "12 desired, made once": desired.made_once,
+    "12 desired, seen by a run": desired.seen_by_a_run,
     "damper": holds.damper_waits,
     "unknown fields": records.unknown_fields_stay,
 }

@@ -66,6 +66,7 @@ class Started:
     pods: bytes
     given: bytes
     state: bytes | None
+    spec: bytes | None = b"{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,31 @@ class Asked:
     at: float
     node: str
     kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An operator asks a master to set a key of the desired state, or to unset it with None.
+
+    If it `expects`, only where the key has the value `expected`, None for no value.
+    """
+
+    at: float
+    node: str
+    number: int
+    key: str
+    value: bytes | None
+    expects: bool = False
+    expected: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer to that: `made`, `same`, `other` (not as expected), `unknown` or `refused`."""
+
+    at: float
+    number: int
+    result: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +301,7 @@ RESTORES = {
 Entry = (
     Commit | Restore | Leased | Elected | Started | Ended | Sent | Acknowledged | Refusal
     | Deregistered | Process | Failure | Fault | Settled | Asked | Unsure | Fenced | Replaced
-    | Garbage | Hook
+    | Garbage | Hook | Wanted | Answered
 )  # fmt: skip
 History = tuple[Entry, ...]
 

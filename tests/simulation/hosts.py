@@ -9,7 +9,7 @@ from collections.abc import Callable
 from random import Random
 
 from tests.simulation.callback import BootClock, SimRunner
-from tests.simulation.history import Asked, Failure, Process, Replaced, Settings
+from tests.simulation.history import Answered, Asked, Failure, Process, Replaced, Settings, Wanted
 from tests.simulation.network import StoreNetwork, Wire
 from tests.simulation.schedule import FOURTH, THIRD
 from tests.simulation.silence import SimHooks
@@ -24,11 +24,12 @@ from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import Keepalive, key_of
 from kontrol.ensemble.tiers import Tier
 from kontrol.ensemble.urgent import Urgent, parse_urgent
+from kontrol.master.desired import Expected, NotAsExpected
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master, MasterConfig
 from kontrol.master.registry.conflicts import Sender
 from kontrol.rpc.errors import Refused, RemoteError
-from kontrol.store.protocol import Store, StoreError
+from kontrol.store.protocol import Ambiguous, NoSpace, Store, StoreError
 
 GRACE = 30.0  # seconds for a master to end, as Kubernetes gives by default
 
@@ -167,6 +168,41 @@ class MasterHost:
             pass
         except Exception as error:  # noqa: BLE001 - as above
             self._failed(f"a request raised {error!r}")
+
+    def want(self, key: str, value: bytes | None, expected: Expected | None) -> None:
+        """Take an operator's change of the desired state, if there is a process that knows it."""
+        if self._master is None or self.version == EARLIER:
+            return
+        world = self._world
+        world.wanted += 1
+        has = None if expected is None else expected.value
+        world.record(
+            Wanted(world.loop.world, self.name, world.wanted, key, value, expected is not None, has)
+        )
+        wanting = world.loop.spawn(
+            self._node, self._want(self._master, world.wanted, key, value, expected)
+        )
+        self._requests.add(wanting)
+        wanting.add_done_callback(self._requests.discard)
+
+    async def _want(
+        self, master: Master, number: int, key: str, value: bytes | None, expected: Expected | None
+    ) -> None:
+        try:
+            made = await master.desired.change(
+                key, value, by=f"operator {number}", expected=expected, timeout=10
+            )
+            result = "made" if made else "same"
+        except NotAsExpected:
+            result = "other"
+        except Ambiguous as error:
+            result = "refused" if isinstance(error, NoSpace) else "unknown"
+        except StoreError:
+            result = "refused"
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(f"a change of the desired state raised {error!r}")
+            return
+        self._world.record(Answered(self._world.loop.world, number, result))
 
     def _serve(self, master: Master, raw: str, reply: Callable[[object], None]) -> None:
         async def serve() -> None:

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from tests.simulation.checks.desired import acknowledged_marks, marks_in, marks_of, spec_of
 from tests.simulation.checks.holds import Tier, mass
 from tests.simulation.checks.runs import rolled_back
 from tests.simulation.checks.silence import losses
@@ -14,6 +15,7 @@ from tests.simulation.history import (
     KEYS,
     RESTORES,
     Acknowledged,
+    Answered,
     Commit,
     Ended,
     Entry,
@@ -73,6 +75,14 @@ BRANCHES: dict[str, str] = {
     "silent for heard": "one begins although a heard hook runs, which is ended",
     "silent and lost": "a pod is lost whose silent hook was over before",
     "heard again": "a heard hook runs after a silent one",
+    "desired": "a run comes for a change of the desired state",
+    "desired with changes": "such a run takes along what the damper holds",
+    "desired elsewhere": "such a run is started by another master than the last",
+    "desired during": "the desired state is changed while a run is under way",
+    "desired back": "it is set back to what the last acknowledged run had",
+    "desired race": "a change is not made, since another one came first",
+    "desired unsure": "the answer to a change is lost, which was made",
+    "desired unknown": "a change is answered as one that may have been made",
     "swept": "a registration is deleted that was unused for long",
     "left": "a run tells that a pod left",
     "came late": "a pod leaves that was lost",
@@ -347,6 +357,32 @@ def _hooks(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
             pass
 
 
+def _desired(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
+    view = tier.view
+    match entry:
+        case Started(_, node):
+            running: Record = view.running or {}
+            if running.get("reason") == "spec":
+                yield "desired"
+                given = json.loads(entry.given)
+                pods = any(rows for name, rows in given.items() if name != "spec")
+                yield from ["desired with changes"] if pods else []
+                last = past.nodes.get((view.applied or {}).get("run", 0), node)
+                yield from ["desired elsewhere"] if last != node else []
+        case Commit():
+            if (raw := written(entry, KEYS.spec)) is not None:
+                running = view.running or {"ended": True}
+                yield from ["desired during"] if not running["ended"] else []
+                had = acknowledged_marks(view)
+                back = marks_in(view) != had and marks_of(spec_of(raw)) == had
+                yield from ["desired back"] if back else []
+        case Answered(_, _, result):
+            names = {"other": "desired race", "unknown": "desired unknown"}
+            yield from [names[result]] if result in names else []
+        case Unsure(_, _, keys, done):
+            yield from ["desired unsure"] if done and KEYS.spec in keys else []
+
+
 _LOOKS: tuple[Callable[[Entry, Tier, _Past], Iterator[str]], ...] = (
-    *(_terms, _runs, _pods, _hooks, _store),
+    *(_terms, _runs, _pods, _hooks, _store, _desired),
 )

@@ -5,8 +5,8 @@ Every fault ends by itself: a step says for how long. Times are seconds from the
 Four generations of schedules: seeds below `FOURTH` mean what they always did, so that those which
 once found something still do. From `SECOND` on they draw from the faults of two, a few kinds at a
 time, so that some schedules are about few things. From `THIRD` on, most have callbacks that ask to
-run again, runs every so often, or urgent changes. From `FOURTH` on pods have hooks. New
-kinds of faults belong to a new generation.
+run again, runs every so often, or urgent changes. From `FOURTH` on pods have hooks, and operators
+change the desired state in most. New kinds of faults belong to a new generation.
 """
 
 from collections.abc import Callable, Iterator
@@ -162,10 +162,29 @@ def _third(seed: int) -> Schedule:
 def _fourth(seed: int) -> Schedule:
     plain = _third(seed)
     draws = _Draws(Random(f"silence {seed}"), plain)
-    steps = sorted((*plain.steps, *_silences(draws)), key=lambda step: step.at)
+    wants = _wants(Random(f"desired {seed}"), plain)
+    steps = sorted((*plain.steps, *_silences(draws), *wants), key=lambda step: step.at)
     return replace(plain, steps=tuple(steps))
 
 
+def _wants(rng: Random, plain: Schedule) -> Iterator[Step]:
+    """Changes of the desired state; some race, and half come where the store is hard to reach."""
+    hard = [step for step in plain.steps if step.do in _HARD and step.who[:1] in ("", "m")]
+    masters = [f"m{i}" for i in range(1, plain.masters + 1)]
+    for _ in range(rng.choice((0, 1, 2, 4, 8))):
+        at, m = rng.uniform(2, plain.horizon * plain.ttl), rng.choice(masters)
+        if hard and rng.random() < 0.5:
+            fault = rng.choice(hard)
+            at, m = fault.at + rng.uniform(-0.1, 0.9) * fault.lasting, fault.who or m
+        key = rng.choice("aab")
+        for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            value = rng.choice("0011222-")
+            condition = rng.choice(("", "", f" if {rng.choice('012-')}"))
+            yield Step(max(1.0, at), "want", m, f"{key} {value}{condition}")
+            at, m = at + rng.choice((0.0, 0.001, 0.1, plain.damper)), rng.choice(masters)
+
+
+_HARD = ("mute", "cut", "lossy", "stall", "isolate", "outage", "storm", "distant", "lag")
 _URGENT = ("lost", "lost,left", "joined", "changed", "payload.state", "left,payload.state")
 
 

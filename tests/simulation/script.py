@@ -4,10 +4,12 @@ import json
 from dataclasses import replace
 
 from tests.simulation.checker import check
+from tests.simulation.checks.desired import marks_of
 from tests.simulation.history import (
     KEYS,
     STORE,
     Acknowledged,
+    Answered,
     Commit,
     Deregistered,
     Ended,
@@ -20,6 +22,7 @@ from tests.simulation.history import (
     Settled,
     Started,
     StoreView,
+    Wanted,
 )
 
 from kontrol.ensemble.canonical import canonical
@@ -50,6 +53,9 @@ class Script:
         self.fingerprint = "f"
         self.state: bytes | None = None
         self.created: dict[str, int] = {}
+        self.spec: Record = {}  # the desired state
+        self.had: Record = {}  # that of the last acknowledged run
+        self.wanted = 0
         self.leases: dict[str, int] = {}  # of the keys that have one
         self.add(Process(0, "m1", up=True, settings=settings or Settings(ttl=TTL)))
 
@@ -132,13 +138,14 @@ class Script:
         return sorted(self.pods.values(), key=lambda it: it.seq)
 
     def view(self, *, ended: bool = False) -> None:
+        same = self.before == {it.seq: it for it in self.listed()}
         record: Record = {
             "run": self.run,
             "term": self.term,
             "digest": digest_of(self.listed()),
             "fingerprint": self.fingerprint,
             "ended": ended,
-            "reason": "ensemble",
+            "reason": "spec" if same and self.told() else "ensemble",
             "attempt": 1,
         }
         self.commit((KEYS.running, canonical(record)))
@@ -165,7 +172,7 @@ class Script:
         self.add(
             Started(
                 self.at, "m1", self.run, self.term, digest_of(now.values()), pods,
-                json.dumps(changes).encode(), self.state,
+                json.dumps(changes | self.told()).encode(), self.state, canonical(self.spec),
             )
         )  # fmt: skip
 
@@ -178,7 +185,9 @@ class Script:
             "run": self.run,
             "digest": digest_of(self.listed()),
             "fingerprint": self.fingerprint,
+            **({"spec": marks_of(self.spec)} if self.spec else {}),
         }
+        self.had = dict(self.spec)
         changes: list[tuple[str, bytes | None]] = [(KEYS.applied, canonical(head))]
         if state is not None:
             changes.append((KEYS.state, state))
@@ -190,6 +199,34 @@ class Script:
         self.start()
         self.end(state)
         self.acknowledge(state)
+
+    def want(self, key: str, value: object, expected: bytes | None = b"") -> int:
+        """Let an operator ask to set a key, on the condition that it has the value expected."""
+        self.wanted += 1
+        raw = None if value is None else canonical(value)
+        expects = expected != b""
+        self.add(
+            Wanted(self.at, "m1", self.wanted, key, raw, expects, expected if expects else None)
+        )
+        return self.wanted
+
+    def set(self, number: int, result: str = "made") -> None:
+        """Let a change be made, and answered; with another result it is only answered."""
+        it = next(e for e in self.entries if isinstance(e, Wanted) and e.number == number)
+        if result == "made":
+            self.spec.pop(it.key, None)
+            if it.value is not None:
+                self.spec[it.key] = json.loads(it.value)
+            values: Record = {key: {"value": value} for key, value in self.spec.items()}
+            log = [{"by": f"operator {number}"}]
+            self.commit((KEYS.spec, canonical({"values": values, "log": log})))
+        self.add(Answered(self.at, number, result))
+
+    def told(self) -> Record:
+        """Return what a run is told of the desired state, nothing if it did not change."""
+        new = sorted(k for k in self.spec if self.had.get(k, self) != self.spec[k])
+        gone = sorted(self.had.keys() - self.spec.keys())
+        return {"spec": {"set": new, "unset": gone}} if new or gone else {}
 
     def settle(self, fingerprint: str = "") -> None:
         alive = tuple((it.id, it.key, json.dumps(it.payload)) for it in self.listed())

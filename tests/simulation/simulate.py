@@ -32,6 +32,7 @@ from tests.support.memory import MemoryCluster, Txn
 from tests.support.memory.core import Core, Snapshot
 from tests.support.simloop import SimLoop, run
 
+from kontrol.master.desired import Expected
 from kontrol.store.protocol import Delete, Event, Lease, NoSpace, Put, Range
 
 CATCH_UP = 900.0  # seconds of quiet in which the tier must have caught up; backoff takes 300
@@ -97,6 +98,10 @@ def simulate(schedule: Schedule) -> History:
 def judge(schedule: Schedule) -> list[str]:
     """Run `schedule` and return the complaints."""
     return check(simulate(schedule))
+
+
+def _value(text: str) -> bytes | None:
+    return None if text == "-" else text.encode()
 
 
 class _Simulation:
@@ -213,6 +218,8 @@ class _Simulation:
                 number = max(1, applied["run"] - int(step.at) % 3) if applied else 1
                 assert b in ("run", "release", "rollback")
                 self._masters[a].ask(b, number)  # type: ignore[arg-type]  # as just asserted
+            case "want":
+                self._want(a, b)
             case "failing":
                 world.failing += 1
                 await asyncio.sleep(lasting)
@@ -223,6 +230,12 @@ class _Simulation:
                 world.slow -= 1
             case other:
                 raise ValueError(f"no such step: {other}")
+
+    def _want(self, name: str, text: str) -> None:
+        """Have a master set a key (`a 1`) or unset it (`a -`), perhaps if it has a value."""
+        key, value, *condition = text.split()
+        expected = Expected(_value(condition[1])) if condition else None
+        self._masters[name].want(key, _value(value), expected)
 
     def _host(self, name: str) -> MasterHost | AgentHost:
         return self._masters.get(name) or self._agents[name]

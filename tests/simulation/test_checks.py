@@ -3,6 +3,7 @@
 Histories are written by hand, a second between two commits; TTL is 10 s, the damper half a second.
 """
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from tests.simulation.history import (
     KEYS,
     STORE,
     Acknowledged,
+    Answered,
     Asked,
     Commit,
     Elected,
@@ -23,11 +25,13 @@ from tests.simulation.history import (
     Sent,
     Settings,
     Started,
+    written,
 )
 from tests.simulation.script import TTL, A, B, C, Script, good, pod
 from tests.simulation.versions import NEXT
 
 from kontrol.ensemble.canonical import canonical
+from kontrol.ensemble.ensemble import digest_of
 
 SILENCE = "14 told before lost"
 NOTHING = b'{"joined": [], "changed": [], "left": [], "lost": []}'
@@ -696,3 +700,130 @@ def test_hooks_that_overlap() -> None:
     both = cut_off(BEGINS, (6.8, "heard", "begins"), DONE)
     assert says(both, "14 hooks in order", "hook heard of p1 begins")
     assert says(cut_off(DONE), "14 hooks in order", "it did not run")
+
+
+# The desired state
+
+
+def desired() -> Script:
+    """The desired state is set, and seen by runs: one that fails, and one that is acknowledged."""
+    script = good()
+    script.lead(9)
+    script.commit(
+        (f"{KEYS.candidates}{9:016x}", canonical({"id": "m1", "term": 9, "version": "1"}))
+    )
+    script.set(script.want("a", 1))
+    script.set(script.want("b", 1))
+    script.start()
+    script.end(ok=False)
+    script.view(ended=True)
+    script.set(script.want("b", None))
+    script.go()
+    return script
+
+
+def test_a_desired_state_that_runs_see() -> None:
+    script = desired()
+    script.settle()
+    assert script.complaints() == []
+    script.set(script.want("a", 2, b"1"))
+    script.set(script.want("a", 3, b"1"), "other")
+    script.set(script.want("a", 2), "same")
+    script.go()
+    script.settle()
+    assert script.complaints() == []
+
+
+def test_a_desired_state_that_no_run_saw() -> None:
+    script = desired()
+    script.set(script.want("a", 2))
+    assert not says(script, "12 desired, seen by a run", "applied is")
+    script.settle()
+    assert says(script, "12 desired, seen by a run", "applied is")
+    assert says(script, "2", "the desired state is another")
+    script.at += 60
+    script.commit(("x", b""))
+    assert says(script, "10", "the desired state has been due")
+
+
+def test_a_run_that_gets_an_older_desired_state() -> None:
+    script = desired()
+    script.set(script.want("a", 2))
+    now, script.spec = script.spec, {"a": 1, "b": 1}
+    script.start()
+    script.spec = now
+    assert says(script, "12 desired, seen by a run", "gets")
+
+
+@pytest.mark.parametrize("told", [{}, {"set": ["b"], "unset": []}, {"set": ["a"], "unset": ["b"]}])
+def test_a_run_that_is_told_something_else_of_the_desired_state(told: Record) -> None:
+    script = desired()
+    script.set(script.want("a", 2))
+    script.start()
+    started = script.entries.pop()
+    assert isinstance(started, Started)
+    given = json.loads(started.given) | ({"spec": told} if told else {})
+    given = given if told else {name: given[name] for name in given if name != "spec"}
+    script.add(replace(started, given=canonical(given)))
+    assert says(script, "12 desired, seen by a run", "true is")
+
+
+def test_changes_that_are_made_though_they_should_not() -> None:
+    script = desired()
+    number = script.want("a", 5)
+    script.set(number)
+    script.set(number)
+    assert says(script, "12 desired, made once", "made again")
+    script = desired()
+    script.set(script.want("a", 5, b"4"))
+    assert says(script, "12 desired, made once", "expects b'4'")
+    script = desired()
+    script.set(script.want("a", 5, None))
+    assert says(script, "12 desired, made once", "expects None")
+
+
+@pytest.mark.parametrize(("first", "result", "wrong"), [
+    ("made", "other", True), ("made", "unknown", False),
+    ("", "made", True), ("", "unknown", False), ("", "other", False),
+])  # fmt: skip
+def test_changes_that_are_answered_as_what_they_were_not(
+    first: str, result: str, *, wrong: bool
+) -> None:
+    script = desired()
+    number = script.want("a", 5)
+    if first:
+        script.set(number)
+        script.entries.pop()
+    script.add(Answered(script.at, number, result))
+    assert says(script, "12 desired, made once", "is answered") is wrong
+
+
+def test_a_change_that_makes_another_state() -> None:
+    script = desired()
+    number = script.want("a", 5)
+    values: Record = {"a": {"value": 6}}
+    raw = canonical({"values": values, "log": [{"by": f"operator {number}"}]})
+    script.commit((KEYS.spec, raw))
+    assert says(script, "12 desired, made once", "makes {'a': 6}")
+
+
+def test_a_run_for_the_desired_state_that_is_as_it_was() -> None:
+    script = desired()
+    record: Record = {
+        "run": 99, "term": 9, "digest": digest_of(script.listed()), "fingerprint": "f",
+        "ended": False, "reason": "spec",
+    }  # fmt: skip
+    script.commit((KEYS.running, canonical(record)))
+    assert says(script, "3", "has nothing to do")
+
+
+def test_a_run_for_the_desired_state_that_tells_a_loss() -> None:
+    script = desired()
+    script.set(script.want("a", 2))
+    script.crash(A)
+    script.start()
+    started = script.entries.pop()
+    running = json.loads(written(script.entries.pop(), KEYS.running) or b"")  # type: ignore[arg-type]
+    script.commit((KEYS.running, canonical({**running, "reason": "spec"})))
+    script.add(started)
+    assert says(script, "12 desired, seen by a run", "tells ['p1'] lost")

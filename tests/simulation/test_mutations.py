@@ -24,6 +24,7 @@ from kontrol.master.leader.execution import Decision
 from kontrol.master.leader.ledger import Ledger
 from kontrol.master.leader.observer import Observer
 from kontrol.master.leader.policy import Situation
+from kontrol.master.records.desired import Desired
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import Applied, Ending
 from kontrol.master.term import Term
@@ -169,6 +170,34 @@ LOST_AND_TIMED = replace(
 )
 
 
+# Operators change the desired state, some at the same time, while leaders come and go.
+DESIRED = replace(
+    QUIET,
+    fover=3,
+    steps=(
+        *BOOT,
+        *(Step(10 + 7 * i, "want", f"m{i % 2 + 1}", f"a {i % 3}") for i in range(9)),
+        *(Step(10 + 7 * i, "want", f"m{i % 2 + 1}", f"b {i} if {i - 1}") for i in range(1, 9)),
+        *(Step(10 + 7 * i, "want", f"m{2 - i % 2}", f"b {i + 20} if {i - 1}") for i in range(9)),
+        Step(9, "want", "m1", "b 0"),
+        *(Step(15 + 25 * i, "crash", f"m{i % 2 + 1}", "", 6) for i in range(2)),
+        *(Step(13.9 + 14 * i, "mute", f"m{i % 2 + 1}", "etcd", 1.5) for i in range(4)),
+        Step(80, "want", "m2", "a 9"),
+    ),
+)  # fmt: skip
+
+# Pods are lost one by one while the desired state changes all the time.
+DESIRED_AND_LOST = replace(
+    QUIET,
+    damper=15,
+    steps=(
+        *BOOT,
+        *(Step(30 + 13 * i, "crash", f"p{i}", "", 30) for i in (1, 2, 3)),
+        *(Step(20 + i, "want", "m1", f"a {i}") for i in range(70)),
+    ),
+)
+
+
 def breaks(schedule: Schedule, invariant: str = "", seeds: range = BROKEN) -> bool:
     """Run a schedule with seeds until one breaks the invariant of that number, or any."""
     return any(
@@ -182,7 +211,7 @@ def breaks(schedule: Schedule, invariant: str = "", seeds: range = BROKEN) -> bo
     "schedule",
     [
         *(PAUSED_LEADER, NO_MASTERS, CHANGING_LEADERS, HELD_START, LATE_WRITES, CROWD, LATE_STARTS),
-        *(ASKING, URGENT, URGENT_LOSS, LOST_AND_TIMED),
+        *(ASKING, URGENT, URGENT_LOSS, LOST_AND_TIMED, DESIRED, DESIRED_AND_LOST),
     ],
 )
 def test_with_all_safeguards_the_schedules_pass(schedule: Schedule) -> None:
@@ -351,6 +380,40 @@ def test_hooks_that_run_at_the_same_time_are_found(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(SimHooks, "run", detached)
     assert breaks(CUT_OFF, "14 hooks in order", HOOKS_BROKEN)
+
+
+def test_if_no_run_comes_for_it_the_desired_state_is_not_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deciding(monkeypatch, lambda s: replace(s, desired=False))
+    assert breaks(DESIRED, "12 desired, seen by a run")
+
+
+def test_without_the_marks_a_run_is_told_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Desired.since
+    monkeypatch.setattr(Desired, "since", lambda self, _marks: real(self, {}))
+    assert breaks(DESIRED)
+
+
+def test_without_the_comparison_changes_that_race_are_made_on_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ignore(monkeypatch, lambda c: c.key == KEYS.spec)
+    assert breaks(DESIRED, "12 desired, made once")
+
+
+def test_without_the_ids_a_change_whose_answer_is_lost_is_answered_as_not_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Desired, "logged", lambda _self, _id: False)
+    assert breaks(DESIRED, "12 desired, made once")
+
+
+def test_if_the_desired_state_passes_the_damper_its_runs_tell_of_losses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deciding(monkeypatch, lambda s: replace(s, lost=False))
+    assert breaks(DESIRED_AND_LOST, "12 desired, seen by a run")
 
 
 def test_random_schedules_find_it_too(monkeypatch: pytest.MonkeyPatch) -> None:

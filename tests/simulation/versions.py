@@ -30,9 +30,9 @@ LATER, EARLIER = 1, -1
 
 # What this version added, by the key or its prefix: the one before does not write it.
 ADDED: dict[str, tuple[str, ...]] = {
-    KEYS.running: ("fover",),
+    KEYS.running: ("fover", "spec"),
     KEYS.candidates: ("version", "ttl", "fover", "damper"),
-    KEYS.applied: ("ttl", "again", "note"),
+    KEYS.applied: ("ttl", "again", "note", "spec"),
     KEYS.registrations: ("sender",),
 }
 

@@ -30,6 +30,7 @@ class World:
     failing: int = 0  # how many reasons there are for callbacks to fail, or to be slow
     slow: int = 0
     walls: dict[str, float] = field(default_factory=dict)  # how wrong each node's wall clock is
+    wanted: int = 0  # changes of the desired state so far
     settling: bool = False  # whether all faults are over, and callbacks ask for nothing more
     asking: Random = field(init=False)  # for what callbacks ask
 

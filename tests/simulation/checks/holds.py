@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from tests.simulation.checks.desired import unseen
 from tests.simulation.checks.runs import EMPTY
 from tests.simulation.health import NEVER, TIMEOUT, Health
 from tests.simulation.history import (
@@ -292,6 +293,8 @@ def _limits(tier: Tier, alive: set[int]) -> dict[str, float]:
         return {}
     applied = view.applied
     due = {} if tier.lost else _timed(applied or {}, settings)
+    if unseen(view) and not tier.lost:
+        due["the desired state"] = SLACK
     if tier.digest == (applied["digest"] if applied else EMPTY):
         leader = view.leader or {}
         if applied is not None and leader.get("fingerprint") != applied["fingerprint"]:
@@ -327,6 +330,7 @@ def _facts(tier: Tier) -> dict[str, object]:
         "a change": (term, applied, tier.digest, tier.lost),
         "one change after another": (term, applied),
         "an urgent change": (term, applied, tier.lost),
+        "the desired state": (term, applied, view.raw.get(KEYS.spec)),
         "what was asked for": (term, applied),
         "the schedule": (term, applied),
     }

@@ -296,6 +296,7 @@ def _told(
 ) -> Iterator[str]:
     """Compare what a run is told with the true difference."""
     rows = json.loads(started.given)
+    rows.pop("spec", None)
     given = {name: {row["seq"] for row in rows[name]} for name in rows}
     changed = {seq for seq in before.keys() & now.keys() if before[seq] != now[seq]}
     for name, truth, told in (

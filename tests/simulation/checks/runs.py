@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 
+from tests.simulation.checks.desired import Needed, unseen
 from tests.simulation.checks.numbers import Numbers
 from tests.simulation.history import (
     KEYS,
@@ -77,6 +78,8 @@ def behind(view: StoreView, settled: Settled) -> Iterator[str]:
         yield f"applied is {applied}, the live pods have {digest}"
     if applied and settled.fingerprint and applied["fingerprint"] != settled.fingerprint:
         yield f"applied is {applied}, the masters have {settled.fingerprint}"
+    if unseen(view):
+        yield f"applied is {applied}, the desired state is another one"
     if view.running is not None:
         yield f"a run is not acknowledged: {view.running}"
 
@@ -84,9 +87,9 @@ def behind(view: StoreView, settled: Settled) -> Iterator[str]:
 def nothing_needless(history: History) -> Iterator[str]:
     """3: a run is recorded only if digest or callback are not those last committed, or one stands.
 
-    Or if an operator asked for it, or at its time: see `timed`.
+    Or if an operator asked for it, at its time (see `timed`), or for the desired state.
     """
-    view = StoreView()
+    view, needed = StoreView(), Needed()
     asked = False
     for entry in history:
         if isinstance(entry, Asked):
@@ -99,9 +102,11 @@ def nothing_needless(history: History) -> Iterator[str]:
                 same = run["digest"] == (applied["digest"] if applied else EMPTY)
                 same = same and (applied is None or applied["fingerprint"] == run["fingerprint"])
                 timed = run.get("reason") in ("again", "schedule")
+                timed |= run.get("reason") == "spec" and needed.differed
                 if same and not timed and not (asked and run.get("reason") == "asked"):
                     yield f"run {run['run']} at {entry.at:.3f} has nothing to do"
         view.apply(entry)
+        needed.apply(entry, view)
 
 
 def state_moves_by_runs(history: History) -> Iterator[str]:
