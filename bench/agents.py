@@ -228,7 +228,7 @@ class Crowd:
                 pace.failed(agent, now)
 
     def _connect(self, agent: Agent) -> None:
-        agent.host = agent.addresses.choose()
+        agent.host = agent.addresses.choose() or ""
         made = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         own = agent.number + 1

@@ -47,6 +47,10 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
                 "Bytes of the payload file, which may be wider spaced than what is sent of it.",
             ),
             Limit(
+                "kontrol.agent.reporter:MOST_CONNECTIONS",
+                "Connections of an agent to the masters of one tier, while answers are late.",
+            ),
+            Limit(
                 "kontrol.master.registry.queue:_WAITING",
                 "Keepalives that wait in one master for etcd; more are told to come again.",
             ),

@@ -10,7 +10,8 @@ from random import Random
 import pytest
 
 from kontrol.agent.agent import Agent, AgentSettings, Hooks
-from kontrol.agent.reporter import Caller, TierStatus
+from kontrol.agent.connection import Caller
+from kontrol.agent.reporter import TierStatus
 from kontrol.ensemble.pod import Keepalive, parse_keepalive
 from kontrol.ensemble.tiers import parse_tiers
 from kontrol.rpc.errors import LostRemote
@@ -22,7 +23,10 @@ CLOCK = 1_700_000_000_000_000_000
 
 @dataclass
 class Master:
-    """One address. `answer` is called with each keepalive: it returns, raises, or is SILENT."""
+    """One address. `answer` is called with each keepalive: it returns, raises, or is SILENT.
+
+    A master that is `stopped` answers what it has received when it is so no more.
+    """
 
     answer: Callable[[Keepalive], object] = lambda record: None
     delay: float = 0.001
@@ -32,6 +36,10 @@ class Master:
     answered: list[tuple[float, float]] = field(default_factory=list)  # received, acknowledged
     opened: int = 0
     open: int = 0
+    running: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.running.set()
 
     @property
     def records(self) -> list[Keepalive]:
@@ -43,11 +51,17 @@ class Master:
 
 
 def silent(record: Keepalive) -> object:
-    """Never answer."""
+    """Have the packets dropped on their way, until the system gives the connection up."""
     return SILENT
 
 
-SILENT = object()
+def mute(record: Keepalive) -> object:
+    """Never answer, over a connection that stands."""
+    return MUTE
+
+
+SILENT, MUTE = object(), object()
+DEAF = TTL / 6  # seconds after which the system gives a connection up
 
 
 class Network:
@@ -107,7 +121,11 @@ class _Connection:
         self._master.received.append((at, record))
         answer = self._master.answer(record)
         if answer is SILENT:
+            await asyncio.sleep(DEAF)
+            raise LostRemote("no packet is acknowledged")
+        if answer is MUTE:
             await asyncio.Event().wait()
+        await self._master.running.wait()
         await asyncio.sleep(self._master.delay)
         self._master.acknowledged.append(loop.time())
         self._master.answered.append((at, loop.time()))

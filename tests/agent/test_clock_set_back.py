@@ -17,7 +17,7 @@ from tests.support.memory import MemoryCluster
 from tests.support.simloop import virtual
 
 from kontrol.agent.agent import Agent, AgentSettings
-from kontrol.agent.reporter import Caller
+from kontrol.agent.connection import Caller
 from kontrol.agent.schedule import LONGEST_SKEW, SECOND, nonce, skew_past
 from kontrol.ensemble.pod import Keepalive
 from kontrol.ensemble.tiers import parse_tiers

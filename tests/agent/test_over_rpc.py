@@ -13,8 +13,8 @@ import pytest
 from tests.agent.network import IDENTITY, named
 
 from kontrol.agent.agent import Agent, AgentSettings
+from kontrol.agent.connection import Caller
 from kontrol.agent.control import Who, leave, serve
-from kontrol.agent.reporter import Caller
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import Keepalive, parse_keepalive
 from kontrol.ensemble.tiers import Tier

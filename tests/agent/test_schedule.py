@@ -26,6 +26,17 @@ def test_a_lost_attempt_and_its_delay_fit_in_a_third_of_the_ttl(
     assert schedule.attempt + max(delays) < ttl / 3
 
 
+@given(ttls, st.floats(min_value=0, max_value=1e6))
+def test_a_keepalive_is_given_up_in_time_to_save_the_lease_or_after_a_ttl(
+    ttl: float, since: float
+) -> None:
+    schedule = Schedule(ttl, lambda: 0.0)
+    timeout = schedule.timeout(since)
+    assert timeout == (ttl / 3 if since < ttl else ttl)
+    if since <= ttl / 3:  # a connection that breaks after an acknowledgement
+        assert since + timeout + schedule.attempt < ttl
+
+
 def test_the_bound_doubles_up_to_an_eighth_of_the_ttl_and_a_success_resets_it() -> None:
     schedule = Schedule(64.0, lambda: 1.0)
     assert [schedule.failed() for _ in range(6)] == [0.5, 1, 2, 4, 8, 8]

@@ -230,7 +230,8 @@ class AgentHost:
         self._starts = 0
         self._node = ""
         self._agent: Agent | None = None
-        self._wire = Wire(world.network, name, world.masters, world.record)
+        deaf = min(max(1.0, world.schedule.ttl / 6), 5.0)  # as `kontrol.daemon.wire_agent` has it
+        self._wire = Wire(world.network, name, world.masters, world.record, deaf=deaf)
 
     @property
     def node(self) -> str:

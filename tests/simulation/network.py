@@ -28,8 +28,8 @@ from tests.simulation.history import (
 from tests.support.memory import Refresh, Request, Txn
 from tests.support.simloop import SimLoop
 
-from kontrol.agent.reporter import Caller
-from kontrol.rpc.errors import CallTimeout, RemoteError
+from kontrol.agent.connection import Caller
+from kontrol.rpc.errors import CallTimeout, LostRemote, RemoteError
 from kontrol.store.protocol import (
     Ambiguous,
     Denied,
@@ -244,6 +244,11 @@ class StoreNetwork:
 class Endpoint(Protocol):
     """A host that answers keepalives while it is up."""
 
+    @property
+    def node(self) -> str:
+        """The node of its process, empty if there is none."""
+        ...
+
     def receive(self, raw: str, reply: Callable[[object], None]) -> None:
         """Take a keepalive; `reply` with the answer or an exception, if at all."""
         ...
@@ -258,11 +263,15 @@ class Wire:
         host: str,
         masters: Mapping[str, Endpoint],
         record: Callable[[Entry], None],
+        *,
+        deaf: float,
     ) -> None:
+        """`deaf` is how many seconds the system sends what no system takes in."""
         self._network = network
         self._host = host
         self._masters = masters
         self._record = record
+        self._deaf = deaf
         self._nonces: set[str] = set()
 
     async def resolve(self, host: str, port: int) -> list[str]:
@@ -272,9 +281,9 @@ class Wire:
 
     @asynccontextmanager
     async def connect(self, host: str, port: int) -> AsyncIterator[Caller]:
-        """Open a connection; like ZeroMQ's, it tells nothing about the other side."""
-        ends = self._host, host
-        yield _Connection(self._network, ends, self._masters[host], self._record, self._nonces)
+        """Open a connection; whether there is another side, the first call finds out."""
+        ends, master = (self._host, host), self._masters[host]
+        yield _Connection(self._network, ends, master, self._record, self._nonces, deaf=self._deaf)
 
 
 class _Connection:
@@ -285,8 +294,11 @@ class _Connection:
         endpoint: Endpoint,
         record: Callable[[Entry], None],
         nonces: set[str],
+        *,
+        deaf: float,
     ) -> None:
         self._network = network
+        self._deaf = deaf
         self._ends = ends  # the agent's host and the master's
         self._endpoint = endpoint
         self._record = record
@@ -309,18 +321,36 @@ class _Connection:
         if record.get("down"):
             self._record(Deregistered(sent, record["id"], record["key"]))
 
+        process = ""  # that has received it
+        replied: float | None = None
+
         def reply(result: object) -> None:
+            nonlocal replied
+            replied = loop.world
             self._network.send(master, host, lambda: _settle(answer, result))
 
-        self._network.send(host, master, lambda: self._endpoint.receive(raw, reply))
+        def arrive() -> None:
+            nonlocal process
+            process = process or self._endpoint.node
+            self._endpoint.receive(raw, reply)
+
+        self._network.send(host, master, arrive)
         try:
             async with asyncio.timeout(timeout):
+                while not answer.done():
+                    await asyncio.wait([answer], timeout=self._deaf)
+                    lost = replied is not None and loop.world > replied + self._deaf
+                    gone = not process or process != self._endpoint.node
+                    if not answer.done() and (lost or gone or not self._network.open(*self._ends)):
+                        raise LostRemote(f"the connection to {master} is broken")
                 told = await answer
         except TimeoutError:
             raise CallTimeout(f"no answer from {master} in {timeout} s") from None
         except RemoteError as error:
             self._record(Refusal(loop.world, host, error.name, record["id"]))
             raise
+        finally:
+            answer.cancel()  # what comes later finds no caller
         if not record.get("down"):
             assert isinstance(told, dict)
             who = record["id"], record["key"], record["nonce"], record["n"]

@@ -1,6 +1,6 @@
 """The addresses of a tier, and which of them to use next."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 
 class Addresses:
@@ -25,9 +25,10 @@ class Addresses:
             self._known = known
             self._failed = {key: at for key, at in self._failed.items() if key in known}
 
-    def choose(self) -> str:
-        """Return the address to use; there must be one."""
-        return min(self._known, key=lambda address: self._failed.get(address, 0))
+    def choose(self, without: Collection[str] = ()) -> str | None:
+        """Return the address to use, of all but some; None if there is none."""
+        usable = (address for address in self._known if address not in without)
+        return min(usable, key=lambda address: self._failed.get(address, 0), default=None)
 
     def failed(self, address: str) -> None:
         """Use `address` after all others."""

@@ -2,28 +2,37 @@
 
 There is one reporter per tier, each a task with its own connection, schedule and number, so that a
 dead tier does not delay another. A reporter keeps one connection for as long as it answers. When an
-attempt fails (a timeout, a lost connection, `Unavailable`), the next one looks up the tier again
-and opens a new connection, to another address if there is one: on a connection whose packets are
-dropped, TCP would take a quarter of an hour to give up.
+attempt fails (no answer in time, a lost connection, `Unavailable`), the next one looks up the tier
+again, and goes to another address if there is one.
+
+A *late* answer is none the worse: a master that has too little CPU for all its agents gives only
+such. If each of them closed its connection and began again, it would spend what it has on
+handshakes, and on keepalives that no agent waits for any more. So a connection without an answer is
+kept open beside the next attempt, and its address is not tried again for a while
+(`Schedule.timeout`): one keepalive per address is all that waits. The first acknowledgement ends
+the others. It proves that the pod's lease was refreshed after the keepalive was *sent*, so the next
+one is due by that time. A connection whose other end does not even take in what is sent ends by
+itself, see `kontrol.rpc.sockets`.
 
 A *refusal* is an answer: the connection works, the record is not accepted. It is logged and
 retried, since each reason can pass: the incumbent of a `Conflict` leaves, an invalid payload is
 fixed.
 
-Invariant: one keepalive is under way at a time, and each is made when it is sent. So a tier gets
-records in the order of their (nonce, n), and the last one it acknowledged is the newest sent.
+Invariant: each keepalive is made when it is sent, and none is sent on a connection on which one
+waits. An acknowledgement of another record than the present one is followed by that immediately.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Never, Protocol, TypeGuard
 
 from kontrol.agent.addresses import Addresses
+from kontrol.agent.connection import Caller, MasterConnection
 from kontrol.agent.schedule import LONGEST_SKEW, MAX_TTL, SECOND, Schedule, skew_past
 from kontrol.ensemble.tiers import Tier
 from kontrol.resolver import Resolve
@@ -31,6 +40,7 @@ from kontrol.rpc.errors import RemoteError, RpcError
 
 log = logging.getLogger(__name__)
 
+MOST_CONNECTIONS = 3  # of one reporter: to two masters whose answers are late, and a third
 _DEREGISTER_ATTEMPT = 0.8  # seconds: two and a half attempts within `DEREGISTER_SECONDS`
 _DEREGISTER_PAUSE = 0.05
 _LONGEST_REASON = 300  # characters: the text is a peer's
@@ -40,14 +50,6 @@ _REFUSALS = frozenset(
         *("TooManyPods", "TooManyBytes", "TooManyJoins"),
     }
 )
-
-
-class Caller(Protocol):
-    """An open connection to a master."""
-
-    async def call(self, method: str, *args: object, timeout: float) -> object:
-        """Call and return the answer. Raises `RpcError`, within `timeout` seconds."""
-        ...
 
 
 class Record(Protocol):
@@ -71,12 +73,13 @@ Connect = Callable[[str, int], AbstractAsyncContextManager[Caller]]
 
 @dataclass(frozen=True, slots=True)
 class TierStatus:
-    """How one tier is doing. `acknowledged` is the seconds since the last acknowledgement.
+    """How one tier is doing.
 
-    `failures` are those in a row. Of all keepalives since the start, `sent` counts those sent,
-    `accepted` those acknowledged, `refused` those that the tier answered with a refusal, and
-    `failed` the attempts without an answer; `round_trips` is the sum of the seconds of those
-    accepted.
+    `acknowledged` is the seconds since that keepalive was sent which was last acknowledged: the
+    pod's lease was refreshed after that. `failures` are those in a row. Of all keepalives since the
+    start, `sent` counts those sent, `accepted` those acknowledged, `refused` those that the tier
+    answered with a refusal, and `failed` the attempts without an answer; `round_trips` is the sum
+    of the seconds of those accepted.
     """
 
     tier: str
@@ -98,8 +101,8 @@ class Reporter:
     """Reports to `tier`.
 
     `started` is when the process did, in nanoseconds of the wall clock: the time in its nonce.
-    `emitted` is called with each keepalive sent, `heard` with each acknowledgement.
-    `emitted` is called with each keepalive sent. `follow` is what else the connection is for.
+    `emitted` is called with each keepalive sent, `heard` with each acknowledgement. `follow` is
+    what else the connection is for.
     """
 
     def __init__(
@@ -132,10 +135,12 @@ class Reporter:
         self.heard: float | None = None
         """The loop time from which the tier counts the pod's TTL, at the earliest; None: never."""
         self._changed = asyncio.Event()
+        self._connections: list[MasterConnection] = []
         self._address: str | None = None
         self._sent = self._accepted = self._refusals = self._failures = 0
         self._round_trips = 0.0
-        self._acknowledged: float | None = None  # loop time
+        self._acknowledged: float | None = None  # loop time at which what it was for was sent
+        self._began = 0.0  # loop time
         self._skew = 0  # nanoseconds
         self._seq: int | None = None
         self._leader: str | None = None
@@ -172,41 +177,140 @@ class Reporter:
 
     async def run(self) -> Never:
         """Report until cancelled."""
-        while True:
-            try:
-                await self._session()
-            except (RpcError, OSError) as error:
-                self._failed(_reason(error))
-            await asyncio.sleep(self._schedule.failed())
-
-    async def _session(self) -> Never:
-        """Report over one connection until an attempt fails."""
-        async with AsyncExitStack() as stack:
-            async with asyncio.timeout(self._schedule.attempt):
-                await self._look_up(self._schedule.attempt / 2)
-                caller = await stack.enter_async_context(self._open())
-                delay = await self._exchange(caller)
-            follower = self._begin_to_follow(caller, stack)
+        self._began = asyncio.get_running_loop().time()
+        try:
+            answered = await self._attempt()
             while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(delay):
-                        await self._changed.wait()
-                if follower is not None and follower.done():
-                    follower.result()  # the connection is over: there may be news at another one
-                async with asyncio.timeout(self._schedule.attempt):
-                    delay = await self._exchange(caller)
+                if answered is not None:
+                    await self._session(answered)
+                answered = await self._pause() or await self._attempt()
+        finally:
+            await self._close(*self._connections)
 
-    def _begin_to_follow(
-        self, caller: Caller, stack: AsyncExitStack
-    ) -> "asyncio.Task[Never] | None":
-        """Follow what is published, until the `stack` ends."""
-        if self._follow is None:
+    async def _attempt(self) -> MasterConnection | None:
+        """Send a keepalive to the address whose turn it is.
+
+        Returns the connection that was answered first, which may be an earlier one; None if the
+        attempt failed.
+        """
+        deadline = asyncio.get_running_loop().time() + self._schedule.attempt
+        try:
+            await self._look_up(self._schedule.attempt / 2)
+        except OSError as error:
+            self._failed(_reason(error))
             return None
+        while (connection := await self._choose()) is None:
+            until = min(other.until for other in self._connections)
+            if (answered := await self._answered_by(until)) is not None:
+                return answered
+            deadline = until + self._schedule.attempt
+        self._send(connection)
+        return await self._answered_by(deadline, connection)
+
+    async def _session(self, connection: MasterConnection) -> None:
+        """Report over a connection that was answered, until an attempt fails."""
+        answered: MasterConnection | None = connection
+        while answered is not None:
+            await self._close(*(each for each in self._connections if each is not answered))
+            delay = self._read(answered)
+            self._begin_to_follow(answered)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await self._changed.wait()
+            if (error := answered.lost) is not None:  # there may be news at another master
+                await self._close(answered)
+                self._failed(_reason(error))
+                return
+            self._send(answered)
+            answered = await self._answered_by(answered.sent + self._schedule.attempt, answered)
+
+    def _begin_to_follow(self, connection: MasterConnection) -> None:
+        """Follow what is published, until the connection is closed."""
+        if self._follow is None or connection.caller is None or connection.follower is not None:
+            return
         pause = self._schedule.ttl / 3
-        task = asyncio.create_task(self._follow(str(self.tier), caller, pause=pause))
-        task.add_done_callback(lambda _: self._changed.set())
-        stack.push_async_callback(_end, task)
-        return task
+        following = self._follow(str(self.tier), connection.caller, pause=pause)
+        connection.follower = task = asyncio.create_task(following)
+        task.add_done_callback(self._followed)
+
+    def _followed(self, task: "asyncio.Task[Never]") -> None:
+        """Wake the session of a connection that is over."""
+        if not task.cancelled():
+            self._changed.set()
+
+    async def _pause(self) -> MasterConnection | None:
+        """Wait after a failed attempt; return a connection that is answered meanwhile."""
+        now = asyncio.get_running_loop().time()
+        return await self._answered_by(now + self._schedule.failed())
+
+    async def _answered_by(
+        self, deadline: float, newest: MasterConnection | None = None
+    ) -> MasterConnection | None:
+        """Wait for an acknowledgement or a refusal; return the connection on which it came.
+
+        None: there is none by `deadline`, or the attempt on `newest` has failed.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            left = max(0.0, deadline - loop.time())
+            answers = [each.answer for each in self._connections if each.answer is not None]
+            if answers:
+                await asyncio.wait(answers, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await asyncio.sleep(left)
+            for each in [each for each in self._connections if each.answered]:
+                error = await self._why_failed(each)
+                if error is None:
+                    return each
+                if each is newest:
+                    self._failed(_reason(error))
+                    return None
+            if loop.time() >= deadline:
+                if newest is not None:
+                    self._failed(_reason(TimeoutError()))
+                return None
+
+    async def _why_failed(self, connection: MasterConnection) -> Exception | None:
+        """Return why no acknowledgement or refusal came; None if one did, which is not read yet.
+
+        After an error such as `Unavailable`, the connection stays open for another attempt.
+        """
+        error = connection.error
+        if error is None or _is_refusal(error):
+            return None
+        if isinstance(error, RemoteError):
+            connection.answer = None
+        else:
+            await self._close(connection)
+        return error
+
+    async def _choose(self) -> MasterConnection | None:
+        """Return a connection to the address whose turn it is; None if all are waited for."""
+        now = asyncio.get_running_loop().time()
+        waiting = {
+            each.address
+            for each in self._connections
+            if each.answer is not None and now < each.until
+        }
+        address = self._addresses.choose(waiting)
+        if address is None:
+            return None
+        for each in tuple(self._connections):
+            if each.address != address:
+                continue
+            if each.answer is None:
+                return each
+            await self._close(each)
+        if len(self._connections) >= MOST_CONNECTIONS:
+            await self._close(min(self._connections, key=lambda each: each.sent))
+        connection = MasterConnection(address, self._connect(address, self.tier.port))
+        self._connections.append(connection)
+        return connection
+
+    async def _close(self, *connections: MasterConnection) -> None:
+        for each in connections:
+            await each.close()
+            self._connections.remove(each)
 
     async def _look_up(self, timeout: float) -> None:
         """Look up all names of the tier together, for at most `timeout` seconds.
@@ -231,30 +335,33 @@ class Reporter:
             return error
         return None
 
-    def _open(self) -> AbstractAsyncContextManager[Caller]:
-        """Return a new connection, to the address whose turn it is."""
-        self._address = self._addresses.choose()
-        return self._connect(self._address, self.tier.port)
-
-    async def _exchange(self, caller: Caller) -> float:
-        """Send one keepalive; return the seconds until the next one is due."""
-        loop = asyncio.get_running_loop()
+    def _send(self, connection: MasterConnection) -> None:
+        """Send a keepalive."""
+        now = asyncio.get_running_loop().time()
+        since = now - (self._began if self._acknowledged is None else self._acknowledged)
+        self._address = connection.address
         self._changed.clear()
-        raw = self._record(skew=self._skew)
-        started = loop.time()
         self._sent += 1
         self._emitted()
+        raw = self._record(skew=self._skew)
+        connection.send(raw, self._sent, self._schedule.timeout(since))
+
+    def _read(self, connection: MasterConnection) -> float:
+        """Take an acknowledgement or a refusal; return the seconds until the next is due."""
+        self._address = connection.address
+        newest = connection.number == self._sent
         try:
-            answer = await caller.call("ping", raw, timeout=self._schedule.attempt)
+            answer = connection.read()
         except RemoteError as refusal:
-            if not _is_refusal(refusal):
-                raise
-            self._refused(refusal)
+            self._refused(refusal, newest=newest)
             return self._schedule.failed()
+        now = asyncio.get_running_loop().time()
         self._accepted += 1
-        self._round_trips += loop.time() - started
-        delay = self._accept(answer, started)
-        return max(0.0, started + delay - loop.time())
+        self._round_trips += now - connection.sent
+        delay = self._accept(answer, connection.sent)
+        if not newest and connection.raw != self._record(skew=self._skew):
+            return 0.0
+        return max(0.0, connection.sent + delay - now)
 
     def _accept(self, answer: object, sent: float) -> float:
         """Read an acknowledgement; the original's masters answer nothing. Returns the delay."""
@@ -265,7 +372,7 @@ class Reporter:
         self._seq = seq
         self._leader = fields["leader"] if isinstance(fields.get("leader"), str) else None
         self._error = None
-        self._acknowledged = asyncio.get_running_loop().time()
+        self._acknowledged = sent
         self.acknowledged.set()
         if news:
             number = "" if self._seq is None else f" as #{self._seq}"
@@ -278,10 +385,12 @@ class Reporter:
         self._heard()
         return delay
 
-    def _refused(self, refusal: RemoteError) -> None:
+    def _refused(self, refusal: RemoteError, *, newest: bool) -> None:
         self._refusals += 1
         self._error = _reason(refusal)
         log.warning("tier %s refuses the keepalive: %s", self.tier, self._error)
+        if not newest:
+            return  # it was for an earlier record
         if refusal.name == "Gone":
             # This process has not deregistered; another sender did so under its nonce.
             self._skew += 1
@@ -342,7 +451,9 @@ class Reporter:
             async with asyncio.timeout(_DEREGISTER_ATTEMPT):
                 if self._address is None:
                     await self._look_up(_DEREGISTER_ATTEMPT / 4)
-                async with self._open() as caller:
+                self._address = self._addresses.choose()
+                assert self._address is not None  # noqa: S101 - the look-up found one, or raised
+                async with self._connect(self._address, self.tier.port) as caller:
                     self._sent += 1
                     self._emitted()
                     await caller.call("ping", raw, timeout=_DEREGISTER_ATTEMPT)
@@ -356,11 +467,6 @@ class Reporter:
                 return False
             self._error = None if error.name == "Gone" else _reason(error)
         return True
-
-
-async def _end(task: "asyncio.Task[Never]") -> None:
-    task.cancel()
-    await asyncio.wait([task])
 
 
 def _is_refusal(error: Exception) -> TypeGuard[RemoteError]:

@@ -3,7 +3,8 @@
 *Schedule*, in seconds, on the tier's TTL. While the tier answers, the next keepalive follows after
 at most TTL/3, a little less at random so that the agents of a tier do not send in step. An attempt
 lasts at most TTL/6. After a failure the delay is random, from 0 to a bound that doubles up to TTL/8
-(full jitter).
+(full jitter). An address whose answer is late is not tried again for TTL/3, which leaves the time
+to save the pod's lease over a new connection; and once that cannot be saved, for a TTL.
 
 Invariant: TTL/6 + TTL/8 < TTL/3. So an attempt that began just before a tier (or another of its
 addresses) can answer again, and that times out, is followed by one that succeeds within TTL/3. And
@@ -39,6 +40,13 @@ class Schedule:
     def attempt(self) -> float:
         """Seconds that one attempt may last: looking up, connecting, sending, being answered."""
         return min(self.ttl / 6, _MAX_ATTEMPT)
+
+    def timeout(self, since: float) -> float:
+        """Return the seconds after which a keepalive without an answer is given up.
+
+        `since` is how long before it the last one was sent that was acknowledged, in seconds.
+        """
+        return self.ttl / 3 if since < self.ttl else self.ttl
 
     def acknowledged(self, ttl: object = None) -> float:
         """Record a success; return the seconds from its sending to the next.

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from kontrol.daemon.process import Children, StartupError
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import Keepalive, key_of
 from kontrol.resolver import Resolver
-from kontrol.rpc.client import Client
+from kontrol.rpc.client import ANSWERS, Client
 from kontrol.rpc.security.keys import Keyring, KeysError
 from kontrol.settings import SECRETS, Settings
 from kontrol.settings import variables as v
@@ -36,7 +37,10 @@ def make_agent(
     published: "PublishedFile | None" = None,
 ) -> Agent:
     """Return the agent. Raises `StartupError`."""
-    connect = partial(Client, keys=keys, as_="agent", to=("master",))
+    ttl = settings[v.TTL]
+    # A busy master may be late. A network that carries nothing is noticed within an attempt.
+    limits = replace(ANSWERS, deaf=min(max(1.0, ttl / 6), 5.0), handshake=max(10.0, ttl))
+    connect = partial(Client, limits=limits, keys=keys, as_="agent", to=("master",))
     if keys is not None:
         try:
             keys.own("agent")

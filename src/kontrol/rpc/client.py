@@ -18,7 +18,11 @@ from kontrol.rpc.limits import Limits
 from kontrol.rpc.security.keys import Keyring, Kind, list_file
 from kontrol.rpc.sockets import address, endpoint
 
-__all__ = ["Client", "Limits"]
+__all__ = ["ANSWERS", "Client", "Limits"]
+
+ANSWERS = replace(Limits(), values=1_000_000)
+"""The limits of a client: it chose its peer, whose answers may be larger than what unknown clients
+may send."""
 
 
 class Client:
@@ -47,8 +51,7 @@ class Client:
         self._host = host
         self._port = port
         self._heartbeat = heartbeat
-        # We chose this peer: its answers may be larger than what unknown clients may send.
-        self._limits = limits or replace(Limits(), values=1_000_000)
+        self._limits = limits or ANSWERS
         self._keys = keys
         self._as: Kind = as_
         self._to = to

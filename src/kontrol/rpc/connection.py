@@ -118,7 +118,8 @@ class Connection(Link):
         """Connect, and complete the handshake. Raises `LostRemote`."""
         host, port = self._address
         try:
-            await self._loop.create_connection(lambda: self, host, port)
+            async with asyncio.timeout(self._limits.deaf):
+                await self._loop.create_connection(lambda: self, host, port)
             await self._shaken
         except OSError as error:
             self.ended = f"{self.where}: {why_unreachable(error)}"
@@ -153,7 +154,7 @@ class Connection(Link):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin with the greeting."""
-        keep_alive(transport.get_extra_info("socket"))
+        keep_alive(transport.get_extra_info("socket"), self._limits.deaf)
         super().connection_made(transport)
 
     def close(self, reason: str, *, tell: bytes = b"", error: Exception | None = None) -> None:

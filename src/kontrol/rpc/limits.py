@@ -53,8 +53,8 @@ class Limits:
     One event is sent whole."""
 
     deaf: float = 30.0
-    """Seconds for which a peer may take in nothing of what waits for it. Then its connection is
-    closed."""
+    """Seconds for which a peer, or its system, may take in nothing of what waits for it. Then its
+    connection is closed. A caller waits no longer for its connection to be made either."""
 
     unfinished: int = 64 * 1024 * 1024
     """Bytes of messages that have not arrived completely, of all connections to a server. With

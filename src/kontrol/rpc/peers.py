@@ -18,7 +18,7 @@ from kontrol.listener import BindError, accept
 from kontrol.ratelimit import LogLimiter
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.roster import Roster
-from kontrol.rpc.sockets import affordable, listening
+from kontrol.rpc.sockets import affordable, given_up, listening
 from kontrol.rpc.transport import Link
 from kontrol.rpc.zmtp.machine import SERVER, Machine
 from kontrol.rpc.zmtp.mechanism import Mechanism
@@ -28,8 +28,9 @@ _log = logging.getLogger(__name__)
 _BUFFER = 64 * 1024
 """Bytes read from a connection in one turn of the loop."""
 
-_BATCH = 64
-"""Connections accepted in one turn of the loop."""
+_BATCH = 16
+"""Connections accepted in one turn of the loop: those that are there come first when it has much to
+do."""
 
 _LAST_WORDS = 0.5
 """Seconds after the end of a server in which its peers may take in what was sent before it."""
@@ -141,7 +142,11 @@ class Peers:
             raise BindError("serve() was called before bind()")
         while True:
             for _ in range(_BATCH):
-                self._admit(*await accept(self._socket, self._make_room))
+                accepted, address = await accept(self._socket, self._make_room)
+                if given_up(accepted):
+                    accepted.close()
+                else:
+                    self._admit(accepted, address)
             await asyncio.sleep(0)  # `accept` does not wait while connections are there
 
     def close(self) -> None:

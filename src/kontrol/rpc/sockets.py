@@ -1,5 +1,6 @@
 """Addresses and sockets of the endpoints; decision 0013 gives the reasons for TCP's options."""
 
+import math
 import os
 import resource
 import socket
@@ -9,7 +10,8 @@ from kontrol.listener import BindError, listen
 from kontrol.resolver import resolve
 from kontrol.rpc.limits import Limits
 
-_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+_IDLE, _INTERVAL, _PROBES = 30, 10, 3
+_ESTABLISHED = 1  # TCP_ESTABLISHED, the first byte of `struct tcp_info` of Linux
 
 
 async def address(host: str, port: int) -> str:
@@ -56,15 +58,36 @@ async def listening(host: str, port: int, limits: Limits) -> socket.socket:
     except OSError as error:
         raise BindError.of(endpoint(where or "*", port), error.errno) from None
     made.setblocking(False)  # noqa: FBT003 - the standard library's signature
-    keep_alive(made)
-    if sys.platform == "linux":
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.deaf * 1000))
+    keep_alive(made, limits.deaf)
     return made
 
 
-def keep_alive(made: socket.socket) -> None:
-    """Have the system notice peers that vanished while idle. Accepted sockets inherit it."""
+def keep_alive(made: socket.socket, deaf: float) -> None:
+    """Have the system end the connection of a peer that vanished. Accepted sockets inherit it.
+
+    It does when nothing of what was sent is acknowledged for `deaf` seconds; what an idle
+    connection sends to find out follows after twice that at the latest.
+    """
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _KEEPALIVE.items():
+    options = {
+        "TCP_KEEPIDLE": min(_IDLE, math.ceil(2 * deaf)),
+        "TCP_KEEPINTVL": min(_INTERVAL, math.ceil(deaf)),
+        "TCP_KEEPCNT": _PROBES,
+        "TCP_USER_TIMEOUT": math.ceil(1000 * deaf),
+    }
+    for option, value in options.items():
         if (number := getattr(socket, option, None)) is not None:  # macOS has not all of them
             made.setsockopt(socket.IPPROTO_TCP, number, value)
+
+
+def given_up(accepted: socket.socket) -> bool:
+    """Return whether the peer of a new connection has closed it already, if the system tells.
+
+    One that gave up waiting to be accepted has sent its greeting before: reading would not tell.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        return accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
+    except OSError:
+        return False  # a system that stands in for Linux may not tell

@@ -1,0 +1,90 @@
+"""A connection to one master, and the keepalive that waits for an answer on it."""
+
+import asyncio
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any, Never, Protocol
+
+from kontrol.rpc.errors import RpcError
+
+
+class Caller(Protocol):
+    """An open connection to a master."""
+
+    async def call(self, method: str, *args: object, timeout: float) -> object:
+        """Call and return the answer. Raises `RpcError`, within `timeout` seconds."""
+        ...
+
+
+class MasterConnection:
+    """A connection to `address`, opened with the first keepalive; `close` it.
+
+    `sent` is the loop time of the last keepalive, `number` counts it among all of its reporter, and
+    `until` is how long it waits.
+    """
+
+    def __init__(self, address: str, connecting: AbstractAsyncContextManager[Caller]) -> None:
+        self.address = address
+        self.raw = ""
+        self.number = 0
+        self.sent = self.until = 0.0
+        self.answer: asyncio.Task[object] | None = None
+        """The answer that is waited for, or has not been read yet."""
+        self.caller: Caller | None = None
+        """What keepalives are sent through, once it is open."""
+        self.follower: asyncio.Task[Never] | None = None
+        """What else it is used by, until it is closed."""
+        self._connecting = connecting
+        self._stack = AsyncExitStack()
+
+    def send(self, raw: str, number: int, timeout: float) -> None:
+        """Send a keepalive, and wait `timeout` seconds at most for its answer."""
+        self.raw, self.number = raw, number
+        self.sent = asyncio.get_running_loop().time()
+        self.until = self.sent + timeout
+        self.answer = asyncio.create_task(self._exchange(raw, timeout))
+
+    async def _exchange(self, raw: str, timeout: float) -> object:
+        async with asyncio.timeout(timeout):
+            if self.caller is None:
+                self.caller = await self._stack.enter_async_context(self._connecting)
+            return await self.caller.call("ping", raw, timeout=timeout)
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is an answer, or an error, that was not read yet."""
+        return self.answer is not None and self.answer.done()
+
+    @property
+    def error(self) -> RpcError | OSError | None:
+        """The error, if `answered` with one. Raises what a connection must not raise."""
+        return None if self.answer is None else _error(self.answer)
+
+    @property
+    def lost(self) -> RpcError | OSError | None:
+        """Why `follower` has ended, if it has. Raises what a connection must not raise."""
+        follower = self.follower
+        return None if follower is None or not follower.done() else _error(follower)
+
+    def read(self) -> object:
+        """Return the answer, once `answer` is done. Raises `RpcError`, `OSError`."""
+        answer, self.answer = self.answer, None
+        return None if answer is None else answer.result()
+
+    async def close(self) -> None:
+        """Close it. An answer that is waited for counts no more."""
+        tasks = [task for task in (self.answer, self.follower) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                task.exception()  # no task waits for it
+        await self._stack.aclose()
+
+
+def _error(task: "asyncio.Task[Any]") -> RpcError | OSError | None:
+    error = task.exception()
+    if error is None or isinstance(error, RpcError | OSError):
+        return error
+    raise error

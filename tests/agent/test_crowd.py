@@ -1,0 +1,235 @@
+"""A crowd of agents and a master that has less than it takes for all of them at the same time.
+
+The master serves one thing after another, in the order in which they came: a handshake in
+`HANDSHAKE` seconds, a keepalive in `KEEPALIVE`; what its agent gave up takes as long. Were each
+agent to begin again after every attempt without an answer, the work would come faster than it is
+done, the queue would grow, and no agent would wait long enough any more.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+from tests.agent.network import (
+    IDENTITY,
+    TTL,
+    Master,
+    Network,
+    gaps,
+    mute,
+    named,
+    now,
+    one,
+    running,
+    silent,
+    tier,
+)
+from tests.support.simloop import virtual
+
+from kontrol.agent.agent import Agent, AgentSettings
+from kontrol.agent.connection import Caller
+from kontrol.ensemble.tiers import parse_tiers
+from kontrol.rpc.errors import LostRemote, RemoteError
+
+AGENTS = 60
+HANDSHAKE, KEEPALIVE = 0.18, 0.02
+ATTEMPT, PAUSE = TTL / 6, TTL / 16  # the longest attempt, and the mean pause after it
+
+
+class Busy:
+    """A master, and the network before it."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.handshakes = 0
+        self.acknowledged: dict[int, float] = {}
+        self._free = 0.0
+
+    async def serve(self, seconds: float) -> None:
+        """Wait for the end of what takes so long, after all that waits already."""
+        self._free = max(self._free, now()) + seconds
+        await asyncio.sleep(self._free - now())
+
+    def agent(self, number: int) -> Agent:
+        @asynccontextmanager
+        async def connect(host: str, port: int) -> AsyncIterator[Caller]:
+            if not self.up:
+                raise LostRemote("the connection was refused")
+            self.handshakes += 1
+            await self.serve(HANDSHAKE)
+            yield _Connection(self, number)
+
+        async def resolve(host: str, port: int) -> list[str]:
+            return [host]
+
+        settings = AgentSettings(named(IDENTITY), parse_tiers("10.0.0.1", 8000), TTL)
+        return Agent(settings, connect=connect, resolve=resolve, random=Random(number))
+
+
+class _Connection:
+    def __init__(self, master: Busy, number: int) -> None:
+        self._master = master
+        self._number = number
+
+    async def call(self, method: str, *args: object, timeout: float) -> object:
+        if not self._master.up:
+            raise LostRemote("the connection was closed")
+        async with asyncio.timeout(timeout):
+            await self._master.serve(KEEPALIVE)
+        self._master.acknowledged[self._number] = now()
+        return None
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Keep the thousands of warnings for no one."""
+    caplog.set_level(logging.ERROR)
+
+
+@virtual
+async def test_a_crowd_gets_in_after_an_outage_at_the_rate_at_which_it_is_served() -> None:
+    work = AGENTS * (HANDSHAKE + KEEPALIVE)
+    assert work > 2 * (ATTEMPT + PAUSE), "the demand of a crowd that gives up is over the capacity"
+    assert AGENTS * KEEPALIVE / (TTL / 3 * 0.8) < 0.2, "and that of one that is served far below it"
+    master = Busy()
+    async with asyncio.TaskGroup() as group:
+        master.up = False
+        agents = [master.agent(number) for number in range(AGENTS)]
+        tasks = [group.create_task(agent.run()) for agent in agents]
+        await asyncio.sleep(3 * TTL)
+        master.up, over = True, now()
+        # The first attempt follows within TTL/8. The work is that of one connection each, and of
+        # the keepalives that those send which were acknowledged, one in a good TTL/4.
+        bound = TTL / 8 + work / (1 - AGENTS * KEEPALIVE / (TTL / 4))
+        await asyncio.sleep(bound)
+        assert len(master.acknowledged) == AGENTS
+        assert master.handshakes == AGENTS
+        settled = now()
+        await asyncio.sleep(2 * TTL)
+        assert min(master.acknowledged.values()) > settled + TTL, "and all stay"
+        assert master.handshakes == AGENTS
+        for task in tasks:
+            task.cancel()
+    assert over + bound == settled
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_a_late_answer_counts_over_the_connection_on_which_it_comes(hosts: int) -> None:
+    @virtual
+    async def check() -> None:
+        masters = {f"10.0.0.{number}": Master() for number in range(1, hosts + 1)}
+        network = Network({"masters": list(masters)}, masters)
+        agent = network.agent("masters")
+        async with running(agent):
+            await asyncio.sleep(TTL)
+            for master in masters.values():
+                master.running.clear()
+            stopped = now()
+            await asyncio.sleep(10 * TTL)
+            opened = sum(master.opened for master in masters.values())
+            # One in a TTL to each, and in the first TTL, when the lease can be saved, one in TTL/3.
+            assert opened <= 1 + hosts * (3 + 10)
+            assert max(master.open for master in masters.values()) == 1
+            for master in masters.values():
+                master.running.set()
+            await asyncio.sleep(0.1)
+            assert tier(agent).error is None, "it has not waited for its next attempt"
+            assert sum(master.opened for master in masters.values()) == opened
+            assert sum(master.open for master in masters.values()) == 1
+            late = tier(agent).acknowledged
+            assert late is not None
+            assert late < 0.1, "a late acknowledgement is followed by another keepalive"
+            await asyncio.sleep(TTL)
+        times = sorted(at for m in masters.values() for at in m.times if at > stopped + 10 * TTL)
+        assert max(gaps(times)) <= TTL / 3 + 0.01
+
+    check()
+
+
+@virtual
+async def test_an_acknowledgement_counts_from_when_its_keepalive_was_sent() -> None:
+    master = Master()
+    agent = one(master).agent("10.0.0.1")
+    async with running(agent):
+        master.running.clear()
+        await asyncio.sleep(TTL / 5)
+        master.running.set()
+        await asyncio.sleep(0.1)
+        age = tier(agent).acknowledged
+        await asyncio.sleep(TTL)
+    assert age == pytest.approx(TTL / 5 + 0.1)
+    assert max(gaps(master.times)) <= TTL / 3 + 0.01
+    assert master.opened == 1
+
+
+@virtual
+async def test_what_has_changed_since_follows_a_late_acknowledgement() -> None:
+    master = Master()
+    agent = one(master).agent("10.0.0.1")
+    async with running(agent):
+        await asyncio.sleep(1)
+        master.running.clear()
+        agent.update("old")
+        await asyncio.sleep(TTL / 6 + 0.1)
+        agent.update("new")
+        master.running.set()
+        await asyncio.sleep(0.1)
+    assert [record.payload for record in master.records] == ["", "old", "new"]
+    assert master.opened == 1
+
+
+@pytest.mark.parametrize("dies", [silent, mute])
+@pytest.mark.parametrize("seed", range(5))
+def test_an_only_address_whose_connection_dies_saves_its_lease(dies: object, seed: int) -> None:
+    """An address may be that of many masters, and a new connection one to another of them."""
+
+    @virtual
+    async def check() -> None:
+        master = Master()
+        async with running(one(master).agent("10.0.0.1", seed=seed)):
+            await asyncio.sleep(10 * TTL)
+            before = len(master.times)
+            master.answer = lambda record: dies(record) if master.opened == 1 else None  # type: ignore[operator]
+            await asyncio.sleep(2 * TTL)
+        sent = master.times[before - 1]
+        assert min(at for at in master.acknowledged if at > sent + 1) < sent + TTL
+        assert master.opened == 2
+
+    check()
+
+
+@virtual
+async def test_a_master_that_is_the_only_one_keeps_the_connection_that_it_answers() -> None:
+    def unavailable(_: object) -> object:
+        raise RemoteError("Unavailable", "no etcd")
+
+    master = Master(unavailable)
+    agent = one(master).agent("10.0.0.1")
+    async with running(agent):
+        await asyncio.sleep(10 * TTL)
+        assert master.opened == 1
+        assert 10 * 8 < len(master.times) < 10 * 24, "the pauses are those after any failure"
+        master.answer = lambda _: None
+        await asyncio.sleep(TTL / 8)
+        assert tier(agent).error is None
+    assert master.opened == 1
+    assert master.open == 0
+
+
+@virtual
+async def test_however_many_masters_are_late_few_connections_wait() -> None:
+    masters = {f"10.0.0.{number}": Master() for number in range(1, 9)}
+    masters["10.0.0.9"] = well = Master()
+    for address, master in masters.items():
+        if address != "10.0.0.9":
+            master.answer = mute
+    network = Network({"masters": list(masters)}, masters)
+    async with running(network.agent("masters")):
+        while not well.acknowledged:
+            await asyncio.sleep(0.1)
+            assert sum(master.open for master in masters.values()) <= 3
+        await asyncio.sleep(0.1)
+        assert sum(master.open for master in masters.values()) == 1
