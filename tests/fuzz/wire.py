@@ -17,6 +17,8 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.rpc.zmtp.ping import ping
+
 try:
     import atheris
 except ImportError:  # no wheel for this system
@@ -62,7 +64,7 @@ def conversation(*, keyed: bool) -> tuple[list[bytes], list[bytes]]:
             other.receive(pieces[-1], 0.0)
             while (event := other.next()) is not None:
                 if isinstance(event, Ready) and other is server:
-                    server.ping(1.0)
+                    ping(server, 1.0)
         if turn == 5:
             opens = (
                 Open("ping", ("x" * 300,)),
@@ -72,7 +74,7 @@ def conversation(*, keyed: bool) -> tuple[list[bytes], list[bytes]]:
                 client.send([b"", CODEC.encode(Message("m", None, opening))])
             client.send([b"hop", b"", CODEC.encode(Message("n", "m", More(7)))])
             server.send([b"", CODEC.encode(Message("o", "m", Beat()))])
-            client.ping(2.0)
+            ping(client, 2.0)
     return said, answered
 
 

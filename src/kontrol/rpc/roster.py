@@ -38,8 +38,6 @@ class Roster(Generic[M]):
     """The members, within `limits`."""
 
     def __init__(self, limits: Limits) -> None:
-        self.evicted = 0
-        """Members that had to go, and newcomers that were refused."""
         self._limits = limits
         self._new: _Queue[M] = {}
         self._met: _Queue[M] = {}
@@ -90,7 +88,6 @@ class Roster(Generic[M]):
 
     def _evict(self, queue: _Queue[M], gone: list[M]) -> bool:
         """Take the idlest of a queue out; return False if there is none."""
-        self.evicted += 1
         member = _idlest(queue)
         if member is None:
             return False

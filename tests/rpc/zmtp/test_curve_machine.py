@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.rpc.support import DEADLINE
+from tests.rpc.zmtp.ping import ping
 from tests.rpc.zmtp.test_curve_libzmq import CLIENT as ZMQ_CLIENT
 from tests.rpc.zmtp.test_curve_libzmq import MESSAGES, Libzmq, listening
 from tests.rpc.zmtp.test_curve_libzmq import SERVER as ZMQ_SERVER
@@ -113,7 +114,7 @@ def test_messages_go_both_ways() -> None:
 def test_heartbeats_go_both_ways() -> None:
     connection = Connection()
     connection.run()
-    connection.client.machine.ping(5.0)
+    ping(connection.client.machine, 5.0)
     connection.run()
     assert connection.server.commands == [b"PING"]
     assert connection.client.commands == [b"PONG"]
@@ -250,7 +251,7 @@ def test_a_client_calls_libzmq(libzmq: Libzmq) -> None:
     end = socket.create_connection(("127.0.0.1", port), DEADLINE)
     live = Live(end, Machine(CLIENT, mechanism, LIMITS, 0.0))
     assert isinstance(live.next(), Ready)
-    live.machine.ping(5.0)
+    ping(live.machine, 5.0)
     assert live.next() == Command(b"PONG")
     for message in MESSAGES:
         live.send(message)

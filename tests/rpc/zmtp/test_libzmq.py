@@ -13,6 +13,7 @@ import zmq.asyncio
 from tests.rpc.keyed import cluster, guarded
 from tests.rpc.ours import Ours
 from tests.rpc.support import BEAT, DEADLINE, framed, running, serving, shaken, until
+from tests.rpc.zmtp.ping import ping
 from zmq.utils.monitor import recv_monitor_message
 
 from kontrol.rpc.client import Client
@@ -184,7 +185,7 @@ async def test_ours_are_answered(context: Sockets) -> None:
             while (event := next_()) is not None:
                 got.append(event)
                 if hasattr(event, "metadata"):
-                    machine.ping(5.0)
+                    ping(machine, 5.0)
                     self._flush()
 
     router = context.socket(zmq.ROUTER)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.rpc.support import GREETING, READY, framed
+from tests.rpc.zmtp.ping import ping
 
 from kontrol.rpc.limits import Limits
 from kontrol.rpc.zmtp.machine import (
@@ -170,7 +171,7 @@ def test_a_mutated_conversation_is_read_or_refused(parts: list[bytes], data: st.
     conversation = bytearray(client.take())
     fed(client, GREETING + ready_of(b"ROUTER"))
     client.send(parts)
-    client.ping(1.0)
+    ping(client, 1.0)
     conversation += client.take()
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(conversation) - 1))
@@ -298,8 +299,6 @@ def test_a_peer_of_zmtp_2() -> None:
     assert fed(one, framed(b"", b"x") * 2) == [[b"", b"x"]] * 2
     one.send([b"", b"y"])
     assert one.take() == framed(b"", b"y")
-    one.ping(1.0)  # it would not understand
-    assert not one.queued
     with pytest.raises(Violation):
         fed(one, b"\x04\x05\x04PING")
     assert not one.queued
@@ -312,7 +311,7 @@ def test_the_minor_version_does_not_matter() -> None:
         one = machine()
         (ready,) = fed(one, DEALER[:11] + bytes((minor,)) + DEALER[12:])
         assert isinstance(ready, Ready)
-        assert (one.version, one.minor) == (3, minor)
+        assert one.version == 3
 
 
 def test_a_handshake_has_ten_seconds() -> None:
@@ -345,7 +344,7 @@ def test_heartbeats() -> None:
     with pytest.raises(Violation, match="nothing for the 5 s"):
         one.expire(8.0)
     one = met()
-    one.ping(2.5)
+    ping(one, 2.5)
     assert one.take() == command(b"PING", b"\x00\x19")
     assert fed(one, command(b"PONG")) == [Command(b"PONG")]
     assert fed(one, command(b"SUBSCRIBE", b"x")) == [Command(b"SUBSCRIBE")]

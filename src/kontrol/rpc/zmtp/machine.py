@@ -100,14 +100,12 @@ class Machine:
     __slots__ = (
         *("_at", "_began", "_bytes", "_data", "_flags", "_heard", "_limits", "_mechanism"),
         *("_need", "_out", "_partial", "_parts", "_plain", "_role", "_shaken", "_state", "_ttl"),
-        *("minor", "queued", "version"),
+        *("queued", "version"),
     )
 
     def __init__(self, role: Role, mechanism: Mechanism, limits: Limits, now: float) -> None:
         self.version = 0
         """The major version of the peer's protocol, once known."""
-        self.minor = 0
-        """The minor one."""
         self.queued = 0
         """Bytes that `take` would return."""
         self._role = role
@@ -197,11 +195,6 @@ class Machine:
         for i, part in enumerate(parts):
             self._put_frame(part, _MORE if i < last else 0)
 
-    def ping(self, ttl: float) -> None:
-        """Send a PING: the peer answers, and takes us for lost after `ttl` seconds of silence."""
-        if self._state is _State.TRAFFIC and self.version > 2:
-            self._put_frame(b"\x04PING" + min(round(ttl * 10), 0xFFFF).to_bytes(2), _COMMAND)
-
     def end(self, reason: bytes) -> None:
         """Send nothing more but an ERROR with the reason, if the peer can be told."""
         state, self._state = self._state, _State.OVER
@@ -244,7 +237,6 @@ class Machine:
         if self.version == 2:
             self._greet_2(data[11])
             return True
-        self.minor = data[11]
         if self._role.server:
             self._greet()
         name = data[12:32].rstrip(b"\0")
