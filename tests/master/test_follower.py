@@ -2,12 +2,13 @@
 
 import asyncio
 
-from tests.master.support import Stub, alive, running
+import pytest
+from tests.master.support import Stub, alive, record, running
 from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
-from kontrol.master.watchcache import WatchCache
-from kontrol.store.protocol import Delete, Event, Put
+from kontrol.master.watchcache import WatchCache, share_restores
+from kontrol.store.protocol import Delete, Event, Put, Range
 
 
 class Forgetful(MemoryCluster):
@@ -49,6 +50,67 @@ async def test_events_that_the_watch_did_not_deliver_are_found() -> None:
         await asyncio.sleep(1)
         assert changes == ["put /x/e"]
         task.cancel()
+
+
+@virtual
+async def test_what_a_read_shows_and_the_watch_does_not_is_found_within_the_silence() -> None:
+    cluster = Forgetful()
+    store = MemoryStore(cluster)
+    follower = WatchCache(store, "/x/", silence=3)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(follower.run())
+        await follower.complete.wait()
+        cluster.deaf = True
+        await store.txn([], [Put("/x/a", b"1")])
+        cluster.deaf = False
+        await asyncio.sleep(10)
+        assert follower.entries == {}
+        follower.check(await store.range(Range("/x/", prefix=True)))
+        await asyncio.sleep(1.1)
+        assert list(follower.entries) == ["/x/a"]
+        task.cancel()
+
+
+@virtual
+async def test_a_new_leader_finds_what_its_watch_missed_before_its_first_run() -> None:
+    cluster, callback = Forgetful(), Stub()
+    async with running(cluster, callback) as master:
+        await master.ping(record(1))
+        await asyncio.sleep(5)
+        cluster.deaf = True
+        await asyncio.sleep(7)  # its lease expires
+        cluster.deaf = False
+        master.election.restart(0)
+        await asyncio.sleep(40)
+    assert [run.ids for run in callback.runs] == [["p1"], []]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@virtual
+async def test_a_restore_that_one_watch_shows_is_one_for_all(shared: bool) -> None:
+    """The other goes on, since the restored store is past the revision that it waits for."""
+    cluster = MemoryCluster()
+    store = MemoryStore(cluster)
+    await store.txn([], [Put("/x/a", b"1")])
+    early = cluster.snapshot()
+    await store.txn([], [Delete("/x/a")])
+    one, other = (WatchCache(store, prefix, silence=3) for prefix in ("/x/", "/y/"))
+    if shared:
+        share_restores(one, other)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each.run()) for each in (one, other)]
+        await one.complete.wait()
+        for number in range(9):
+            await store.txn([], [Put("/y/a", b"%d" % number)])
+        await asyncio.sleep(0)
+        cluster.restore(early)
+        for _ in range(3):
+            await store.txn([], [Put("/elsewhere", b"")])
+        await asyncio.sleep(4)
+        assert other.restores == 1
+        assert ("/x/a" in one.entries) == shared
+        for task in tasks:
+            task.cancel()
 
 
 @virtual

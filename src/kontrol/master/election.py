@@ -96,11 +96,9 @@ class Election:
         self._candidate = candidate
         self._highwater = highwater
         self._clock = clock
-        self._candidates = WatchCache(
-            store, keys.candidates, silence=fover / 3, verify=_VERIFY * fover
-        )
-        self._candidates.listen(self._take)
-        self._candidates.on_restore(self.restart)
+        self.cache = WatchCache(store, keys.candidates, silence=fover / 3, verify=_VERIFY * fover)
+        self.cache.listen(self._take)
+        self.cache.on_restore(self.restart)
         self._floor = 0
         self._moved = asyncio.Event()
         self._again = asyncio.Event()
@@ -110,7 +108,7 @@ class Election:
     @property
     def followed(self) -> asyncio.Event:
         """Set once the candidates are known."""
-        return self._candidates.complete
+        return self.cache.complete
 
     @property
     def candidates(self) -> list[KeyValue]:
@@ -118,7 +116,7 @@ class Election:
 
         A key without a lease is not a candidate: it would never expire.
         """
-        living = (kv for kv in self._candidates.entries.values() if kv.lease)
+        living = (kv for kv in self.cache.entries.values() if kv.lease)
         return sorted(living, key=lambda kv: kv.create_revision)
 
     @property
@@ -128,7 +126,7 @@ class Election:
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever the candidates change."""
-        self._candidates.listen(lambda _: listener())
+        self.cache.listen(lambda _: listener())
 
     def restart(self, revision: int) -> None:
         """Give up, and campaign again: the store was restored, and had `revision` before."""
@@ -151,7 +149,7 @@ class Election:
 
     async def follow(self) -> None:
         """Keep the list of candidates up to date, until cancelled."""
-        await self._candidates.run()
+        await self.cache.run()
 
     async def run(self, lead: Lead) -> None:
         """Campaign and lead, again and again, until cancelled; then resign.
@@ -251,7 +249,7 @@ class Election:
         waiting_for = ""
         while True:
             self._moved.clear()
-            if self._candidates.revision >= term.revision:
+            if self.cache.revision >= term.revision:
                 candidates = self.candidates
                 if not any(kv.key == term.key for kv in candidates):
                     raise Deposed("the candidacy ended: its key is gone")

@@ -34,6 +34,7 @@ from kontrol.master.records.masters import Candidate
 from kontrol.master.records.records import Records
 from kontrol.master.registry.quota import Bounds
 from kontrol.master.registry.registry import Registry
+from kontrol.master.watchcache import share_restores
 from kontrol.store.protocol import Range, Store
 
 log = logging.getLogger(__name__)
@@ -163,6 +164,14 @@ class Master:
         self.publications.on_claim(self._ahead)
         self.mirror.cache.on_restore(self.election.restart)
         self._highwater.cache.on_restore(self.election.restart)
+        share_restores(
+            self.mirror.cache,
+            self._highwater.cache,
+            self.election.cache,
+            self.requests.cache,
+            self.desired.cache,
+            self.publications.cache,
+        )
 
     async def run(self) -> None:
         """Be a master until cancelled; then stop the callback, record its run, and resign."""

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from kontrol.store.protocol import (
     Batch,
@@ -73,7 +74,9 @@ class WatchCache:
         self._on_restore: list[OnRestore] = []
         self._cluster = 0
         self._verify = verify
-        self._check: tuple[float, RangeResult] | None = None  # to compare with, once confirmed
+        # What to compare with once the store has confirmed; None: read everything again.
+        self._check: tuple[float, RangeResult | None] | None = None
+        self._asked = asyncio.Event()
 
     @property
     def age(self) -> float:
@@ -115,8 +118,8 @@ class WatchCache:
                 await self._watch()
             except Compacted as error:
                 log.info("%s: %s", self._prefix, error)
-            except _Missed:
-                log.warning("%s: the watch missed events: reading everything again", self._prefix)
+            except _Missed as missed:
+                log.warning("%s: %s: reading everything again", self._prefix, missed)
             except Restored as error:
                 self._restored(str(error))
                 await asyncio.sleep(_PAUSE)  # members of two clusters may answer in turn
@@ -124,6 +127,15 @@ class WatchCache:
                 log.warning("%s: no answer from the store: %s", self._prefix, error)
                 delay = min(1.0, delay * 2 or _PAUSE)
                 await asyncio.sleep(delay)
+
+    def check(self, read: RangeResult | None = None) -> None:
+        """Have everything read again if the store confirms more than `entries` shows.
+
+        That is a read of this prefix; None where another cache learned of a restore, which a watch
+        that goes on may not show.
+        """
+        self._check = asyncio.get_running_loop().time(), read
+        self._asked.set()
 
     def reached(self, read: RangeResult) -> bool:
         """Tell whether `entries` has all keys of `read` at its revisions or newer ones."""
@@ -141,6 +153,7 @@ class WatchCache:
 
     async def _read(self) -> None:
         sent = asyncio.get_running_loop().time()
+        self._check = None
         read = await self._store.range(Range(self._prefix, prefix=True))
         found = {kv.key: kv for kv in read.kvs}
         if self._cluster and (
@@ -191,10 +204,13 @@ class WatchCache:
     async def _confirm(self, watch: Watch) -> None:
         """Have the store confirm the watch, and every `verify` seconds read the keys to check."""
         loop = asyncio.get_running_loop()
-        self._check, verify_at = None, loop.time() + self._verify
+        verify_at = loop.time() + self._verify
         keys = Range(self._prefix, prefix=True, keys_only=True)
         while True:
-            await asyncio.sleep(self.silence / 3)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.silence / 3):
+                    await self._asked.wait()
+            self._asked.clear()
             if loop.time() >= verify_at:
                 with contextlib.suppress(StoreError):
                     read = await self._store.range(keys)
@@ -217,8 +233,10 @@ class WatchCache:
             self._apply(batch.events)
         if self._check is not None and self.confirmed >= self._check[0]:
             (_, read), self._check = self._check, None
+            if read is None:
+                raise _Missed("the store was restored, by another watch")
             if not self.reached(read):
-                raise _Missed
+                raise _Missed("the watch missed events")
 
     def _mark_seen(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -238,3 +256,18 @@ class WatchCache:
     def _notify(self, events: Sequence[Event]) -> None:
         for listener in self._listeners:
             listener(events)
+
+
+def share_restores(*caches: WatchCache) -> None:
+    """Have all of them read everything again when one learns that the store was restored.
+
+    A watch that goes on over a restore shows what the store writes from then on, and not what the
+    restore undid, once the revision of the restored store is above the one that it waits for.
+    """
+    for cache in caches:
+        cache.on_restore(partial(_check, [other for other in caches if other is not cache]))
+
+
+def _check(caches: Sequence[WatchCache], _revision: int) -> None:
+    for cache in caches:
+        cache.check()

@@ -186,7 +186,7 @@ class Server:
         peer.calls -= 1
         if answer.cancelled():
             return
-        error = answer.exception()  # taken, though nobody may be there to be told
+        error = answer.exception()  # taken, though its caller may be gone
         if peer.ended is not None or peer.revoked:
             return
         if error is None and answer.result() is None:

@@ -274,7 +274,7 @@ class Leadership:
                         self._chain.length if retry else self._follows(snapshot, reason),
                     )
                 case policy.Idle() | policy.Wait():
-                    # Of the time of the decision: what falls due meanwhile is due at once.
+                    # Of the time of the decision: what falls due meanwhile is due immediately.
                     until = policy.wake(decided, plan, situation)
                     if damped:  # looks are not free, and changes may come one after the other
                         await asyncio.sleep(min(_LOOKS_MAX, _LOOKS * (loop.time() - now)))

@@ -72,6 +72,8 @@ class Observer:
         for cache in followed.values():
             await cache.complete.wait()
         read = {prefix: await self._read_keys(prefix) for prefix in followed}
+        for prefix, cache in followed.items():
+            cache.check(read[prefix])  # a watch that goes on over a restore may never show it
         while True:
             self._news.clear()
             if all(cache.reached(read[prefix]) for prefix, cache in followed.items()):

@@ -58,21 +58,21 @@ class Requests:
         self._records = records
         self._keys = keys = records.keys
         self._wall = wall
-        self._cache = WatchCache(store, keys.requests, silence=silence)
-        self._cache.listen(self._take)
+        self.cache = WatchCache(store, keys.requests, silence=silence)
+        self.cache.listen(self._take)
         self._waiting: dict[str, asyncio.Future[OperatorAnswer]] = {}
 
     async def run(self) -> None:
         """Follow the requests until cancelled."""
-        await self._cache.run()
+        await self.cache.run()
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` when a request came, was answered, or expired."""
-        self._cache.listen(lambda _: listener())
+        self.cache.listen(lambda _: listener())
 
     def pending(self, *kinds: Kind) -> list[Pending]:
         """Return the requests of these kinds that are not answered yet, the oldest first."""
-        entries = sorted(self._cache.entries.values(), key=lambda kv: kv.create_revision)
+        entries = sorted(self.cache.entries.values(), key=lambda kv: kv.create_revision)
         found = ((self._records.request(kv), kv) for kv in entries)
         return [
             Pending(request, kv)
