@@ -51,6 +51,20 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
                 "Connections of an agent to the masters of one tier, while answers are late.",
             ),
             Limit(
+                "kontrol.ensemble.live:MAX_LIVE",
+                "Bytes of the live facts that come with a keepalive, beside its record.",
+            ),
+            Limit("kontrol.ensemble.live:LIVE_DEPTH", "Arrays and objects within each other."),
+            Limit(
+                "kontrol.agent.live:_MAX_FILE",
+                "Bytes of the file of live facts, which may be wider spaced.",
+            ),
+            Limit(
+                "kontrol.master.registry.facts:LIVE_RATE",
+                "Bytes of live facts per second that one master writes to etcd, 256 more counted "
+                "for each pod; further ones wait, and are replaced by newer ones.",
+            ),
+            Limit(
                 "kontrol.master.registry.queue:_WAITING",
                 "Keepalives that wait in one master for etcd; more are told to come again.",
             ),

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -95,10 +96,16 @@ class Network:
             master.open -= 1
 
     def agent(
-        self, tiers: str, *, ttl: float = TTL, seed: int = 0, hooks: Hooks | None = None
+        self,
+        tiers: str,
+        *,
+        ttl: float = TTL,
+        seed: int = 0,
+        hooks: Hooks | None = None,
+        live: Path | None = None,
     ) -> Agent:
         return Agent(
-            AgentSettings(named(IDENTITY), parse_tiers(tiers, 8000), ttl),
+            AgentSettings(named(IDENTITY), parse_tiers(tiers, 8000), ttl, live=live),
             connect=self.connect,
             resolve=self.resolve,
             random=Random(seed),

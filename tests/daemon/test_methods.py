@@ -13,6 +13,7 @@ from kontrol.rpc.limits import Limits
 from kontrol.rpc.methods import Call
 from kontrol.rpc.security.keys import Kind
 from kontrol.rpc.wire import Codec, Message
+from kontrol.store.protocol import Unavailable
 from kontrol.web import redaction
 
 POD: dict[str, JSON] = {
@@ -33,15 +34,26 @@ POD: dict[str, JSON] = {
 }
 
 
+def some(count: int, error: Exception | None = None) -> Any:  # noqa: ANN401
+    """A master of so many pods, which have live facts."""
+
+    async def pods_with_facts() -> list[dict[str, object]]:
+        if error is not None:
+            raise error
+        return [{**POD, "live": "secret facts"}] * count
+
+    return SimpleNamespace(pods=lambda: [POD] * count, pods_with_facts=pods_with_facts)
+
+
 async def pods(caller: Kind | None, *fields: object, count: int = 1) -> Any:  # noqa: ANN401
-    master = cast("Any", SimpleNamespace(pods=lambda: [POD] * count))
+    master = some(count)
     call = Call("pods", fields, "10.0.0.9#0", caller)
     return await cast("Any", master_methods(master)["pods"](call, *fields))
 
 
 @pytest.mark.parametrize("caller", [None, "agent"])
 async def test_unknown_clients_see_no_payload_however_they_ask(caller: Kind | None) -> None:
-    for fields in ((), ("payload", "annotation", "id"), ({"x": 1}, 7, None, b"payload")):
+    for fields in ((), ("payload", "live", "annotation", "id"), ({"x": 1}, 7, None, b"payload")):
         assert "secret" not in str(await pods(caller, *fields))
     assert await pods(caller, "id", "payload") == [{"id": "redis-1"}]
     assert (await pods(caller))[0] == redaction.pod(POD)
@@ -59,8 +71,14 @@ async def test_rpc_and_rest_show_the_same_of_a_pod_to_a_client_without_a_token(
 
 @pytest.mark.parametrize("caller", ["master", "operator"])
 async def test_holders_of_keys_see_all_or_what_they_ask_for(caller: Kind) -> None:
-    assert await pods(caller) == [POD]
+    assert await pods(caller) == [{**POD, "live": "secret facts"}]
+    assert await pods(caller, "live") == [{"live": "secret facts"}]
     assert await pods(caller, "payload", "none", {"x": 1}) == [{"payload": "secret"}]
+
+
+async def test_pods_are_told_without_live_facts_if_etcd_does_not_answer() -> None:
+    method = cast("Any", master_methods(some(1, Unavailable("away")))["pods"])
+    assert await method(Call("pods", (), "10.0.0.9#0", "operator")) == [POD]
 
 
 async def test_ten_thousand_pods_fit_an_answer() -> None:
@@ -70,7 +88,7 @@ async def test_ten_thousand_pods_fit_an_answer() -> None:
 
 async def test_unknown_clients_may_ask_for_all_pods_now_and_then() -> None:
     """A call is small, its answer is not, and unread answers are kept in memory."""
-    master = cast("Any", SimpleNamespace(pods=lambda: [POD]))
+    master = some(1)
     method = cast("Any", master_methods(master)["pods"])
     for _ in range(20):
         assert await method(Call("pods", (), "10.0.0.9#0"))

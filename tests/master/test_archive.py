@@ -41,7 +41,7 @@ async def test_a_tier_goes_on_in_another_store() -> None:
         await asyncio.sleep(30)
         assert [request.run for request in before] == [1, 2]
         assert len(callback.runs) == 2, "what was acknowledged is not run again"
-        assert await master.ping(record(3)) == {"seq": 2, "ttl": 9.0, "leader": "m1"}
+        assert await master.ping(record(3)) == {"seq": 2, "ttl": 9.0, "leader": "m1", "live": True}
         await asyncio.sleep(5)
         last = callback.runs[-1]
         assert (last.changes, last.request.run, last.request.state) == (

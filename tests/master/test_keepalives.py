@@ -78,6 +78,7 @@ async def test_a_deregistration_is_acknowledged_with_the_ttl_too() -> None:
             "seq": 0,
             "ttl": CONFIG.ttl,
             "leader": "m1",
+            "live": True,
         }
         assert (await master.ping(record(2, down=True)))["seq"] is None
 

@@ -29,7 +29,7 @@ from kontrol.store.protocol import Delete, Put, Range, Unavailable
 
 KEY = key_of("10.0.0.1")
 TTL = CONFIG.ttl
-ACK = {"seq": 0, "ttl": TTL, "leader": "m1"}
+ACK = {"seq": 0, "ttl": TTL, "leader": "m1", "live": True}
 
 
 def record(number: int, **changes: Any) -> str:  # noqa: ANN401 - any field of the record
@@ -244,7 +244,7 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 MORE = st.dictionaries(
-    st.sampled_from(["x", "seq ", "live", "zone", "Seq", 'a"seq', "version"]),
+    st.sampled_from(["x", "seq ", "alive", "zone", "Seq", 'a"seq', "version"]),
     st.one_of(st.just("v1"), VALUES),
     max_size=3,
 )

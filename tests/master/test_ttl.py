@@ -81,7 +81,7 @@ async def test_all_masters_go_by_the_leader_s_ttl() -> None:
     async with running(cluster, ttl=6.0) as one, running(cluster, id="m2", ttl=24.0) as two:
         await asyncio.sleep(1)
         assert [await master.ping(record(1)) for master in (two, one, two)] == [
-            {"seq": 0, "ttl": 6.0, "leader": "m1"}
+            {"seq": 0, "ttl": 6.0, "leader": "m1", "live": True}
         ] * 3
         assert one.registry.outcomes + two.registry.outcomes == {"written": 1, "refreshed": 2}
         assert (one.ttl, two.ttl) == (6.0, 6.0)
@@ -146,7 +146,7 @@ async def test_a_leader_that_tells_no_ttl_or_an_odd_one_leaves_each_to_its_own(
     await store.txn([], [Put(KEYS.candidate(lease), Candidate(id="m0", ttl=told).encode(), lease)])
     async with running(cluster, ttl=6.0) as one:
         await asyncio.sleep(1)
-        assert await one.ping(record(1)) == {"seq": 0, "ttl": 6.0, "leader": "m0"}
+        assert await one.ping(record(1)) == {"seq": 0, "ttl": 6.0, "leader": "m0", "live": True}
 
 
 @virtual
@@ -226,7 +226,7 @@ async def test_a_change_and_a_longer_ttl_are_one_write() -> None:
         await lead_with(cluster, master, 24.0)
         before = cluster.core.revision
         told = await master.ping(record(1, n=1, payload="new"))
-        assert told == {"seq": 0, "ttl": 24.0, "leader": "m1"}
+        assert told == {"seq": 0, "ttl": 24.0, "leader": "m1", "live": True}
         assert cluster.core.revision == before + 1
 
 

@@ -119,7 +119,7 @@ class FakeView:
         await self._yield()
         return self.spec_answer
 
-    def pods(self) -> list[Document]:
+    async def pods(self, *, live: bool) -> list[Document]:
         self.entered.release()
         if self.wrong is not None:
             raise self.wrong
@@ -134,6 +134,7 @@ class FakeView:
                 "nonce": "n",
                 "zone": "z",
                 "payload": {"password": SECRET},
+                "live": {"offset": SECRET},
                 "annotations": {"note": SECRET},
                 "unknown": SECRET,
             }

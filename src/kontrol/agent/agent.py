@@ -1,7 +1,8 @@
 """The agent of one pod: what it reports, to which tiers, and its deregistration.
 
 The record is the pod's identity, known from the start, with what changes: the payload and the
-counter `n`, raised with each change. Its nonce names this process (`kontrol.agent.schedule`).
+counter `n`, raised with each change. Its nonce names this process (`kontrol.agent.schedule`). Live
+facts go beside it, and change nothing of it.
 
 Invariant: once `leave` has begun, only deregistrations are sent.
 """
@@ -16,6 +17,7 @@ from random import Random
 from typing import TYPE_CHECKING, Never, Protocol
 
 from kontrol.agent.addresses import Addresses
+from kontrol.agent.live import LiveFile
 from kontrol.agent.payload import PayloadFile
 from kontrol.agent.reporter import Connect, Reporter, TierStatus
 from kontrol.agent.schedule import Schedule, nonce
@@ -43,6 +45,7 @@ class AgentSettings:
     tiers: tuple[Tier, ...]
     ttl: float = 25.0
     payload: Path | None = None
+    live: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class AgentStatus:
     `silent` is the seconds since the last keepalive that a tier acknowledged was sent (or since the
     start), None unless the pod is silent. `hooks` are the hooks that have run, None without any.
     `published` is None if it keeps no published documents.
+    `live_error` says why the file of live facts could not be used when it was read last.
     """
 
     id: str
@@ -64,6 +68,7 @@ class AgentStatus:
     silent: float | None = None
     hooks: "tuple[HookStatus, ...] | None" = None
     published: "PublishedStatus | None" = None
+    live_error: str | None = None
 
 
 class Hooks(Hearing, Protocol):
@@ -111,6 +116,7 @@ class Agent:
         self._hooks = hooks
         self._silence = Silence()
         self._published = published
+        self._live = None if settings.live is None else LiveFile(settings.live)
         self._reporters = tuple(
             Reporter(
                 tier,
@@ -123,6 +129,7 @@ class Agent:
                 emitted=emitted,
                 heard=self._silence.news,
                 follow=None if published is None else published.follow,
+                live=settings.live is not None,
             )
             for tier in settings.tiers
         )
@@ -140,6 +147,7 @@ class Agent:
             nonce=nonce(self._started, self._salt),
             n=self._n,
             payload_error=None if self._file is None else self._file.error,
+            live_error=None if self._live is None else self._live.error,
             leaving=self._leaving.is_set(),
             tiers=tuple(reporter.status for reporter in self._reporters),
             silent=None if self._leaving.is_set() else self._silence.seconds(),
@@ -217,14 +225,18 @@ class Agent:
                 file.refresh(self.update)
                 await watch.changed()
 
-    def _record(self, *, skew: int, down: bool = False) -> str:
-        """Return the text of the keepalive to send now, its nonce `skew` nanoseconds ahead."""
+    def _record(self, *, skew: int, down: bool = False, live: float | None = None) -> str:
+        """Return the text of the keepalive to send now, see `reporter.Record`."""
+        facts = None
+        if live is not None and self._live is not None:
+            facts = self._live.read(asyncio.get_running_loop().time(), keep=live)
         record = replace(
             self._identity,
             payload=self._payload,
             nonce=nonce(self._started + skew, self._salt),
             n=self._n + down,  # the deregistration is newer than any record before it
             down=down,
+            live=facts,
         )
         return record.encode()
 

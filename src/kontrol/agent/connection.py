@@ -33,6 +33,8 @@ class MasterConnection:
         """What keepalives are sent through, once it is open."""
         self.follower: asyncio.Task[Never] | None = None
         """What else it is used by, until it is closed."""
+        self.takes_live = False
+        """Whether its master said, when it acknowledged last, that it takes live facts."""
         self._connecting = connecting
         self._stack = AsyncExitStack()
 

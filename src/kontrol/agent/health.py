@@ -271,6 +271,12 @@ METRICS: tuple[Metric[AgentStatus], ...] = (
         _TIER,
     ),
     Metric(
+        "kontrol_agent_live_error",
+        "gauge",
+        "1 while the file of live facts cannot be used because of an error; the log has it.",
+        lambda status: int(status.live_error is not None),
+    ),
+    Metric(
         "kontrol_agent_leaving",
         "gauge",
         "1 once the agent deregisters.",

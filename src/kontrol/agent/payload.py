@@ -36,7 +36,7 @@ class PayloadFile:
         `update` may refuse a value by raising `BadRecord` or `NotJSON`.
         """
         try:
-            content = _read(self.path)
+            content = read_file(self.path, _MAX_FILE)
             if content == self._seen:
                 return
             self._seen = content
@@ -62,13 +62,14 @@ class PayloadFile:
         self.error = error
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path, most: int) -> bytes:
+    """Return the content of a regular file, at most `most` bytes. Raises `OSError`."""
     with open(path, "rb", opener=_open) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
-        content = file.read(_MAX_FILE + 1)
-    if len(content) > _MAX_FILE:
-        raise OSError(errno.EFBIG, f"over {_MAX_FILE} bytes; a record carries {MAX_BYTES}")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"over {most} bytes; a keepalive carries {most // 4}")
     return content
 
 

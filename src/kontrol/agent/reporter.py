@@ -18,6 +18,10 @@ A *refusal* is an answer: the connection works, the record is not accepted. It i
 retried, since each reason can pass: the incumbent of a `Conflict` leaves, an invalid payload is
 fixed.
 
+Live facts go to masters that say, with each acknowledgement, that they take them: to an older one
+they would be a part of the record. So the first keepalive of a connection is without, and the
+second follows soon.
+
 Invariant: each keepalive is made when it is sent, and none is sent on a connection on which one
 waits. An acknowledgement of another record than the present one is followed by that immediately.
 """
@@ -34,6 +38,7 @@ from typing import Any, Never, Protocol, TypeGuard
 from kontrol.agent.addresses import Addresses
 from kontrol.agent.connection import Caller, MasterConnection
 from kontrol.agent.schedule import LONGEST_SKEW, MAX_TTL, SECOND, Schedule, skew_past
+from kontrol.ensemble.live import without_live
 from kontrol.ensemble.tiers import Tier
 from kontrol.resolver import Resolve
 from kontrol.rpc.errors import RemoteError, RpcError
@@ -55,8 +60,12 @@ _REFUSALS = frozenset(
 class Record(Protocol):
     """Makes the JSON text to send now."""
 
-    def __call__(self, *, skew: int, down: bool = False) -> str:
-        """Return the record, its nonce `skew` nanoseconds ahead; `down`: the deregistration."""
+    def __call__(self, *, skew: int, down: bool = False, live: float | None = None) -> str:
+        """Return the record, its nonce `skew` nanoseconds ahead; `down`: the deregistration.
+
+        With live facts, if there is a file of them, unless `live` is None: then the master would
+        take them for a part of the record. They may be `live` seconds old.
+        """
         ...
 
 
@@ -102,7 +111,7 @@ class Reporter:
 
     `started` is when the process did, in nanoseconds of the wall clock: the time in its nonce.
     `emitted` is called with each keepalive sent, `heard` with each acknowledgement. `follow` is
-    what else the connection is for.
+    what else the connection is for. `live`: there is a file of live facts.
     """
 
     def __init__(
@@ -118,8 +127,10 @@ class Reporter:
         emitted: Callable[[], None],
         heard: Callable[[], None],
         follow: "Follow | None" = None,
+        live: bool = False,
     ) -> None:
         self.tier = tier
+        self._live = live
         self._schedule = schedule
         self._addresses = addresses
         self._started = started
@@ -343,7 +354,8 @@ class Reporter:
         self._changed.clear()
         self._sent += 1
         self._emitted()
-        raw = self._record(skew=self._skew)
+        live = self._schedule.ttl / 2 if self._live and connection.takes_live else None
+        raw = self._record(skew=self._skew, live=live)
         connection.send(raw, self._sent, self._schedule.timeout(since))
 
     def _read(self, connection: MasterConnection) -> float:
@@ -359,8 +371,12 @@ class Reporter:
         self._accepted += 1
         self._round_trips += now - connection.sent
         delay = self._accept(answer, connection.sent)
-        if not newest and connection.raw != self._record(skew=self._skew):
+        if not newest and without_live(connection.raw) != self._record(skew=self._skew):
             return 0.0
+        takes_live = isinstance(answer, dict) and answer.get("live") is True
+        if self._live and takes_live and not connection.takes_live:
+            delay = min(delay, self._schedule.soon())
+        connection.takes_live = takes_live
         return max(0.0, connection.sent + delay - now)
 
     def _accept(self, answer: object, sent: float) -> float:

@@ -59,6 +59,10 @@ class Schedule:
             self.ttl = min(float(ttl), MAX_TTL)
         return self.ttl / 3 * (0.8 + 0.2 * self._uniform())
 
+    def soon(self) -> float:
+        """Return the seconds to a keepalive that follows one with which a connection began."""
+        return self.ttl / 12 * self._uniform()
+
     def failed(self) -> float:
         """Record a failure; return the seconds from now to the next attempt."""
         bound = self.ttl / 8 * 0.5 ** max(0, _DOUBLINGS - self.failures)

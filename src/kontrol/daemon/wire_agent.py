@@ -138,7 +138,9 @@ def agent_settings(settings: Settings) -> AgentSettings:
         named=settings[v.POD_KEY] is not None,
         more=more,
     )
-    return AgentSettings(identity, settings.tiers, settings[v.TTL], settings[v.PAYLOAD])
+    return AgentSettings(
+        identity, settings.tiers, settings[v.TTL], settings[v.PAYLOAD], settings[v.LIVE]
+    )
 
 
 async def command_methods(

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 from kontrol.daemon.process import Children, StartupError
+from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.urgent import Urgent
 from kontrol.master.callback import Callback
 from kontrol.master.master import Master, MasterConfig
@@ -24,7 +25,7 @@ from kontrol.settings import SECRETS, Settings
 from kontrol.settings import variables as v
 from kontrol.store.embedded import EmbeddedError, embedded_etcd
 from kontrol.store.etcd import EtcdConfig, EtcdStore
-from kontrol.store.protocol import Store
+from kontrol.store.protocol import Store, StoreError
 from kontrol.web.redaction import POD_FIELDS
 from kontrol_common.processes import become_subreaper
 
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 _RATE, _BURST = 2.0, 20
 """How often an unknown client may call `pods`: per second and address, and in a burst."""
+
+_FACTS = 1.0  # seconds for etcd to answer; without an answer, pods are told without live facts
 
 _TRUSTED: tuple[Kind, ...] = ("master", "operator")
 
@@ -128,6 +131,15 @@ async def make_master(
     return master, View(master, store, wall=wall)
 
 
+async def _with_facts(master: Master) -> list[dict[str, JSON]]:
+    """Return the pods, with live facts if etcd answers."""
+    try:
+        async with asyncio.timeout(_FACTS):
+            return await master.pods_with_facts()
+    except (StoreError, TimeoutError):
+        return master.pods()
+
+
 def master_methods(master: Master) -> dict[str, Method]:
     """Return the methods of a master's ZeroRPC endpoint."""
     rate = RateLimiter(_RATE, _BURST)
@@ -142,7 +154,7 @@ def master_methods(master: Master) -> dict[str, Method]:
     async def pods(call: Call, *fields: object) -> object:
         """Return the ordered pods; only these fields of them, if any are named.
 
-        Payloads, annotations and the like require a master's or an operator's key.
+        Payloads, live facts, annotations and the like require a master's or an operator's key.
         """
         trusted = call.caller in _TRUSTED
         address = call.peer.rpartition("#")[0]
@@ -155,11 +167,13 @@ def master_methods(master: Master) -> dict[str, Method]:
             )
         named = dict.fromkeys(field for field in fields if isinstance(field, str))
         shown = tuple(field for field in named if trusted or field in POD_FIELDS)
+        whole = trusted and not fields
+        found = await _with_facts(master) if whole or "live" in shown else master.pods()
+        if whole:
+            return found
         if not fields:
-            if trusted:
-                return master.pods()
             shown = POD_FIELDS
-        return [{name: pod[name] for name in shown if name in pod} for pod in master.pods()]
+        return [{name: pod[name] for name in shown if name in pod} for pod in found]
 
     async def published(call: Call, version: object = 0, about: object = None) -> object:
         """Wait until a version later than that is published; returns it, a JSON text.

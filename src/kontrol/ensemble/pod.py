@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from kontrol.ensemble.canonical import JSON, NotJSON, canonical, parse
+from kontrol.ensemble.live import attach, parse_live, split
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 32
@@ -113,7 +114,8 @@ class Keepalive:
     """What an agent reports. `n` is None and `nonce` is empty from agents that send none.
 
     `more` has the optional fields (`port`, `eip`, `node`, `zone`, `version`) and every unknown one,
-    unchanged. `named` says that `key` was configured, and is not that of the address.
+    unchanged. `named` says that `key` was configured, and is not that of the address. `live` is the
+    JSON text of the live facts, None if the keepalive says nothing of them; no pod has it.
     """
 
     app: str
@@ -127,6 +129,7 @@ class Keepalive:
     down: bool = False
     named: bool = False
     more: Mapping[str, JSON] = field(default_factory=dict)
+    live: str | None = None
 
     def encode(self) -> str:
         """Return the JSON text to send. Raises `NotJSON` if a value cannot be JSON."""
@@ -147,7 +150,8 @@ class Keepalive:
             record["down"] = True
         if self.named:
             record["named"] = True
-        return canonical(record).decode("utf-8")
+        text = canonical(record).decode("utf-8")
+        return text if self.live is None else attach(text, self.live)
 
 
 @dataclass(frozen=True)
@@ -231,16 +235,14 @@ class Pod:
 def parse_keepalive(raw: str | bytes) -> Keepalive:
     """Parse the JSON text of a keepalive. The key is that of the address, unless it is `named`.
 
-    Raises `BadRecord` if the text is over 64 KiB, not an object, or nested deeper than 32, if a
-    required field (`app`, `id`, `ip`, `key`, `role`) is missing, or if any field has the wrong
-    type, form or range.
+    Raises `BadRecord` if the text is over 64 KiB without live facts at its end, not an object, or
+    nested deeper than 32, if a required field (`app`, `id`, `ip`, `key`, `role`) is missing, or if
+    any field has the wrong type, form, size or range.
     """
-    size = len(raw) if isinstance(raw, bytes) else len(raw.encode("utf-8", "surrogatepass"))
-    if size > MAX_BYTES:
-        raise BadRecord("record", f"{size} bytes", f"at most {MAX_BYTES} bytes of JSON")
-    record = _object(raw)
+    text = raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogatepass")
+    record, live = _with_live(text)
     record.pop("seq", None)  # only masters give numbers
-    parsed = _keepalive(record)
+    parsed = replace(_keepalive(record), live=live)
     ip = _address(parsed.ip)
     _check_unicast(ip, parsed.ip)
     return parsed if parsed.named else replace(parsed, key=_key_of(ip))
@@ -258,6 +260,39 @@ def comes_before(record: Keepalive, nonce: str, n: int | None) -> bool:
     if n > MAX_COUNTER or not NONCE.match(nonce):
         return False
     return (record.nonce, record.n) < (nonce, n)
+
+
+def _with_live(text: bytes) -> tuple[dict[str, JSON], str | None]:
+    """Read the fields of a keepalive, and the text of its live facts, wherever these are.
+
+    Raises `BadRecord`.
+    """
+    head, tail = split(text)
+    if tail:
+        try:
+            parse_live(tail)
+            record = _sized(head)
+        except (NotJSON, BadRecord):
+            pass  # not as agents of ours send it, or invalid
+        else:
+            if "live" in record:
+                raise BadRecord("live", tail, "the member once")
+            return record, tail.decode("utf-8")
+    record = _sized(text)
+    if "live" not in record:
+        return record, None
+    live = canonical(record.pop("live"))
+    try:
+        parse_live(live)
+    except NotJSON as error:
+        raise BadRecord("live", live, f"JSON of live facts ({error})") from None
+    return record, live.decode("utf-8")
+
+
+def _sized(text: bytes) -> dict[str, JSON]:
+    if len(text) > MAX_BYTES:
+        raise BadRecord("record", f"{len(text)} bytes", f"at most {MAX_BYTES} bytes of JSON")
+    return _object(text)
 
 
 def _object(raw: str | bytes) -> dict[str, JSON]:

@@ -235,6 +235,15 @@ class Master:
         """The ordered pods, as the callback sees them."""
         return [pod.public() for pod in self.mirror.ensemble]
 
+    async def pods_with_facts(self) -> list[dict[str, JSON]]:
+        """The same with their live facts, as the store has them now. Raises `StoreError`."""
+        kvs = (await self._store.range(Range(self.keys.live, prefix=True))).kvs
+        facts = self.records.live_facts(kvs)
+        return [
+            found.beside(pod) if (found := facts.get(pod.key)) and found.of(pod) else pod.public()
+            for pod in self.mirror.ensemble
+        ]
+
     async def state(self) -> JSON:
         """The state that the callback returned last. Raises `StoreError`."""
         kvs = (await self._store.range(Range(self.keys.state))).kvs

@@ -254,6 +254,16 @@ PUBLISHED = Variable[Path | None](
     fallback="none: nothing published is received",
     used_by="agent",
 )
+LIVE = Variable[Path | None](
+    "KONTROL_LIVE",
+    _POD,
+    values.path,
+    "JSON file, at most 4 KiB, whose content keepalives carry as `live`, such as a replication "
+    "offset. The callback sees it; its changes run nothing. It may appear, change and go at any "
+    "time.",
+    example="/run/kontrol/live.json",
+    used_by="agent",
+)
 HOST = Variable[str | None](
     "KONTROL_HOST",
     _POD,

@@ -89,13 +89,14 @@ class Handlers:
 
     async def pods(self, api: ApiRequest) -> Response:
         """Return the ordered pods and their digest, in parts: there may be many."""
-        pods, digest = self._view.pods(), self._view.digest
+        pods = await self._view.pods(live=api.trusted)
+        digest = self._view.digest  # nothing is awaited between: it is that of these pods
         return Response(200, _parts(pods, digest, _whole if api.trusted else redaction.pod))
 
     async def pod(self, api: ApiRequest) -> Response:
         """Return one pod."""
         key = api.path["key"]
-        for pod in self._view.pods():
+        for pod in await self._view.pods(live=api.trusted):
             if pod["key"] == key:
                 return document(pod if api.trusted else redaction.pod(pod))
         raise HttpError(404, "NoSuchPod", f"no live pod has the key {key!r}; see /v1/pods")

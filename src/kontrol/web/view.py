@@ -20,8 +20,8 @@ class View(Protocol):
         """Return the state of the tier, as `kontrol status` shows it."""
         ...
 
-    def pods(self) -> list[Document]:
-        """Return the ordered pods, as the callback sees them."""
+    async def pods(self, *, live: bool) -> list[Document]:
+        """Return the ordered pods, as the callback sees them; `live`: with their live facts."""
         ...
 
     @property

@@ -21,7 +21,7 @@ from kontrol.cli.table import Cell, Console
 from kontrol.ensemble.canonical import JSON
 from kontrol_common.text import escaped, escaped_json
 
-_RARE = ("node", "zone", "payload")
+_RARE = ("node", "zone", "payload", "live")
 _FIRST = ("seq", "id", "role", "ip", "key", *_RARE)
 
 _EVERY = 1.0  # seconds between requests: REST has no stream of changes to wait for
@@ -86,6 +86,11 @@ class Snapshot:
     pods: tuple[JSON, ...]
     problem: str = ""
 
+    @property
+    def live(self) -> tuple[JSON, ...]:
+        """The live facts of the pods that have some."""
+        return tuple(pod["live"] for pod in self.pods if isinstance(pod, dict) and "live" in pod)
+
 
 def follow(rest: Rest, roles: Collection[str], *, as_json: bool, reach: str = "") -> NoReturn:
     """Show the pods of `roles` at every change until interrupted; `reach`: see `Console`.
@@ -98,12 +103,13 @@ def follow(rest: Rest, roles: Collection[str], *, as_json: bool, reach: str = ""
     with _alternate_screen() if drawn else contextlib.nullcontext():
         shown: object = None
         while True:
-            if shown != (snapshot.digest, snapshot.problem, console):
+            now = (snapshot.digest, snapshot.problem, snapshot.live if drawn else (), console)
+            if shown != now:
                 if drawn:
                     _draw(_lines(snapshot, console), console.height or 24)
                 else:
                     _print(snapshot, as_json=as_json)
-                shown = (snapshot.digest, snapshot.problem, console)
+                shown = now
             time.sleep(_EVERY)
             console = Console.of(sys.stdout, os.environ, reach)  # it may have another size now
             try:
@@ -114,7 +120,7 @@ def follow(rest: Rest, roles: Collection[str], *, as_json: bool, reach: str = ""
 
 def _look(rest: Rest, roles: Collection[str], last: Snapshot | None) -> Snapshot:
     ensemble = UntrustedJson(rest.get("/v1/status").document).object("ensemble")
-    if last is not None and ensemble.text("digest") == last.digest:
+    if last is not None and ensemble.text("digest") == last.digest and not ensemble.count("live"):
         return replace(last, problem="")
     document = rest.get("/v1/pods").document
     found = document.get("pods")

@@ -125,7 +125,9 @@ def _etcd(etcd: UntrustedJson) -> str | Cell:
 def _pods(ensemble: UntrustedJson) -> str:
     roles = ensemble.object("roles")
     text = ", ".join(f"{roles.text(role)} {role}" for role in sorted(roles.fields))
-    return f"{ensemble.count('pods')}: {text}" if text else str(ensemble.count("pods"))
+    live = ensemble.count("live")
+    facts = f"; {live} with live facts" if live else ""
+    return f"{ensemble.count('pods')}: {text}{facts}" if text else str(ensemble.count("pods"))
 
 
 def _colour(status: UntrustedJson) -> str:

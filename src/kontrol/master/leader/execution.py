@@ -7,7 +7,7 @@ finds a run that was not ended.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from kontrol.master.desired import Seen
 from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.ledger import Ledger
 from kontrol.master.leader.publishing import RunPublisher
+from kontrol.master.records.pods import Facts
 from kontrol.master.records.runs import Ending, Running
 from kontrol.master.term import Term
 from kontrol.store.protocol import Ambiguous, StoreError, Unavailable
@@ -173,23 +174,23 @@ class Execution:
             follows=decision.follows,
             spec=snapshot.spec.revision or None,
         )
+        facts = await self._ledger.start(running)
+        if why := await self._outdated(decision):
+            log.warning("run %d is not started: %s", running.run, why)
+            await self._ledger.withdraw(len(snapshot.pods), snapshot.changes, why)
+            return False
         publisher = RunPublisher(self._ledger, running.run, self._wall)
         request = RunRequest(
             run=running.run,
             term=running.term,
             attempt=running.attempt,
             digest=running.digest,
-            pods=b"[" + b",".join(pod.canonical for pod in snapshot.pods) + b"]",
+            pods=b"[" + b",".join(_shown(pod, facts) for pod in snapshot.pods) + b"]",
             changes=canonical(snapshot.changes.public()),
             state=self._ledger.state,
             spec=snapshot.spec.document,
             publish=publisher.publish,
         )
-        await self._ledger.start(running)
-        if why := await self._outdated(decision):
-            log.warning("run %d is not started: %s", running.run, why)
-            await self._ledger.withdraw(len(snapshot.pods), snapshot.changes, why)
-            return False
 
         def started() -> None:
             log.info(
@@ -299,3 +300,9 @@ class Execution:
             await self._ledger.trim()
         except (Unavailable, Ambiguous) as error:
             log.debug("old entries are left for the next run: %s", error)
+
+
+def _shown(pod: Pod, facts: Mapping[str, Facts]) -> bytes:
+    """Return a pod as the callback sees it: with its live facts, if it has any."""
+    found = facts.get(pod.key)
+    return pod.canonical if found is None or not found.of(pod) else canonical(found.beside(pod))

@@ -66,27 +66,44 @@ class Heads:
         Returns False, and nothing was written, if one of `conditions` does not hold or the lease of
         one of `ops` is gone. Raises `Deposed` if something else moved the heads, and `StoreError`.
         """
-        self._moving = True
-        moved = False
-        with contextlib.suppress(LeaseGone):  # nothing was written
-            moved = await self._insist(ops, conditions)
-        self._moving = False  # not if it is unknown what was written
-        return moved
+        return await self._move(ops, conditions, None) is not None
 
-    async def _insist(self, ops: Sequence[Put | Delete], conditions: Sequence[Compare]) -> bool:
-        delay = 0.0
+    async def move_and_read(self, ops: Sequence[Put | Delete], read: Range) -> Sequence[KeyValue]:
+        """Do the same, and return what `read` found then, or soon after."""
+        return await self._move(ops, (), read) or ()
+
+    async def _move(
+        self, ops: Sequence[Put | Delete], conditions: Sequence[Compare], read: Range | None
+    ) -> Sequence[KeyValue] | None:
+        self._moving = True
+        found: Sequence[KeyValue] | None = None
+        with contextlib.suppress(LeaseGone):  # nothing was written
+            found = await self._insist(ops, conditions, read)
+        self._moving = False  # not if it is unknown what was written
+        return found
+
+    async def _insist(
+        self, ops: Sequence[Put | Delete], conditions: Sequence[Compare], read: Range | None
+    ) -> Sequence[KeyValue] | None:
+        """Write until it is certain; returns what `read` found, None if nothing was written."""
+        delay, done = 0.0, False
+        reads = [] if read is None else [read]
         while True:
             try:
-                answer = await self._term.write([*self.compares(), *conditions], ops)
+                if done and read is not None:  # an earlier try, of which the answer was lost
+                    return (await self._store.range(read)).kvs
+                answer = await self._term.write([*self.compares(), *conditions], [*ops, *reads])
                 if answer.succeeded:
                     for op in ops:
                         if op.key in self._revisions:
                             put = isinstance(op, Put)
                             self._revisions[op.key] = answer.header.revision if put else 0
-                    return True
+                    return () if read is None else answer.range(len(ops)).kvs
                 done = await self._settle(ops)
+                if done and read is not None:
+                    continue
                 if done or conditions:
-                    return done
+                    return () if done else None
             except (Ambiguous, Unavailable) as error:
                 log.warning("the ledger waits for the store: %s", error)
             delay = min(1.0, delay * 2 or 0.05)

@@ -21,6 +21,7 @@ from kontrol.master.highwater import HighWater
 from kontrol.master.leader.heads import Heads
 from kontrol.master.records.fields import BELIEVED_RUN
 from kontrol.master.records.masters import Meta
+from kontrol.master.records.pods import Facts
 from kontrol.master.records.published import Published
 from kontrol.master.records.records import Records
 from kontrol.master.records.runs import (
@@ -152,16 +153,21 @@ class Ledger:
         under_way = self.running is not None and not self.running.ended
         return self._before if under_way else self.running
 
-    async def start(self, running: Running) -> None:
-        """Write that a run begins; only then may its process start."""
-        await self._heads.move(
+    async def start(self, running: Running) -> dict[str, Facts]:
+        """Write that a run begins; only then may its process start.
+
+        Returns the live facts that the store has then, by the pods' keys.
+        """
+        found = await self._heads.move_and_read(
             [
                 Put(self._keys.last_run, b"%d" % running.run),
                 Put(self._keys.running, running.encode()),
-            ]
+            ],
+            Range(self._keys.live, prefix=True),
         )
         self._before, self.running = self.running, running
         self.next_run = running.run + 1
+        return self._records.live_facts(found)
 
     async def commit(
         self,

@@ -63,6 +63,7 @@ class _Read(NamedTuple):
     entries: tuple[dict[str, JSON], ...]
     revision: int
     notices: tuple[Problem, ...] = ()
+    live: int = 0  # pods with live facts
 
 
 class View:
@@ -83,8 +84,15 @@ class View:
         """What this master has counted since it started."""
         return self._master.counts
 
-    def pods(self) -> list[dict[str, JSON]]:
-        """The ordered pods, as the callback sees them."""
+    async def pods(self, *, live: bool) -> list[dict[str, JSON]]:
+        """The ordered pods, as the callback sees them; without `live`, without live facts.
+
+        So they are, too, if the store does not answer.
+        """
+        if live:
+            with contextlib.suppress(StoreError):
+                async with self._bounded():
+                    return await self._master.pods_with_facts()
         return self._master.pods()
 
     @property
@@ -306,6 +314,7 @@ class View:
             "candidates": [one.known() for one in candidates],
             "ensemble": {
                 "pods": len(ensemble),
+                "live": read.live,
                 "roles": dict(sorted(Counter(pod.role for pod in ensemble).items())),
                 "digest": ensemble.digest,
             },
@@ -330,6 +339,7 @@ class View:
                 Range(keys.plan),
                 Range(keys.runs, prefix=True, descending=True, limit=_RUNS),
                 Range(keys.notices, prefix=True),
+                Range(keys.live, prefix=True, limit=1, keys_only=True),
             ],
         )
         running, applied, published, runs, notices = (answer.range(i).kvs for i in range(5))
@@ -346,6 +356,7 @@ class View:
                 if kv.key != self._master.notices.key
                 for problem in read_notice(kv)
             ),
+            answer.range(5).count,
         )
 
     async def _silence(self) -> float | None:

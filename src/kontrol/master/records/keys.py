@@ -28,6 +28,11 @@ class Keys:
         return f"{self.root}pods/"
 
     @property
+    def live(self) -> str:
+        """Prefix of the pods' live facts, each under its pod's lease."""
+        return f"{self.root}live/"
+
+    @property
     def registrations(self) -> str:
         """Prefix of the registrations: the numbers and tombstones that outlive a pod's lease."""
         return f"{self.root}seqs/"
@@ -119,6 +124,10 @@ class Keys:
     def pod(self, key: str) -> str:
         """The live record of the pod with this key."""
         return self.pods + key
+
+    def live_facts(self, key: str) -> str:
+        """The live facts of the pod with this key."""
+        return self.live + key
 
     def registration(self, key: str) -> str:
         """The registration of the last identity that used this key."""

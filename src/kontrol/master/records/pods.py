@@ -16,10 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from kontrol.ensemble.canonical import JSON
+from kontrol.ensemble.live import MAX_LIVE
 from kontrol.ensemble.pod import Pod
 from kontrol.master.records.fields import HIGHEST_SECONDS, MOST, Damaged, Fields, Record
 
 _SENDER = 256  # characters
+_FACTS = 4 * MAX_LIVE  # bytes, with the names of the process, and what a later version adds
 _COUNTER = re.compile(rb"[0-9]{1,19}")
 
 
@@ -82,6 +84,36 @@ class Live:
     pod: Pod
     revision: int
     lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts(Record):
+    """What the process `nonce` of the pod `id` reported last beside its record: its live facts.
+
+    They are of no other process, so whatever is left of a former one is not shown.
+    """
+
+    id: str
+    nonce: str
+    live: JSON
+    more: Mapping[str, JSON] = field(default_factory=dict)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> "Facts":
+        """Read what `encode` wrote. Raises `Damaged`."""
+        if len(raw) > _FACTS:
+            raise Damaged("the value", f"{len(raw)} bytes", f"at most {_FACTS}")
+        found = Fields.of(raw)
+        name, nonce = found.text("id"), found.text("nonce", "")
+        return cls(name, nonce, found.more.pop("live", None), found.more)
+
+    def of(self, pod: Pod) -> bool:
+        """Tell whether they are of this pod's present process."""
+        return self.live is not None and (self.id, self.nonce) == (pod.id, pod.nonce)
+
+    def beside(self, pod: Pod) -> dict[str, JSON]:
+        """Return what the callback and operators see of their pod."""
+        return {**pod.public(), "live": self.live}
 
 
 def decode_counter(raw: bytes) -> int:

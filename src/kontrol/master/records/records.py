@@ -18,7 +18,7 @@ from kontrol.master.records.desired import Desired
 from kontrol.master.records.fields import AGAIN_LEAST, LONGEST, Damaged
 from kontrol.master.records.keys import Keys
 from kontrol.master.records.masters import Candidate, Meta, OperatorRequest, decode_plan
-from kontrol.master.records.pods import Ages, Live, Registration, decode_counter
+from kontrol.master.records.pods import Ages, Facts, Live, Registration, decode_counter
 from kontrol.master.records.published import Published
 from kontrol.master.records.runs import (
     Applied,
@@ -64,6 +64,14 @@ class Records:
             "it does not count as a pod; its agent's next keepalive replaces it, or it expires "
             "with its lease",
         )
+
+    def live_facts(self, kvs: Iterable[KeyValue]) -> dict[str, Facts]:
+        """Read live facts, by the pod's key. Damaged ones are left out."""
+        instead = "it is not shown; the pod's next live facts replace it"
+        found = {
+            kv.key.removeprefix(self.keys.live): self._read(kv, Facts.decode, instead) for kv in kvs
+        }
+        return {key: facts for key, facts in found.items() if facts is not None}
 
     def registration(self, kv: KeyValue) -> Registration | None:
         """Read a registration. A damaged one is None: the next pod at its key gets a new number."""

@@ -8,6 +8,8 @@ from makes no difference, as it makes none for a text that is read.
 What an agent of ours sends for a record that the mirror shows is known in advance: the record's
 JSON without the number. So when the agents of another master come, their texts are known here.
 
+Live facts are no part of such a text, however often they change: see `kontrol.ensemble.live`.
+
 Invariants: for each text that is known, the mirror shows the record that it was compared with,
 under the lease that is known for it, and no other record of its id. There is at most one for each
 pod of the mirror, whatever is reported and however long it is.
@@ -23,7 +25,7 @@ from kontrol.master.records.pods import Live
 from kontrol.store.protocol import Event
 
 # A keepalive with one of these is read in another way than a record is; names may be escaped.
-_OTHERWISE = (b'"down"', b'"named"', b"\\u")
+_OTHERWISE = (b'"down"', b'"named"', b'"live"', b"\\u")
 _DIGEST = 16  # bytes: another text with the digest of one that is known cannot be found
 
 
@@ -31,7 +33,8 @@ _DIGEST = 16  # bytes: another text with the digest of one that is known cannot 
 class KnownText:
     """A text that says nothing new of the pod with this `key` and `id`.
 
-    `waiting` counts the keepalives that wait for a refresh of `lease`.
+    `waiting` counts the keepalives that wait for a refresh of `lease`. `live` is the text of the
+    live facts that came with it last, which are valid.
     """
 
     digest: bytes
@@ -39,7 +42,9 @@ class KnownText:
     id: str
     seq: int
     lease: int
+    nonce: str = ""
     waiting: int = 0
+    live: bytes = b""
 
 
 class KnownTexts:
@@ -57,7 +62,7 @@ class KnownTexts:
         return len(self._by_digest)
 
     def find(self, text: bytes) -> KnownText | None:
-        """Return what is known of this text."""
+        """Return what is known of this text, which is without live facts."""
         return self._by_digest.get(_digest(text))
 
     def learn(self, text: bytes, live: Live) -> None:
@@ -70,7 +75,7 @@ class KnownTexts:
     def _learn(self, digest: bytes, live: Live) -> None:
         pod = live.pod
         self._forget(pod.key)
-        known = KnownText(digest, pod.key, pod.id, pod.seq, live.lease)
+        known = KnownText(digest, pod.key, pod.id, pod.seq, live.lease, pod.nonce)
         self._by_key[pod.key] = self._by_digest[digest] = known
 
     def _forget(self, key: str) -> None:

@@ -9,7 +9,8 @@ A keepalive takes one path:
 2. If it says nothing new, the refresh is all. No write, and no decision.
 3. Everything else waits in the queue for the one `Writer`, which looks at the store, decides on
    what it has, and commits that.
-4. It is acknowledged when the lease that the pod then has was refreshed, or granted for it.
+4. It is acknowledged when the lease that the pod then has was refreshed, or granted for it. Then
+   its live facts are written in their own time, see `facts`.
 
 The lease's TTL is the tier's. A lease that was granted another TTL (the setting has changed since)
 is replaced by 3, see `leases`; until then the shorter of the two is acknowledged.
@@ -20,13 +21,15 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-from kontrol.ensemble.canonical import JSON
+from kontrol.ensemble.canonical import JSON, NotJSON
+from kontrol.ensemble.live import parse_live, split
 from kontrol.ensemble.pod import BadRecord, Keepalive, parse_keepalive
 from kontrol.master.mirror import Mirror
 from kontrol.master.records.pods import Live
 from kontrol.master.records.records import Records
 from kontrol.master.registry.admission import proves_alive, unchanged
 from kontrol.master.registry.conflicts import UNKNOWN, Sender
+from kontrol.master.registry.facts import FactsWriter, Reported
 from kontrol.master.registry.known import KnownText, KnownTexts
 from kontrol.master.registry.leases import UNDER_WAY, LeaseRefresh, Leases
 from kontrol.master.registry.queue import Crowded, WriteQueue
@@ -68,6 +71,8 @@ class Registry:
         self._ttl = ttl
         self._leader = leader
         self._known = KnownTexts(mirror, records.keys.pods)
+        self.facts = FactsWriter(store, records.keys, ttl=ttl)
+        mirror.cache.on_restore(lambda _: self.facts.forget())
         self._waiting: Waiting[dict[str, JSON] | None] = Waiting(self._late)
         self._leases = Leases(store, ttl=ttl, ttl_known=ttl_known)
         self.writer = Writer(
@@ -86,16 +91,18 @@ class Registry:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._leases.run())
             group.create_task(self.writer.run())
+            group.create_task(self.facts.run())
 
     async def ping(self, raw: str | bytes, sender: Sender = UNKNOWN) -> dict[str, JSON]:
         """Accept one keepalive, the JSON text; returns the acknowledgement once the store has it.
 
-        Returns `seq` (None after the deregistration of an unknown pod), `ttl` in seconds, and
-        `leader`; and `age` in seconds, if the lease was refreshed for an earlier keepalive too: it
-        counts from up to so long before this one came. Raises `Refused`: `InvalidRecord`,
-        `Conflict`, `Stale`, `Gone`; `TooManyPods`, `TooManyBytes`, `TooManyJoins`, see `quota`;
-        `NotWritten` if the pod's lease was refreshed and its change could not be written, or if too
-        many wait to be written before it; else `Unavailable`.
+        Returns `seq` (None after the deregistration of an unknown pod), `ttl` in seconds, `leader`,
+        and `live`: that this master takes live facts; and `age` in seconds, if the lease was
+        refreshed for an earlier keepalive too: it counts from up to so long before this one came.
+        Raises `Refused`: `InvalidRecord`, `Conflict`, `Stale`, `Gone`; `TooManyPods`,
+        `TooManyBytes`, `TooManyJoins`, see `quota`; `NotWritten` if the pod's lease was refreshed
+        and its change could not be written, or if too many wait to be written before it; else
+        `Unavailable`.
         """
         text = raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogatepass")
         known = self.refresh_known(text)
@@ -120,23 +127,29 @@ class Registry:
         returns; None if the lease is gone, or is to be replaced, and `ping` has to be called; or it
         raises `Refused`, as `ping` does. It may be cancelled.
         """
+        text, live = split(text)
         known = self._known.find(text)
         if known is None or known.waiting == UNDER_WAY or not self._mirror.cache.current:
             return None
         if self._leases.granted(known.key, known.id, known.lease):
             return None  # the mirror lags behind
+        if live != known.live:
+            if live and not _valid(live):
+                return None
+            known.live = live
         try:
             refresh = self._leases.refresh(known.lease)
         except StoreError:
             return None
         answer = self._waiting.add(_timeout(self._ttl(), away=False))
         known.waiting += 1
-        refresh.then(partial(self._refreshed, known, refresh, answer))
+        refresh.then(partial(self._refreshed, known, live, refresh, answer))
         return answer
 
     def _refreshed(
         self,
         known: KnownText,
+        live: bytes,
         refresh: LeaseRefresh,
         answer: "asyncio.Future[dict[str, JSON] | None]",
     ) -> None:
@@ -153,6 +166,7 @@ class Registry:
             answer.set_result(None)
         else:
             ttl = self._leases.acknowledge(refresh)
+            self.facts.report(known.key, Reported(known.id, known.nonce, known.lease, live))
             answer.set_result(self._acknowledged(known.seq, ttl, "refreshed", refresh.age))
 
     def _late(self, answer: "asyncio.Future[dict[str, JSON] | None]") -> None:
@@ -164,7 +178,7 @@ class Registry:
         self, seq: int | None, ttl: float, outcome: str, age: float | None
     ) -> dict[str, JSON]:
         self.outcomes[outcome] += 1
-        answer: dict[str, JSON] = {"seq": seq, "ttl": ttl, "leader": self._leader()}
+        answer: dict[str, JSON] = {"seq": seq, "ttl": ttl, "leader": self._leader(), "live": True}
         if age is not None:
             answer["age"] = age
         return answer
@@ -182,11 +196,12 @@ class Registry:
             refresh = self._refresh(record, live)
             if refresh is not None and live is not None and self._says_nothing_new(record, live):
                 known = live.pod.seq
-                self._known.learn(text, live)
+                self._known.learn(split(text)[0] if record.live else text, live)
             async with asyncio.timeout(timeout):
                 if refresh is not None and known is not None:
                     await refresh.answer()
                     if current and not self._leases.unfit(refresh):
+                        self._report(record, refresh.lease)
                         return known, self._leases.acknowledge(refresh), "refreshed", refresh.age
                 urgent = known is None
                 return await self._write(record, len(text), refresh, urgent=urgent, sender=sender)
@@ -242,12 +257,28 @@ class Registry:
             entry = self.queue.add(record, size, refresh, urgent=urgent, sender=sender)
             written = await entry.written()
             if written.granted or not written.lease:
+                self._report(record, written.lease)
                 return written.seq, written.granted or self._ttl(), "written", None
             if refresh is None or refresh.lease != written.lease:
                 refresh = self._leases.refresh(written.lease)
             await refresh.answer()
             if not self._leases.unfit(refresh):
+                self._report(record, written.lease)
                 return written.seq, self._leases.acknowledge(refresh), "written", refresh.age
+
+    def _report(self, record: Keepalive, lease: int) -> None:
+        """Have the live facts of an accepted keepalive written."""
+        if lease and not record.down:
+            text = (record.live or "").encode()
+            self.facts.report(record.key, Reported(record.id, record.nonce, lease, text))
+
+
+def _valid(live: bytes) -> bool:
+    try:
+        parse_live(live)
+    except NotJSON:
+        return False
+    return True
 
 
 def _timeout(ttl: float, *, away: bool) -> float:
