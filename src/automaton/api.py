@@ -24,9 +24,9 @@ This module is public: `__all__` changes as semantic versioning allows. Nothing 
 is for others to import.
 """
 
-from automaton.states import Refused, State, States, goto
+from automaton.states import Probe, Refused, State, States, goto
 
-__all__ = ["Refused", "State", "States", "goto"]
+__all__ = ["Probe", "Refused", "State", "States", "goto"]
 
 for _name in __all__:
     globals()[_name].__module__ = __name__  # which is what a traceback shows

@@ -43,9 +43,10 @@ from automaton.events import (
 )
 from automaton.machine import OK, Machine
 from automaton.manifest import Manifest, Outcome, State
-from automaton.payload import Payload, timestamp, timestamp_after
+from automaton.payload import Payload, ReportFile, timestamp, timestamp_after
+from automaton.probe import Facts, Prober
 from automaton.protocol import CommandError, Immediate, Move, Set, parse
-from automaton.script import Environment, Output, Script, first_exit
+from automaton.script import Environment, Output, Running, Script, first_exit
 from kontrol_common.processes import (
     SAME_SIGNAL,
     STRAY_SIGNALS,
@@ -71,7 +72,13 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._machine = Machine(manifest)
         self._environment = environment
+        self._probes = manifest.probes
+        self._probing: list[asyncio.Task[None]] = []
+        self._running: Running = set()
+        self._facts: Facts = {}  # of the payload's probe
         self._payload = Payload(manifest.payload) if manifest.payload else None
+        self._live = ReportFile(manifest.live) if manifest.live else None
+        self._wrong: dict[str, str] = {}  # of each file, why it could not be written last
         self._since = self._payload.since() if self._payload else None
         self._events: deque[Event] = deque()
         self._history: deque[dict[str, object]] = deque(maxlen=HISTORY)
@@ -99,8 +106,10 @@ class Driver:
             async with self._tasks:
                 self._listen()
                 self._handle(Begin())
+                self._begin_probes()
                 async with serve():
                     failed = await self._over
+                await self._end_probes()
                 await self._end_background()
         finally:
             self._close()
@@ -198,7 +207,8 @@ class Driver:
             self._unstartable(state.tag, error)
             return
         try:
-            script = Script(str(next(self._names)), state.argv, environment, output)
+            name = str(next(self._names))
+            script = Script(name, state.argv, environment, output, running=self._running)
         except OSError as error:
             output.close()
             self._unstartable(state.tag, error)
@@ -235,12 +245,58 @@ class Driver:
         if self._since is None or tag != before:
             self._since = entered = timestamp_after(self._since, now)
         self._history.append({"state": tag, "since": entered, "cause": cause, "outcome": None})
-        if self._payload is not None:
-            try:
-                self._payload.write(tag, self._since)
-            except OSError as error:
-                _log.warning("payload: %s; the file is not changed", error)
+        self._write_payload()
         _log.info("%s -> %s (%s)", before or "(start)", tag, cause)
+
+    # What is reported.
+
+    def _write_payload(self) -> None:
+        payload, tag, since = self._payload, self._machine.tag, self._since
+        if self._history:
+            tag = str(self._history[-1]["state"])  # the machine enters it with this effect
+        if payload is not None and tag is not None and since is not None:
+            facts = self._facts
+            self._put("payload", lambda: payload.write(tag, since, facts))
+
+    def _write_live(self, facts: Facts) -> None:
+        live = self._live
+        if live is not None:
+            self._put("live", lambda: live.put(facts))
+
+    def _put(self, name: str, write: Callable[[], None]) -> None:
+        """Write a file; log a problem once, not with every probe."""
+        wrong = ""
+        try:
+            write()
+        except OSError as error:
+            wrong = error.strerror or str(error)
+            if wrong != self._wrong.get(name):
+                _log.warning("%s: %s; the file is not changed", name, error)
+        self._wrong[name] = wrong
+
+    def _begin_probes(self) -> None:
+        self._write_live({})  # what an earlier process left is not true any more
+        for name, probe in self._probes.items():
+            prober = Prober(
+                name,
+                probe,
+                environment=self._environment,
+                running=self._running,
+                names=lambda: str(next(self._names)),
+                told=self._payload_facts if name == "payload" else self._write_live,
+            )
+            self._probing.append(self._tasks.create_task(prober.run()))
+
+    def _payload_facts(self, facts: Facts) -> None:
+        self._facts = facts
+        self._write_payload()
+
+    async def _end_probes(self) -> None:
+        """End the probes, and what they run."""
+        for probing in self._probing:
+            probing.cancel()
+        if self._probing:
+            await asyncio.wait(self._probing)
 
     # Signals and other events of this process.
 
@@ -270,7 +326,7 @@ class Driver:
             self._handle(Abandon())
 
     def _reap(self) -> None:
-        reap_orphans([self._script.pid] if self._script else [])
+        reap_orphans(self._running)
 
     def _fail(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """End the run on an error in a callback; only log an error of the system."""

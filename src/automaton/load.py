@@ -13,8 +13,8 @@ def load(path: Path) -> tuple[Manifest, list[Problem]]:
         from automaton import pyfile
 
         _content(path)
-        root, argv = pyfile.read(path)
-        return validate(str(path), root, argv)
+        root, argv, probes = pyfile.read(path)
+        return validate(str(path), root, argv, probes)
     from automaton import yamlfile
 
     return validate(str(path), yamlfile.read(str(path), _content(path)))

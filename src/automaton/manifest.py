@@ -55,13 +55,27 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """A command that prints the JSON that a file is to report. Times in seconds."""
+
+    argv: tuple[str, ...]
+    every: float
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """A consistent machine. `payload` is the file for the current state, if any."""
+    """A consistent machine. `payload` is the file for the current state, if any.
+
+    `live` is the file for live facts. `probes` are those of the two, by `payload` and `live`.
+    """
 
     initial: str
     terminal: str
     states: Mapping[str, State]
     payload: str | None = None
+    live: str | None = None
+    probes: Mapping[str, Probe] = field(default_factory=dict)
 
     def limit(self, tag: str) -> float | None:
         """Return for how many seconds a state's script may run; None: no limit."""

@@ -1,26 +1,44 @@
-"""Keeps the current state in a file, as JSON, to be reported, for example by Kontrol's keepalives.
+"""Files of JSON to be reported, for example by Kontrol's keepalives: the state, and live facts.
 
 A reader sees the old content or the new, never a part: each is written to a file beside it, which
-then replaces it. The content is the state and the time since when the machine has been in it. So a
-state that was left and entered again has another content, however soon; entering a state from
-itself changes nothing.
+then replaces it. The payload is the state, the time since when the machine has been in it, and what
+a probe printed. So a state that was left and entered again has another content, however soon;
+entering a state from itself changes nothing.
 """
 
 import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-_MAX = 4096  # bytes of a file that an earlier process may have written
+_MAX = 64 * 1024  # bytes of a file that an earlier process may have written
 _TICK = timedelta(milliseconds=1)  # the precision of written times
 
 
-class Payload:
-    """The file. A failure to write raises `OSError` and leaves the file as it was."""
+class ReportFile:
+    """A file of JSON. A failure to write raises `OSError` and leaves the file as it was."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path).absolute()
-        self._written: tuple[str, str] | None = None
+        self._written: str | None = None
+
+    def put(self, content: Mapping[str, object]) -> None:
+        """Write an object, unless it is what was written last."""
+        text = json.dumps(content)
+        if text == self._written:
+            return
+        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            beside.write_text(text + "\n", encoding="utf-8")
+            beside.replace(self._path)
+        finally:
+            beside.unlink(missing_ok=True)
+        self._written = text
+
+
+class Payload(ReportFile):
+    """The file of the payload."""
 
     def since(self) -> str | None:
         """Return the time in the file that an earlier process left; None if there is none."""
@@ -34,18 +52,9 @@ class Payload:
         since = content.get("since") if isinstance(content, dict) else None
         return since if isinstance(since, str) else None
 
-    def write(self, tag: str, since: str) -> None:
-        """Write that the machine has been in state `tag` since `since`."""
-        if (tag, since) == self._written:
-            return
-        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            content = json.dumps({"state": tag, "since": since})
-            beside.write_text(content + "\n", encoding="utf-8")
-            beside.replace(self._path)
-        finally:
-            beside.unlink(missing_ok=True)
-        self._written = (tag, since)
+    def write(self, tag: str, since: str, facts: Mapping[str, object] | None = None) -> None:
+        """Write that the machine has been in `tag` since `since`, and what a probe printed."""
+        self.put({"state": tag, "since": since, **(facts or {})})
 
 
 def timestamp(now: datetime) -> str:

@@ -11,8 +11,14 @@ from automaton.manifest import FAULTY, Kind, ManifestError, Node, Problem
 DESCRIBE_SECONDS = 30.0
 
 
-def read(path: Path) -> tuple[Node, dict[str, tuple[str, ...]]]:
-    """Return the manifest's tree, and the command of each state by tag. Raises `ManifestError`."""
+Argv = dict[str, tuple[str, ...]]
+
+
+def read(path: Path) -> tuple[Node, Argv, Argv]:
+    """Return the manifest's tree, the command of each state by tag, and those of probes.
+
+    The last are of probes that are functions, by `payload` or `live`. Raises `ManifestError`.
+    """
     # -P: a file in the working directory must not stand in for a module of ours.
     worker = (sys.executable, "-P", "-u", "-X", "utf8", "-m", "automaton.pyworker")
     try:
@@ -40,11 +46,22 @@ def read(path: Path) -> tuple[Node, dict[str, tuple[str, ...]]]:
     line = document["line"]
     top = _node(fields, line)
     listed = (_node("states", line), Node("seq", line, 1, items=tuple(states)))
-    argv: dict[str, tuple[str, ...]] = {
-        state["fields"]["tag"]: (*worker, "run", str(path.absolute()), state["fields"]["tag"])
+    reports = document["reports"]
+    extra = [
+        (_node(name, report["line"]), _node(report["fields"], report["line"]))
+        for name, report in reports.items()
+    ]
+    file = str(path.absolute())
+    argv: Argv = {
+        state["fields"]["tag"]: (*worker, "run", file, state["fields"]["tag"])
         for state in document["states"]
     }
-    return Node("map", line, 1, entries=(*top.entries, listed)), argv
+    probes: Argv = {
+        name: (*worker, "probe", file, name)
+        for name, report in reports.items()
+        if not report["script"]
+    }
+    return Node("map", line, 1, entries=(*top.entries, *extra, listed)), argv, probes
 
 
 def _node(value: Any, line: int) -> Node:  # noqa: ANN401  # a JSON value

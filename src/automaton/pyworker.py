@@ -1,7 +1,8 @@
-"""The process in which the code of a Python manifest runs: to describe its states, or to run one.
+"""The process in which the code of a Python manifest runs: to describe it, or to run a function.
 
     python -m automaton.pyworker describe FILE        prints the machine as JSON
     python -m automaton.pyworker run FILE TAG         calls the state's function
+    python -m automaton.pyworker probe FILE NAME      prints what a probe's function returns
 
 The machine's own process never executes a manifest: it stays small, and the code cannot affect it.
 `describe` prints one JSON document: the machine, or, with exit status `FAULTY`, the problem of the
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from automaton.manifest import FAULTY
-from automaton.states import State, States, made
+from automaton.states import Probe, State, States, made, name_of
 
 
 class _Faulty(Exception):
@@ -59,9 +60,33 @@ def _describe(path: Path) -> dict[str, Any]:
             )
     described = [{"line": state.line, "fields": _fields(state)} for state in states.states]
     fields = {"initial": states.initial, "terminal": states.terminal}
-    if states.payload is not None:
-        fields["payload"] = states.payload
-    return {"line": states.line, "fields": fields, "states": described}
+    reports = {}
+    for name in ("payload", "live"):
+        report = getattr(states, name)
+        if isinstance(report, Probe):
+            reports[name] = _report(report)
+        elif isinstance(report, str):
+            fields[name] = report
+        elif report is not None:
+            raise _Faulty(
+                states.line, f"{name}={report!r}; expected Probe(file, function, every=5)"
+            )
+    return {"line": states.line, "fields": fields, "states": described, "reports": reports}
+
+
+def _report(probe: Probe) -> dict[str, Any]:
+    """Return a probe as a YAML manifest has it; a function by its name."""
+    script = isinstance(probe.run, str)
+    if not isinstance(probe.run, str):
+        try:
+            inspect.signature(probe.run).bind()
+        except TypeError:
+            message = f"{name_of(probe.run)!r} takes arguments; a probe's function takes none"
+            raise _Faulty(probe.line, message) from None
+    fields = {"file": probe.file, "probe": name_of(probe.run), "every": probe.every}
+    if probe.timeout is not None:
+        fields["timeout"] = probe.timeout
+    return {"line": probe.line, "fields": fields, "script": script}
 
 
 def _fields(state: State) -> dict[str, Any]:
@@ -87,6 +112,15 @@ def _run(path: Path, tag: str) -> None:
     state.func(*[os.environ["INPUT"]][: _arity(state)])
 
 
+def _probe(path: Path, name: str) -> None:
+    """Print what a probe's function returns; what it prints itself goes to standard error."""
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    text = json.dumps(getattr(load(path), name).run())
+    with os.fdopen(answer, "w", encoding="utf-8") as out:
+        out.write(text)
+
+
 def _arity(state: State) -> int | None:
     """Return how many arguments the function takes: 0 or 1; None if neither works."""
     signature = inspect.signature(state.func)
@@ -105,6 +139,9 @@ def main() -> None:
     file = Path(path).absolute()
     if what == "run":
         _run(file, *rest)
+        return
+    if what == "probe":
+        _probe(file, *rest)
         return
     answer = os.dup(1)
     os.dup2(2, 1)  # the output of the file itself must not mix with the answer

@@ -9,7 +9,8 @@ script had started.
 A script ends when its own process ends. Processes that it leaves in the background stay until the
 machine ends, and their output is still read: a state `start` may start a server and end. Only a
 script that is made to end takes all its processes with it, and `ended` then returns after the last
-of them. One script runs at a time, so every other zombie can be reaped.
+of them. One script of a state runs at a time, and probes beside it; every other zombie can be
+reaped.
 
 *Environment.* Our own, the state's `env`, the `SET` variables, `$SOCKET` and `$INPUT`, each
 overriding the one before. All of it is bytes, as in the kernel.
@@ -43,6 +44,10 @@ MAX_BYTES = 512 * 1024
 Linux allows for arguments and environment together (a quarter of the stack's limit, execve(2))."""
 
 
+Running = set[int]
+"""The processes of the scripts that run now: their statuses are not to be reaped by others."""
+
+
 class Environment:
     """The environment of scripts. `base` is our own, `socket` the absolute path of our socket."""
 
@@ -61,6 +66,10 @@ class Environment:
                 f"{MAX_BYTES}: put large values in files"
             )
         self._variables = held
+
+    def outside(self) -> dict[bytes, bytes]:
+        """Return the environment of what runs in any state: a probe."""
+        return {**self._base, **self._variables, b"SOCKET": self._socket}
 
     def of(self, state: State, value: str) -> dict[bytes, bytes]:
         """Return the environment of a state's script whose input is `value`."""
@@ -148,11 +157,20 @@ class Script:
     """A running script. The constructor raises `OSError` or `ValueError` if it cannot be started.
 
     `name` differs from that of every earlier script. `output` closes by itself when the last
-    process that has it open ends.
+    process that has it open ends. With `stdout` it is a probe, whose standard output goes there:
+    it runs beside a state's script, and of the orphans that tell nothing of their script, those in
+    its own session are its own.
     """
 
     def __init__(
-        self, name: str, argv: Sequence[str], env: Mapping[bytes, bytes], output: Output
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: Mapping[bytes, bytes],
+        output: Output,
+        *,
+        running: Running,
+        stdout: int | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.output = output
@@ -166,12 +184,15 @@ class Script:
         self._process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
-            stdout=output.descriptor,
-            stderr=subprocess.STDOUT,
+            stdout=output.descriptor if stdout is None else stdout,
+            stderr=output.descriptor,
             env={**env, MARK: mark},
             start_new_session=True,
         )
         self.pid = self._process.pid
+        self._probe = stdout is not None
+        self._running = running
+        running.add(self.pid)
 
     def terminate(self) -> None:
         """Send SIGTERM to all processes of the script; `ended` then waits for all of them."""
@@ -200,8 +221,9 @@ class Script:
             status = self._process.wait(0)
         except subprocess.TimeoutExpired:
             status = self._process.returncode = -signal.SIGKILL
+        self._running.discard(self.pid)
         while self.interrupted and not self._stuck.done():
-            reap_orphans([self.pid])
+            reap_orphans(self._running)
             roots = [pid for pid in children(os.getpid()) if self._owns(pid)]
             if not roots:
                 break
@@ -219,7 +241,18 @@ class Script:
             names = b"/".join(marks).partition(b"=")[2].split(b"/")
             if any(name.partition(b".")[0] == b"%d" % os.getpid() for name in names):
                 return self._name in names
-        return pid not in self._before
+        session = _session(pid)
+        if session == self.pid or self._probe:
+            return session == self.pid
+        return pid not in self._before and session not in self._running
+
+
+def _session(pid: int) -> int:
+    """Return the session of a process, 0 if it is gone."""
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return 0
 
 
 async def first_exit(pids: Iterable[int], until: asyncio.Future[None]) -> None:

@@ -67,8 +67,36 @@ class State:
         self.line = caller_line()
 
 
+class Probe:
+    """What is reported in `file` beside what automaton knows: what `run` returns, or prints.
+
+    `run` is a function without arguments that returns a `dict` for JSON, or a shell script that
+    prints one. It runs every `every` seconds, for at most `timeout` seconds.
+
+    The attributes are called as the arguments are. Raises `TypeError` if `run` is neither.
+    """
+
+    def __init__(
+        self,
+        file: str | PathLike[str],
+        run: str | Callable[[], Mapping[str, object]],
+        *,
+        every: float,
+        timeout: float | None = None,
+    ) -> None:
+        if not callable(run) and not isinstance(run, str):
+            raise TypeError(f"Probe(..., {run!r}): expected a function or a script")
+        self.file = str(file)
+        self.run = run
+        self.every = every
+        self.timeout = timeout
+        self.line = caller_line()
+
+
 class States:
     """The machine. `payload` is the file in which the current state is kept as JSON, if any.
+
+    With a `Probe` the file has what that reports, too. `live` is that of the live facts.
 
     A manifest makes one. The attributes are called as the arguments are, with states by their tags.
     """
@@ -79,12 +107,15 @@ class States:
         *,
         initial: Tag,
         terminal: Tag,
-        payload: str | PathLike[str] | None = None,
+        payload: str | PathLike[str] | Probe | None = None,
+        live: Probe | None = None,
     ) -> None:
         self.states = list(states)
         self.initial = name_of(initial)
         self.terminal = name_of(terminal)
-        self.payload = None if payload is None else str(payload)
+        fixed = payload is None or isinstance(payload, Probe)
+        self.payload = payload if fixed else str(payload)
+        self.live = live
         self.line = caller_line()
         made.get([]).append(self)
 

@@ -8,17 +8,31 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal, TypeVar
 
-from automaton.manifest import SHELL, Manifest, ManifestError, Node, Outcome, Problem, State
+from automaton.manifest import (
+    SHELL,
+    Manifest,
+    ManifestError,
+    Node,
+    Outcome,
+    Probe,
+    Problem,
+    State,
+)
 
-TOP_KEYS = ("initial", "terminal", "states", "payload")
+TOP_KEYS = ("initial", "terminal", "states", "payload", "live")
+REPORT_KEYS = ("file", "probe", "every", "timeout")
 STATE_KEYS = ("tag", "shell", "next", "force", "timeout", "on", "retry", "env")
 TAG = re.compile(r"[^\s*?\[\]\x00-\x20\x7f]{1,64}")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RESERVED = ("SOCKET", "INPUT")
 MAX_SECONDS = 366 * 24 * 3600.0
 MAX_RETRIES = 1_000_000
+MIN_EVERY = 0.1
+PROBE_SECONDS = 10.0
+"""Seconds after which a probe is killed unless it has a `timeout`; `every` if that is less."""
 
 T = TypeVar("T")
 
@@ -36,14 +50,18 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def validate(
-    path: str, root: Node, argv: Mapping[str, tuple[str, ...]] | None = None
+    path: str,
+    root: Node,
+    argv: Mapping[str, tuple[str, ...]] | None = None,
+    probes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> tuple[Manifest, list[Problem]]:
     """Return the manifest and its warnings.
 
-    `argv` gives the command of each state by tag, for manifests whose scripts are not `shell`.
-    Raises `ManifestError` if there is any error.
+    `argv` gives the command of each state by tag, for manifests whose scripts are not `shell`;
+    `probes` those of probes that are no scripts either, by `payload` or `live`. Raises
+    `ManifestError` if there is any error.
     """
-    return _Validator(path).manifest(root, argv)
+    return _Validator(path).manifest(root, argv, probes or {})
 
 
 class _Validator:
@@ -57,7 +75,10 @@ class _Validator:
         self._problems.append(Problem(node.line, node.column, message, severity))
 
     def manifest(
-        self, root: Node, argv: Mapping[str, tuple[str, ...]] | None
+        self,
+        root: Node,
+        argv: Mapping[str, tuple[str, ...]] | None,
+        probes: Mapping[str, tuple[str, ...]],
     ) -> tuple[Manifest, list[Problem]]:
         top = self._map(root, "a manifest", TOP_KEYS, unknown="warning")
         for key in ("initial", "terminal", "states"):
@@ -79,12 +100,76 @@ class _Validator:
             states = {tag: replace(state, argv=argv[tag]) for tag, state in states.items()}
         initial = self._named(top.get("initial"), "'initial'", drafts)
         terminal = self._named(top.get("terminal"), "'terminal'", drafts)
-        payload = self._text(top.get("payload"), "'payload'", "the path of a file")
+        payload, live, found = self._reports(top, probes)
         if initial in states and terminal in states:
             self._warn(initial, terminal, states, drafts)
         if any(problem.severity == "error" for problem in self._problems):
             raise ManifestError(self._path, self._problems)
-        return Manifest(initial, terminal, states, payload or None), sorted(self._problems)
+        manifest = Manifest(initial, terminal, states, payload or None, live or None, found)
+        return manifest, sorted(self._problems)
+
+    def _reports(
+        self, top: Mapping[str, Node], argv: Mapping[str, tuple[str, ...]]
+    ) -> tuple[str | None, str | None, dict[str, Probe]]:
+        """Return the files of `payload` and `live`, and their probes."""
+        files: dict[str, str | None] = {"payload": None, "live": None}
+        probes: dict[str, Probe] = {}
+        for name in files.keys() & top.keys():
+            node = top[name]
+            if node.kind == "map":
+                fields = self._map(node, f"{name!r}", REPORT_KEYS)
+                files[name] = self._file(name, node, fields)
+                probe = self._probe(name, node, fields, argv.get(name))
+                probes |= {} if probe is None else {name: probe}
+            elif name == "payload":
+                expected = "the path of a file, or a map with 'file'"
+                files[name] = self._text(node, f"{name!r}", expected)
+            else:
+                self._say(node, f"{name!r} is {_describe(node)}; expected a map, as in {_LIVE}")
+        payload, live = files["payload"], files["live"]
+        if payload and live and Path(payload) == Path(live):
+            self._say(top["live"], f"'live' and 'payload' have one file, {_short(live)}; name two")
+        return payload, live, probes
+
+    def _file(self, name: str, node: Node, fields: Mapping[str, Node]) -> str | None:
+        if "file" not in fields:
+            self._say(node, f"'file' is missing in {name!r}; name the file to be written")
+            return None
+        file = self._text(fields["file"], f"'{name}: file'", "the path of a file")
+        if file is not None and (not file.strip() or "\0" in file):
+            self._say(fields["file"], f"'{name}: file' is {_short(file)}; expected a path")
+        return file
+
+    def _probe(
+        self,
+        name: str,
+        node: Node,
+        fields: Mapping[str, Node],
+        argv: tuple[str, ...] | None,
+    ) -> Probe | None:
+        if "probe" not in fields:
+            if name == "live":
+                self._say(node, f"'probe' is missing in 'live'; expected a script, as in {_LIVE}")
+            for key in [key for key in ("every", "timeout") if key in fields]:
+                self._say(fields[key], f"{key!r} in {name!r} is of a 'probe', which is missing")
+            return None
+        script = self._text(fields["probe"], f"'{name}: probe'", "a script as text")
+        if script is not None and (not script.strip() or "\0" in script):
+            self._say(fields["probe"], f"'{name}: probe' is {_short(script)}; expected a script")
+        if "every" not in fields:
+            self._say(node, f"'every' is missing in {name!r}; say how often it runs: 'every: 5'")
+        expected = f"a number of seconds, at least {MIN_EVERY:g}"
+        every = self._scalar(fields.get("every"), _every, f"'{name}: every'", expected)
+        what = f"'{name}: timeout'"
+        limit = self._scalar(fields.get("timeout"), _seconds, what, "a number of seconds above 0")
+        if every is None or not script:
+            return None
+        if limit is not None and limit > every:
+            self._say(
+                fields["timeout"], f"{what} is {limit:g}; expected at most 'every', {every:g}"
+            )
+        command = argv or (SHELL, "-c", script)
+        return Probe(command, every, min(every, PROBE_SECONDS) if limit is None else limit)
 
     def _state(self, tag: str, fields: Mapping[str, Node], tags: Iterable[str]) -> State:
         shell = self._text(fields.get("shell"), "'shell'", "a script as text")
@@ -262,6 +347,7 @@ class _Validator:
         return tag
 
 
+_LIVE = "'live: {file: live.json, probe: ./lag, every: 1}'"
 _FIXES = {
     "initial": "name the state to start in, as in 'initial: start'",
     "terminal": "name the state to end in, as in 'terminal: stop'",
@@ -277,6 +363,11 @@ def _flag(node: Node) -> bool | None:
 def _seconds(node: Node) -> float | None:
     value = _number(node)
     return value if value is not None and 0 < value <= MAX_SECONDS else None
+
+
+def _every(node: Node) -> float | None:
+    value = _seconds(node)
+    return value if value is not None and value >= MIN_EVERY else None
 
 
 def _count(node: Node) -> int | None:

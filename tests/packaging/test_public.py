@@ -11,11 +11,12 @@ TOP = Path(__file__).parents[2]
 PAGE = TOP / "docs" / "public-api.rst"
 
 PUBLIC = {
-    "automaton.api": ["Refused", "State", "States", "goto"],
+    "automaton.api": ["Probe", "Refused", "State", "States", "goto"],
     "kontrol": ["__version__"],
 }
 STATE = ["env", "force", "func", "line", "on", "retry", "tag", "timeout", "transitions"]
-STATES = ["initial", "line", "payload", "states", "terminal"]
+STATES = ["initial", "line", "live", "payload", "states", "terminal"]
+PROBE = ["every", "file", "line", "run", "timeout"]
 
 
 @pytest.mark.parametrize("module", PUBLIC)
@@ -31,11 +32,12 @@ def test_automaton_api_has_no_other_name() -> None:
 
 
 def test_these_attributes_are_public() -> None:
-    from automaton.api import State, States
+    from automaton.api import Probe, State, States
 
     state = State(test_these_attributes_are_public)
     states = States([state], initial="a", terminal="b")
-    for made, attributes in ((state, STATE), (states, STATES)):
+    probe = Probe("file", "script", every=1)
+    for made, attributes in ((state, STATE), (states, STATES), (probe, PROBE)):
         assert sorted(name for name in vars(made) if not name.startswith("_")) == attributes
         arguments = set(inspect.signature(type(made)).parameters)
         assert set(attributes) == arguments | {"line"}
