@@ -101,8 +101,14 @@ def _needless(history: History, run: Run) -> list[str]:
 
 
 def _differences(before: list[Pod], run: Run) -> list[str]:
-    """Tell what of a run's `CHANGES` is not the difference between `before` and its pods."""
-    was, now = ({pod["seq"]: pod for pod in pods} for pods in (before, run.pods))
+    """Tell what of a run's `CHANGES` is not the difference between `before` and its pods.
+
+    Live facts are no part of it.
+    """
+    was, now = (
+        {pod["seq"]: {name: pod[name] for name in pod if name != "live"} for pod in pods}
+        for pods in (before, run.pods)
+    )
     told = {kind: {row["seq"] for row in rows} for kind, rows in run.document["changes"].items()}
     found = []
     true = {
