@@ -181,7 +181,8 @@ DESIRED = replace(
         *(Step(10 + 7 * i, "want", f"m{2 - i % 2}", f"b {i + 20} if {i - 1}") for i in range(9)),
         Step(9, "want", "m1", "b 0"),
         *(Step(15 + 25 * i, "crash", f"m{i % 2 + 1}", "", 6) for i in range(2)),
-        *(Step(13.9 + 14 * i, "mute", f"m{i % 2 + 1}", "etcd", 1.5) for i in range(4)),
+        *(Step(60 + i / 500, "want", "m1", f"c {i}") for i in range(30)),
+        Step(60.03, "mute", "m1", "etcd", 1.5),
         Step(80, "want", "m2", "a 9"),
     ),
 )  # fmt: skip
