@@ -14,6 +14,7 @@ from tests.simulation.network import StoreNetwork, Wire
 from tests.simulation.schedule import FOURTH, THIRD
 from tests.simulation.silence import SimHooks
 from tests.simulation.versions import EARLIER, LATER, OtherVersion, earlier, later
+from tests.simulation.wire import answer
 from tests.simulation.world import World
 from tests.support.memory import MemoryStore
 from tests.support.simloop import Clock
@@ -27,8 +28,6 @@ from kontrol.ensemble.urgent import Urgent, parse_urgent
 from kontrol.master.desired import Expected, NotAsExpected
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master, MasterConfig
-from kontrol.master.registry.conflicts import Sender
-from kontrol.rpc.errors import Refused, RemoteError
 from kontrol.store.protocol import Ambiguous, NoSpace, Store, StoreError
 
 GRACE = 30.0  # seconds for a master to end, as Kubernetes gives by default
@@ -145,11 +144,11 @@ class MasterHost:
         self._node, self._master = "", None
         self._world.record(Process(self._world.loop.world, self.name, up=False))
 
-    def receive(self, raw: str, reply: Callable[[object], None]) -> None:
+    def receive(self, frame: bytes, ip: str, reply: Callable[[bytes], None]) -> None:
         """Take a keepalive as a task of the process, if there is one."""
         if self._master is not None:
-            loop = self._world.loop
-            loop.call_soon(self._serve, self._master, raw, reply, context=loop.context(self._node))
+            loop, context = self._world.loop, self._world.loop.context(self._node)
+            loop.call_soon(self._serve, self._master, frame, ip, reply, context=context)
 
     def ask(self, kind: Kind, run: int) -> None:
         """Take an operator's request as a task of the process, if there is one."""
@@ -204,12 +203,10 @@ class MasterHost:
             return
         self._world.record(Answered(self._world.loop.world, number, result))
 
-    def _serve(self, master: Master, raw: str, reply: Callable[[object], None]) -> None:
+    def _serve(self, master: Master, frame: bytes, ip: str, reply: Callable[[bytes], None]) -> None:
         async def serve() -> None:
             try:
-                reply(await master.ping(raw, Sender(json.loads(raw)["ip"])))
-            except Refused as error:
-                reply(RemoteError(error.name, error.message))
+                reply(await answer(master, frame, ip, self._world.loop.world))
             except Exception as error:  # noqa: BLE001 - as above
                 self._failed(f"a keepalive raised {error!r}")
 

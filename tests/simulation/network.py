@@ -25,6 +25,7 @@ from tests.simulation.history import (
     Sent,
     Unsure,
 )
+from tests.simulation.wire import Line
 from tests.support.memory import Refresh, Request, Txn
 from tests.support.simloop import SimLoop
 
@@ -249,8 +250,8 @@ class Endpoint(Protocol):
         """The node of its process, empty if there is none."""
         ...
 
-    def receive(self, raw: str, reply: Callable[[object], None]) -> None:
-        """Take a keepalive; `reply` with the answer or an exception, if at all."""
+    def receive(self, frame: bytes, ip: str, reply: Callable[[bytes], None]) -> None:
+        """Take a keepalive's frame, sent by `ip`; `reply` with that of the answer, if at all."""
         ...
 
 
@@ -299,6 +300,7 @@ class _Connection:
     ) -> None:
         self._network = network
         self._deaf = deaf
+        self._line: Line | None = None
         self._ends = ends  # the agent's host and the master's
         self._endpoint = endpoint
         self._record = record
@@ -312,9 +314,11 @@ class _Connection:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimLoop)
         sent = loop.world
-        answer: asyncio.Future[object] = loop.create_future()
+        answer: asyncio.Future[Mapping[str, object]] = loop.create_future()
         host, master = self._ends
         record = json.loads(raw)
+        self._line = self._line or Line(f"{host}-{master}", loop.world)
+        call = self._line.call(raw, loop.world)
         if record["nonce"] not in self._nonces:
             self._nonces.add(record["nonce"])
             self._record(Sent(sent, host, record["id"], record["key"], record["nonce"]))
@@ -324,15 +328,20 @@ class _Connection:
         process = ""  # that has received it
         replied: float | None = None
 
-        def reply(result: object) -> None:
+        def reply(frame: bytes) -> None:
             nonlocal replied
             replied = loop.world
-            self._network.send(master, host, lambda: _settle(answer, result))
+            self._network.send(master, host, lambda: answered(frame))
+
+        def answered(frame: bytes) -> None:
+            result = call.answered(frame, loop.world)
+            if result is not None:
+                _settle(answer, result)
 
         def arrive() -> None:
             nonlocal process
             process = process or self._endpoint.node
-            self._endpoint.receive(raw, reply)
+            self._endpoint.receive(call.frame, record["ip"], reply)
 
         self._network.send(host, master, arrive)
         try:
@@ -352,9 +361,11 @@ class _Connection:
         finally:
             answer.cancel()  # what comes later finds no caller
         if not record.get("down"):
-            assert isinstance(told, dict)
             who = record["id"], record["key"], record["nonce"], record["n"]
-            self._record(Acknowledged(loop.world, sent, *who, told["seq"], told["ttl"]))
+            seq, ttl = told["seq"], told["ttl"]
+            assert isinstance(seq, int)
+            assert isinstance(ttl, int | float)
+            self._record(Acknowledged(loop.world, sent, *who, seq, ttl))
         return told
 
 
