@@ -105,7 +105,8 @@ class Agent:
     """One of the crowd. `host` is where it last connected to."""
 
     __slots__ = (
-        *("addresses", "call", "changes", "connected", "deadline", "due", "host", "incoming"),
+        *("acknowledged", "addresses", "call", "changes", "connected", "deadline", "due", "host"),
+        "incoming",
         *("marked", "number", "schedule", "sent", "socket", "waiting"),
     )
 
@@ -123,6 +124,7 @@ class Agent:
         self.waiting = False  # an attempt is under way
         self.deadline = 0.0  # of that attempt
         self.sent = 0.0
+        self.acknowledged = time.monotonic()  # when the keepalive was sent that was last so
         self.due = 0.0
 
 
@@ -134,6 +136,9 @@ class Pace(Protocol):
 
     def failed(self, agent: Agent, now: float) -> None:
         """Act on an attempt that failed; the connection is closed."""
+
+    def late(self, agent: Agent, now: float) -> None:
+        """Act on an attempt that has no answer in time; the connection is open."""
 
     def turn(self, now: float) -> float:
         """Do what is due; return when the next is."""
@@ -224,8 +229,7 @@ class Crowd:
             deadline, agent = self._attempts.popleft()
             if agent.waiting and agent.deadline == deadline:
                 self.tally.late += 1
-                self.close(agent)
-                pace.failed(agent, now)
+                pace.late(agent, now)
 
     def _connect(self, agent: Agent) -> None:
         agent.host = agent.addresses.choose() or ""
@@ -292,6 +296,7 @@ class Crowd:
             tally.refused[error] += 1
         else:
             tally.acknowledged += 1
+            agent.acknowledged = agent.sent
             tally.times.add(now - agent.sent)
             tally.bins[int(now / _BIN)] += 1
             if agent.marked:
@@ -347,9 +352,17 @@ class ClosedLoop:
         self._next.append(agent)
         self.turn(now)
 
+    def late(self, agent: Agent, now: float) -> None:
+        """See `Pace`."""
+        self._crowd.close(agent)
+        self.failed(agent, now)
+
 
 class Steady:
-    """Lets each agent send as a real one does, from anywhere in its interval on."""
+    """Lets each agent send as a real one does, from anywhere in its interval on.
+
+    But for this: one that goes to another host has no second connection to the first meanwhile.
+    """
 
     def __init__(self, crowd: Crowd, random: Random) -> None:
         self._crowd = crowd
@@ -363,7 +376,9 @@ class Steady:
         due = self._due
         while due and due[0][0] <= now:
             at, _, agent = heapq.heappop(due)
-            if agent.due == at and not agent.waiting:
+            if agent.due == at:
+                if agent.waiting:  # its answer was late, and is waited for no longer
+                    self._crowd.close(agent)
                 self._crowd.attempt(agent, now)
         return due[0][0] if due else math.inf
 
@@ -374,13 +389,23 @@ class Steady:
         elif error in REFUSALS:
             self._at(agent, now + agent.schedule.failed())
         else:
-            self._crowd.close(agent)
             self.failed(agent, now)
 
     def failed(self, agent: Agent, now: float) -> None:
         """See `Pace`."""
         agent.addresses.failed(agent.host)
+        if agent.addresses.choose() != agent.host:
+            self._crowd.close(agent)
         self._at(agent, now + agent.schedule.failed())
+
+    def late(self, agent: Agent, now: float) -> None:
+        """See `Pace`."""
+        if not agent.connected:
+            self._crowd.close(agent)
+        self.failed(agent, now)
+        if agent.waiting:
+            until = agent.sent + agent.schedule.timeout(agent.sent - agent.acknowledged)
+            self._at(agent, max(until, agent.due))
 
     def _at(self, agent: Agent, when: float) -> None:
         agent.due = when

@@ -6,6 +6,8 @@ to connect, waits a random time, and goes to the other address (`bench.agents`).
 
 With `--outage`, there is one master, which is killed and started again after that many seconds. By
 then all agents have noticed, and try again within TTL/8: they return in a third of the time.
+
+With `--share`, the master to which they come is held to that share of a core.
 """
 
 import asyncio
@@ -15,7 +17,7 @@ import time
 from bench import Option
 from bench.generator import Options
 from bench.load import generator
-from bench.process import Meter, resident
+from bench.process import Meter, held_to, resident
 from bench.stage import QUIET, TTL, Daemon, Stage, most_agents, stage
 from bench.table import Row
 
@@ -26,12 +28,15 @@ OPTIONS = {
     "within": Option(120.0, 30.0, "seconds at most until all are acknowledged"),
     "stop": Option(0, 0, "1: SIGSTOP instead of SIGKILL, so that connections stay open"),
     "outage": Option(0.0, 0.0, "seconds without any master, instead of another master"),
+    "share": Option(0.0, 0.0, "of a core that the other master gets; 0: what it wants"),
 }
 _A, _B = "127.0.0.1", "127.0.0.2"
 _BUFFERED = 0.1  # seconds in which the generator reads what the first master still sent
 
 
-async def run(*, agents: int, after: float, within: float, stop: int, outage: float) -> list[Row]:
+async def run(
+    *, agents: int, after: float, within: float, stop: int, outage: float, share: float
+) -> list[Row]:
     """Measure."""
     agents = most_agents(agents)
     async with stage() as here:
@@ -54,11 +59,12 @@ async def run(*, agents: int, after: float, within: float, stop: int, outage: fl
                 await load.report()
             else:
                 second = standby
-            meter = Meter(master=second.pid)
-            got = await load.until(within=within)
-            spent, memory = meter.read(), resident(second.pid)
-            await asyncio.sleep(TTL + 2)  # what was lost is gone by then
-            following = await load.report()
+            async with held_to(second.pid, share):
+                meter = Meter(master=second.pid)
+                got = await load.until(within=within)
+                spent, memory = meter.read(), resident(second.pid)
+                await asyncio.sleep(TTL + 2)  # what was lost is gone by then
+                following = await load.report()
             after_all = await here.pods()
         await second.end()
     lost = sum(after_all.get(key) != revision for key, revision in before.items())

@@ -1,9 +1,15 @@
-"""What a process costs, from Linux's /proc."""
+"""What a process costs, from Linux's /proc, and how to let it have less than it wants."""
 
+import asyncio
 import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Never
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_PERIOD = 0.05  # seconds in which a process that is held back runs once
 
 
 def cpu(pid: int) -> float:
@@ -41,3 +47,28 @@ class Meter:
         spent = {name: now[name] - before for name, before in self._before.items()}
         self._before = now
         return spent
+
+
+@asynccontextmanager
+async def held_to(pid: int, share: float) -> AsyncIterator[None]:
+    """Let a process run for `share` of the time meanwhile: it is stopped for the rest.
+
+    So it gets that share of a core at most, and less on a busy machine. 0: all of the time.
+    """
+    holding = asyncio.create_task(_hold(pid, share)) if 0 < share < 1 else None
+    try:
+        yield
+    finally:
+        if holding is not None:
+            holding.cancel()
+            await asyncio.wait([holding])
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+async def _hold(pid: int, share: float) -> Never:
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(_PERIOD * (1 - share))
+        os.kill(pid, signal.SIGCONT)
+        await asyncio.sleep(_PERIOD * share)

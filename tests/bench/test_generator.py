@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 
 from bench.generator import Options
 from bench.load import generator
+from bench.process import held_to
 from bench.stage import PODS, QUIET, Stage, free_port, stage
-from tests.rpc.support import running
+from tests.rpc.support import running, until
 
 from kontrol.ensemble.pod import parse_keepalive
 from kontrol.rpc.errors import Refused
@@ -24,12 +26,14 @@ class Master:
 
     def __init__(self, refusals: int = 0, error: str = "Conflict") -> None:
         self.ids: list[str] = []
+        self.connections: set[str] = set()
         self.open = asyncio.Event()
         self.open.set()
         self._refusals = refusals
         self._error = error
 
-    async def ping(self, _call: Call, raw: str) -> object:
+    async def ping(self, call: Call, raw: str) -> object:
+        self.connections.add(call.peer)
         await self.open.wait()
         if self._refusals:
             self._refusals -= 1
@@ -123,3 +127,37 @@ async def test_agents_that_lose_their_master_go_to_the_other() -> None:
             await load.mark()
             assert (await load.until(within=60)).left == 0
     assert set(second.ids) == set(first.ids)
+
+
+async def test_agents_wait_for_a_late_answer_on_the_connection_that_they_have() -> None:
+    master = Master()
+    async with (
+        running(Server(master.methods())) as port,
+        generator(Options(("127.0.0.1",), port, AGENTS, ttl=12)) as load,
+    ):
+        await load.join()
+        master.open.clear()
+        await load.steady()
+        await load.mark()
+        async with asyncio.timeout(60):
+            while not (await load.until(within=0.2)).late:
+                pass
+        master.open.set()
+        assert (await load.until(within=20)).left == 0
+        assert len(master.connections) == AGENTS
+
+
+async def test_what_is_held_to_a_share_is_stopped_and_goes_on_afterwards() -> None:
+    held = await asyncio.create_subprocess_exec("sleep", "600")
+
+    def stopped() -> bool:
+        stat = Path(f"/proc/{held.pid}/stat").read_text(encoding="utf-8")
+        return stat.rpartition(")")[2].split()[0] == "T"
+
+    async with held_to(held.pid, 0.1):
+        await until(stopped)
+        await until(lambda: not stopped())
+        await until(stopped)
+    await until(lambda: not stopped())
+    held.kill()
+    await held.wait()
