@@ -25,7 +25,7 @@ from kontrol.master.operator.archive import export, restore
 from kontrol.master.operator.view import View
 from kontrol.master.records.desired import Desired, Logged
 from kontrol.master.records.records import Records
-from kontrol.store.protocol import Ambiguous, Delete, Denied, NoSpace, Put, Unavailable
+from kontrol.store.protocol import Ambiguous, Batch, Delete, Denied, NoSpace, Put, Unavailable
 
 ABSENT = Expected(None)
 
@@ -148,32 +148,32 @@ async def test_a_change_survives_the_leader() -> None:
 
 
 @virtual
-async def test_a_successor_does_not_act_on_an_older_state() -> None:
-    """Its watch may be behind: it reads up to what the store has before it decides anything."""
-    cluster, one, two, network = MemoryCluster(), Stub(), Stub(), Slow()
+async def test_a_successor_does_not_act_on_an_older_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its watch may be behind: it waits for what the store has before it decides anything."""
+    cluster, one, two = MemoryCluster(), Stub(), Stub()
     async with AsyncExitStack() as first:
         leader = await first.enter_async_context(running(cluster, one))
         await leader.ping(record(1))
-        async with running(cluster, two, id="m2", network=network) as second, alive(second, 1):
+        async with running(cluster, two, id="m2") as second, alive(second, 1):
             await asyncio.sleep(5)
-            network.late = 2.0
+            cache, late = second.desired.cache, list[Batch]()
+            take = cache._take
+            monkeypatch.setattr(cache, "_take", late.append)
             await put(leader, "a", 1)
             await asyncio.sleep(0.5)
             assert given(one)[-1][0] == {"a": 1}
             await first.aclose()
+            await asyncio.sleep(5)
+            assert second.leader_id == "m2"
+            assert given(two) == [], "what it knows is older than what was acknowledged"
+            monkeypatch.setattr(cache, "_take", take)
+            for batch in late:
+                take(batch)
+            await asyncio.sleep(5)
+            assert given(two) == []
             await put(second, "a", 2)
-            await asyncio.sleep(20)
+            await asyncio.sleep(5)
     assert given(two) == [({"a": 2}, {"set": ["a"], "unset": []})]
-
-
-class Slow(Faulty):
-    """A network whose watches are late by `late` seconds."""
-
-    late = 0.0
-
-    async def deliver(self) -> bool:
-        await asyncio.sleep(self.late)
-        return False
 
 
 @virtual
