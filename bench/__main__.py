@@ -19,6 +19,7 @@ BENCHES = {
     "fleet": "CPU and memory of one master, by the number of agents",
     "crowd": "all agents of a master that dies, until the other has acknowledged them",
     "dying": "many pods that die together, until the callback",
+    "publish": "what a run publishes, from its commit to the files of all agents",
     "footprint": "memory, threads and idle CPU of agents and a master",
     "commands": "the time that a command takes from its start to its end",
     "imports": "memory and CPU that importing a module takes",

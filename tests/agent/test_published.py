@@ -91,7 +91,7 @@ def test_each_later_version_replaces_the_file_and_no_earlier_one_does(tmp_path: 
         assert content(path) == {"version": 7, "documents": {"b": [2]}}
         assert master.had == [0, 3, 3, 3, 7]
         assert master.asked[0][2] == {"pod": "abc"}
-        sums = [crc32(canonical(json.loads(it))) for it in (text(3, a=1), text(7, b=[2]))]
+        sums = [crc32(it.encode()) for it in (text(3, a=1), text(7, b=[2]))]
         assert [master.asked[i][2] for i in (1, 4)] == [{"pod": "abc", "sum": it} for it in sums]
         assert names(tmp_path) == ["published.json"]
         status = file.status
@@ -110,6 +110,7 @@ def test_the_next_process_goes_on_from_the_file_and_replaces_what_is_damaged(
         master = Master(text(6, a="a master that is behind"), text(8, a=2))
         await follow(keep(path), master)
         assert master.had == [7, 7, 8]
+        assert master.asked[0][2]["sum"] == crc32(text(7, a=1).encode())
         assert content(path)["version"] == 8
         for damaged in ("", "{", "[]", text(0), text(-1), '{"version":true,"documents":{}}'):
             path.write_text(damaged)
@@ -234,6 +235,7 @@ def test_of_several_tiers_the_first_listed_that_has_any_wins_for_good(tmp_path: 
         again = keep(path, "one", "two", "three")
         await follow(again, first := Master(text(2, a="late"), text(4, a=1)), "one")
         assert first.had == [3, 3, 4]
+        assert first.asked[0][2]["sum"] == crc32(canonical({"version": 3, "documents": {"a": 1}}))
         # The list was changed: versions of another tier say nothing of these.
         other = keep(path, "two", "one")
         await follow(other, second := Master(text(1, a=2)), "two")

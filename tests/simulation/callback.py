@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tests.simulation.history import Ended, Started
+from tests.simulation.published import SimPublisher
 from tests.simulation.world import World
 from tests.support.simloop import Clock, SimLoop
 
@@ -38,8 +39,10 @@ class SimRunner:
         fingerprint: str,
         *,
         asks: bool = True,
+        publisher: SimPublisher | None = None,
     ) -> None:
         """`asks`: this version of the masters lets it ask to run again, and leave notes."""
+        self._publisher = publisher
         self._asks = asks
         self._world = world
         self._host = host
@@ -120,6 +123,8 @@ class SimRunner:
         ok = not world.failing
         state = json.dumps({"run": request.run}).encode() if rng.random() < 0.7 else None
         asked = world.ask() if self._asks else (None, None)
+        if self._publisher is not None:
+            self._publisher.begin(request, length, lambda: not child.outcome.done())
         child.end = self._later(length, lambda: self._finish(child, ok=ok, state=state, left=asked))
 
     def _watch(self, child: Child) -> None:

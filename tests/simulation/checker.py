@@ -1,4 +1,4 @@
-"""Judges a history by the invariants of the design (section 12): 1 to 12, 8 in part.
+"""Judges a history by the invariants of the design (section 12): 1 to 13, 8 in part.
 
 Each check is a pure function from a history to complaints; an empty list is a pass. They know the
 contract and the layout of the store, and share no logic with the masters: what changed is worked
@@ -7,7 +7,16 @@ out from what callbacks were given, who left from what agents said.
 
 from collections.abc import Callable, Iterator
 
-from tests.simulation.checks import desired, holds, pods, records, runs, silence, timed
+from tests.simulation.checks import (
+    desired,
+    holds,
+    pods,
+    published,
+    records,
+    runs,
+    silence,
+    timed,
+)
 from tests.simulation.history import Failure, History
 
 CHECKS: dict[str, Callable[[History], Iterator[str]]] = {
@@ -28,6 +37,10 @@ CHECKS: dict[str, Callable[[History], Iterator[str]]] = {
     "11 rollbacks": records.rolled_back_once,
     "12 as it asked": timed.asked_is_committed,
     "12 never early": timed.never_early,
+    "13 published under the fence": published.fenced,
+    "13 published versions rise": published.only_rise,
+    "13 as was told": published.answered,
+    "13 the latest everywhere": published.latest_everywhere,
     "14 told before lost": silence.told_before_lost,
     "14 hooks in order": silence.in_order,
     "12 desired, made once": desired.made_once,

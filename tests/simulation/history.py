@@ -147,11 +147,13 @@ class Settled:
     """The end: all faults are over and nothing changes any more. `alive`: (id, key, payload).
 
     `fingerprint` is the callback that all masters have, empty if they have not the same.
+    `followers` are the hosts of agents that keep what is published.
     """
 
     at: float
     alive: tuple[tuple[str, str, str], ...]
     fingerprint: str = ""
+    followers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,37 @@ class Answered:
     at: float
     number: int
     result: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publishing:
+    """A run on `node` is about to publish a document."""
+
+    at: float
+    node: str
+    run: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """It was told that its document is published, in a `version`; None if it was refused."""
+
+    at: float
+    node: str
+    run: int
+    key: str
+    value: int
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The agent on `node` has replaced the file of what is published."""
+
+    at: float
+    node: str
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +334,7 @@ RESTORES = {
 Entry = (
     Commit | Restore | Leased | Elected | Started | Ended | Sent | Acknowledged | Refusal
     | Deregistered | Process | Failure | Fault | Settled | Asked | Unsure | Fenced | Replaced
-    | Garbage | Hook | Wanted | Answered
+    | Garbage | Hook | Wanted | Answered | Publishing | Published | Kept
 )  # fmt: skip
 History = tuple[Entry, ...]
 

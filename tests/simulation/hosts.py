@@ -11,6 +11,7 @@ from random import Random
 from tests.simulation.callback import BootClock, SimRunner
 from tests.simulation.history import Answered, Asked, Failure, Process, Replaced, Settings, Wanted
 from tests.simulation.network import StoreNetwork, Wire
+from tests.simulation.published import Disk, SimFile, SimPublisher
 from tests.simulation.schedule import FOURTH, THIRD
 from tests.simulation.silence import SimHooks
 from tests.simulation.versions import EARLIER, LATER, OtherVersion, earlier, later
@@ -28,6 +29,7 @@ from kontrol.ensemble.urgent import Urgent, parse_urgent
 from kontrol.master.desired import Expected, NotAsExpected
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master, MasterConfig
+from kontrol.rpc.errors import Refused, RemoteError
 from kontrol.store.protocol import Ambiguous, NoSpace, Store, StoreError
 
 GRACE = 30.0  # seconds for a master to end, as Kubernetes gives by default
@@ -70,7 +72,10 @@ class MasterHost:
         self._starts += 1
         self._node = world.boot(self.name, self._starts)
         asks = self.version != EARLIER
-        self._runner = SimRunner(world, self.name, self._clock, self.fingerprint, asks=asks)
+        self._runner = SimRunner(
+            world, self.name, self._clock, self.fingerprint, asks=asks,
+            publisher=SimPublisher(world, self.name, self._node) if asks else None,
+        )  # fmt: skip
         store = self._store()
         config = MasterConfig(
             "default", "test", self.name, self.name, ttl=settings.ttl, fover=settings.fover,
@@ -149,6 +154,30 @@ class MasterHost:
         if self._master is not None:
             loop, context = self._world.loop, self._world.loop.context(self._node)
             loop.call_soon(self._serve, self._master, frame, ip, reply, context=context)
+
+    def follow(
+        self, connection: str, have: object, about: object, reply: Callable[[object], None]
+    ) -> Callable[[], None] | None:
+        """Take a question for what is published; return how to give it up, None if it is down."""
+        if self._master is None:
+            return None
+        loop, master = self._world.loop, self._master
+
+        async def answer() -> None:
+            try:
+                reply(await master.publications.later(connection, have, about))
+            except Refused as error:
+                reply(RemoteError(error.name, error.message))
+
+        node = self._node
+        task = loop.spawn(node, answer())
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+        return lambda: None if task.done() else self._cancel(node, task)
+
+    def _cancel(self, node: str, task: "asyncio.Task[None]") -> None:
+        loop = self._world.loop
+        loop.call_soon(task.cancel, context=loop.context(node))
 
     def ask(self, kind: Kind, run: int) -> None:
         """Take an operator's request as a task of the process, if there is one."""
@@ -229,6 +258,7 @@ class AgentHost:
         self._agent: Agent | None = None
         deaf = min(max(1.0, world.schedule.ttl / 6), 5.0)  # as `kontrol.daemon.wire_agent` has it
         self._wire = Wire(world.network, name, world.masters, world.record, deaf=deaf)
+        self._disk = Disk()
 
     @property
     def node(self) -> str:
@@ -279,10 +309,22 @@ class AgentHost:
             random=Random(f"{world.schedule.seed} {self._node}"),
             clock=lambda: int((world.loop.world if off is None else world.wall(off)) * 1e9),
             hooks=self._hooks(),
+            published=self._file(),
         )
         agent.update(self.payload)
         world.record(Process(world.loop.world, self.name, up=True, id=self.id, key=key))
         self._task = world.loop.spawn(self._node, agent.run())
+
+    @property
+    def follows(self) -> bool:
+        """Whether it reports, and keeps what is published."""
+        return bool(self._node) and self._world.schedule.publishes
+
+    def _file(self) -> SimFile | None:
+        world = self._world
+        if not world.schedule.publishes:
+            return None
+        return SimFile(world, self.name, self._node, "masters:8000", self._disk)
 
     def _hooks(self) -> SilenceHooks | None:
         world = self._world

@@ -46,6 +46,7 @@ _T = TypeVar("_T")
 STORE_TIMEOUT = 6.0  # seconds, as EtcdConfig.timeout
 LOSS = 0.3  # of messages on a lossy link
 LATE = 10.0  # seconds, the most that a late message is late
+BEAT = 5.0  # seconds between heartbeats of a call
 LAG = 5.0  # seconds, the most that a watch is behind while it lags
 DISTANT = 0.5, 2.5  # seconds one way, to the store and back from it
 
@@ -254,6 +255,12 @@ class Endpoint(Protocol):
         """Take a keepalive's frame, sent by `ip`; `reply` with that of the answer, if at all."""
         ...
 
+    def follow(
+        self, connection: str, have: object, about: object, reply: Callable[[object], None]
+    ) -> Callable[[], None] | None:
+        """Take a question for what is published; return how to give it up."""
+        ...
+
 
 class Wire:
     """An agent's connections to masters."""
@@ -274,6 +281,7 @@ class Wire:
         self._record = record
         self._deaf = deaf
         self._nonces: set[str] = set()
+        self._opened = 0
 
     async def resolve(self, host: str, port: int) -> list[str]:
         """Return the addresses of all masters, up or not."""
@@ -284,7 +292,12 @@ class Wire:
     async def connect(self, host: str, port: int) -> AsyncIterator[Caller]:
         """Open a connection; whether there is another side, the first call finds out."""
         ends, master = (self._host, host), self._masters[host]
-        yield _Connection(self._network, ends, master, self._record, self._nonces, deaf=self._deaf)
+        self._opened += 1
+        yield _Connection(
+            *(self._network, ends, master, self._record, self._nonces),
+            deaf=self._deaf,
+            name=f"{self._host}#{self._opened}",
+        )
 
 
 class _Connection:
@@ -297,6 +310,7 @@ class _Connection:
         nonces: set[str],
         *,
         deaf: float,
+        name: str,
     ) -> None:
         self._network = network
         self._deaf = deaf
@@ -305,9 +319,13 @@ class _Connection:
         self._endpoint = endpoint
         self._record = record
         self._nonces = nonces  # that are known
+        self._name = name
 
     async def call(self, method: str, *args: object, timeout: float) -> object:
-        """Send a keepalive and wait for the answer."""
+        """Send a keepalive, or a question for what is published, and wait for the answer."""
+        if method == "published":
+            have, about = args
+            return await self._follow(have, about, timeout)
         assert method == "ping"
         (raw,) = args
         assert isinstance(raw, str)
@@ -367,6 +385,41 @@ class _Connection:
             assert isinstance(ttl, int | float)
             self._record(Acknowledged(loop.world, sent, *who, seq, ttl))
         return told
+
+    async def _follow(self, have: object, about: object, timeout: float) -> object:
+        """Ask; the connection is lost if two heartbeats in a row find that nothing passes."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimLoop)
+        answer: asyncio.Future[object] = loop.create_future()
+        host, master = self._ends
+        given_up: list[Callable[[], None]] = []
+        asked = False
+
+        def reply(result: object) -> None:
+            self._network.send(master, host, lambda: _settle(answer, result))
+
+        def arrive() -> None:
+            nonlocal asked
+            if not asked:  # TCP delivers once
+                asked = True
+                give_up = self._endpoint.follow(self._name, have, about, reply)
+                given_up.extend([] if give_up is None else [give_up])
+
+        self._network.send(host, master, arrive)
+        until, missed, node = loop.time() + timeout, 0, self._endpoint.node
+        try:
+            while not answer.done():
+                await asyncio.wait([answer], timeout=min(BEAT, until - loop.time()))
+                if loop.time() >= until:
+                    raise CallTimeout(f"no answer from {master} in {timeout} s")
+                passes = self._network.open(host, master) and self._endpoint.node == node
+                missed = 0 if passes and node and not loop.paused(node) else missed + 1
+                if missed > 1 and not answer.done():
+                    raise LostRemote(f"no heartbeat of {master}")
+            return answer.result()
+        finally:
+            for give_up in given_up:
+                self._network.send(host, master, give_up)
 
 
 def _settle(answer: "asyncio.Future[_T]", result: _T | Exception) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from tests.simulation.checks.desired import acknowledged_marks, marks_in, marks_of, spec_of
 from tests.simulation.checks.holds import Tier, mass
+from tests.simulation.checks.published import current
 from tests.simulation.checks.runs import rolled_back
 from tests.simulation.checks.silence import losses
 from tests.simulation.history import (
@@ -23,6 +24,7 @@ from tests.simulation.history import (
     History,
     Hook,
     Process,
+    Published,
     Record,
     Refusal,
     Replaced,
@@ -83,6 +85,10 @@ BRANCHES: dict[str, str] = {
     "desired race": "a change is not made, since another one came first",
     "desired unsure": "the answer to a change is lost, which was made",
     "desired unknown": "a change is answered as one that may have been made",
+    "published": "a run publishes a document",
+    "published refused": "a document is refused, since its leader leads no more",
+    "published unsure": "the answer to such a write is lost, which was done",
+    "published again": "what is published gets a later version after a restore",
     "swept": "a registration is deleted that was unused for long",
     "left": "a run tells that a pod left",
     "came late": "a pod leaves that was lost",
@@ -338,6 +344,19 @@ def _store(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
                         yield "other version"
 
 
+def _published(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
+    del past
+    match entry:
+        case Published():
+            yield "published" if entry.version is not None else "published refused"
+        case Unsure(_, _, keys, done):
+            yield from ["published unsure"] if done and KEYS.published in keys else []
+        case Commit() if (raw := written(entry, KEYS.published)) is not None:
+            before, now = current(tier.view) or {}, decode(raw) or {}
+            if now["documents"] == before.get("documents", {}):
+                yield "published again"
+
+
 def _hooks(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
     del tier
     if not isinstance(entry, Hook):
@@ -384,5 +403,5 @@ def _desired(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
 
 
 _LOOKS: tuple[Callable[[Entry, Tier, _Past], Iterator[str]], ...] = (
-    *(_terms, _runs, _pods, _hooks, _store, _desired),
+    *(_terms, _runs, _pods, _hooks, _store, _desired, _published),
 )

@@ -6,7 +6,8 @@ Four generations of schedules: seeds below `FOURTH` mean what they always did, s
 once found something still do. From `SECOND` on they draw from the faults of two, a few kinds at a
 time, so that some schedules are about few things. From `THIRD` on, most have callbacks that ask to
 run again, runs every so often, or urgent changes. From `FOURTH` on pods have hooks, and operators
-change the desired state in most. New kinds of faults belong to a new generation.
+change the desired state and callbacks publish in most. New kinds of faults belong to a new
+generation.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,6 +43,7 @@ class Schedule:
 
     `own` are the settings of masters that start with others, `skewed` says that clocks go wrong.
     `every` and `urgent` are as in `Settings`; `asks`: callbacks ask to run again, and leave notes.
+    `publishes`: they publish, and agents follow.
     """
 
     seed: int
@@ -60,6 +62,7 @@ class Schedule:
     every: float = 0.0
     urgent: str = ""
     asks: bool = False
+    publishes: bool = False
 
     @property
     def settings(self) -> Settings:
@@ -74,7 +77,8 @@ class Schedule:
         own = [f"{name}: {settings}" for name, settings in sorted(self.own.items())]
         clocks = ["clocks go wrong"] if self.skewed else []
         asks = ["callbacks ask to run again"] if self.asks else []
-        return "\n".join((head, *own, *clocks, *asks, *map(str, self.steps)))
+        publishes = ["callbacks publish"] if self.publishes else []
+        return "\n".join((head, *own, *clocks, *asks, *publishes, *map(str, self.steps)))
 
 
 def draw(seed: int) -> Schedule:
@@ -163,8 +167,11 @@ def _fourth(seed: int) -> Schedule:
     plain = _third(seed)
     draws = _Draws(Random(f"silence {seed}"), plain)
     wants = _wants(Random(f"desired {seed}"), plain)
-    steps = sorted((*plain.steps, *_silences(draws), *wants), key=lambda step: step.at)
-    return replace(plain, steps=tuple(steps))
+    published = _Draws(Random(f"publish {seed}"), plain)
+    publishes, restored = (published.rng.random() < chance for chance in (0.6, 0.15))
+    more = _restore(published) if publishes and restored else ()
+    steps = sorted((*plain.steps, *_silences(draws), *wants, *more), key=lambda step: step.at)
+    return replace(plain, steps=tuple(steps), publishes=publishes)
 
 
 def _wants(rng: Random, plain: Schedule) -> Iterator[Step]:

@@ -36,6 +36,7 @@ from kontrol.master.desired import Expected
 from kontrol.store.protocol import Delete, Event, Lease, NoSpace, Put, Range
 
 CATCH_UP = 900.0  # seconds of quiet in which the tier must have caught up; backoff takes 300
+FOLLOW = 120.0  # seconds in which pods have what is published, after a restore too
 RAISE = 1_000_000_000  # revisions, as the documentation of etcdutl has it
 
 
@@ -164,11 +165,13 @@ class _Simulation:
             if not any(behind(self._book, Settled(loop.time(), alive, same))):
                 break
         ttl = max(master.settings.ttl for master in self._masters.values())
-        await asyncio.sleep(3 * max(ttl, self._schedule.ttl))
+        follow = FOLLOW if self._schedule.publishes else 0.0
+        await asyncio.sleep(max(3 * max(ttl, self._schedule.ttl), follow))
         limit = loop.time() + CATCH_UP
         while self._book.running is not None and loop.time() < limit:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.1)  # one that comes every so often may be under way
-        self._record(Settled(loop.time(), alive, same))
+        followers = tuple(name for name, agent in self._agents.items() if agent.follows)
+        self._record(Settled(loop.time(), alive, same, followers))
 
     async def _do(self, step: Step) -> None:
         world, network = self._world, self._world.network

@@ -15,7 +15,7 @@ import logging
 import os
 import stat
 from binascii import crc32
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Never, Protocol
@@ -83,6 +83,7 @@ class PublishedFile:
         command: tuple[str, ...] = (),
     ) -> None:
         self.path = path.absolute()
+        self._beside = self.path.with_name(f".{self.path.name}.new")
         self._tiers = tuple(tiers)
         self._pod = pod
         self._hook = hook
@@ -182,7 +183,7 @@ class PublishedFile:
         version, documents = _version_of(content), content["documents"]
         if version <= self._have(tier) or (self._tier is not None and self._tier < tier):
             return False  # late or doubled
-        total = _sum(content)
+        total = crc32(raw)
         if len(self._tiers) > 1:
             raw = canonical({**content, "tier": name})
         try:
@@ -203,7 +204,7 @@ class PublishedFile:
 
     def _write(self, content: bytes) -> None:
         """Replace the file. Its mode is that of any new file: applications read it."""
-        beside = self.path.with_name(f".{self.path.name}.new")
+        beside = self._beside
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             descriptor = os.open(beside, flags | os.O_NONBLOCK, 0o666)
@@ -230,8 +231,7 @@ class PublishedFile:
     def _open(self) -> None:
         """Read what an earlier process left, so that no earlier version replaces it."""
         try:
-            raw = self._content()
-            _, content = _read(raw.decode("utf-8", "surrogateescape"))
+            raw, content = _read(self._content())
         except FileNotFoundError:
             return
         except (OSError, NotJSON) as error:
@@ -246,13 +246,10 @@ class PublishedFile:
         else:
             return  # of another tier: any version of these is to replace it
         documents = content["documents"]
-        self._version, self._sum = _version_of(content), _sum(content)
+        sent = {name: content[name] for name in ("documents", "version")}
+        self._version = _version_of(content)
+        self._sum = crc32(canonical(sent) if "tier" in content else raw)
         self._documents = len(documents) if isinstance(documents, dict) else 0
-
-
-def _sum(content: Mapping[str, JSON]) -> int:
-    """Return a checksum of what a master published, in the form in which masters keep it."""
-    return crc32(canonical({name: content[name] for name in ("documents", "version")}))
 
 
 async def _never() -> Never:
