@@ -10,7 +10,7 @@ from kontrol.ensemble.canonical import JSON
 from kontrol.rpc.errors import Refused
 from kontrol.rpc.events import Result
 from kontrol.rpc.limits import Limits
-from kontrol.rpc.methods import Call
+from kontrol.rpc.methods import Call, Signature
 from kontrol.rpc.security.keys import Kind
 from kontrol.rpc.wire import Codec, Message
 from kontrol.store.protocol import Unavailable
@@ -113,3 +113,23 @@ async def test_a_field_named_often_costs_once() -> None:
     call = Call("pods", fields, "10.0.0.9#0")
     assert await cast("Any", master_methods(master)["pods"])(call, *fields) == [{"id": "redis-1"}]
     assert pod.looks == 1
+
+
+def test_what_is_published_is_for_agents_alone_and_they_get_nothing_more_by_it() -> None:
+    methods = {name: Signature.of(name, it) for name, it in master_methods(some(0)).items()}
+    for caller, names in {
+        None: {"ping", "published", "pods", "leader"},
+        "agent": {"ping", "published", "pods", "leader"},
+        "master": {"pods", "leader", "state"},
+        "operator": {"pods", "leader", "state"},
+    }.items():
+        kind = cast("Kind | None", caller)
+        assert {name for name, it in methods.items() if permits(it, kind)} == names
+
+
+def permits(method: Signature, caller: Kind | None) -> bool:
+    try:
+        method.permit(caller)
+    except Refused:
+        return False
+    return True

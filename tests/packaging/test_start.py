@@ -169,9 +169,10 @@ def test_invoke(tmp_path: Path) -> None:
         ({"KONTROL_HTTP_PORT": "{port}"}, REST),
         ({"KONTROL_PAYLOAD": "{folder}/payload.json"}, WATCHES),
         ({"KONTROL_ON_SILENT": "true", "KONTROL_ON_HEARD": "true"}, set()),
+        ({"KONTROL_PUBLISHED": "{folder}/p.json", "KONTROL_ON_PUBLISHED": "true"}, set()),
         ({"KONTROL_KEYS": "{folder}/keys"}, WATCHES | {"kontrol.rpc.server", "nacl"}),
     ],
-    ids=["bare", "rest", "payload", "hooks", "keys"],
+    ids=["bare", "rest", "payload", "hooks", "published", "keys"],
 )
 async def test_agents(tmp_path: Path, more: Mapping[str, str], allowed: set[str]) -> None:
     record = tmp_path / "modules"
