@@ -1,0 +1,1 @@
+"""Ensembles of real servers, each on one machine: `python -m examples.NAME`."""

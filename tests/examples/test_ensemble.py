@@ -1,0 +1,44 @@
+"""What the examples run on: faults reach all processes of a pod, and nothing is left behind."""
+
+import signal
+
+import pytest
+from examples.ensemble import ensemble, working_in
+
+FORKS = ["/bin/sh", "-c", "setsid sleep 600 & echo ready; wait"]
+ENDS = ["/bin/sh", "-c", "mkfifo end; read line < end; exit 3"]
+
+
+async def test_faults_reach_all_that_runs_in_a_pod_and_nothing_is_left() -> None:
+    async with ensemble("numbers", "true", masters=2, TTL="3", FOVER="3", DAMPER="0.1") as here:
+        forks = await here.pod("forks", "test", FORKS)
+        await here.until(lambda: forks.find("ready"), "process that left its session")
+        await here.until(lambda: forks.find("reporting to"), "acknowledged keepalive")
+        assert len(working_in(forks.folder)) >= 3
+        forks.send(signal.SIGSTOP)
+        lost = r"1 lost \(#0 forks\)"
+        await here.until(lambda: any(each.find(lost) for each in here.masters), "loss of the pod")
+        await forks.kill()
+        assert not working_in(forks.folder)
+        assert not forks.runs
+
+        # A pod whose process ends takes its agent with it, which deregisters.
+        ends = await here.pod("ends", "test", ENDS)
+        await here.until(lambda: ends.find("reporting to"), "acknowledged keepalive")
+        (ends.folder / "end").write_text("\n")
+        assert await ends.ended() == [3, 0]
+
+        leader = here.leader()
+        assert leader is not None
+        await leader.kill()
+        assert here.leader() is None
+        await here.until(here.leader, "next leader")
+        assert "1 lost (#0 forks)" in await here.run("kontrol", "runs")
+        with pytest.raises(RuntimeError, match=r"ended with 3: no"):
+            await here.run("sh", "-c", "echo no; exit 3")
+        frozen = await here.pod("frozen", "test", FORKS)
+        await here.until(lambda: frozen.find("ready"), "process that left its session")
+        frozen.send(signal.SIGSTOP)
+        folders = [member.folder for member in (*here.masters, *here.pods.values())]
+    assert not any(map(working_in, folders))
+    assert not here.folder.exists()
