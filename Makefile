@@ -4,7 +4,8 @@ BIN := .venv/bin
 DOCKERFILES := debian-13/Dockerfile debian-12/Dockerfile alpine-3.24/Dockerfile deploy/examples/image/Dockerfile
 SCRIPTS := .ci/run requirements/lock image/base image/finish image/packages image/telegraf image/user image/venv \
 	image/root/home/kontrol/boot.sh image/root/usr/bin/kontrol-health \
-	deploy/etcd/certificates deploy/masters/on-change deploy/examples/image/hello
+	deploy/etcd/certificates deploy/masters/on-change deploy/examples/image/hello \
+	examples/nginx/balancer
 
 .PHONY: demo test coverage simulate mutate check lint types imports docs format lock renew audit \
 	dist release bench clean

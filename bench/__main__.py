@@ -26,8 +26,9 @@ BENCHES = {
     "invoke": "remote commands",
     "automaton": "the state machine of shell scripts",
     "image": "the image and its containers; needs root and podman",
+    "nginx": "requests through an nginx that follows the ensemble; needs nginx",
 }
-ALONE = ("image",)
+ALONE = ("image", "nginx")
 """What runs only by its name."""
 
 

@@ -45,7 +45,7 @@ class Process:
         self._output = output
 
     async def read(self, heard: "Heard") -> None:
-        """Read until no process is left that could write."""
+        """Read until it has ended, and no process is left that could write."""
         # Not a pipe of asyncio's process, whose `wait` would wait for its end.
         reader = asyncio.StreamReader(limit=1 << 20)
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -55,6 +55,7 @@ class Process:
             self.lines.append(raw.decode("utf-8", "replace").rstrip("\n"))
             heard(self, self.lines[-1])
         transport.close()
+        await self.process.wait()
 
     def find(self, pattern: str) -> re.Match[str] | None:
         """Return the first match in what it wrote, if any."""
@@ -170,7 +171,9 @@ class Ensemble:
             **self._daemon(made, "master"),
             **{f"KONTROL_{name}": value for name, value in self._settings.items()},
         )
-        await self.until(lambda: made.find("master on port"), f"{name} that listens")
+        await self.until(lambda: made.find("master on port") or not made.runs, f"start of {name}")
+        if not made.runs:
+            raise RuntimeError(f"{name} ended\n{self.story()}")
         return made
 
     async def pod(self, name: str, role: str, command: Sequence[str], **settings: str) -> Member:
@@ -252,7 +255,8 @@ class Ensemble:
     def environ(self, **more: str) -> dict[str, str]:
         """Return the environment of a process: ours, without settings of Kontrol."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("KONTROL_")}
-        path = (str(self.programs), str(Path(sys.executable).parent), inherited["PATH"])
+        python = str(Path(sys.executable).parent)
+        path = (str(self.programs), python, inherited.get("PATH", os.defpath), "/usr/sbin")
         return {
             **inherited,
             "PATH": os.pathsep.join(path),
@@ -295,6 +299,7 @@ class Ensemble:
         started = Process(f"{member.name} {Path(command[0]).name}", process, output)
         member.processes.append(started)
         reading = asyncio.create_task(started.read(self._heard), name=f"output of {started.name}")
+        reading.add_done_callback(lambda _: self._news.set())
         member.tasks.append(reading)
         return started
 

@@ -23,7 +23,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer, after the time that work takes."""
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        time.sleep(2 if self.path == "/slow" else 0.01)
+        time.sleep(2 if self.path == "/slow" else 0.05)
         self.send_response(200)
         self.send_header("Content-Length", str(len(name) + 1))
         self.end_headers()

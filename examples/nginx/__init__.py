@@ -1,0 +1,1 @@
+"""A balancer that follows a published list."""
