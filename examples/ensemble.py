@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -140,7 +140,7 @@ class Ensemble:
         settings: dict[str, str],
     ) -> None:
         self.app = app
-        self.folder = folder
+        self.folder = folder.resolve()  # as the system names working directories
         self.masters: list[Member] = []
         self.pods: dict[str, Member] = {}
         self.programs = HERE / app
@@ -193,9 +193,11 @@ class Ensemble:
 
     def leader(self) -> Member | None:
         """Return the master that became leader last, if it runs."""
-        leaders = [(found[1], each) for each in self.masters if (found := each.find(_LEADS))]
-        last = max(leaders, key=lambda leader: int(leader[0]), default=None)
-        return last[1] if last is not None and last[1].runs else None
+        lines = [(line, master) for master in self.masters for line in master.processes[0].lines]
+        found = [(re.search(_LEADS, line), master) for line, master in lines]
+        terms = {int(match[1]): master for match, master in found if match is not None}
+        last = terms[max(terms)] if terms else None
+        return last if last is not None and last.runs else None
 
     async def run(self, *words: str, pod: Member | None = None) -> str:
         """Run a command, as an operator or in a pod's folder, and return what it printed.
@@ -294,6 +296,9 @@ class Ensemble:
                 stderr=STDOUT,
                 start_new_session=True,  # so that Ctrl-C reaches us alone
             )
+        except OSError:
+            os.close(output)
+            raise
         finally:
             os.close(end)
         started = Process(f"{member.name} {Path(command[0]).name}", process, output)
@@ -328,7 +333,7 @@ async def ensemble(
 
     `callback` is a command; `settings` are the masters', without the `KONTROL_`.
     """
-    with tempfile.TemporaryDirectory(prefix=f"kontrol-{app}-") as folder:
+    with tempfile.TemporaryDirectory(prefix="kontrol-") as folder:
         async with embedded_etcd() as endpoints:
             made = Ensemble(
                 app,
@@ -361,6 +366,22 @@ class Screen:
         """Print a line of a process if a callback or a hook wrote it."""
         if found := re.search(r"kontrol\.(callback|hook)\S*: (.*)", line):
             print(f"         {name.partition(' ')[0]:10} | {found[2]}", flush=True)
+
+
+def main(play: Callable[[Screen], Coroutine[None, None, None]]) -> None:
+    """Run an example until it ends or is interrupted, in which case the exit status is 130."""
+
+    async def run() -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is one
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        await play(Screen())
+
+    try:
+        asyncio.run(run())
+    except asyncio.CancelledError:
+        sys.exit(130)
 
 
 def working_in(folder: Path) -> list[int]:

@@ -1,8 +1,6 @@
 """`python -m examples.nginx`: requests, while backends join, leave, are killed and stop."""
 
-import asyncio
-
-from examples.ensemble import Screen
+from examples.ensemble import Screen, main
 from examples.nginx.shop import HEAD, shop
 
 
@@ -24,4 +22,4 @@ async def play(screen: Screen) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(play(Screen()))
+    main(play)

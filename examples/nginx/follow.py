@@ -21,7 +21,8 @@ def write(path: Path, text: str) -> None:
 def use(addresses: list[str], port: str) -> None:
     """Reload nginx with these backends, and wait until no worker has others."""
     before = BACKENDS.read_text(encoding="utf-8")
-    servers = [f"server {each}:{port} max_fails=1 fail_timeout=2s;\n" for each in addresses]
+    hosts = [f"[{each}]" if ":" in each else each for each in addresses]
+    servers = [f"server {host}:{port} max_fails=1 fail_timeout=2s;\n" for host in hosts]
     write(BACKENDS, "".join(servers) or "server 127.0.0.1:1 down;\n")
     nginx = ["nginx", "-p", f"{Path.cwd()}/", "-c", "nginx.conf", "-e", "stderr"]
     try:

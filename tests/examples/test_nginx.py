@@ -4,7 +4,7 @@ import pytest
 from examples.ensemble import Screen
 from examples.nginx.shop import shop
 
-pytestmark = pytest.mark.equipped("nginx")
+pytestmark = [pytest.mark.equipped("nginx"), pytest.mark.timeout(300)]
 
 
 async def test_no_request_fails_while_backends_join_leave_and_are_killed() -> None:
