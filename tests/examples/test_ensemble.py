@@ -1,6 +1,12 @@
 """What the examples run on: faults reach all processes of a pod, and nothing is left behind."""
 
+import os
 import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from examples.ensemble import ensemble, working_in
@@ -42,3 +48,33 @@ async def test_faults_reach_all_that_runs_in_a_pod_and_nothing_is_left() -> None
         folders = [member.folder for member in (*here.masters, *here.pods.values())]
     assert not any(map(working_in, folders))
     assert not here.folder.exists()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a name that is short enough for sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="k-", dir="/tmp") as made:
+        yield Path(made).resolve()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_example_that_is_interrupted_leaves_nothing(
+    number: signal.Signals, folder: Path
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "examples.numbers"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "numbers: " in line:  # of the callback: masters and pods are there
+                break
+        pods = [pod for made in folder.iterdir() for pod in made.glob("pod-*")]
+        assert any(map(working_in, pods))
+        process.send_signal(number)
+        assert process.wait(60) == 130
+    assert not any(map(working_in, pods))
+    assert not list(folder.iterdir())

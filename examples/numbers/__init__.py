@@ -1,0 +1,1 @@
+"""Dense numbers, and a rolling restart."""
