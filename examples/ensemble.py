@@ -97,11 +97,16 @@ class Member:
         found = (process.find(pattern) for process in self.processes)
         return next(filter(None, found), None)
 
-    def send(self, number: signal.Signals) -> None:
-        """Signal all its processes: SIGKILL, or SIGSTOP and SIGCONT, are faults of the whole."""
-        for pid in working_in(self.folder):
+    async def send(self, number: signal.Signals) -> bool:
+        """Signal all its processes: SIGKILL, or SIGSTOP and SIGCONT, are faults of the whole.
+
+        Returns whether there are any.
+        """
+        found = await asyncio.to_thread(working_in, self.folder)  # others go on meanwhile
+        for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+        return bool(found)
 
     async def ended(self) -> list[int]:
         """Wait for the end of its processes; returns their exit statuses."""
@@ -110,9 +115,8 @@ class Member:
 
     async def kill(self) -> None:
         """SIGKILL all its processes."""
-        while working_in(self.folder):  # one may just have started another
-            self.send(signal.SIGKILL)
-            await asyncio.sleep(0.01)
+        while await self.send(signal.SIGKILL):
+            pass  # one may just have started another
         await asyncio.gather(*self.tasks)
         await self.ended()
 
@@ -244,7 +248,7 @@ class Ensemble:
         members = [*self.pods.values(), *self.masters]
         self._show = _nothing
         for member in members:
-            member.send(signal.SIGCONT)
+            await member.send(signal.SIGCONT)
         try:
             for group in (list(self.pods.values()), self.masters):
                 await asyncio.gather(*(member.end() for member in group))

@@ -83,14 +83,12 @@ class Shop:
 
     async def stop(self, name: str) -> Result:
         """Stop all that runs in a pod, as if its host were frozen."""
-        return await self._measure("SIGSTOP", name, self._signal(name, signal.SIGSTOP))
+        return await self._measure("SIGSTOP", name, self.here.pods[name].send(signal.SIGSTOP))
 
     async def resume(self, name: str) -> Result:
         """Have it go on."""
-        return await self._measure("SIGCONT", name, self._signal(name, signal.SIGCONT), joins=True)
-
-    async def _signal(self, name: str, number: signal.Signals) -> None:
-        self.here.pods[name].send(number)
+        signalled = self.here.pods[name].send(signal.SIGCONT)
+        return await self._measure("SIGCONT", name, signalled, joins=True)
 
     async def _measure(
         self, what: str, name: str, change: Awaitable[object], *, joins: bool = False

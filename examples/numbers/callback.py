@@ -50,4 +50,4 @@ if decided != state:
     Path(os.environ["AGAIN_FILE"]).write_text("0.1")
 elif due:
     Path(os.environ["AGAIN_FILE"]).write_text("1")
-    Path(os.environ["NOTE_FILE"]).write_text(f"{len(due)} pods to restart; waits for {waits[0]}")
+    Path(os.environ["NOTE_FILE"]).write_text(f"{len(due)} left to restart; waits for {waits[0]}")

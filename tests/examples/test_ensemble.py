@@ -21,7 +21,7 @@ async def test_faults_reach_all_that_runs_in_a_pod_and_nothing_is_left() -> None
         await here.until(lambda: forks.find("ready"), "process that left its session")
         await here.until(lambda: forks.find("reporting to"), "acknowledged keepalive")
         assert len(working_in(forks.folder)) >= 3
-        forks.send(signal.SIGSTOP)
+        await forks.send(signal.SIGSTOP)
         lost = r"1 lost \(#0 forks\)"
         await here.until(lambda: any(each.find(lost) for each in here.masters), "loss of the pod")
         await forks.kill()
@@ -44,7 +44,7 @@ async def test_faults_reach_all_that_runs_in_a_pod_and_nothing_is_left() -> None
             await here.run("sh", "-c", "echo no; exit 3")
         frozen = await here.pod("frozen", "test", FORKS)
         await here.until(lambda: frozen.find("ready"), "process that left its session")
-        frozen.send(signal.SIGSTOP)
+        await frozen.send(signal.SIGSTOP)
         folders = [member.folder for member in (*here.masters, *here.pods.values())]
     assert not any(map(working_in, folders))
     assert not here.folder.exists()

@@ -113,7 +113,7 @@ class World:
         if due := [pod for pod in self.state["todo"] if pod in self.pods]:
             assert self.last.again, "nothing would go on"
         if self.last.note is not None:
-            assert self.last.note.startswith(f"{len(due)} pods to restart; waits for ")
+            assert self.last.note.startswith(f"{len(due)} left to restart; waits for ")
 
     def crash(self, which: int) -> None:
         """Run it, and lose its leader before or after one of its commands, or before the commit."""
