@@ -72,17 +72,26 @@ class MasterConnection:
         answer, self.answer = self.answer, None
         return None if answer is None else answer.result()
 
+    async def unfollow(self) -> None:
+        """End the follower."""
+        follower, self.follower = self.follower, None
+        await _end(follower)
+
     async def close(self) -> None:
         """Close it. An answer that is waited for counts no more."""
-        tasks = [task for task in (self.answer, self.follower) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        for task in tasks:
-            if not task.cancelled():
-                task.exception()  # no task waits for it
+        await _end(self.answer, self.follower)
         await self._stack.aclose()
+
+
+async def _end(*some: "asyncio.Task[Any] | None") -> None:
+    tasks = [task for task in some if task is not None]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # no task waits for it
 
 
 def _error(task: "asyncio.Task[Any]") -> RpcError | OSError | None:

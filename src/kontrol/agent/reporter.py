@@ -9,10 +9,10 @@ A *late* answer is none the worse: a master that has too little CPU for all its 
 such. If each of them closed its connection and began again, it would spend what it has on
 handshakes, and on keepalives that no agent waits for any more. So a connection without an answer is
 kept open beside the next attempt, and its address is not tried again for a while
-(`Schedule.timeout`): one keepalive per address is all that waits. The first acknowledgement ends
-the others. It proves that the pod's lease was refreshed after the keepalive was *sent*, so the next
-one is due by that time. A connection whose other end does not even take in what is sent ends by
-itself, see `kontrol.rpc.sockets`.
+(`Schedule.timeout`): one keepalive per address is all that waits. The first acknowledgement counts.
+Once one is in time, the other connections are closed. It proves that the pod's lease was refreshed
+after the keepalive was *sent*, so the next one is due by that time. A connection whose other end
+does not even take in what is sent ends by itself, see `kontrol.rpc.sockets`.
 
 A *refusal* is an answer: the connection works, the record is not accepted. It is logged and
 retried, since each reason can pass: the incumbent of a `Conflict` leaves, an invalid payload is
@@ -222,7 +222,11 @@ class Reporter:
         """Report over a connection that was answered, until an attempt fails."""
         answered: MasterConnection | None = connection
         while answered is not None:
-            await self._close(*(each for each in self._connections if each is not answered))
+            others = [each for each in self._connections if each is not answered]
+            if answered.sent + self._schedule.attempt >= asyncio.get_running_loop().time():
+                await self._close(*others)
+            for other in others:
+                await other.unfollow()
             delay = self._read(answered)
             self._begin_to_follow(answered)
             with contextlib.suppress(TimeoutError):
@@ -269,7 +273,7 @@ class Reporter:
                 await asyncio.wait(answers, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             else:
                 await asyncio.sleep(left)
-            for each in [each for each in self._connections if each.answered]:
+            for each in self._answers():
                 error = await self._why_failed(each)
                 if error is None:
                     return each
@@ -280,6 +284,16 @@ class Reporter:
                 if newest is not None:
                     self._failed(_reason(TimeoutError()))
                 return None
+
+    def _answers(self) -> list[MasterConnection]:
+        """Return the connections with an answer, but for what is about an earlier keepalive."""
+        answered = [each for each in self._connections if each.answered]
+        for each in answered:
+            if self._acknowledged is None or each.sent >= self._acknowledged:
+                continue
+            if each.error is None or _is_refusal(each.error):
+                each.answer = None
+        return [each for each in answered if each.answer is not None]
 
     async def _why_failed(self, connection: MasterConnection) -> Exception | None:
         """Return why no acknowledgement or refusal came; None if one did, which is not read yet.
