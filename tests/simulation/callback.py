@@ -14,6 +14,7 @@ from tests.simulation.published import SimPublisher
 from tests.simulation.world import World
 from tests.support.simloop import Clock, SimLoop
 
+from kontrol.ensemble.canonical import canonical
 from kontrol.master.callback import RunOutcome, RunRequest
 
 
@@ -110,10 +111,11 @@ class SimRunner:
         if child.deadline <= world.loop.world:
             child.outcome.set_result(_outcome(ok=False, why="fenced before it started"))
             return
+        pods, live = apart(request.pods)
         world.record(
             Started(
                 world.loop.world, self._host, request.run, request.term, request.digest,
-                request.pods, request.changes, request.state, request.spec,
+                pods, request.changes, request.state, request.spec, live,
             )
         )  # fmt: skip
         child.guard = None
@@ -153,6 +155,15 @@ class SimRunner:
         self._world.record(Ended(at, child.run, ok, state if ok else None, again, note))
         outcome = _outcome(ok=ok, state=state, why=why or "as the schedule has it")
         child.outcome.set_result(replace(outcome, again=again, note=note))
+
+
+def apart(pods: bytes) -> tuple[bytes, tuple[tuple[str, float], ...]]:
+    """Return the pods without their live facts, and of when these are, by the pod's key."""
+    if b'"live"' not in pods:
+        return pods, ()
+    found = json.loads(pods)
+    live = tuple((pod["key"], pod.pop("live")["at"]) for pod in found if "live" in pod)
+    return canonical(found), live
 
 
 def _outcome(*, ok: bool, state: bytes | None = None, why: str = "") -> RunOutcome:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from tests.simulation.checks import (
     desired,
     holds,
+    live,
     pods,
     published,
     records,
@@ -45,6 +46,8 @@ CHECKS: dict[str, Callable[[History], Iterator[str]]] = {
     "14 hooks in order": silence.in_order,
     "12 desired, made once": desired.made_once,
     "12 desired, seen by a run": desired.seen_by_a_run,
+    "live facts are seen": live.seen_by_runs,
+    "live facts of their pods": live.of_their_pods,
     "damper": holds.damper_waits,
     "unknown fields": records.unknown_fields_stay,
 }

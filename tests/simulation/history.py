@@ -56,7 +56,10 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A callback's process began. `pods` is a JSON array, `given` the JSON object of changes."""
+    """A callback's process began. `pods` is a JSON array, `given` the JSON object of changes.
+
+    The pods are without their live facts: `live` says of when these are, by the pod's key.
+    """
 
     at: float
     node: str
@@ -67,6 +70,7 @@ class Started:
     given: bytes
     state: bytes | None
     spec: bytes | None = b"{}"
+    live: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A keepalive sent at `sent` was answered, with the TTL that rules."""
+    """A keepalive sent at `sent` was answered, with the TTL that rules.
+
+    `live` is of when its live facts are, below 0 if it said that there are none.
+    """
 
     at: float
     sent: float
@@ -96,6 +103,7 @@ class Acknowledged:
     n: int
     seq: int
     ttl: float = 0.0
+    live: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ A restart is a new node.
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 from tests.simulation.callback import BootClock, SimRunner
@@ -22,7 +23,8 @@ from tests.support.simloop import Clock
 
 from kontrol.agent.agent import Agent, AgentSettings
 from kontrol.agent.hooks import SilenceHooks
-from kontrol.ensemble.canonical import JSON
+from kontrol.agent.live import LiveFile
+from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.pod import Keepalive, key_of
 from kontrol.ensemble.tiers import Tier
 from kontrol.ensemble.urgent import Urgent, parse_urgent
@@ -235,7 +237,9 @@ class MasterHost:
     def _serve(self, master: Master, frame: bytes, ip: str, reply: Callable[[bytes], None]) -> None:
         async def serve() -> None:
             try:
-                reply(await answer(master, frame, ip, self._world.loop.world))
+                takes_live = self.version != EARLIER
+                now = self._world.loop.world
+                reply(await answer(master, frame, ip, now, takes_live=takes_live))
             except Exception as error:  # noqa: BLE001 - as above
                 self._failed(f"a keepalive raised {error!r}")
 
@@ -244,12 +248,26 @@ class MasterHost:
         request.add_done_callback(self._requests.discard)
 
 
+class SimFacts(LiveFile):
+    """The file of live facts of a host."""
+
+    def __init__(self, path: Path, host: "AgentHost") -> None:
+        super().__init__(path)
+        self._host = host
+
+    def read(self, now: float, *, keep: float) -> str:
+        """Return what the host says now."""
+        del now, keep
+        return canonical(self._host.facts()).decode()
+
+
 class AgentHost:
     """A host on which an agent runs, or not."""
 
     def __init__(self, world: World, name: str) -> None:
         self.name = name
         self._changes = 0
+        self.mute = 0  # how many reasons there are for it to have no live facts
         self._world = world
         self._address = 1
         self._worn = ("", "")
@@ -300,7 +318,8 @@ class AgentHost:
         self._node = world.boot(self.name, self._starts)
         key = key_of(self.ip)
         identity = Keepalive(app="test", id=self.id, ip=self.ip, key=key, role="test")
-        settings = AgentSettings(identity, (Tier("masters", 8000),), ttl=world.schedule.ttl)
+        tiers, live = (Tier("masters", 8000),), Path("live") if world.schedule.live else None
+        settings = AgentSettings(identity, tiers, ttl=world.schedule.ttl, live=live)
         off = world.walls.get(self._node)
         agent = self._agent = Agent(
             settings,
@@ -311,6 +330,8 @@ class AgentHost:
             hooks=self._hooks(),
             published=self._file(),
         )
+        if live is not None:
+            agent._live = SimFacts(live, self)
         agent.update(self.payload)
         world.record(Process(world.loop.world, self.name, up=True, id=self.id, key=key))
         self._task = world.loop.spawn(self._node, agent.run())
@@ -331,6 +352,10 @@ class AgentHost:
         if world.schedule.seed < FOURTH:
             return None
         return SimHooks(world, self.name, self._node).hooks()
+
+    def facts(self) -> JSON:
+        """Its live facts now: they differ with each keepalive; None while there are none."""
+        return None if self.mute else {"at": self._world.loop.world}
 
     def change(self) -> None:
         """Change the payload."""

@@ -383,7 +383,8 @@ class _Connection:
             seq, ttl = told["seq"], told["ttl"]
             assert isinstance(seq, int)
             assert isinstance(ttl, int | float)
-            self._record(Acknowledged(loop.world, sent, *who, seq, ttl))
+            live = (record["live"] or {"at": -1.0})["at"] if "live" in record else None
+            self._record(Acknowledged(loop.world, sent, *who, seq, ttl, live))
         return told
 
     async def _follow(self, have: object, about: object, timeout: float) -> object:

@@ -89,6 +89,9 @@ BRANCHES: dict[str, str] = {
     "published refused": "a document is refused, since its leader leads no more",
     "published unsure": "the answer to such a write is lost, which was done",
     "published again": "what is published gets a later version after a restore",
+    "live": "a run sees live facts of all its pods",
+    "live in part": "a run sees those of some pods, and others have none",
+    "live after": "a run sees live facts that came after the run before",
     "swept": "a registration is deleted that was unused for long",
     "left": "a run tells that a pod left",
     "came late": "a pod leaves that was lost",
@@ -142,6 +145,7 @@ class _Past:
         self.reasons: dict[int, str] = {}  # of runs that started
         self.nodes: dict[int, str] = {}  # where they did
         self.restored = False  # since the last acknowledgement
+        self.ran = float("-inf")  # when a run started last
         self.acknowledged = float("-inf")  # when that was
         self.changed = float("-inf")  # when the list of pods last changed
         self.listed: list[Record] = []
@@ -225,6 +229,7 @@ def _runs(entry: Entry, tier: Tier, past: _Past) -> Iterator[str]:
             if running.get("attempt", 1) > 1:
                 yield "retried"
             yield from _timed(entry, running, tier, past)
+            yield from _live(entry, past)
             if b'"left":[{' in entry.given:
                 yield "left"
             lost = entry.given.partition(b'"lost":')[2].count(b'"seq"')
@@ -275,6 +280,13 @@ def _timed(run: Started, running: Record, tier: Tier, past: _Past) -> Iterator[s
         soon = run.at - past.changed < settings.damper / 1.5
         if soon and tier.is_urgent(settings.urgent, json.loads(run.pods)):
             yield "urgent"
+
+
+def _live(run: Started, past: _Past) -> Iterator[str]:
+    if run.live:
+        yield "live" if len(run.live) == run.pods.count(b'"seq"') else "live in part"
+        yield from ["live after"] if min(of for _, of in run.live) > past.ran else []
+    past.ran = run.at
 
 
 def _replaced(at: float, head: Record, tier: Tier, past: _Past) -> Iterator[str]:

@@ -5,9 +5,9 @@ Every fault ends by itself: a step says for how long. Times are seconds from the
 Four generations of schedules: seeds below `FOURTH` mean what they always did, so that those which
 once found something still do. From `SECOND` on they draw from the faults of two, a few kinds at a
 time, so that some schedules are about few things. From `THIRD` on, most have callbacks that ask to
-run again, runs every so often, or urgent changes. From `FOURTH` on pods have hooks, and operators
-change the desired state and callbacks publish in most. New kinds of faults belong to a new
-generation.
+run again, runs every so often, or urgent changes. From `FOURTH` on pods have hooks; in most,
+operators change the desired state, callbacks publish, and pods report live facts. New kinds of
+faults belong to a new generation.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ class Schedule:
 
     `own` are the settings of masters that start with others, `skewed` says that clocks go wrong.
     `every` and `urgent` are as in `Settings`; `asks`: callbacks ask to run again, and leave notes.
-    `publishes`: they publish, and agents follow.
+    `publishes`: they publish, and agents follow. `live`: pods report live facts.
     """
 
     seed: int
@@ -63,6 +63,7 @@ class Schedule:
     urgent: str = ""
     asks: bool = False
     publishes: bool = False
+    live: bool = False
 
     @property
     def settings(self) -> Settings:
@@ -78,7 +79,9 @@ class Schedule:
         clocks = ["clocks go wrong"] if self.skewed else []
         asks = ["callbacks ask to run again"] if self.asks else []
         publishes = ["callbacks publish"] if self.publishes else []
-        return "\n".join((head, *own, *clocks, *asks, *publishes, *map(str, self.steps)))
+        live = ["pods report live facts"] if self.live else []
+        told = (*own, *clocks, *asks, *publishes, *live)
+        return "\n".join((head, *told, *map(str, self.steps)))
 
 
 def draw(seed: int) -> Schedule:
@@ -170,8 +173,19 @@ def _fourth(seed: int) -> Schedule:
     published = _Draws(Random(f"publish {seed}"), plain)
     publishes, restored = (published.rng.random() < chance for chance in (0.6, 0.15))
     more = _restore(published) if publishes and restored else ()
-    steps = sorted((*plain.steps, *_silences(draws), *wants, *more), key=lambda step: step.at)
-    return replace(plain, steps=tuple(steps), publishes=publishes)
+    rng = Random(f"live {seed}")
+    live = rng.random() < 0.7
+    mutes = _mutes(rng, plain) if live else ()
+    added = (*_silences(draws), *wants, *more, *mutes)
+    steps = sorted((*plain.steps, *added), key=lambda step: step.at)
+    return replace(plain, steps=tuple(steps), publishes=publishes, live=live)
+
+
+def _mutes(rng: Random, plain: Schedule) -> Iterator[Step]:
+    """Pods without live facts for a while."""
+    for _ in range(rng.choice((0, 0, 1, 3))):
+        at, long = rng.uniform(2, plain.horizon * plain.ttl), rng.uniform(0.2, 2) * plain.ttl
+        yield Step(at, "no facts", f"p{rng.randint(1, plain.pods)}", "", long)
 
 
 def _wants(rng: Random, plain: Schedule) -> Iterator[Step]:

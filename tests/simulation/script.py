@@ -150,8 +150,11 @@ class Script:
         }
         self.commit((KEYS.running, canonical(record)))
 
-    def start(self, **given: list[int]) -> None:
-        """Begin a run; `given` replaces parts of the true changes by lists of seqs."""
+    def start(self, *live: tuple[str, float], **given: list[int]) -> None:
+        """Begin a run; `given` replaces parts of the true changes by lists of seqs.
+
+        `live` says of when the live facts are that it sees, by the pods' keys.
+        """
         self.run += 1
         self.view()
         now = {it.seq: it for it in self.listed()}
@@ -173,6 +176,7 @@ class Script:
             Started(
                 self.at, "m1", self.run, self.term, digest_of(now.values()), pods,
                 json.dumps(changes | self.told()).encode(), self.state, canonical(self.spec),
+                live,
             )
         )  # fmt: skip
 
@@ -194,6 +198,11 @@ class Script:
             self.state = state
         self.commit(*changes, (KEYS.running, None))
         self.before = {it.seq: it for it in self.listed()}
+
+    def tell(self, it: Pod, live: float, *, at: float | None = None) -> None:
+        """Let a pod report live facts as of `live`; below 0: that there are none."""
+        at = self.at if at is None else at
+        self.add(Acknowledged(at, at, it.id, it.key, it.nonce, it.n or 0, it.seq, TTL, live))
 
     def go(self, state: bytes | None = b"1") -> None:
         self.start()

@@ -223,6 +223,10 @@ class _Simulation:
                 self._masters[a].ask(b, number)  # type: ignore[arg-type]  # as just asserted
             case "want":
                 self._want(a, b)
+            case "no facts":
+                self._agents[a].mute += 1
+                await asyncio.sleep(lasting)
+                self._agents[a].mute -= 1
             case "failing":
                 world.failing += 1
                 await asyncio.sleep(lasting)

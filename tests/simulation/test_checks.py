@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from tests.simulation.checks import live
 from tests.simulation.health import NEVER, Health
 from tests.simulation.history import (
     KEYS,
@@ -827,3 +828,64 @@ def test_a_run_for_the_desired_state_that_tells_a_loss() -> None:
     script.commit((KEYS.running, canonical({**running, "reason": "spec"})))
     script.add(started)
     assert says(script, "12 desired, seen by a run", "tells ['p1'] lost")
+
+
+def telling() -> Script:
+    """Two pods that report live facts, long after they joined; now is 100."""
+    script = Script()
+    for it in (A, B):
+        script.join(it)
+        script.add(Sent(script.at, it.id, it.id, it.key, it.nonce))
+    script.go()
+    for it, at, of in ((A, 90.0, 89.9), (A, 95.0, 94.9), (B, 96.0, 95.9)):
+        script.tell(it, of, at=at)
+    script.at = 99.0
+    return script
+
+
+def of_facts(script: Script) -> list[str]:
+    """What is complained of about live facts alone."""
+    history = tuple(script.entries)
+    return [*live.seen_by_runs(history), *live.of_their_pods(history)]
+
+
+def test_a_run_that_sees_what_was_reported_last_is_well() -> None:
+    script = telling()
+    script.start((A.key, 94.9), (B.key, 95.9))
+    script.start((A.key, 99.5), (B.key, 99.5))
+    assert of_facts(script) == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "wrong"),
+    [
+        (((B.key, 95.9),), "sees no facts of p1"),
+        (((A.key, 89.9), (B.key, 95.9)), "sees facts of p1 as of 89.900, though"),
+        (((A.key, 94.9), (B.key, 200.0)), "sees facts of p2 as of 200.000; its process"),
+        (((A.key, 94.9), (B.key, 0.5)), "sees facts of p2 as of 0.500; its process"),
+    ],
+)
+def test_a_run_that_sees_older_facts_or_of_another_process(
+    seen: tuple[tuple[str, float], ...], wrong: str
+) -> None:
+    script = telling()
+    script.start(*seen)
+    assert any(wrong in text for text in of_facts(script)), of_facts(script)
+
+
+def test_facts_that_are_gone_need_not_be_seen_and_new_ones_need_a_moment() -> None:
+    script = telling()
+    script.tell(A, -1.0, at=97.0)
+    script.tell(B, 98.9, at=99.0)
+    script.start((B.key, 95.9))
+    assert of_facts(script) == []
+    script.at += 1
+    script.start((B.key, 95.9))
+    assert any("p2 as of 95.900" in text for text in of_facts(script))
+
+
+def test_where_something_is_broken_facts_may_be_older() -> None:
+    script = telling()
+    script.add(Fault(script.at, "cut", "p1", "m1"))
+    script.start()
+    assert of_facts(script) == []

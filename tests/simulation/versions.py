@@ -47,6 +47,8 @@ def later(key: str, value: bytes) -> bytes:
 
 def earlier(key: str, value: bytes) -> bytes | None:
     """Return a record as the version before writes it, None if it does not."""
+    if key.startswith(KEYS.live):
+        return None
     if key == KEYS.last_acknowledged:
         return None
     record = decode(value)

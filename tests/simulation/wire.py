@@ -79,8 +79,13 @@ class Call:
         return message.event.value
 
 
-async def answer(master: Master, frame: bytes, ip: str, now: float) -> bytes:
-    """Accept or refuse the keepalive in a frame, as `kontrol.rpc.server` has masters do."""
+async def answer(
+    master: Master, frame: bytes, ip: str, now: float, *, takes_live: bool = True
+) -> bytes:
+    """Accept or refuse the keepalive in a frame, as `kontrol.rpc.server` has masters do.
+
+    Not `takes_live`: this version of the masters does not know live facts.
+    """
     call = peek(frame)
     assert call is not None, "an agent's keepalive is read by its bytes"
     to, name, text = call
@@ -98,6 +103,8 @@ async def answer(master: Master, frame: bytes, ip: str, now: float) -> bytes:
             assert isinstance(raw, str)
             acknowledged = await master.ping(raw, Sender(ip))
             channel.send(Result(acknowledged))
+        if not takes_live:
+            acknowledged.pop("live", None)
         event = Result(acknowledged)
     except Refused as error:
         event = failure(error.name, error.message)
