@@ -120,6 +120,7 @@ class Process:
     """An agent's process or a master's begins or ends, however.
 
     A master begins with its settings; an agent under an identity: by default the id is the node.
+    `hooks` tells whether it has hooks to run when it is silent.
     """
 
     at: float
@@ -128,6 +129,7 @@ class Process:
     settings: Settings | None = None
     id: str = ""
     key: str = ""
+    hooks: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -320,20 +320,21 @@ class AgentHost:
         identity = Keepalive(app="test", id=self.id, ip=self.ip, key=key, role="test")
         tiers, live = (Tier("masters", 8000),), Path("live") if world.schedule.live else None
         settings = AgentSettings(identity, tiers, ttl=world.schedule.ttl, live=live)
-        off = world.walls.get(self._node)
+        off, hooks = world.walls.get(self._node), self._hooks()
         agent = self._agent = Agent(
             settings,
             connect=self._wire.connect,
             resolve=self._wire.resolve,
             random=Random(f"{world.schedule.seed} {self._node}"),
             clock=lambda: int((world.loop.world if off is None else world.wall(off)) * 1e9),
-            hooks=self._hooks(),
+            hooks=hooks,
             published=self._file(),
         )
         if live is not None:
             agent._live = SimFacts(live, self)
         agent.update(self.payload)
-        world.record(Process(world.loop.world, self.name, up=True, id=self.id, key=key))
+        now, has_hooks = world.loop.world, hooks is not None
+        world.record(Process(now, self.name, up=True, id=self.id, key=key, hooks=has_hooks))
         self._task = world.loop.spawn(self._node, agent.run())
 
     @property

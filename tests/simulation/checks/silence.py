@@ -32,6 +32,7 @@ class Pod:
     id: str
     key: str
     since: float
+    hooks: bool = True
     sent: float | None = None  # when the last keepalive that was acknowledged was sent
     undisturbed: bool = True  # since then
     running: str = ""
@@ -80,7 +81,7 @@ def losses(history: History) -> Iterator[tuple[str, Pod, float, str]]:
                 continue
             for node, pod in pods.alive.items():
                 mine = (pod.id, pod.key) == (names[key], key) and nonces[key] in pod.nonces
-                if mine and pod.sent is not None and pod.undisturbed:
+                if mine and pod.hooks and pod.sent is not None and pod.undisturbed:
                     yield node, pod, entry.at, key
 
 
@@ -92,10 +93,10 @@ class Pods:
 
     def apply(self, entry: object) -> None:
         match entry:
-            case Process(at, node, up, _, name, key) if is_agent(node):
+            case Process(at, node, up, _, name, key, hooks) if is_agent(node):
                 self.alive.pop(node, None)
                 if up:
-                    new = self.alive[node] = Pod(name or node, key, at)
+                    new = self.alive[node] = Pod(name or node, key, at, hooks=hooks)
                     for other in self.alive.values():
                         if other is not new and (other.id == new.id or other.key == new.key):
                             other.undisturbed = new.undisturbed = False
