@@ -5,7 +5,8 @@ DOCKERFILES := debian-13/Dockerfile debian-12/Dockerfile alpine-3.24/Dockerfile 
 SCRIPTS := .ci/run requirements/lock image/base image/finish image/packages image/telegraf image/user image/venv \
 	image/root/home/kontrol/boot.sh image/root/usr/bin/kontrol-health \
 	deploy/etcd/certificates deploy/masters/on-change deploy/examples/image/hello \
-	examples/nginx/balancer examples/numbers/restart
+	examples/nginx/balancer examples/numbers/restart \
+	examples/redis/facts examples/redis/master examples/redis/pod examples/redis/run examples/redis/silent
 
 .PHONY: demo test coverage simulate mutate check lint types imports docs format lock renew audit \
 	dist release bench clean
