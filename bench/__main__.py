@@ -25,10 +25,11 @@ BENCHES = {
     "imports": "memory and CPU that importing a module takes",
     "invoke": "remote commands",
     "automaton": "the state machine of shell scripts",
-    "image": "the image and its containers; needs root and podman",
+    "redis": "fail-over of a Redis primary, beside Sentinel's; needs root and redis-server",
     "nginx": "requests through an nginx that follows the ensemble; needs nginx",
+    "image": "the image and its containers; needs root and podman",
 }
-ALONE = ("image", "nginx")
+ALONE = ("redis", "nginx", "image")
 """What runs only by its name."""
 
 

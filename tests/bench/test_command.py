@@ -18,8 +18,8 @@ from bench import Option, imports, report
 
 ROOT = Path(__file__).parents[2]
 NOT_BENCHES = {
-    *("__init__", "__main__", "agents", "follower", "generator", "limits", "load", "plot"),
-    *("process", "report", "stage", "table", "zmtp"),
+    *("__init__", "__main__", "agents", "follower", "generator", "limits", "load", "network"),
+    *("plot", "process", "redis_tiers", "redis_writes", "report", "stage", "table", "zmtp"),
 }
 
 
