@@ -18,14 +18,14 @@ def wait(why: str) -> None:
 
 def offset(pod: dict[str, Any]) -> int:
     """Return how far a Redis has come: finally, if its link is down, else as last reported."""
-    return pod["payload"].get("offset") or pod["live"]["offset"]
+    return int(pod["payload"].get("offset") or pod["live"]["offset"])
 
 
 given = json.load(sys.stdin)
 primary = given.get("state") or {"id": None, "ip": None, "since": None}
 pods = {pod["id"]: pod for pod in given["pods"] if pod["role"] == "redis" and pod["payload"]}
 serving = [pod for pod in pods.values() if pod["payload"]["state"] == "serve" and pod.get("live")]
-last = pods.get(primary["id"])
+last: dict[str, Any] = pods.get(primary["id"], {})
 if last in serving and last["payload"]["since"] == primary["since"]:
     primary = primary | {"silent": last["payload"].get("silent") or primary["silent"]}
 else:  # it was lost or left, is stopping, or has restarted
@@ -33,7 +33,7 @@ else:  # it was lost or left, is stopping, or has restarted
         wait("a primary takes no writes without a replica: two servers are needed")
     # Those in sync with the last primary have all that was acknowledged; at first there is none.
     synced = [pod for pod in serving if pod["payload"].get("synced") == primary["ip"]] or serving
-    stopping = last is not None and last["payload"]["state"] == "stop"
+    stopping = bool(last) and last["payload"]["state"] == "stop"
     if last and not stopping and any(pod["payload"].get("offset") is None for pod in synced):
         wait("the primary has ended, and its replicas still receive what it sent")
     new = max(synced, key=lambda pod: (offset(pod), pod["id"] == primary["id"]))

@@ -254,7 +254,9 @@ async def test_many_roles_do_not_make_many_series() -> None:
         for i in range(150):
             await master.ping(record(i, role=f"role{i}"))
         found = read(render(mastering.METRICS, master))
-    roles = {dict(labels)["role"]: n for (name, labels), n in found.items() if "role" in dict(labels)}
+    roles = {
+        dict(labels)["role"]: n for (name, labels), n in found.items() if "role" in dict(labels)
+    }
     assert len(roles) == 101
     assert roles["(others)"] == 50
 
