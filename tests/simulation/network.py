@@ -383,7 +383,9 @@ class _Connection:
             seq, ttl = told["seq"], told["ttl"]
             assert isinstance(seq, int)
             assert isinstance(ttl, int | float)
-            live = (record["live"] or {"at": -1.0})["at"] if "live" in record else None
+            live = None
+            if "live" in record and told.get("live"):  # else it is of a version that ignores them
+                live = (record["live"] or {"at": -1.0})["at"]
             self._record(Acknowledged(loop.world, sent, *who, seq, ttl, live))
         return told
 

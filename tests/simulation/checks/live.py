@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from tests.simulation.checks.holds import SKEW, SLACK
 from tests.simulation.health import NEVER, Health
 from tests.simulation.history import (
+    KEYS,
     Acknowledged,
+    Commit,
     Fault,
     History,
     Process,
@@ -19,6 +21,7 @@ from tests.simulation.history import (
     Sent,
     Started,
     StoreView,
+    deleted,
 )
 
 WAY = 1.5  # seconds from the acknowledgement to where a leader reads them
@@ -40,6 +43,9 @@ def seen_by_runs(history: History) -> Iterator[str]:
         match entry:
             case Fault() | Restore():
                 broken = entry.at
+            case Commit():  # the facts of a pod that is dropped go with it
+                gone = set(deleted(entry, KEYS.pods))
+                told = {pod: facts for pod, facts in told.items() if pod[1] not in gone}
             case Process(settings=settings, node=node) if settings is not None or node[:1] == "m":
                 broken = entry.at
             case Acknowledged(live=live) if live is not None:
