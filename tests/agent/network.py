@@ -19,6 +19,7 @@ from kontrol.rpc.errors import LostRemote
 
 IDENTITY = Keepalive(app="test", id="pod-1", ip="10.1.0.1", key="", role="test")
 TTL = 24.0
+DEAF = TTL / 6  # seconds after which the system gives a connection up
 CLOCK = 1_700_000_000_000_000_000
 
 
@@ -37,6 +38,7 @@ class Master:
     answered: list[tuple[float, float]] = field(default_factory=list)  # received, acknowledged
     opened: int = 0
     open: int = 0
+    deaf: float = DEAF
     running: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -62,7 +64,6 @@ def mute(record: Keepalive) -> object:
 
 
 SILENT, MUTE = object(), object()
-DEAF = TTL / 6  # seconds after which the system gives a connection up
 
 
 class Network:
@@ -128,7 +129,7 @@ class _Connection:
         self._master.received.append((at, record))
         answer = self._master.answer(record)
         if answer is SILENT:
-            await asyncio.sleep(DEAF)
+            await asyncio.sleep(self._master.deaf)
             raise LostRemote("no packet is acknowledged")
         if answer is MUTE:
             await asyncio.Event().wait()

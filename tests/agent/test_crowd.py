@@ -250,6 +250,26 @@ def test_an_only_address_whose_connection_dies_saves_its_lease(dies: object, see
     check()
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_an_only_address_is_tried_again_as_soon_as_its_connection_is_lost(seed: int) -> None:
+    """Also if that is just after the attempt, when all that is left is to wait for it."""
+
+    @virtual
+    async def check() -> None:
+        master = Master(deaf=TTL / 6 + 0.3)
+        async with running(one(master).agent("10.0.0.1", seed=seed)):
+            await asyncio.sleep(TTL)
+            master.answer = silent
+            await asyncio.sleep(20 * TTL)
+            master.answer = lambda _: None
+            over = now()
+            await asyncio.sleep(TTL)
+        assert max(gaps(master.times)) < TTL / 3 + 0.3
+        assert min(at for at in master.acknowledged if at > over) - over < TTL / 3 + 0.3
+
+    check()
+
+
 @virtual
 async def test_a_master_that_is_the_only_one_keeps_the_connection_that_it_answers() -> None:
     def unavailable(_: object) -> object:

@@ -212,9 +212,9 @@ class Reporter:
             return None
         while (connection := await self._choose()) is None:
             until = min(other.until for other in self._connections)
-            if (answered := await self._answered_by(until)) is not None:
+            if (answered := await self._answered_by(until, or_lost=True)) is not None:
                 return answered
-            deadline = until + self._schedule.attempt
+            deadline = asyncio.get_running_loop().time() + self._schedule.attempt
         self._send(connection)
         return await self._answered_by(deadline, connection)
 
@@ -259,11 +259,16 @@ class Reporter:
         return await self._answered_by(now + self._schedule.failed())
 
     async def _answered_by(
-        self, deadline: float, newest: MasterConnection | None = None
+        self,
+        deadline: float,
+        newest: MasterConnection | None = None,
+        *,
+        or_lost: bool = False,
     ) -> MasterConnection | None:
         """Wait for an acknowledgement or a refusal; return the connection on which it came.
 
-        None: there is none by `deadline`, or the attempt on `newest` has failed.
+        None: there is none by `deadline`, the attempt on `newest` has failed, or, with `or_lost`,
+        one on any connection has.
         """
         loop = asyncio.get_running_loop()
         while True:
@@ -279,6 +284,7 @@ class Reporter:
                     return each
                 if each is newest:
                     self._failed(_reason(error))
+                if or_lost or each is newest:
                     return None
             if loop.time() >= deadline:
                 if newest is not None:
