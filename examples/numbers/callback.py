@@ -27,7 +27,8 @@ numbers, todo = state["numbers"], state["todo"]
 publish = ["kontrol", "publish", "numbers", json.dumps(numbers)]
 subprocess.run(publish, check=True)
 waits = [pod for pod, payload in pods.items() if not started(payload)]
-waits += [f"number {n}" for n in range(len(numbers)) if n not in numbers.values()]
+taken = {number for pod, number in numbers.items() if pod in pods}
+waits += [f"number {n}" for n in range(len(numbers)) if n not in taken]
 due = [pod for pod in todo if pod in pods]
 if due and not waits:
     invoke = ["kontrol", "invoke", "--timeout", "30", due[0], "--", "restart"]
@@ -45,7 +46,8 @@ if (restart := given["spec"].get("restart")) != state["restart"]:
     todo = sorted(numbers, key=lambda pod: (pod not in due[:1], numbers[pod])) if restart else []
 decided = {"numbers": numbers, "restart": restart, "todo": todo}
 print(json.dumps(decided))
-print(f"numbers: {numbers}, to restart: {', '.join(todo) or 'none'}", file=sys.stderr)
+left = ", ".join(pod for pod in todo if pod in pods) or "none"
+print(f"numbers: {numbers}, to restart: {left}", file=sys.stderr)
 if decided != state:
     Path(os.environ["AGAIN_FILE"]).write_text("0.1")
 elif due:

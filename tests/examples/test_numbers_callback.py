@@ -146,6 +146,9 @@ class World:
             case ["kontrol", "invoke", "--timeout", _, pod, "--", "restart", token]:
                 seen = [each.seen and each.seen["state"] for each in self.pods.values()]
                 assert set(seen) == {"started"}, "one is not back yet"
+                assert sorted(self.numbers.values()) == list(range(len(self.numbers))), (
+                    "one is gone"
+                )
                 found = self.pods[pod]
                 if found.restarted == token:
                     return found.state == "started"
@@ -179,6 +182,8 @@ STEPS = ("join", "leave", "set", "fail", "crash", *3 * ("progress", "report", "r
 
 # The second token comes while a pod restarts, which its masters still take for started.
 SECOND = "set run run progress-0 progress-0 run run set run run"
+# The first of three is lost while it restarts.
+LOST = "set run run leave-0 run"
 # Of two that join, one leaves after a run that was killed when it had published.
 CRASH = "join join crash-1 leave-3 run"
 
@@ -191,6 +196,7 @@ def steps(text: str) -> list[tuple[str, int]]:
 
 @settings(max_examples=100)
 @example(steps(SECOND))
+@example(steps(LOST))
 @example(steps(CRASH))
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 4)), max_size=60))
 def test_no_crash_and_no_late_keepalive_restarts_a_pod_twice(
