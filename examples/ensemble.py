@@ -267,6 +267,7 @@ class Ensemble:
             **inherited,
             "PATH": os.pathsep.join(path),
             "EXAMPLES": str(HERE),
+            "TMPDIR": str(self.folder),  # for what a master leaves behind that is killed in a run
             "XDG_RUNTIME_DIR": str(self.folder),
             **more,
         }

@@ -15,6 +15,32 @@ FORKS = ["/bin/sh", "-c", "setsid sleep 600 & echo ready; wait"]
 ENDS = ["/bin/sh", "-c", "mkfifo end; read line < end; exit 3"]
 
 
+def content(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a name that is short enough for sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="k-", dir="/tmp") as made:
+        yield Path(made).resolve()
+
+
+async def test_a_leader_that_is_killed_in_its_run_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    runs = ("/bin/sh", "-c", "echo it runs >&2; sleep 600")
+    async with ensemble("numbers", *runs, masters=1, TTL="3", FOVER="3", DAMPER="0.1") as here:
+        pod = await here.pod("pod", "test", ["sleep", "600"])
+        [master] = here.masters
+        await here.until(lambda: master.find("it runs"), "run of the callback")
+        await master.kill()
+        assert pod.runs
+    assert not content(folder)
+
+
 async def test_faults_reach_all_that_runs_in_a_pod_and_nothing_is_left() -> None:
     async with ensemble("numbers", "true", masters=2, TTL="3", FOVER="3", DAMPER="0.1") as here:
         forks = await here.pod("forks", "test", FORKS)
@@ -50,13 +76,6 @@ async def test_faults_reach_all_that_runs_in_a_pod_and_nothing_is_left() -> None
     assert not here.folder.exists()
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder with a name that is short enough for sockets in it."""
-    with tempfile.TemporaryDirectory(prefix="k-", dir="/tmp") as made:
-        yield Path(made).resolve()
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_example_that_is_interrupted_leaves_nothing(
     number: signal.Signals, folder: Path
@@ -77,4 +96,4 @@ def test_an_example_that_is_interrupted_leaves_nothing(
         process.send_signal(number)
         assert process.wait(60) == 130
     assert not any(map(working_in, pods))
-    assert not list(folder.iterdir())
+    assert not content(folder)
