@@ -110,6 +110,17 @@ def test_while_replicas_receive_what_a_restarted_primary_sent_none_is_chosen(
     assert (run.chosen["id"], run.chosen["from"]) == ("b", None)
 
 
+def test_while_one_does_not_say_how_far_it_has_come_none_is_chosen(tmp_path: Path) -> None:
+    mute = pod("c")
+    del mute["payload"]["synced"], mute["payload"]["offset"]
+    for other in (pod("c", None), mute):
+        run = Run(tmp_path, PRIMARY, pod("b", 100), other)
+        assert "does not say" in str(run.note)
+        assert Run(tmp_path, PRIMARY, pod("a", None), pod("b"), other).chosen == PRIMARY
+    final = pod("c", None, offset=101)
+    assert Run(tmp_path, PRIMARY, pod("b", 100), final).chosen["id"] == "c"
+
+
 def test_one_that_stops_hands_over(tmp_path: Path) -> None:
     run = Run(tmp_path, PRIMARY, pod("a", state="stop"), pod("b", 100), pod("c", 99))
     assert run.chosen == {**PRIMARY, "id": "b", "ip": "10.0.0.2", "from": "10.0.0.1"}
