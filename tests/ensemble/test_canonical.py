@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,8 +41,10 @@ TWICE = '{"a": {"argv": ["x"], "args": []}, "cmd": "x", "a": {"argv": ["y"]}}'
 _OWN = {
     "automaton/cli.py",  # the answer of our own machine
     "automaton/payload.py",  # the file that we wrote
+    "automaton/probe.py",  # as strict: refuses members that are there twice, and depth
     "automaton/pyfile.py",  # our own worker
     "kontrol/agent/control.py",
+    "kontrol/cli/publish.py",  # the answer of our own leader
     "kontrol/demo/callback.py",
     "kontrol/demo/daemons.py",
     "kontrol/master/master.py",  # the state, which `parse_state` has read
@@ -88,6 +91,15 @@ def test_twice_is_twice_however_it_is_spelled(
         )
         with pytest.raises(NotJSON, match="is there twice"):
             parse(f'[{{"within": {{{text}}}}}]', depth=64)
+
+
+def test_a_member_that_is_there_twice_is_found_in_one_pass() -> None:
+    names = [f"{number:x}" for number in range(60_000)]  # half a MiB: a second name is the last
+    text = ",".join(f'"{name}":0' for name in [*names, names[-1]])
+    began = time.process_time()
+    with pytest.raises(NotJSON, match=f"'{names[-1]}' is there twice"):
+        parse(f"{{{text}}}", depth=64)
+    assert time.process_time() - began < 2  # comparing each with each takes 40 s
 
 
 def test_there_is_no_other_reader_of_what_others_wrote() -> None:

@@ -5,6 +5,7 @@ and hashes are of this form. A change of it would change every digest, so a gold
 """
 
 import json
+from collections import Counter
 from typing import TypeAlias
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
@@ -51,6 +52,8 @@ def parse(text: str | bytes, *, depth: int) -> JSON:
     except json.JSONDecodeError as error:
         raise NotJSON(f"line {error.lineno} column {error.colno}: {error.msg}") from None
     except ValueError as error:
+        if str(error).startswith("Exceeds the limit"):  # advice for programmers follows
+            error = ValueError("a number has too many digits")
         raise NotJSON(str(error)) from None
     # Few brackets cannot nest deeper than the limit: this is enough for most records.
     if text.count("[") + text.count("{") > depth and _deeper(value, depth):
@@ -65,8 +68,8 @@ def _refuse_constant(name: str) -> JSON:
 def _distinct(pairs: list[tuple[str, JSON]]) -> JSON:
     members = dict(pairs)
     if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in members if names.count(name) > 1)
+        times = Counter(name for name, _ in pairs)  # in one pass: there may be very many
+        twice = next(name for name in members if times[name] > 1)
         raise ValueError(f"the member {twice!r:.80} is there twice: keep one")
     return members
 
