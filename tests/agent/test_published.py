@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from binascii import crc32
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ def test_masters_that_have_no_room_or_do_not_know_it_are_asked_rarely(tmp_path: 
     test()
 
 
-@pytest.mark.parametrize("why", ["no folder", "a folder", "full", "read-only"])
+@pytest.mark.parametrize("why", ["no folder", "a folder", "a FIFO", "full", "read-only"])
 def test_a_file_that_cannot_be_written_stays_as_it_was_and_is_named_and_tried_again(
     tmp_path: Path, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -179,6 +179,9 @@ def test_a_file_that_cannot_be_written_stays_as_it_was_and_is_named_and_tried_ag
             case "a folder":
                 path.unlink()
                 path.mkdir()
+            case "a FIFO":
+                path.unlink()
+                os.mkfifo(path)
             case "full":
                 monkeypatch.setattr(os, "write", full)
             case _:
@@ -200,6 +203,9 @@ def test_a_file_that_cannot_be_written_stays_as_it_was_and_is_named_and_tried_ag
             case "a folder":
                 path.rmdir()
                 path.write_bytes(before)
+            case "a FIFO":
+                path.unlink()
+                path.write_bytes(before)
             case "full":
                 monkeypatch.undo()
             case _:
@@ -209,6 +215,41 @@ def test_a_file_that_cannot_be_written_stays_as_it_was_and_is_named_and_tried_ag
         assert content(path)["version"] == 3
         assert error_of(file) is None
         assert len(list(folder.iterdir())) == 1
+
+    test()
+
+
+@pytest.mark.parametrize("how", [os.link, os.symlink])
+def test_what_another_user_put_beside_the_file_is_not_written_to(
+    tmp_path: Path, how: Callable[[Path, Path], None]
+) -> None:
+    @virtual
+    async def test() -> None:
+        precious = tmp_path / "precious"
+        precious.write_text("all I have")
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        path = folder / "published.json"
+        how(precious, folder / ".published.json.new")
+        await follow(keep(path), Master(text(2, a=2)))
+        assert content(path)["version"] == 2
+        assert precious.read_text() == "all I have"
+        assert path.stat().st_ino != precious.stat().st_ino
+
+    test()
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    @virtual
+    async def test() -> None:
+        path = tmp_path / "published.json"  # a link: what it names is judged, and this kept
+        path.symlink_to("/dev/null")
+        file = keep(path)
+        await follow(file, Master(text(2, a=2)))
+        assert file.status.version == 0
+        assert "not a regular file" in (error_of(file) or "")
+        assert path.is_symlink()
+        assert names(tmp_path) == ["published.json"]
 
     test()
 

@@ -36,6 +36,7 @@ _WAIT = 3600.0  # seconds until an unanswered question is asked again
 _RARELY = 600.0  # seconds between questions to masters that publish nothing
 _FIRST_RETRY, _LAST_RETRY = 0.5, 30.0  # seconds; doubles with each failure
 _LONGEST = 256  # characters of an error
+_IRREGULAR = (errno.EINVAL, "not a regular file")
 
 
 class Caller(Protocol):
@@ -189,7 +190,8 @@ class PublishedFile:
         try:
             self._write(raw + b"\n")
         except OSError as error:
-            self._fail(f"{self.path}: {error.strerror or error}; the file stays as it was")
+            at = f" ({error.filename})" if error.filename == os.fspath(self._beside) else ""
+            self._fail(f"{self.path}: {error.strerror or error}{at}; the file stays as it was")
             return False
         self._version, self._tier, self._error, self._sum = version, tier, None, total
         self._documents = len(documents) if isinstance(documents, dict) else 0
@@ -203,11 +205,18 @@ class PublishedFile:
         log.warning("what is published cannot be kept: %s; it is tried again", error)
 
     def _write(self, content: bytes) -> None:
-        """Replace the file. Its mode is that of any new file: applications read it."""
+        """Replace the file. Its mode is that of any new file: applications read it.
+
+        What is beside it is of a process that was killed, or of another user: nothing is written
+        there, where it may be another name of any file. And a device must not become a file.
+        """
+        if self.path.exists() and not self.path.is_file():
+            raise OSError(*_IRREGULAR)
         beside = self._beside
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        beside.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(beside, flags, 0o666)
         try:
-            descriptor = os.open(beside, flags | os.O_NONBLOCK, 0o666)
             try:
                 left = memoryview(content)
                 while left:
@@ -225,7 +234,7 @@ class PublishedFile:
         descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(errno.EINVAL, "not a regular file")
+                raise OSError(*_IRREGULAR)
             return file.read(DOCUMENTS_LIMIT + 1)
 
     def _open(self) -> None:
