@@ -176,6 +176,39 @@ async def test_with_too_many_that_ask_the_others_get_what_there_is_and_do_not_wa
 
 
 @virtual
+async def test_what_those_that_cannot_wait_are_sent_is_bounded_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(subject, "MOST_WAITING", 1)
+    monkeypatch.setattr(subject, "MOST_IN_FLIGHT", 3000)
+    async with board() as it:
+        await it.publish(1, a="x" * 950)
+        waiting = it.ask("c0", 1)
+        await asyncio.sleep(0)
+        for _ in range(2):
+            asked = [await it.publications.later("flood", 0) for _ in range(20)]
+            assert len([text for text in asked if text is not None]) == 3
+            await asyncio.sleep(6)
+        assert not waiting.done()
+        await it.publish(2, a=2)
+        assert sent(waiting)["version"] == 2
+
+
+@virtual
+async def test_agents_that_say_they_have_an_impossible_version_are_one_line_of_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with board() as it:
+        asking = [it.ask(f"c{i}", 2**51 + i, json.dumps({"pod": f"p{i}"})) for i in range(9)]
+        await asyncio.sleep(10)
+        assert it.ahead() is None
+        assert not any(task.done() for task in asking)
+    lines = {record.getMessage() for record in caplog.records}  # equal ones are written once
+    assert len(lines) == 1
+    assert "ignored" in lines.pop()
+
+
+@virtual
 async def test_agents_that_do_not_take_the_latest_are_named_until_they_do() -> None:
     cluster = MemoryCluster()
     async with running(cluster) as master, alive(master, 1):

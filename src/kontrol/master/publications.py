@@ -104,7 +104,7 @@ class Publications:
         """
         receiver = self._admit(connection, have, about)
         if receiver is None:
-            return self._text if self.current.version > _version(have) and self._fits() else None
+            return self._spare() if self.current.version > _version(have) else None
         try:
             text = await self._answer(receiver)
         except asyncio.CancelledError:
@@ -117,6 +117,15 @@ class Publications:
             loop.call_later(_FORGET, self._forget, connection),
         )
         return text
+
+    def _spare(self) -> bytes | None:
+        """Return the latest for one that cannot wait, if no other waits for room."""
+        if self._room or not self._fits():
+            return None
+        size = len(self._text)
+        self._in_flight += size
+        asyncio.get_running_loop().call_later(_CONFIRM, self._free, size)
+        return self._text
 
     def behind(self) -> list[Receiver]:
         """Return the agents that have not taken the present version for `_LATE` seconds."""
@@ -166,9 +175,9 @@ class Publications:
         receiver.waiting = True
         self._asks(receiver)
         if version > max(self.current.version, self._highwater.version):
-            self._claim(receiver, version)
+            self._claim(version)
         elif version == self.current.version and total not in (None, self._sum):
-            self._claim(receiver, version + 1)  # it is of before a restore, and another one
+            self._claim(version + 1)  # it is of before a restore, and another one
         return receiver
 
     async def _answer(self, receiver: Receiver) -> bytes:
@@ -221,14 +230,22 @@ class Publications:
 
     def _confirm(self, receiver: Receiver) -> None:
         """Count what an agent was sent as read."""
-        self._in_flight -= receiver.held
+        self._free(receiver.held)
         receiver.held = 0
+
+    def _free(self, size: int) -> None:
+        self._in_flight -= size
         self._pass_on()
 
-    def _claim(self, receiver: Receiver, version: int) -> None:
+    def _claim(self, version: int) -> None:
         """Note that an agent has a later version, unless this master is just behind."""
         if version > BELIEVED_VERSION:
-            log.warning("pod %s has version %d: not believed", receiver.pod, receiver.version)
+            # Without its name and version: a flood of lines that are the same is one line.
+            log.warning(
+                "an agent says that it has a version over %d of what is published, which no tier "
+                "reaches: ignored",
+                BELIEVED_VERSION,
+            )
             return
         if not self._claimed:
             asyncio.get_running_loop().call_later(_BEHIND, self._judge)
