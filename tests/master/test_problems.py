@@ -9,7 +9,7 @@ from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.canonical import JSON
-from kontrol.master.operator.problems import problems
+from kontrol.master.operator.problems import of_the_published, problems
 from kontrol.master.operator.story import Facts
 from kontrol.master.operator.view import View
 from kontrol.master.records.masters import Candidate
@@ -147,3 +147,9 @@ def test_a_note_stands_until_the_next_acknowledged_run() -> None:
     assert says(replace(base, applied=None)) == []
     (long,) = says(replace(base, applied=replace(head, note="x" * 60_000)))
     assert len(long) < 1100
+
+
+def test_two_processes_of_one_pod_that_lack_what_is_published_are_both_named() -> None:
+    """One says why, the other does not."""
+    (problem,) = of_the_published(7, [("p1", 6, "no space left"), ("p1", 6, None), ("p0", 0, None)])
+    assert "p0 has none, p1 has 6, p1 has 6 (no space left)" in problem.what

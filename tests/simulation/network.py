@@ -7,6 +7,7 @@ later, as a proposal that etcd's leader had stuck in its log.
 
 import asyncio
 import json
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -390,15 +391,21 @@ class _Connection:
         return told
 
     async def _follow(self, have: object, about: object, timeout: float) -> object:
-        """Ask; the connection is lost if two heartbeats in a row find that nothing passes."""
+        """Ask; the connection is lost if two heartbeats in a row find that nothing passes.
+
+        And if a message was dropped on the way: TCP sends it again, or ends.
+        """
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimLoop)
         answer: asyncio.Future[object] = loop.create_future()
         host, master = self._ends
         given_up: list[Callable[[], None]] = []
-        asked = False
+        asked, begun = False, loop.world
+        replied: float | None = None
 
         def reply(result: object) -> None:
+            nonlocal replied
+            replied = loop.world
             self._network.send(master, host, lambda: _settle(answer, result))
 
         def arrive() -> None:
@@ -417,7 +424,8 @@ class _Connection:
                     raise CallTimeout(f"no answer from {master} in {timeout} s")
                 passes = self._network.open(host, master) and self._endpoint.node == node
                 missed = 0 if passes and node and not loop.paused(node) else missed + 1
-                if missed > 1 and not answer.done():
+                dropped = loop.world > self._deaf + (begun if not asked else replied or math.inf)
+                if (missed > 1 or dropped) and not answer.done():
                     raise LostRemote(f"no heartbeat of {master}")
             return answer.result()
         finally:

@@ -48,6 +48,7 @@ def seen_by_runs(history: History) -> Iterator[str]:
                 told = {pod: facts for pod, facts in told.items() if pod[1] not in gone}
             case Process(settings=settings, node=node) if settings is not None or node[:1] == "m":
                 broken = entry.at
+                told.clear()  # what it had not written yet; the next may be of a version without
             case Acknowledged(live=live) if live is not None:
                 of = None if live < 0 else live
                 told.setdefault((entry.id, entry.key, entry.nonce), []).append((entry.at, of))

@@ -216,7 +216,7 @@ def of_the_published(version: int, pods: Sequence[tuple[str, int, str | None]]) 
         return []
     shown = [
         f"{name} has {has or 'none'}" + (f" ({error})" if error else "")
-        for name, has, error in sorted(pods)[:_SHOWN]
+        for name, has, error in sorted(pods, key=_by_name)[:_SHOWN]
     ]
     more = f" and {len(pods) - _SHOWN} more" if len(pods) > _SHOWN else ""
     return [
@@ -228,6 +228,11 @@ def of_the_published(version: int, pods: Sequence[tuple[str, int, str | None]]) 
             kind="published-behind",
         )
     ]
+
+
+def _by_name(pod: tuple[str, int, str | None]) -> tuple[str, int, str]:
+    name, has, error = pod  # two processes may claim one name
+    return name, has, error or ""
 
 
 def _of_the_conflicts(conflicts: Sequence[Conflict], flips: Sequence[Flip]) -> list[Problem]:
