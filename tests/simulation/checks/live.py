@@ -41,8 +41,11 @@ def seen_by_runs(history: History) -> Iterator[str]:
         health.apply(entry)
         view.apply(entry)
         match entry:
-            case Fault() | Restore():
+            case Fault():
                 broken = entry.at
+            case Restore():
+                broken = entry.at
+                told.clear()
             case Commit():  # the facts of a pod that is dropped go with it
                 gone = set(deleted(entry, KEYS.pods))
                 told = {pod: facts for pod, facts in told.items() if pod[1] not in gone}
