@@ -322,7 +322,8 @@ async def test_a_callback_that_fails_is_told_until_it_ends_well() -> None:
 
 @virtual
 @pytest.mark.parametrize(
-    "what", ["a payload", "two in turns", "a restart", "a run that is asked for"]
+    "what",
+    ["a payload", "two in turns", "a restart", "the desired state", "a run that is asked for"],
 )
 async def test_a_callback_that_feeds_itself_is_told(
     what: str, caplog: pytest.LogCaptureFixture
@@ -338,6 +339,8 @@ async def test_a_callback_that_feeds_itself_is_told(
             elif what == "a restart":
                 await asyncio.sleep(4)  # it takes a while to come back
                 await some.change(2, nonce=f"b{run:09d}")
+            elif what == "the desired state":
+                await master.desired.change("n", b"%d" % run, by="me", timeout=5)
             else:
                 await master.requests.ask("run", "me", timeout=5)
 
@@ -378,6 +381,17 @@ async def test_a_pod_after_the_other_that_joins_feeds_nothing() -> None:
         for number in range(2, 30):
             await asyncio.sleep(3)
             await some.change(number)
+            assert "feeds-itself" not in kinds(await status(master, cluster))
+        assert len(callback.runs) > FOLLOWING
+
+
+@virtual
+async def test_an_operator_who_sets_one_key_after_the_other_feeds_nothing() -> None:
+    cluster, callback = MemoryCluster(), Stub()
+    async with running(cluster, callback, wall=wall) as master, pods(master, 1):
+        for number in range(3 * FOLLOWING):
+            await master.desired.change(f"key{number}", b"1", by="ann", timeout=5)
+            await asyncio.sleep(1)
             assert "feeds-itself" not in kinds(await status(master, cluster))
         assert len(callback.runs) > FOLLOWING
 

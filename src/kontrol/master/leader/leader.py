@@ -318,6 +318,8 @@ class Leadership:
             newest = self._tier.mirror.history.newest
             parts = (changes.joined, changes.left, changes.lost, changes.changed)
             ids = {member.id for part in parts for member in part}
+        elif reason == "spec":  # an operator may set one key after the other
+            ids = {f"key {one.key}" for one in (*changes.spec.set, *changes.spec.unset)}
         length = self._chain.follows(newest, ids)
         if length and not length % FOLLOWING:
             log.warning(

@@ -218,8 +218,8 @@ class Chain:
     def follows(self, newest: float, ids: AbstractSet[str]) -> int:
         """Return how many runs in a row led to one that is about to start.
 
-        `newest` is when the last change came that it is for. `ids` are the pods that changed, none
-        if it is due for another reason.
+        `newest` is when the last change came that it is for. `ids` are the pods that changed, or
+        the keys of the desired state; none if it is due for another reason.
         """
         caused = self._ended is not None and newest <= self._ended + SOON
         same = not ids or not any(self._ids) or any(ids & before for before in self._ids)

@@ -173,9 +173,9 @@ def _of_a_chain(facts: Facts) -> list[Problem]:
         Problem(
             f"{length} runs in a row each seem to be caused by the run before: the callback feeds "
             "itself",
-            "let the callback change what it watches (payloads, or which pods run) only if it "
-            "differs from what it should be; if the callback changes nothing, find the pod that "
-            f"keeps changing with `kontrol explain {last.get('run')}`",
+            "let the callback change what it watches (payloads, which pods run, or the desired "
+            "state) only if it differs from what it should be; if the callback changes nothing, "
+            f"find what keeps changing with `kontrol explain {last.get('run')}`",
             kind="feeds-itself",
         )
     ]
