@@ -19,6 +19,7 @@ _REMEDY = (
 
 def main() -> int:
     """Run the command that the arguments say; returns the exit status."""
+    _open_streams()
     other = other_automaton()
     if other is not None:
         _say(f"the package automaton in {other} belongs to another project; {_REMEDY}")
@@ -50,6 +51,16 @@ def others_installed(path: Sequence[str]) -> Iterator[str]:
                 yield from (entry.path for entry in entries if _OTHERS.match(entry.name))
         except OSError:
             continue  # not there, or an archive
+
+
+def _open_streams() -> None:
+    """Have standard streams that the caller closed, as `<&-` does, be empty and lead nowhere.
+
+    Python has None for them, and the next file or socket would get the number of one.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 def _say(text: str) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tests.cli.master import DIGEST, Master, status
@@ -69,6 +70,26 @@ def test_a_reader_that_has_enough_is_no_error(master: Master) -> None:
         timeout=30,
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("publish key - <&-", 5),  # an empty document, which no run is there to take
+        ("completion bash >&-", 0),
+        ("get -x 2>&-", 2),
+    ],
+)
+def test_streams_that_the_caller_closed_are_empty(words: str, status: int, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"{sys.executable}" -m kontrol {words}'],
+        env={"PATH": os.environ["PATH"], "RUN_SOCKET": str(tmp_path / "run.sock")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == status, done.stderr
 
 
 def test_json_is_the_document_whatever_the_locale(master: Master) -> None:
