@@ -35,7 +35,8 @@ class LiveFile:
         force that was valid.
         """
         try:
-            facts = canonical(_parse(read_file(self.path, _MAX_FILE)))
+            content = read_file(self.path, _MAX_FILE, f"; a keepalive carries {MAX_LIVE}")
+            facts = canonical(_parse(content))
             parse_live(facts)
         except OSError as error:
             absent = error.errno == errno.ENOENT

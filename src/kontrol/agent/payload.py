@@ -36,7 +36,7 @@ class PayloadFile:
         `update` may refuse a value by raising `BadRecord` or `NotJSON`.
         """
         try:
-            content = read_file(self.path, _MAX_FILE)
+            content = read_file(self.path, _MAX_FILE, f"; a keepalive carries {MAX_BYTES}")
             if content == self._seen:
                 return
             self._seen = content
@@ -62,14 +62,17 @@ class PayloadFile:
         self.error = error
 
 
-def read_file(path: Path, most: int) -> bytes:
-    """Return the content of a regular file, at most `most` bytes. Raises `OSError`."""
+def read_file(path: Path, most: int, hint: str = "") -> bytes:
+    """Return the content of a regular file, at most `most` bytes. Raises `OSError`.
+
+    `hint` ends the text of the error for a larger one.
+    """
     with open(path, "rb", opener=_open) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         content = file.read(most + 1)
     if len(content) > most:
-        raise OSError(errno.EFBIG, f"over {most} bytes; a keepalive carries {most // 4}")
+        raise OSError(errno.EFBIG, f"over {most} bytes{hint}")
     return content
 
 

@@ -13,13 +13,14 @@ import asyncio
 import errno
 import logging
 import os
-import stat
 from binascii import crc32
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Never, Protocol
+from typing import TYPE_CHECKING, Never
 
+from kontrol.agent.connection import Caller
+from kontrol.agent.payload import read_file
 from kontrol.ensemble.canonical import JSON, NotJSON, canonical, parse
 from kontrol.rpc.errors import CallTimeout, LostRemote, RemoteError, RpcError
 
@@ -36,15 +37,6 @@ _WAIT = 3600.0  # seconds until an unanswered question is asked again
 _RARELY = 600.0  # seconds between questions to masters that publish nothing
 _FIRST_RETRY, _LAST_RETRY = 0.5, 30.0  # seconds; doubles with each failure
 _LONGEST = 256  # characters of an error
-_IRREGULAR = (errno.EINVAL, "not a regular file")
-
-
-class Caller(Protocol):
-    """An open connection to a master."""
-
-    async def call(self, method: str, *args: object, timeout: float) -> object:
-        """Call and return the answer. Raises `RpcError`, within `timeout` seconds."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +203,7 @@ class PublishedFile:
         there, where it may be another name of any file. And a device must not become a file.
         """
         if self.path.exists() and not self.path.is_file():
-            raise OSError(*_IRREGULAR)
+            raise OSError(errno.EINVAL, "not a regular file")
         beside = self._beside
         beside.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -228,19 +220,10 @@ class PublishedFile:
             beside.unlink(missing_ok=True)
             raise
 
-    def _content(self) -> bytes:
-        """Read the file. Raises `OSError`."""
-        # Without O_NONBLOCK, opening a FIFO would wait until a process opens it to write.
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(*_IRREGULAR)
-            return file.read(DOCUMENTS_LIMIT + 1)
-
     def _open(self) -> None:
         """Read what an earlier process left, so that no earlier version replaces it."""
         try:
-            raw, content = _read(self._content())
+            raw, content = _read(read_file(self.path, DOCUMENTS_LIMIT))
         except FileNotFoundError:
             return
         except (OSError, NotJSON) as error:
@@ -284,5 +267,6 @@ def _read(text: object) -> tuple[bytes, dict[str, JSON]]:
 def _version_of(content: dict[str, JSON]) -> int:
     """Return the version, 0 if there is none that is valid."""
     version = content.get("version")
-    valid = isinstance(version, int) and not isinstance(version, bool)
-    return version if valid and isinstance(version, int) and 0 < version <= _HIGHEST else 0
+    if isinstance(version, int) and not isinstance(version, bool) and 0 < version <= _HIGHEST:
+        return version
+    return 0
