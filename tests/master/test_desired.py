@@ -18,8 +18,8 @@ from tests.support.memory import MemoryCluster, MemoryStore
 from tests.support.simloop import virtual
 
 from kontrol.ensemble.canonical import JSON, canonical
-from kontrol.ensemble.desired import MAX_KEYS, MAX_SPEC, MAX_VALUE, BadSetting
-from kontrol.master.desired import Expected, NotAsExpected, Unreadable
+from kontrol.ensemble.desired import MAX_KEYS, MAX_SPEC, MAX_VALUE, BadSetting, Expected
+from kontrol.master.desired import NotAsExpected, Unreadable
 from kontrol.master.master import Master
 from kontrol.master.operator.archive import export, restore
 from kontrol.master.operator.view import View

@@ -25,10 +25,11 @@ from kontrol.agent.agent import Agent, AgentSettings
 from kontrol.agent.hooks import SilenceHooks
 from kontrol.agent.live import LiveFile
 from kontrol.ensemble.canonical import JSON, canonical
+from kontrol.ensemble.desired import Expected
 from kontrol.ensemble.pod import Keepalive, key_of
 from kontrol.ensemble.tiers import Tier
 from kontrol.ensemble.urgent import Urgent, parse_urgent
-from kontrol.master.desired import Expected, NotAsExpected
+from kontrol.master.desired import NotAsExpected
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master, MasterConfig
 from kontrol.rpc.errors import Refused, RemoteError

@@ -32,7 +32,7 @@ from tests.support.memory import MemoryCluster, Txn
 from tests.support.memory.core import Core, Snapshot
 from tests.support.simloop import SimLoop, run
 
-from kontrol.master.desired import Expected
+from kontrol.ensemble.desired import Expected
 from kontrol.store.protocol import Delete, Event, Lease, NoSpace, Put, Range
 
 CATCH_UP = 900.0  # seconds of quiet in which the tier must have caught up; backoff takes 300

@@ -12,6 +12,7 @@ from typing import Any
 import h11
 
 from kontrol.ensemble.canonical import JSON
+from kontrol.ensemble.desired import Expected
 from kontrol.web.message import Limits, Request, Response
 from kontrol.web.view import Document, OperatorAction
 from kontrol.web.web import Web
@@ -61,7 +62,7 @@ class FakeView:
         self.answer: Document = {"request": "1", "done": True, "message": "done"}
         self.asked: list[tuple[OperatorAction, str, int | str | None]] = []
         self.spec_answer: Document = {"done": True, "message": "replicas is set", "refused": ""}
-        self.spec_asked: list[tuple[str, bytes | None, str, tuple[bytes | None] | None]] = []
+        self.spec_asked: list[tuple[str, bytes | None, str, Expected | None]] = []
         self.damaged = False
         self.silent = False
         self.count = 2
@@ -111,7 +112,7 @@ class FakeView:
         value: bytes | None,
         by: str,
         *,
-        expected: tuple[bytes | None] | None = None,
+        expected: Expected | None = None,
         timeout: float = 10.0,
     ) -> Document:
         assert timeout == 10.0

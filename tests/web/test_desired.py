@@ -18,7 +18,7 @@ from tests.web.support import (
 )
 
 from kontrol.ensemble.canonical import JSON
-from kontrol.ensemble.desired import MAX_DEPTH, MAX_VALUE
+from kontrol.ensemble.desired import MAX_DEPTH, MAX_VALUE, Expected
 from kontrol.web.message import Limits
 
 
@@ -66,12 +66,16 @@ async def test_only_writers_change_it(token_file: Path) -> None:
             {"key": "a", "value": {"b": 1.0, "a": None}},
             ("a", b'{"a":null,"b":1.0}', None),
         ),
-        ("/v1/set", {"key": "a", "value": None, "if-is": None}, ("a", b"null", (b"null",))),
-        ("/v1/set", {"key": "a", "value": 1, "if-is": [2, "x"]}, ("a", b"1", (b'[2,"x"]',))),
-        ("/v1/set", {"key": "a", "value": "", "if-absent": True}, ("a", b'""', (None,))),
-        ("/v1/set", {"key": "a", "value": 1, "if-absent": False, "if-is": 2}, ("a", b"1", (b"2",))),
+        ("/v1/set", {"key": "a", "value": None, "if-is": None}, ("a", b"null", Expected(b"null"))),
+        ("/v1/set", {"key": "a", "value": 1, "if-is": [2, "x"]}, ("a", b"1", Expected(b'[2,"x"]'))),
+        ("/v1/set", {"key": "a", "value": "", "if-absent": True}, ("a", b'""', Expected(None))),
+        (
+            "/v1/set",
+            {"key": "a", "value": 1, "if-absent": False, "if-is": 2},
+            ("a", b"1", Expected(b"2")),
+        ),
         ("/v1/unset", {"key": "a"}, ("a", None, None)),
-        ("/v1/unset", {"key": "a", "if-is": 0}, ("a", None, (b"0",))),
+        ("/v1/unset", {"key": "a", "if-is": 0}, ("a", None, Expected(b"0"))),
     ],
 )
 async def test_what_is_asked_for(

@@ -82,6 +82,13 @@ def value_of(text: str) -> JSON:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What a key must have for a change to be made: this value, canonical; None: no value."""
+
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """A key that was set or unset: by which client, and when (RFC 3339); empty if not known."""
 

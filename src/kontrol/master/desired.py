@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kontrol.ensemble.desired import SpecChanges
+from kontrol.ensemble.desired import Expected, SpecChanges
 from kontrol.master.records.desired import Desired, Logged
 from kontrol.master.records.records import Records
 from kontrol.master.watchcache import WatchCache
@@ -56,13 +56,6 @@ class Seen:
     def since(self, marks: Mapping[str, str] | None) -> SpecChanges:
         """Return what changed since an acknowledged run; nothing if that cannot be known."""
         return SpecChanges() if self.desired is None else self.desired.since(marks or {})
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What a key must have for a change to be made: this value, canonical; None: no value."""
-
-    value: bytes | None
 
 
 class DesiredState:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from kontrol.ensemble.canonical import JSON, NotJSON, canonical, parse
-from kontrol.ensemble.desired import MAX_DEPTH, BadSetting, check_key, encode_value
+from kontrol.ensemble.desired import MAX_DEPTH, BadSetting, Expected, check_key, encode_value
 from kontrol.metrics import CONTENT_TYPE
 from kontrol.web import redaction
 from kontrol.web.access import Access
@@ -159,9 +159,9 @@ class Handlers:
             raise HttpError(
                 400, "BadCondition", "if-absent is true or false, and there is no if-is with it"
             )
-        expected: tuple[bytes | None] | None = (None,) if absent else None
+        expected = Expected(None) if absent else None
         if "if-is" in body:
-            expected = (encode_value(body["if-is"]),)
+            expected = Expected(encode_value(body["if-is"]))
         by = f"REST from {api.request.peer}"
         answer = await self._view.set_spec(key, value, by, expected=expected)
         if refused := answer.get("refused"):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 from kontrol.ensemble.canonical import JSON
+from kontrol.ensemble.desired import Expected
 
 Document = dict[str, JSON]
 
@@ -47,13 +48,12 @@ class View(Protocol):
         value: bytes | None,
         by: str,
         *,
-        expected: tuple[bytes | None] | None = None,
+        expected: Expected | None = None,
         timeout: float = 10.0,
     ) -> Document:
         """Set a key of the desired state, or unset it with None; values are in canonical form.
 
-        `expected` is a tuple of the value that it must have, None in it for no value. Returns
-        `done`, `message`, `changed` and `refused`, the name of the refusal, empty without.
+        Returns `done`, `message`, `changed` and `refused`, the name of the refusal, empty without.
         """
         ...
 

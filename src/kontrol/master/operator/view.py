@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from kontrol import __version__
 from kontrol.ensemble.canonical import JSON, parse
-from kontrol.ensemble.desired import BadSetting
+from kontrol.ensemble.desired import BadSetting, Expected
 from kontrol.ensemble.ensemble import digest_of
-from kontrol.master.desired import Expected, NotAsExpected, Unreadable
+from kontrol.master.desired import NotAsExpected, Unreadable
 from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master
@@ -174,23 +174,18 @@ class View:
         value: bytes | None,
         by: str,
         *,
-        expected: tuple[bytes | None] | None = None,
+        expected: Expected | None = None,
         timeout: float = 10.0,
     ) -> dict[str, JSON]:
         """Set a key of the desired state to a value in canonical form, or unset it with None.
 
-        `expected` is the value that it must have, in a tuple of one; None in it stands for no
-        value. Returns `done`, `message`, `changed` (whether there was something to change) and
-        `refused`, the name of the refusal or empty. Raises `NoSpace` with the fix.
+        Returns `done`, `message`, `changed` (whether there was something to change) and `refused`,
+        the name of the refusal or empty. Raises `NoSpace` with the fix.
         """
         did = "unset" if value is None else "set"
         try:
             changed = await self._master.desired.change(
-                key,
-                value,
-                by=by,
-                expected=None if expected is None else Expected(expected[0]),
-                timeout=timeout,
+                key, value, by=by, expected=expected, timeout=timeout
             )
         except NotAsExpected as error:
             return _change(key, str(error), refused="NotAsExpected")
