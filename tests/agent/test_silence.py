@@ -14,8 +14,8 @@ from tests.agent.test_hooks import ENVIRON, Commands
 from tests.support.simloop import virtual
 
 from kontrol.agent import health
-from kontrol.agent.hooks import BUDGET, HookRunner, HookStatus, SilenceHooks
-from kontrol.agent.silence import SHARE
+from kontrol.agent.hooks import HookRunner, HookStatus
+from kontrol.agent.silence import BUDGET, SHARE, SilenceHooks
 from kontrol.rpc.errors import RemoteError
 
 Told = tuple[float, str]

@@ -22,8 +22,8 @@ from tests.support.memory import MemoryStore
 from tests.support.simloop import Clock
 
 from kontrol.agent.agent import Agent, AgentSettings
-from kontrol.agent.hooks import SilenceHooks
 from kontrol.agent.live import LiveFile
+from kontrol.agent.silence import SilenceHooks
 from kontrol.ensemble.canonical import JSON, canonical
 from kontrol.ensemble.desired import Expected
 from kontrol.ensemble.pod import Keepalive, key_of

@@ -7,7 +7,8 @@ from random import Random
 from tests.simulation.history import Hook
 from tests.simulation.world import World
 
-from kontrol.agent.hooks import HookRunner, SilenceHooks
+from kontrol.agent.hooks import HookRunner
+from kontrol.agent.silence import SilenceHooks
 from kontrol.process.command import Command, Outcome
 from kontrol.process.run import OnChunk, OnStderr
 
@@ -15,7 +16,7 @@ _LENGTHS: Sequence[float] = (0.01, 0.1, 0.3, 0.5, 2.0, 1000.0)  # seconds
 
 
 class SimHooks:
-    """Runs the hooks of one agent's process, on `host`; implements `kontrol.agent.hooks`."""
+    """Runs the hooks of one agent's process, on `host`; a model of `kontrol.process`."""
 
     def __init__(self, world: World, host: str, node: str) -> None:
         self._world = world

@@ -15,7 +15,7 @@ from tests.simulation.silence import SimHooks
 from tests.simulation.simulate import judge
 from tests.support.memory.core import Core
 
-from kontrol.agent import hooks, silence
+from kontrol.agent import silence
 from kontrol.agent.hooks import HookRunner
 from kontrol.ensemble.urgent import Urgent
 from kontrol.master.highwater import HighWater
@@ -358,7 +358,7 @@ def test_a_hook_that_starts_when_the_ttl_is_over_comes_too_late(
 
 
 def test_a_hook_that_may_take_half_the_ttl_is_not_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hooks, "BUDGET", 0.5)
+    monkeypatch.setattr(silence, "BUDGET", 0.5)
     assert breaks(CUT_OFF, "14 told before lost", HOOKS_BROKEN)
 
 

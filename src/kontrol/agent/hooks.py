@@ -14,7 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Literal, Never, Protocol
+from typing import Never, Protocol
 
 from kontrol.process.command import Command, Lines, Outcome
 from kontrol.process.guard import GuardError
@@ -237,62 +237,3 @@ def _failure(task: asyncio.Task[Outcome]) -> tuple[str | None, bool]:
     last = outcome.stderr_tail.decode("utf-8", "replace").strip().rpartition("\n")[2]
     why = f"{outcome.detail}: {last[:200]}" if last else outcome.detail
     return why, outcome.reason == "timeout"
-
-
-BUDGET = 1 / 5
-"""The part of the TTL after which the silent hook is killed.
-
-With the 2/3 before, and two clocks of which one is 5 percent fast and the other slow, the TTL is
-not over then: it has a few percent left for the hook to start, and to be killed.
-"""
-_GRACE = 1 / 4  # of that, between SIGTERM and SIGKILL
-_HEARD_TIMEOUT = 60.0  # seconds, of the heard hook
-
-
-class SilenceHooks:
-    """The hooks of silence: what `kontrol.agent.silence` tells, as commands.
-
-    The silent hook does not wait for a heard one to end, and must end itself before the loss of the
-    pod can be told. Without a command, the other hook is not tried again when it no longer fits.
-    """
-
-    def __init__(
-        self, runner: HookRunner, *, silent: tuple[str, ...], heard: tuple[str, ...]
-    ) -> None:
-        self._runner = runner
-        self._silent, self._heard = silent, heard
-
-    @property
-    def statuses(self) -> tuple[HookStatus, ...]:
-        """The hooks that have run."""
-        return self._runner.statuses
-
-    async def run(self) -> Never:
-        """Run them until cancelled."""
-        await self._runner.run()
-
-    def silent(self, seconds: float, ttl: float, reason: Literal["start", "lost"]) -> None:
-        """Run the silent hook, in `BUDGET` of the TTL."""
-        log.warning(
-            "silent: no tier has acknowledged this pod for %.3f s, of a TTL of %g s", seconds, ttl
-        )
-        self._want("silent", self._silent, seconds, reason, timeout=BUDGET * ttl)
-
-    def heard(self, seconds: float, reason: Literal["start", "again"]) -> None:
-        """Run the heard hook."""
-        if reason == "again":
-            log.info("heard: acknowledged again after %.3f s", seconds)
-        self._want("heard", self._heard, seconds, reason, timeout=_HEARD_TIMEOUT)
-
-    def _want(
-        self, name: str, argv: tuple[str, ...], seconds: float, reason: str, *, timeout: float
-    ) -> None:
-        if not argv:
-            self._runner.withdraw()
-            return
-        env = {"REASON": reason, "SILENT_SECONDS": f"{seconds:.3f}"}
-        self._runner.want(
-            HookRequest(
-                name, argv, env, timeout=timeout, grace=_GRACE * timeout, urgent=name == "silent"
-            )
-        )

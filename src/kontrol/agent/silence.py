@@ -1,4 +1,4 @@
-"""Whether the pod is silent: whether its masters may soon treat it as lost.
+"""Whether the pod is silent, that is whether its masters may soon treat it as lost, and its hooks.
 
 A pod is lost once its lease has not been refreshed for a TTL. The lease counts from no earlier than
 when the last acknowledged keepalive was sent (less the `age` that an acknowledgement may state, of
@@ -13,12 +13,27 @@ to messages. All times are loop time, which counts suspensions (`kontrol.process
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Literal, Never, Protocol
+from typing import TYPE_CHECKING, Literal, Never, Protocol
+
+if TYPE_CHECKING:  # an agent without hooks does not load what runs commands
+    from kontrol.agent.hooks import HookRunner, HookStatus
+
+log = logging.getLogger(__name__)
 
 SHARE = 2 / 3
 """The part of the TTL without an acknowledgement after which a tier does not hear the pod."""
+
+BUDGET = 1 / 5
+"""The part of the TTL after which the silent hook is killed.
+
+After `SHARE`, and with two clocks of which one is 5 percent fast and the other slow, the TTL is
+not over then: it has a few percent left for the hook to start, and to be killed.
+"""
+_GRACE = 1 / 4  # of that, between SIGTERM and SIGKILL
+_HEARD_TIMEOUT = 60.0  # seconds, of the heard hook
 
 
 class Listener(Protocol):
@@ -105,3 +120,54 @@ class Silence:
 
     def _since(self, tier: Listener) -> float:
         return self._start if tier.heard is None else tier.heard
+
+
+class SilenceHooks:
+    """The hooks of silence: commands for what `Silence` tells.
+
+    The silent hook does not wait for a heard one to end, and must end itself before the loss of the
+    pod can be told. Without a command, the other hook is not tried again when it no longer fits.
+    """
+
+    def __init__(
+        self, runner: "HookRunner", *, silent: tuple[str, ...], heard: tuple[str, ...]
+    ) -> None:
+        self._runner = runner
+        self._silent, self._heard = silent, heard
+
+    @property
+    def statuses(self) -> "tuple[HookStatus, ...]":
+        """The hooks that have run."""
+        return self._runner.statuses
+
+    async def run(self) -> Never:
+        """Run them until cancelled."""
+        await self._runner.run()
+
+    def silent(self, seconds: float, ttl: float, reason: Literal["start", "lost"]) -> None:
+        """Run the silent hook, in `BUDGET` of the TTL."""
+        log.warning(
+            "silent: no tier has acknowledged this pod for %.3f s, of a TTL of %g s", seconds, ttl
+        )
+        self._want("silent", self._silent, seconds, reason, timeout=BUDGET * ttl)
+
+    def heard(self, seconds: float, reason: Literal["start", "again"]) -> None:
+        """Run the heard hook."""
+        if reason == "again":
+            log.info("heard: acknowledged again after %.3f s", seconds)
+        self._want("heard", self._heard, seconds, reason, timeout=_HEARD_TIMEOUT)
+
+    def _want(
+        self, name: str, argv: tuple[str, ...], seconds: float, reason: str, *, timeout: float
+    ) -> None:
+        if not argv:
+            self._runner.withdraw()
+            return
+        from kontrol.agent.hooks import HookRequest  # it loads what runs commands
+
+        env = {"REASON": reason, "SILENT_SECONDS": f"{seconds:.3f}"}
+        self._runner.want(
+            HookRequest(
+                name, argv, env, timeout=timeout, grace=_GRACE * timeout, urgent=name == "silent"
+            )
+        )

@@ -19,8 +19,8 @@ from kontrol.settings import SECRETS, Settings
 from kontrol.settings import variables as v
 
 if TYPE_CHECKING:
-    from kontrol.agent.hooks import SilenceHooks
     from kontrol.agent.published import PublishedFile
+    from kontrol.agent.silence import SilenceHooks
     from kontrol.rpc.methods import Method
 
 
@@ -102,7 +102,8 @@ async def make_hooks(
     silent, heard = settings[v.ON_SILENT] or (), settings[v.ON_HEARD] or ()
     if not settings.agent or not (silent or heard):
         return None
-    from kontrol.agent.hooks import HookRunner, SilenceHooks
+    from kontrol.agent.hooks import HookRunner
+    from kontrol.agent.silence import SilenceHooks
     from kontrol.process.guard import Guard, GuardError
     from kontrol_common.processes import become_subreaper
 
