@@ -14,12 +14,12 @@ Invariant: facts are those that the last probe which ended has printed, and none
 import asyncio
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from automaton.manifest import Probe
-from automaton.script import CHUNK, Environment, Output, Running, Script, first_exit
+from automaton.script import Environment, Output, Pipe, Running, Script, first_exit
+from kontrol_common.strictjson import deeper, loads
 
 PAYLOAD_LIMIT = 32 * 1024
 """Bytes that a probe may print for the payload: Kontrol's keepalives carry 64 KiB with all else."""
@@ -166,51 +166,26 @@ class Prober:
         return printed
 
 
-class Answer:
-    """The pipe of a probe's standard output. `overflow` is done once there are over `limit` bytes.
-
-    Raises `OSError` if there are no descriptors left.
-    """
+class Answer(Pipe):
+    """A probe's standard output. `overflow` is done once there are over `limit` bytes of it."""
 
     def __init__(self, limit: int) -> None:
+        super().__init__()
         self._limit = limit
-        self._loop = asyncio.get_running_loop()
         self.overflow: asyncio.Future[None] = self._loop.create_future()
         self._content = bytearray()
-        self._read_end, self.descriptor = os.pipe()
-        os.set_blocking(self._read_end, False)
-        self._open = True
-        self._loop.add_reader(self._read_end, self._read)
-
-    def detach(self) -> None:
-        """Close our copy of the probe's side."""
-        os.close(self.descriptor)
 
     def read_all(self) -> bytes:
         """Return what was printed; to be called when its processes are gone."""
-        while self._open and self._read():
+        while self.open and self._read():
             pass
         return bytes(self._content)
 
-    def close(self) -> None:
-        """Stop reading."""
-        if self._open:
-            self._open = False
-            self._loop.remove_reader(self._read_end)
-            os.close(self._read_end)
-
-    def _read(self) -> bool:
-        try:
-            data = os.read(self._read_end, CHUNK)
-        except BlockingIOError:
-            return False
+    def _take(self, data: bytes) -> None:
         self._content += data
         if len(self._content) > self._limit and not self.overflow.done():
             self.overflow.set_result(None)
-        if not data or self.overflow.done():
             self.close()
-            return False
-        return True
 
 
 def parse(printed: bytes, limit: int, reserved: tuple[str, ...]) -> Facts:
@@ -219,7 +194,7 @@ def parse(printed: bytes, limit: int, reserved: tuple[str, ...]) -> Facts:
     Whatever Kontrol would refuse is refused here: else one bad value would hide the state as well.
     """
     try:
-        value = json.loads(printed.decode("utf-8"), object_pairs_hook=_distinct)
+        value = loads(printed.decode("utf-8"))
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         size = len(text.encode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -229,31 +204,9 @@ def parse(printed: bytes, limit: int, reserved: tuple[str, ...]) -> Facts:
         raise ProbeError("object", f"printed {text[:40]}; expected a JSON object")
     if size > limit:
         raise ProbeError("too much", f"printed over {limit} bytes; print less")
-    if _deeper(value, DEPTH):
+    if deeper(value, DEPTH):
         raise ProbeError("depth", f"printed JSON that is nested deeper than {DEPTH} levels")
     for name in reserved:
         if name in value:
             raise ProbeError(f"reserved {name}", f"printed {name!r}, which automaton sets itself")
     return value
-
-
-def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise ValueError("a member is there twice")
-    return members
-
-
-def _deeper(value: object, depth: int) -> bool:
-    level = [value]
-    for _ in range(depth + 1):
-        inner: list[object] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner.extend(item.values())
-            elif isinstance(item, list):
-                inner.extend(item)
-        if not any(isinstance(item, dict | list) for item in level):
-            return False
-        level = inner
-    return True

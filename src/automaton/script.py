@@ -88,38 +88,23 @@ CHUNK = 65536
 _log = logging.getLogger("automaton")
 
 
-class Output:
-    """A pipe that is read to its end. `descriptor` is the script's side; `detach` closes it.
+class Pipe:
+    """A pipe that is read on the loop, to its end or until `close`.
 
-    Raises `OSError` if there are no descriptors left.
+    `descriptor` is the script's side; `detach` closes it. Raises `OSError` if there are no
+    descriptors left.
     """
 
-    def __init__(self, label: str) -> None:
-        self.label = label
-        self._tail = b""
-        self._rest = b""
+    def __init__(self) -> None:
+        self.open = True
         self._loop = asyncio.get_running_loop()
         self._read_end, self.descriptor = os.pipe()
         os.set_blocking(self._read_end, False)
-        self.open = True
         self._loop.add_reader(self._read_end, self._read)
-
-    @property
-    def tail(self) -> str:
-        """The end of the output so far, at most `TAIL` bytes."""
-        return self._tail.decode("utf-8", "replace").strip("\n")
 
     def detach(self) -> None:
         """Close our copy of the script's side, so that the pipe ends with its last writer."""
         os.close(self.descriptor)
-
-    def flush(self) -> None:
-        """Log all output up to now, including an unfinished line."""
-        for _ in range(16):  # a pipe's content; a background process may print without end
-            if not self.open or not self._read():
-                break
-        self._emit(self._rest)
-        self._rest = b""
 
     def close(self) -> None:
         """Stop reading."""
@@ -129,23 +114,54 @@ class Output:
             os.close(self._read_end)
 
     def _read(self) -> bool:
-        """Read one chunk; return whether there was one. More would block the loop."""
+        """Read one chunk; return whether there may be another. More would block the loop."""
         try:
             data = os.read(self._read_end, CHUNK)
         except BlockingIOError:
             return False
+        self._take(data)
+        if not data:
+            self.close()
+        return self.open
+
+    def _take(self, data: bytes) -> None:
+        """Take one chunk; an empty one is the end."""
+        raise NotImplementedError
+
+
+class Output(Pipe):
+    """What a script prints: it is logged, and its end is kept."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        self.label = label
+        self._tail = b""
+        self._rest = b""
+
+    @property
+    def tail(self) -> str:
+        """The end of the output so far, at most `TAIL` bytes."""
+        return self._tail.decode("utf-8", "replace").strip("\n")
+
+    def flush(self) -> None:
+        """Log all output up to now, including an unfinished line."""
+        for _ in range(16):  # a pipe's content; a background process may print without end
+            if not self.open or not self._read():
+                break
+        self._emit(self._rest)
+        self._rest = b""
+
+    def _take(self, data: bytes) -> None:
         if not data:
             self._emit(self._rest)
             self._rest = b""
-            self.close()
-            return False
+            return
         self._tail = (self._tail + data)[-TAIL:]
         whole, newline, rest = (self._rest + data).rpartition(b"\n")
         if len(rest) > CHUNK:
             whole, rest = whole + newline + rest, b""
         self._emit(whole)
         self._rest = rest
-        return True
 
     def _emit(self, data: bytes) -> None:
         if data and _log.isEnabledFor(logging.DEBUG):

@@ -41,7 +41,6 @@ TWICE = '{"a": {"argv": ["x"], "args": []}, "cmd": "x", "a": {"argv": ["y"]}}'
 _OWN = {
     "automaton/cli.py",  # the answer of our own machine
     "automaton/payload.py",  # the file that we wrote
-    "automaton/probe.py",  # as strict: refuses members that are there twice, and depth
     "automaton/pyfile.py",  # our own worker
     "kontrol/agent/control.py",
     "kontrol/cli/publish.py",  # the answer of our own leader
@@ -108,4 +107,4 @@ def test_there_is_no_other_reader_of_what_others_wrote() -> None:
         for path in SOURCE.rglob("*.py")
         if re.search(r"\bjson\.loads?\(|JSONDecoder", path.read_text(encoding="utf-8"))
     }
-    assert found == {"kontrol/ensemble/canonical.py"} | _OWN
+    assert found == {"kontrol_common/strictjson.py"} | _OWN

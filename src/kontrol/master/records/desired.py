@@ -1,4 +1,4 @@
-"""The record of the desired state, and its form in the store: one document (decision 0186)."""
+"""The record of the desired state, as the store has it: one document (decision 0186). Pure."""
 
 import hashlib
 from collections.abc import Mapping
