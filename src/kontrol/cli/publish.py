@@ -14,8 +14,9 @@ from pathlib import Path
 
 from kontrol.cli.command import DONE, REFUSED, UNANSWERED, USAGE, Command, say, seconds
 
+# As the leader has them; a command does not load what only masters use.
 _SOCKET = "RUN_SOCKET"
-_MOST = 512 * 1024  # bytes that the leader takes; it says so of more
+_MOST = 512 * 1024  # bytes that it takes; it says so of more
 _LONGEST_ANSWER = 64 * 1024
 
 _OUTSIDE = (

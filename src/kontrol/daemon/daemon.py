@@ -23,8 +23,8 @@ from kontrol.daemon.process import Children, StartupError, check_port
 from kontrol.daemon.wire_agent import (
     command_methods,
     make_agent,
-    make_hooks,
     make_published,
+    make_silence_hooks,
     takes_commands,
 )
 from kontrol.rpc.security.keys import Keyring, KeysError
@@ -99,7 +99,7 @@ class Daemon:
                 services.append(group.create_task(work))
 
             emit = self._statsd(serve)
-            hooks = await make_hooks(settings, self._environ, stack, self._children)
+            hooks = await make_silence_hooks(settings, self._environ, stack, self._children)
             published = await make_published(settings, self._environ, stack, self._children)
             agent = make_agent(settings, keys, emit, hooks, published) if settings.agent else None
             master: Master | None = None

@@ -21,6 +21,7 @@ from kontrol.settings import variables as v
 if TYPE_CHECKING:
     from kontrol.agent.published import PublishedFile
     from kontrol.agent.silence import SilenceHooks
+    from kontrol.process.pool import Guards
     from kontrol.rpc.methods import Method
 
 
@@ -70,12 +71,8 @@ async def make_published(
     if command is not None:
         from kontrol.agent.hooks import HookRunner
         from kontrol.process.command import Command, Outcome
-        from kontrol.process.pool import Guards
-        from kontrol_common.processes import become_subreaper
 
-        become_subreaper()  # adopts, and kills, what a dying guard leaves
-        guards = await stack.enter_async_context(Guards(most=1, known=children.known))
-        children.of(lambda: guards.pids)
+        guards = await _guards(1, stack, children)
 
         async def run(command: Command, **more: Any) -> Outcome:  # noqa: ANN401 - as `Guard.run`
             async with guards.guard() as guard:
@@ -92,7 +89,7 @@ async def make_published(
     )
 
 
-async def make_hooks(
+async def make_silence_hooks(
     settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack, children: Children
 ) -> "SilenceHooks | None":
     """Return the hooks of silence, None if there are none. Their guard ends with `stack`.
@@ -117,6 +114,17 @@ async def make_hooks(
         raise StartupError(f"{v.ON_SILENT.name}, {v.ON_HEARD.name}: {error}") from None
     runner = HookRunner(guard.run, environ=environ, secrets=SECRETS, uniform=random.random)
     return SilenceHooks(runner, silent=silent, heard=heard)
+
+
+async def _guards(most: int, stack: AsyncExitStack, children: Children) -> "Guards":
+    """Return guards for `most` commands at a time, until `stack` ends."""
+    from kontrol.process.pool import Guards
+    from kontrol_common.processes import become_subreaper
+
+    become_subreaper()  # adopts, and kills, what a dying guard leaves
+    guards = await stack.enter_async_context(Guards(most=most, known=children.known))
+    children.of(lambda: guards.pids)
+    return guards
 
 
 def agent_settings(settings: Settings) -> AgentSettings:
@@ -153,15 +161,11 @@ async def command_methods(
     """
     from kontrol.agent.allow import AllowListError
     from kontrol.agent.executor import Bounds, Executor, refusing
-    from kontrol.process.pool import Guards
-    from kontrol_common.processes import become_subreaper
 
     if not takes_commands(settings):
         return refusing()
-    become_subreaper()  # adopts, and kills, what a dying guard leaves
     bounds = Bounds()
-    guards = await stack.enter_async_context(Guards(most=bounds.commands, known=children.known))
-    children.of(lambda: guards.pids)
+    guards = await _guards(bounds.commands, stack, children)
     try:
         executor = Executor(
             guards,

@@ -21,9 +21,6 @@ MAX_STDIN = 256 * 1024  # bytes; in base64 and with the rest, less than a client
 AGAIN = 5.0
 """Seconds until the next run, after failures."""
 
-FILES = ("AGAIN_FILE", "NOTE_FILE")
-
-_NOTE = 1024  # bytes
 _NAMED = 3  # pods that a note names
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -67,25 +64,27 @@ def ask_again(results: Sequence[Result], environ: Mapping[str, str]) -> None:
 
     Raises `OSError` if that cannot be written.
     """
-    from kontrol.master.runfiles import RunFileError, read_again, read_note
+    from kontrol.master.runfiles import AGAIN_FILE, NOTE_FILE, RunFileError, read_again, read_note
 
     try:
         asked = read_again(environ)
     except RunFileError:
         asked = 0.0  # it fails the run, and says why
     if asked is None or asked > AGAIN:
-        _write(environ["AGAIN_FILE"], f"{AGAIN:g}\n")
+        _write(environ[AGAIN_FILE], f"{AGAIN:g}\n")
     if read_note(environ) == (None, ""):
-        _write(environ["NOTE_FILE"], note([result for result in results if not result.ok]) + "\n")
+        _write(environ[NOTE_FILE], note([result for result in results if not result.ok]) + "\n")
 
 
 def note(failed: Sequence[Result]) -> str:
     """Return one line that says which pods failed, and why."""
+    from kontrol.master.runfiles import NOTE_LIMIT
+
     parts = [f"{result.target.name}: {result.why}" for result in failed[:_NAMED]]
     if more := len(failed) - _NAMED:
         parts += [f"and {more} more"] if more > 0 else []
     text = escaped("; ".join(parts)).encode("utf-8", "backslashreplace")
-    return text[: _NOTE - 1].decode("utf-8", "ignore")
+    return text[: NOTE_LIMIT - 1].decode("utf-8", "ignore")
 
 
 def _write(path: str, text: str) -> None:
