@@ -74,6 +74,29 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
             ),
         ),
     ),
+    "The desired state": (
+        "What operators set for the callback. A change over a limit is refused.",
+        (
+            Limit("kontrol.ensemble.desired:MAX_KEY", "Characters of a key of the desired state."),
+            Limit("kontrol.ensemble.desired:MAX_KEYS", "Keys of the desired state."),
+            Limit(
+                "kontrol.ensemble.desired:MAX_VALUE",
+                "Bytes of one value of the desired state, as JSON.",
+            ),
+            Limit(
+                "kontrol.ensemble.desired:MAX_SPEC",
+                "Bytes of the desired state, as JSON, keys included.",
+            ),
+            Limit(
+                "kontrol.ensemble.desired:MAX_DEPTH",
+                "Arrays and objects within each other, in one value of the desired state.",
+            ),
+            Limit(
+                "kontrol.master.records.desired:_LOG",
+                "Changes of the desired state whose authors are remembered, if they unset a key.",
+            ),
+        ),
+    ),
     "What is published": (
         (
             "What a run of the callback sends to the pods of the tier, all documents together. A "
@@ -138,24 +161,6 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
             Limit(
                 "kontrol.master.callback:STRING_LIMIT",
                 "Bytes of one variable in the callback's environment, its name included: Linux's.",
-            ),
-            Limit("kontrol.ensemble.desired:MAX_KEY", "Characters of a key of the desired state."),
-            Limit("kontrol.ensemble.desired:MAX_KEYS", "Keys of the desired state."),
-            Limit(
-                "kontrol.ensemble.desired:MAX_VALUE",
-                "Bytes of one value of the desired state, as JSON.",
-            ),
-            Limit(
-                "kontrol.ensemble.desired:MAX_SPEC",
-                "Bytes of the desired state, as JSON, keys included.",
-            ),
-            Limit(
-                "kontrol.ensemble.desired:MAX_DEPTH",
-                "Arrays and objects within each other, in one value of the desired state.",
-            ),
-            Limit(
-                "kontrol.master.records.desired:_LOG",
-                "Changes of the desired state whose authors are remembered, if they unset a key.",
             ),
             Limit("kontrol.master.callback:STATE_LIMIT", "Bytes of the state, as JSON."),
             Limit(
