@@ -27,7 +27,7 @@ from kontrol.agent.schedule import Schedule
 from kontrol.ensemble.canonical import JSON
 from kontrol.ensemble.pod import Keepalive
 
-# An agent goes on over the same connection after these: see `kontrol.agent.reporter`.
+# An agent goes on over the same connection after these: see `kontrol.agent.connection`.
 REFUSALS = frozenset(
     {
         *("InvalidRecord", "Conflict", "Stale", "Gone", "NotWritten"),

@@ -47,7 +47,7 @@ TABLES: dict[str, tuple[str, tuple[Limit, ...]]] = {
                 "Bytes of the payload file, which may be wider spaced than what is sent of it.",
             ),
             Limit(
-                "kontrol.agent.reporter:MOST_CONNECTIONS",
+                "kontrol.agent.connection:MOST_CONNECTIONS",
                 "Connections of an agent to the masters of one tier, while answers are late.",
             ),
             Limit(

@@ -29,7 +29,7 @@ def test_every_address_is_tried_before_one_is_tried_again(known: list[str]) -> N
 
 def test_a_look_up_replaces_what_is_known_unless_it_finds_nothing() -> None:
     addresses = Addresses(keep)
-    assert not addresses
+    assert addresses.choose() is None
     addresses.learn(["a"])
     addresses.failed("a")
     addresses.learn([])

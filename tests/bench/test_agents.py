@@ -4,12 +4,12 @@ from bench.agents import REFUSALS, Histogram, Tally, record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontrol.agent import reporter
+from kontrol.agent import connection
 from kontrol.ensemble.pod import parse_keepalive
 
 
 def test_the_refusals_are_those_of_a_real_agent() -> None:
-    assert reporter._REFUSALS == REFUSALS
+    assert connection._REFUSALS == REFUSALS
 
 
 def test_each_agent_has_an_identity_of_its_own() -> None:

@@ -1,6 +1,15 @@
-"""The addresses of a tier, and which of them to use next."""
+"""The addresses of a tier: how they are found, and which of them to use next."""
 
+import asyncio
+import logging
 from collections.abc import Callable, Collection, Iterable
+from itertools import chain
+
+from kontrol.agent.connection import reason
+from kontrol.ensemble.tiers import Tier
+from kontrol.resolver import Resolve
+
+log = logging.getLogger(__name__)
 
 
 class Addresses:
@@ -11,12 +20,37 @@ class Addresses:
 
     def __init__(self, shuffle: Callable[[list[str]], None]) -> None:
         self._shuffle = shuffle
+        self._found: dict[str, list[str]] = {}  # those of each name, as last found
         self._known: list[str] = []
         self._failed: dict[str, int] = {}
         self._failures = 0
 
-    def __bool__(self) -> bool:
-        return bool(self._known)
+    async def look_up(self, resolve: Resolve, tier: Tier, timeout: float) -> None:
+        """Look up all names of a tier together, for at most `timeout` seconds.
+
+        For a name that is not found in time, the addresses found before are used. Raises `OSError`
+        if there is no address.
+        """
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._find(resolve, tier, host, timeout)) for host in tier.hosts
+            ]
+        self.learn(chain.from_iterable(self._found.values()))
+        if not self._known:
+            failures = [failure for task in tasks if (failure := task.result()) is not None]
+            raise failures[0] if failures else OSError("the look-up found no address")
+
+    async def _find(
+        self, resolve: Resolve, tier: Tier, host: str, timeout: float
+    ) -> OSError | None:
+        """Look up one name; return the error, if any."""
+        try:
+            async with asyncio.timeout(timeout):
+                self._found[host] = await resolve(host, tier.port)
+        except OSError as error:
+            log.warning("tier %s: look-up of %s failed: %s", tier, host, reason(error))
+            return error
+        return None
 
     def learn(self, found: Iterable[str]) -> None:
         """Replace what is known by what a look-up found; nothing found changes nothing."""

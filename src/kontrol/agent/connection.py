@@ -1,10 +1,20 @@
-"""A connection to one master, and the keepalive that waits for an answer on it."""
+"""Connections to the masters of a tier, and the keepalives that wait for answers on them."""
 
 import asyncio
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any, Never, Protocol
+from typing import Any, Never, Protocol, TypeGuard
 
-from kontrol.rpc.errors import RpcError
+from kontrol.rpc.errors import RemoteError, RpcError
+
+MOST_CONNECTIONS = 3  # of one reporter: to two masters whose answers are late, and a third
+_LONGEST_REASON = 300  # characters: the text is a peer's
+_REFUSALS = frozenset(
+    {
+        *("InvalidRecord", "Conflict", "Stale", "Gone", "NotWritten"),
+        *("TooManyPods", "TooManyBytes", "TooManyJoins"),
+    }
+)
 
 
 class Caller(Protocol):
@@ -81,6 +91,84 @@ class MasterConnection:
         """Close it. An answer that is waited for counts no more."""
         await _end(self.answer, self.follower)
         await self._stack.aclose()
+
+
+class Connections:
+    """The open connections of one reporter, at most `MOST_CONNECTIONS`, one for each address."""
+
+    def __init__(self) -> None:
+        self._all: list[MasterConnection] = []
+
+    def __iter__(self) -> Iterator[MasterConnection]:
+        return iter(tuple(self._all))
+
+    def waited_for(self) -> set[str]:
+        """Return the addresses whose answer is still to be waited for."""
+        now = asyncio.get_running_loop().time()
+        return {each.address for each in self._all if each.answer is not None and now < each.until}
+
+    async def to(
+        self, address: str, connect: Callable[[], AbstractAsyncContextManager[Caller]]
+    ) -> MasterConnection:
+        """Return a connection to `address` on which no answer is waited for."""
+        for each in self:
+            if each.address != address:
+                continue
+            if each.answer is None:
+                return each
+            await self.close(each)
+        if len(self._all) >= MOST_CONNECTIONS:
+            await self.close(min(self._all, key=lambda each: each.sent))
+        connection = MasterConnection(address, connect())
+        self._all.append(connection)
+        return connection
+
+    def answers(self, acknowledged: float | None) -> list[MasterConnection]:
+        """Return those with an answer, but for what is about a keepalive before `acknowledged`.
+
+        That is the loop time at which the one was sent that was acknowledged last.
+        """
+        answered = [each for each in self._all if each.answered]
+        for each in answered:
+            if acknowledged is None or each.sent >= acknowledged:
+                continue
+            if each.error is None or is_refusal(each.error):
+                each.answer = None
+        return [each for each in answered if each.answer is not None]
+
+    async def why_failed(self, connection: MasterConnection) -> Exception | None:
+        """Return why no acknowledgement or refusal came; None if one did, which is not read yet.
+
+        After an error such as `Unavailable`, the connection stays open for another attempt.
+        """
+        error = connection.error
+        if error is None or is_refusal(error):
+            return None
+        if isinstance(error, RemoteError):
+            connection.answer = None
+        else:
+            await self.close(connection)
+        return error
+
+    async def close(self, *connections: MasterConnection) -> None:
+        """Close these."""
+        for each in connections:
+            await each.close()
+            self._all.remove(each)
+
+
+def is_refusal(error: Exception) -> TypeGuard[RemoteError]:
+    """Tell whether a master has answered, and does not accept the keepalive."""
+    return isinstance(error, RemoteError) and error.name in _REFUSALS
+
+
+def reason(error: Exception) -> str:
+    """Return why an attempt failed, for people."""
+    if isinstance(error, RemoteError):
+        return f"{error.name}: {error.message}"[:_LONGEST_REASON]
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__
 
 
 async def _end(*some: "asyncio.Task[Any] | None") -> None:

@@ -32,11 +32,10 @@ import logging
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, Never, Protocol, TypeGuard
+from typing import Any, Never, Protocol
 
 from kontrol.agent.addresses import Addresses
-from kontrol.agent.connection import Caller, MasterConnection
+from kontrol.agent.connection import Caller, Connections, MasterConnection, is_refusal, reason
 from kontrol.agent.schedule import LONGEST_SKEW, MAX_TTL, SECOND, Schedule, skew_past
 from kontrol.ensemble.live import without_live
 from kontrol.ensemble.tiers import Tier
@@ -45,16 +44,8 @@ from kontrol.rpc.errors import RemoteError, RpcError
 
 log = logging.getLogger(__name__)
 
-MOST_CONNECTIONS = 3  # of one reporter: to two masters whose answers are late, and a third
 _DEREGISTER_ATTEMPT = 0.8  # seconds: two and a half attempts within `DEREGISTER_SECONDS`
 _DEREGISTER_PAUSE = 0.05
-_LONGEST_REASON = 300  # characters: the text is a peer's
-_REFUSALS = frozenset(
-    {
-        *("InvalidRecord", "Conflict", "Stale", "Gone", "NotWritten"),
-        *("TooManyPods", "TooManyBytes", "TooManyJoins"),
-    }
-)
 
 
 class Record(Protocol):
@@ -140,13 +131,12 @@ class Reporter:
         self._emitted = emitted
         self._heard = heard
         self._follow = follow
-        self._found: dict[str, list[str]] = {}  # the addresses of each name, as last found
         self.acknowledged = asyncio.Event()
         """Set once the tier has acknowledged a keepalive of ours."""
         self.heard: float | None = None
         """The loop time from which the tier counts the pod's TTL, at the earliest; None: never."""
         self._changed = asyncio.Event()
-        self._connections: list[MasterConnection] = []
+        self._connections = Connections()
         self._address: str | None = None
         self._sent = self._accepted = self._refusals = self._failures = 0
         self._round_trips = 0.0
@@ -196,7 +186,7 @@ class Reporter:
                     await self._session(answered)
                 answered = await self._pause() or await self._attempt()
         finally:
-            await self._close(*self._connections)
+            await self._connections.close(*self._connections)
 
     async def _attempt(self) -> MasterConnection | None:
         """Send a keepalive to the address whose turn it is.
@@ -206,9 +196,9 @@ class Reporter:
         """
         deadline = asyncio.get_running_loop().time() + self._schedule.attempt
         try:
-            await self._look_up(self._schedule.attempt / 2)
+            await self._addresses.look_up(self._resolve, self.tier, self._schedule.attempt / 2)
         except OSError as error:
-            self._failed(_reason(error))
+            self._failed(reason(error))
             return None
         while (connection := await self._choose()) is None:
             until = min(other.until for other in self._connections)
@@ -224,7 +214,7 @@ class Reporter:
         while answered is not None:
             others = [each for each in self._connections if each is not answered]
             if answered.sent + self._schedule.attempt >= asyncio.get_running_loop().time():
-                await self._close(*others)
+                await self._connections.close(*others)
             for other in others:
                 await other.unfollow()
             delay = self._read(answered)
@@ -233,8 +223,8 @@ class Reporter:
                 async with asyncio.timeout(delay):
                     await self._changed.wait()
             if (error := answered.lost) is not None:  # there may be news at another master
-                await self._close(answered)
-                self._failed(_reason(error))
+                await self._connections.close(answered)
+                self._failed(reason(error))
                 return
             self._send(answered)
             answered = await self._answered_by(answered.sent + self._schedule.attempt, answered)
@@ -278,93 +268,25 @@ class Reporter:
                 await asyncio.wait(answers, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             else:
                 await asyncio.sleep(left)
-            for each in self._answers():
-                error = await self._why_failed(each)
+            for each in self._connections.answers(self._acknowledged):
+                error = await self._connections.why_failed(each)
                 if error is None:
                     return each
                 if each is newest:
-                    self._failed(_reason(error))
+                    self._failed(reason(error))
                 if or_lost or each is newest:
                     return None
             if loop.time() >= deadline:
                 if newest is not None:
-                    self._failed(_reason(TimeoutError()))
+                    self._failed(reason(TimeoutError()))
                 return None
-
-    def _answers(self) -> list[MasterConnection]:
-        """Return the connections with an answer, but for what is about an earlier keepalive."""
-        answered = [each for each in self._connections if each.answered]
-        for each in answered:
-            if self._acknowledged is None or each.sent >= self._acknowledged:
-                continue
-            if each.error is None or _is_refusal(each.error):
-                each.answer = None
-        return [each for each in answered if each.answer is not None]
-
-    async def _why_failed(self, connection: MasterConnection) -> Exception | None:
-        """Return why no acknowledgement or refusal came; None if one did, which is not read yet.
-
-        After an error such as `Unavailable`, the connection stays open for another attempt.
-        """
-        error = connection.error
-        if error is None or _is_refusal(error):
-            return None
-        if isinstance(error, RemoteError):
-            connection.answer = None
-        else:
-            await self._close(connection)
-        return error
 
     async def _choose(self) -> MasterConnection | None:
         """Return a connection to the address whose turn it is; None if all are waited for."""
-        now = asyncio.get_running_loop().time()
-        waiting = {
-            each.address
-            for each in self._connections
-            if each.answer is not None and now < each.until
-        }
-        address = self._addresses.choose(waiting)
+        address = self._addresses.choose(self._connections.waited_for())
         if address is None:
             return None
-        for each in tuple(self._connections):
-            if each.address != address:
-                continue
-            if each.answer is None:
-                return each
-            await self._close(each)
-        if len(self._connections) >= MOST_CONNECTIONS:
-            await self._close(min(self._connections, key=lambda each: each.sent))
-        connection = MasterConnection(address, self._connect(address, self.tier.port))
-        self._connections.append(connection)
-        return connection
-
-    async def _close(self, *connections: MasterConnection) -> None:
-        for each in connections:
-            await each.close()
-            self._connections.remove(each)
-
-    async def _look_up(self, timeout: float) -> None:
-        """Look up all names of the tier together, for at most `timeout` seconds.
-
-        For a name that is not found in time, the addresses found before are used. Raises `OSError`
-        if there is no address.
-        """
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._find(host, timeout)) for host in self.tier.hosts]
-        self._addresses.learn(chain.from_iterable(self._found.values()))
-        if not self._addresses:
-            failures = [failure for task in tasks if (failure := task.result()) is not None]
-            raise failures[0] if failures else OSError("the look-up found no address")
-
-    async def _find(self, host: str, timeout: float) -> OSError | None:
-        """Look up one name; return the error, if any."""
-        try:
-            async with asyncio.timeout(timeout):
-                self._found[host] = await self._resolve(host, self.tier.port)
-        except OSError as error:
-            log.warning("tier %s: look-up of %s failed: %s", self.tier, host, _reason(error))
-            return error
-        return None
+        return await self._connections.to(address, lambda: self._connect(address, self.tier.port))
 
     def _send(self, connection: MasterConnection) -> None:
         """Send a keepalive."""
@@ -423,7 +345,7 @@ class Reporter:
 
     def _refused(self, refusal: RemoteError, *, newest: bool) -> None:
         self._refusals += 1
-        self._error = _reason(refusal)
+        self._error = reason(refusal)
         log.warning("tier %s refuses the keepalive: %s", self.tier, self._error)
         if not newest:
             return  # it was for an earlier record
@@ -453,13 +375,13 @@ class Reporter:
             skew / SECOND,
         )
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, why: str) -> None:
         self._failures += 1
-        self._error = reason
+        self._error = why
         if self._address is None:
-            log.warning("tier %s: keepalive failed: %s", self.tier, reason)
+            log.warning("tier %s: keepalive failed: %s", self.tier, why)
         else:
-            log.warning("tier %s: keepalive to %s failed: %s", self.tier, self._address, reason)
+            log.warning("tier %s: keepalive to %s failed: %s", self.tier, self._address, why)
             self._addresses.failed(self._address)
         self._address = None
 
@@ -486,7 +408,7 @@ class Reporter:
         try:
             async with asyncio.timeout(_DEREGISTER_ATTEMPT):
                 if self._address is None:
-                    await self._look_up(_DEREGISTER_ATTEMPT / 4)
+                    await self._addresses.look_up(self._resolve, self.tier, _DEREGISTER_ATTEMPT / 4)
                 self._address = self._addresses.choose()
                 assert self._address is not None  # noqa: S101 - the look-up found one, or raised
                 async with self._connect(self._address, self.tier.port) as caller:
@@ -495,23 +417,11 @@ class Reporter:
                     await caller.call("ping", raw, timeout=_DEREGISTER_ATTEMPT)
             self._error = None
         except (RpcError, OSError) as error:
-            if not _is_refusal(error):
-                self._failed(_reason(error))
+            if not is_refusal(error):
+                self._failed(reason(error))
                 await asyncio.sleep(
                     _DEREGISTER_PAUSE
                 )  # also after an immediate refusal of the connection
                 return False
-            self._error = None if error.name == "Gone" else _reason(error)
+            self._error = None if error.name == "Gone" else reason(error)
         return True
-
-
-def _is_refusal(error: Exception) -> TypeGuard[RemoteError]:
-    return isinstance(error, RemoteError) and error.name in _REFUSALS
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, RemoteError):
-        return f"{error.name}: {error.message}"[:_LONGEST_REASON]
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return str(error) or type(error).__name__
