@@ -12,13 +12,13 @@ from datetime import datetime
 from typing import NamedTuple
 
 from kontrol import __version__
-from kontrol.ensemble.canonical import JSON, parse
-from kontrol.ensemble.desired import BadSetting, Expected
+from kontrol.ensemble.canonical import JSON
+from kontrol.ensemble.desired import Expected
 from kontrol.ensemble.ensemble import digest_of
-from kontrol.master.desired import NotAsExpected, Unreadable
 from kontrol.master.leader.counts import Counts
 from kontrol.master.leader.requests import Kind
 from kontrol.master.master import Master
+from kontrol.master.operator import desired
 from kontrol.master.operator.notices import read_notice
 from kontrol.master.operator.problems import free_space, problems
 from kontrol.master.operator.story import (
@@ -30,12 +30,10 @@ from kontrol.master.operator.story import (
     reports,
     usual,
 )
-from kontrol.master.records.desired import READ_DEPTH
 from kontrol.master.records.fields import HIGHEST_RUN
 from kontrol.master.records.masters import OperatorAnswer
 from kontrol.master.records.runs import Head, Running
 from kontrol.store.protocol import (
-    Ambiguous,
     KeyValue,
     NoSpace,
     Range,
@@ -158,15 +156,7 @@ class View:
     async def spec(self) -> dict[str, JSON] | None:
         """Return the desired state, and which client set each key when; None if it is damaged."""
         async with self._bounded():
-            seen = await self._master.desired.read()
-        if seen.desired is None:
-            return None
-        values = seen.desired.values
-        return {
-            "spec": parse(seen.desired.document, depth=READ_DEPTH),
-            "keys": {key: {"by": each.by, "at": each.at} for key, each in sorted(values.items())},
-            "revision": seen.revision,
-        }
+            return desired.shown(await self._master.desired.read())
 
     async def set_spec(
         self,
@@ -177,31 +167,10 @@ class View:
         expected: Expected | None = None,
         timeout: float = 10.0,
     ) -> dict[str, JSON]:
-        """Set a key of the desired state to a value in canonical form, or unset it with None.
-
-        Returns `done`, `message`, `changed` (whether there was something to change) and `refused`,
-        the name of the refusal or empty. Raises `NoSpace` with the fix.
-        """
-        did = "unset" if value is None else "set"
-        try:
-            changed = await self._master.desired.change(
-                key, value, by=by, expected=expected, timeout=timeout
-            )
-        except NotAsExpected as error:
-            return _change(key, str(error), refused="NotAsExpected")
-        except Unreadable as error:
-            return _change(key, str(error), refused="SpecDamaged")
-        except BadSetting as error:
-            return _change(key, str(error), refused=error.name)
-        except NoSpace:
-            fix = free_space(self._master.desired.cache.revision)
-            raise NoSpace(f"it does not store the desired state. To fix that, {fix}") from None
-        except Ambiguous as error:
-            return {**_change(key, f"etcd: {error}"), "done": False}
-        if changed:
-            return _change(key, f"{key} is {did}", changed=True)
-        already = "was not set" if value is None else "has that value already"
-        return _change(key, f"{key} {already}")
+        """Set a key of the desired state, or unset it: see `desired.change`. Raises `NoSpace`."""
+        return await desired.change(
+            self._master.desired, key, value, by, expected=expected, timeout=timeout
+        )
 
     def ready(self) -> list[dict[str, JSON]]:
         """Return whether this master can accept keepalives: checks with `name`, `ok`, `detail`."""
@@ -434,16 +403,6 @@ class View:
     async def _first(self, request: Range) -> KeyValue | None:
         kvs = (await self._store.range(request)).kvs
         return kvs[0] if kvs else None
-
-
-def _change(key: str, message: str, *, refused: str = "", changed: bool = False) -> dict[str, JSON]:
-    return {
-        "key": key,
-        "done": not refused,
-        "changed": changed,
-        "message": message,
-        "refused": refused,
-    }
 
 
 async def _refuses(address: str, port: int) -> bool:
