@@ -202,13 +202,13 @@ OTHER_CLOCKS = {
     "process/clock.py": "the boot clock itself: without one, macOS falls back",
     "logs.py": "how often a repeated line is written",
     "httpclient.py": "how long a command waits for an answer",
+    "cli/publish.py": "how long a command waits for an answer",
     "demo/scenario.py": "the pace of the demonstration, and what it shows",
 }
 OTHER_LOOPS = {
     "cli/boot.py": "a command that ends",
     "cli/invoke/commands.py": "a command that ends",
     "cli/operate/archive.py": "a command that ends",
-    "cli/publish.py": "a command that ends",
     "demo/__init__.py": "starts daemons, and decides nothing",
 }
 
