@@ -31,8 +31,8 @@ RESERVED = ("SOCKET", "INPUT")
 MAX_SECONDS = 366 * 24 * 3600.0
 MAX_RETRIES = 1_000_000
 MIN_EVERY = 0.1
-PROBE_SECONDS = 10.0
-"""Seconds after which a probe is killed unless it has a `timeout`; `every` if that is less."""
+PROBE_SECONDS = 5.0
+"""Seconds after which a probe is killed unless it has a `timeout`."""
 
 T = TypeVar("T")
 
@@ -164,12 +164,8 @@ class _Validator:
         limit = self._scalar(fields.get("timeout"), _seconds, what, "a number of seconds above 0")
         if every is None or not script:
             return None
-        if limit is not None and limit > every:
-            self._say(
-                fields["timeout"], f"{what} is {limit:g}; expected at most 'every', {every:g}"
-            )
         command = argv or (SHELL, "-c", script)
-        return Probe(command, every, min(every, PROBE_SECONDS) if limit is None else limit)
+        return Probe(command, every, limit or PROBE_SECONDS)
 
     def _state(self, tag: str, fields: Mapping[str, Node], tags: Iterable[str]) -> State:
         shell = self._text(fields.get("shell"), "'shell'", "a script as text")
