@@ -67,7 +67,7 @@ def test_what_a_master_is_asked(
         (413, refused("BodyTooLarge"), 5, "no"),
         (400, refused("BadKey"), 2, "no"),
         (503, refused("Unavailable", "etcd is full: compact it"), 4, "etcd is full: compact it"),
-        (404, refused("NoSuchPath"), 4, "no"),
+        (404, refused("NoSuchPath"), 4, "of another version, and does not know this: upgrade it"),
     ],
 )
 def test_how_it_ends(

@@ -114,7 +114,7 @@ async def test_when_the_run_has_ended_it_is_refused(tmp_path: Path) -> None:
         (["a", "{"], b"", "the document is not JSON: line 1 column 2"),
         (["a", "-"], b"", "the document is not JSON"),
         (["a", "-"], b"\xff", "not UTF-8"),
-        (["a", "-"], b'"' + b"x" * (10 << 20) + b'"', "over the limit of 524288"),
+        (["a", "-"], b'"' + b"x" * (10 << 20) + b'"', "more than 524288 bytes, the limit"),
     ],
     ids=["cut", "empty", "bytes", "10 MB"],
 )

@@ -271,4 +271,9 @@ def _error_of(document: Mapping[str, JSON]) -> tuple[str, str]:
     if not isinstance(error, dict):
         return "", "it does not say why"
     text = escaped(str(error.get("message", ""))[:_LONGEST])
+    if error.get("name") == "NoSuchPath":  # its message lists the paths that it has
+        text = (
+            "it is of another version, and does not know this: upgrade it, or name one of this "
+            "version with --master"
+        )
     return str(error.get("name")), text or "it does not say why"

@@ -111,8 +111,8 @@ def parse_document(raw: bytes) -> JSON:
     """Return the JSON value that is to be published. Raises `NotPublished`."""
     if len(raw) > PUBLISHED_LIMIT:
         raise NotPublished(
-            f"the document has {len(raw)} bytes, over the limit of {PUBLISHED_LIMIT} for all "
-            "documents together: publish less"
+            f"the document has more than {PUBLISHED_LIMIT} bytes, the limit for all documents "
+            "together: publish less"
         )
     try:
         return parse(raw, depth=DOCUMENT_DEPTH)
