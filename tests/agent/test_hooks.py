@@ -1,8 +1,9 @@
 """Hooks: one at a time, the latest wins, a failure is tried again; real ones leave nothing."""
 
 import asyncio
+import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,10 +67,8 @@ class Commands:
 
 
 @asynccontextmanager
-async def running(
-    run: RunCommand, on_end: Callable[[HookStatus], None] = lambda _: None
-) -> AsyncIterator[HookRunner]:
-    runner = HookRunner(run, environ=ENVIRON, secrets={"TOKEN"}, uniform=lambda: 1.0, on_end=on_end)
+async def running(run: RunCommand) -> AsyncIterator[HookRunner]:
+    runner = HookRunner(run, environ=ENVIRON, secrets={"TOKEN"}, uniform=lambda: 1.0)
     task = asyncio.create_task(runner.run())
     await asyncio.sleep(0)
     try:
@@ -240,21 +239,38 @@ def shell(name: str, script: str, pipe: Life, *, timeout: float = 5.0) -> HookRe
     )
 
 
+class Endings(logging.Handler):
+    """What a runner says of the commands that have ended: it logs each."""
+
+    def __init__(self, runner: HookRunner) -> None:
+        super().__init__()
+        self._runner = runner
+        self._lines: asyncio.Queue[str] = asyncio.Queue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.put_nowait(record.getMessage())
+
+    async def get(self) -> HookStatus:
+        name = (await self._lines.get()).split()[1].strip(":")
+        return next(status for status in self._runner.statuses if status.name == name)
+
+
 @asynccontextmanager
-async def guarded() -> AsyncIterator[tuple[HookRunner, "asyncio.Queue[HookStatus]"]]:
+async def guarded(caplog: pytest.LogCaptureFixture) -> AsyncIterator[tuple[HookRunner, Endings]]:
     """A runner with a real guard, and what it says of the commands that have ended."""
-    ended: asyncio.Queue[HookStatus] = asyncio.Queue()
-    async with (
-        asyncio.timeout(2 * WAIT),
-        Guard() as guard,
-        running(guard.run, ended.put_nowait) as runner,
-    ):
-        yield runner, ended
+    caplog.set_level("INFO")
+    logger = logging.getLogger("kontrol.agent.hooks")
+    async with asyncio.timeout(2 * WAIT), Guard() as guard, running(guard.run) as runner:
+        endings = Endings(runner)
+        logger.addHandler(endings)
+        try:
+            yield runner, endings
+        finally:
+            logger.removeHandler(endings)
 
 
 async def test_a_real_hook_is_logged(pipe: Life, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    async with guarded() as (runner, endings):
+    async with guarded(caplog) as (runner, endings):
         runner.want(shell("silent", "echo $HOOK; echo demoted >&2; printf end", pipe))
         status = await endings.get()
     assert (status.failures, status.error) == (0, None)
@@ -262,9 +278,11 @@ async def test_a_real_hook_is_logged(pipe: Life, caplog: pytest.LogCaptureFixtur
     assert sorted(lines) == ["silent: demoted", "silent: end", "silent: silent"]
 
 
-async def test_a_real_hook_that_hangs_is_killed_with_what_it_forked(pipe: Life) -> None:
+async def test_a_real_hook_that_hangs_is_killed_with_what_it_forked(
+    pipe: Life, caplog: pytest.LogCaptureFixture
+) -> None:
     stubborn = "trap '' TERM; setsid sh -c 'trap \"\" TERM; sleep 1000' & echo up >&9; sleep 1000"
-    async with guarded() as (runner, endings):
+    async with guarded(caplog) as (runner, endings):
         began = asyncio.get_running_loop().time()
         runner.want(shell("silent", stubborn, pipe, timeout=0.6))
         assert await pipe.line() == "up"
@@ -280,10 +298,10 @@ async def test_a_real_hook_that_hangs_is_killed_with_what_it_forked(pipe: Life) 
 
 
 async def test_an_urgent_real_hook_starts_when_nothing_of_the_other_is_left(
-    pipe: Life, tmp_path: Path
+    pipe: Life, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lock = f"exec 8>{tmp_path}/lock; flock -n 8; "
-    async with guarded() as (runner, endings):
+    async with guarded(caplog) as (runner, endings):
         forks = f"{lock} trap '' TERM; setsid sleep 1000 & echo up >&9; wait"
         runner.want(shell("heard", forks, pipe))
         assert await pipe.line() == "up"

@@ -88,7 +88,7 @@ class HookRunner:
     """Runs the latest hook that is wanted, while `run` runs.
 
     Commands get `environ` without the variables that `secrets` names. `uniform` returns numbers
-    evenly spread over 0 to 1. `on_end` is called when a command has ended.
+    evenly spread over 0 to 1.
     """
 
     def __init__(
@@ -98,10 +98,8 @@ class HookRunner:
         environ: Mapping[str, str],
         secrets: Collection[str],
         uniform: Callable[[], float],
-        on_end: Callable[[HookStatus], None] = lambda _status: None,
     ) -> None:
         self._run = run
-        self._on_end = on_end
         self._environ = {name: text for name, text in environ.items() if name not in secrets}
         self._uniform = uniform
         self._wanted: HookRequest | None = None  # None: nothing is left to do
@@ -200,7 +198,6 @@ class HookRunner:
             else:
                 log.warning("hook %s failed: %s; it is tried again", request.name, why)
         self._statuses[request.name] = status
-        self._on_end(replace(status, ended=0.0))
         return not task.cancelled() and status.error is None
 
     async def _conduct(self, request: HookRequest) -> Outcome:
