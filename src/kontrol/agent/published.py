@@ -220,10 +220,14 @@ class PublishedFile:
             beside.unlink(missing_ok=True)
             raise
 
+    def _content(self) -> bytes:
+        """Read the file. Raises `OSError`."""
+        return read_file(self.path, DOCUMENTS_LIMIT)
+
     def _open(self) -> None:
         """Read what an earlier process left, so that no earlier version replaces it."""
         try:
-            raw, content = _read(read_file(self.path, DOCUMENTS_LIMIT))
+            raw, content = _read(self._content())
         except FileNotFoundError:
             return
         except (OSError, NotJSON) as error:
