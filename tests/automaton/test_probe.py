@@ -266,7 +266,10 @@ async def test_a_manifest_in_python_has_functions_or_scripts(tmp_path: Path) -> 
         ("live: {file: l, probe: '', every: 1}", "3:24: error: 'live: probe' is ''"),
         ("live: {file: l, probe: [x], every: 1}", "3:24: error: 'live: probe' is a list"),
         ("live: {file: '', probe: x, every: 1}", "3:14: error: 'live: file' is ''"),
-        ("live: {file: l, probe: x, every: 1, timeout: -2}", "3:46: error: 'live: timeout' is -2"),
+        (
+            "live: {file: l, probe: x, every: 1, timeout: -2}",
+            "3:46: error: 'live: timeout' is '-2'",
+        ),
         (
             "live: {file: l, prob: x, every: 1}",
             "3:17: error: unknown key 'prob' in 'live'; did you",
