@@ -112,7 +112,15 @@ def test_the_next_process_goes_on_from_the_file_and_replaces_what_is_damaged(
         assert master.had == [7, 7, 8]
         assert master.asked[0][2]["sum"] == crc32(text(7, a=1).encode())
         assert content(path)["version"] == 8
-        for damaged in ("", "{", "[]", text(0), text(-1), '{"version":true,"documents":{}}'):
+        for damaged in (
+            "",
+            "{",
+            "[]",
+            text(0),
+            text(-1),
+            text(2**52),
+            '{"version":true,"documents":{}}',
+        ):
             path.write_text(damaged)
             master = Master(text(1, a=1))
             await follow(keep(path), master)
@@ -123,7 +131,7 @@ def test_the_next_process_goes_on_from_the_file_and_replaces_what_is_damaged(
 
 JUNK = [
     *(7, [], {}, b"\xff\xfe", "", "{", "NaN", "[1]", '{"version":1}', '{"documents":{}}'),
-    *(text(0), text(-5), text(2**60), '{"version":1,"documents":[]}', "[" * 5000),
+    *(text(0), text(-5), text(2**60), text(2**52), '{"version":1,"documents":[]}', "[" * 5000),
     *('{"version":1.0,"documents":{}}', '{"version":true,"documents":{}}', "x" * (10 << 20)),
     *('{"version":9,"version":8,"documents":{}}', text(9, a="x" * (2 << 20))),
     *(ProtocolError("nonsense"), RemoteError("Busy", "x" * 9999), RemoteError("Forbidden", "no")),

@@ -32,7 +32,9 @@ log = logging.getLogger(__name__)
 DOCUMENTS_LIMIT = 1024 * 1024  # bytes that are taken of a master: twice what one publishes
 DOCUMENTS_DEPTH = 100
 
-_HIGHEST = 2**53 - 1
+# Above what masters publish (`BELIEVED_VERSION` and some). A file that has a higher version is
+# damaged: nothing would ever be later, and no master believes it.
+_HIGHEST = 2**50 + 10**11
 _WAIT = 3600.0  # seconds until an unanswered question is asked again
 _RARELY = 600.0  # seconds between questions to masters that publish nothing
 _FIRST_RETRY, _LAST_RETRY = 0.5, 30.0  # seconds; doubles with each failure
