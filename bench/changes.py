@@ -1,4 +1,4 @@
-"""A change on a pod to the callback's start, without a damper, and a pod that leaves.
+"""A change on a pod to the callback's start, without a damper; a pod that leaves or is killed.
 
 One master and one agent, real processes on loopback. The limit is what cannot be saved: to start a
 process, and to have etcd report a change.
@@ -6,6 +6,7 @@ process, and to have etcd report a change.
 
 import asyncio
 import json
+import signal
 import statistics
 import subprocess
 import time
@@ -18,13 +19,16 @@ from kontrol.store.etcd import EtcdConfig, EtcdStore
 from kontrol.store.protocol import Put
 
 TITLE = "A change to the callback's start, damper 0, etcd with fsync"
-OPTIONS = {"rounds": Option(100, 10, "changes; leaves are a tenth of it")}
+OPTIONS = {"rounds": Option(100, 10, "changes; leaves are a tenth of it, kills a twentieth")}
+SHORT = 3  # seconds of TTL where pods are killed
 
 
 async def run(*, rounds: int) -> list[Row]:
     """Measure."""
     async with stage() as here:
         changes, leaves = await _changes_and_leaves(here, rounds)
+    async with stage() as here:
+        kills = await _kills(here, rounds)
     spawn = await _spawns(rounds)
     watch = await _puts_to_watch(rounds)
     least = statistics.median(spawn) + statistics.median(watch)
@@ -50,6 +54,13 @@ async def run(*, rounds: int) -> list[Row]:
             f"{statistics.median(leaves) / least:.1f} x spawn + watch",
             "5.5 s",
             values=quantiles("leave", leaves),
+        ),
+        Row(
+            "kill to the urgent run's start, damper 10 s",
+            milliseconds(kills),
+            f"TTL {SHORT} s, less what has passed since the last keepalive",
+            f"{statistics.median(kills) / SHORT:.2f} x TTL",
+            values=quantiles("kill", kills),
         ),
     ]
 
@@ -84,6 +95,27 @@ async def _changes_and_leaves(here: Stage, rounds: int) -> tuple[list[float], li
         await master.until("acknowledged")
     await master.end()
     return changes, leaves
+
+
+async def _kills(here: Stage, rounds: int) -> list[float]:
+    """Return seconds from SIGKILL of an agent to the start of the run that tells of its loss."""
+    ttl = {"KONTROL_TTL": str(SHORT)}
+    master = await here.master(KONTROL_DAMPER="10", KONTROL_URGENT="lost,joined", **ttl)
+    for number in range(3):  # they stay: one that is lost of few would be held by the brake
+        await here.daemon(f"a{number}", host=f"127.0.0.{number + 11}", **ttl)
+        await here.next_start()
+        await master.until("acknowledged")
+    await asyncio.sleep(SHORT)  # the time after a leader's start in which losses are not told
+    kills = []
+    for number in range(max(2, rounds // 20)):
+        agent = await here.daemon(f"b{number}", host="127.0.0.20", **ttl)
+        await here.next_start()
+        await master.until("acknowledged")
+        begun = await agent.end(signal.SIGKILL)
+        kills.append((await here.next_start())[0] - begun)
+        await master.until("acknowledged")
+    await master.end()
+    return kills
 
 
 async def _spawns(rounds: int) -> list[float]:
