@@ -39,7 +39,8 @@ class Numbers:
         if (self.term, self.run) != self._given:
             self._given, self._at = (self.term, self.run), entry.at
         elif entry.at - self._at > WATCHED:
-            self._saw |= dict.fromkeys(self._since, self._given)
+            followed = (m for m, since in self._since.items() if entry.at - since > SEEN)
+            self._saw |= dict.fromkeys(followed, self._given)
         if self._health.apply(entry):
             self._look(entry.at)
         if isinstance(entry, Restore):
