@@ -185,10 +185,11 @@ async def test_messages_that_are_never_complete_are_bounded_together() -> None:
                 with contextlib.suppress(ConnectionError, TimeoutError):
                     async with asyncio.timeout(5.0):
                         await writer.drain()
-        assert attack.grown * 1024 < LIMITS.unfinished + 48 * 2**20
+        most = 2 * LIMITS.unfinished + 16 * 2**20  # a buffer is there twice while it grows
+        assert attack.grown * 1024 < most
         # All of it would be 800 MiB; what is left is within the bound.
         await until(lambda: descriptors(attack.process) <= idle + 20)
-        assert attack.grown * 1024 < LIMITS.unfinished + 48 * 2**20
+        assert attack.grown * 1024 < most
         for _, writer in opened:
             writer.transport.abort()
 
