@@ -272,12 +272,17 @@ class Sentinel(Ensemble):
         return found[0] if found and all(answers) else None
 
     async def stop_pod(self, pod: str) -> None:
-        """Hand over by the operator's command, then end the server."""
-        path = self.folder / "sentinel-1" / "sentinel.sock"
-        answer = await ask(path, "SENTINEL", "FAILOVER", "ensemble")
-        assert answer == "OK", answer
+        """Hand over by the operator's command, repeated while it is refused; then end the server.
+
+        A Sentinel knows for up to ten seconds of no replica that is good enough.
+        """
+        await until(self._hands_over)
         await until(partial(self._is_replica, pod))
         self._servers[pod].process.send_signal(signal.SIGTERM)
+
+    async def _hands_over(self) -> bool:
+        path = self.folder / "sentinel-1" / "sentinel.sock"
+        return await ask(path, "SENTINEL", "FAILOVER", "ensemble") == "OK"
 
     async def _is_replica(self, pod: str) -> bool:
         return "role:slave" in str(await ask(self.sockets[pod], "INFO", "replication"))
