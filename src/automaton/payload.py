@@ -7,10 +7,11 @@ entering a state from itself changes nothing.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from kontrol_common.files import replace_file
 
 _MAX = 64 * 1024  # bytes of a file that an earlier process may have written
 _TICK = timedelta(milliseconds=1)  # the precision of written times
@@ -28,12 +29,7 @@ class ReportFile:
         text = json.dumps(content)
         if text == self._written:
             return
-        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            beside.write_text(text + "\n", encoding="utf-8")
-            beside.replace(self._path)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_file(self._path, f"{text}\n".encode())
         self._written = text
 
 

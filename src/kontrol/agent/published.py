@@ -10,7 +10,6 @@ are several tiers, it names the one in `tier`, since each counts versions of its
 """
 
 import asyncio
-import errno
 import logging
 import os
 from binascii import crc32
@@ -23,6 +22,7 @@ from kontrol.agent.connection import Caller
 from kontrol.agent.payload import read_file
 from kontrol.ensemble.canonical import JSON, NotJSON, canonical, parse
 from kontrol.rpc.errors import CallTimeout, LostRemote, RemoteError, RpcError
+from kontrol_common.files import beside_of, replace_file
 
 if TYPE_CHECKING:  # an agent without hooks does not load what runs commands
     from kontrol.agent.hooks import HookRunner, HookStatus
@@ -78,7 +78,6 @@ class PublishedFile:
         command: tuple[str, ...] = (),
     ) -> None:
         self.path = path.absolute()
-        self._beside = self.path.with_name(f".{self.path.name}.new")
         self._tiers = tuple(tiers)
         self._pod = pod
         self._hook = hook
@@ -184,7 +183,8 @@ class PublishedFile:
         try:
             self._write(raw + b"\n")
         except OSError as error:
-            at = f" ({error.filename})" if error.filename == os.fspath(self._beside) else ""
+            beside = os.fspath(beside_of(self.path))
+            at = f" ({beside})" if error.filename == beside else ""
             self._fail(f"{self.path}: {error.strerror or error}{at}; the file stays as it was")
             return False
         self._version, self._tier, self._error, self._sum = version, tier, None, total
@@ -199,28 +199,8 @@ class PublishedFile:
         log.warning("what is published cannot be kept: %s; it is tried again", error)
 
     def _write(self, content: bytes) -> None:
-        """Replace the file. Its mode is that of any new file: applications read it.
-
-        What is beside it is of a process that was killed, or of another user: nothing is written
-        there, where it may be another name of any file. And a device must not become a file.
-        """
-        if self.path.exists() and not self.path.is_file():
-            raise OSError(errno.EINVAL, "not a regular file")
-        beside = self._beside
-        beside.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = os.open(beside, flags, 0o666)
-        try:
-            try:
-                left = memoryview(content)
-                while left:
-                    left = left[os.write(descriptor, left) :]
-            finally:
-                os.close(descriptor)  # some file systems say only here that there is no space
-            beside.replace(self.path)
-        except OSError:
-            beside.unlink(missing_ok=True)
-            raise
+        """Replace the file. Its mode is that of any new file: applications read it."""
+        replace_file(self.path, content)
 
     def _content(self) -> bytes:
         """Read the file. Raises `OSError`."""

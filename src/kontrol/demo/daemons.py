@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kontrol.ensemble.tiers import Tier
+from kontrol_common.files import replace_file
 
 TTL = 4  # seconds
 _END = 8.0  # seconds from SIGTERM to SIGKILL
@@ -100,10 +101,7 @@ class Daemons:
 
     async def payload(self, name: str, state: str) -> None:
         """Replace an agent's payload file, atomically."""
-        path = self._folder / f"{name}.json"
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps({"state": state}), encoding="utf-8")
-        new.replace(path)
+        replace_file(self._folder / f"{name}.json", json.dumps({"state": state}).encode())
 
     def expect(self, logger: str, pattern: str) -> ExpectedLine:
         """Watch, from now on, for a line that matches a pattern, of a logger or one below it."""

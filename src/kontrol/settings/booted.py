@@ -8,7 +8,6 @@ and removed by the next boot. Of several, that of the oldest process counts, whi
 container's own.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from kontrol.settings import variables as v
 from kontrol.settings.private import check_folder, run_folder
 from kontrol.settings.resolve import NOTHING, Booted
+from kontrol_common.files import replace_file
 
 # Boot exports 13 texts of at most 100,000 bytes, of which JSON escapes some.
 MAX_BYTES = 4 << 20
@@ -34,8 +34,6 @@ def leave(environ: Mapping[str, str], facts: Mapping[str, tuple[str, str]]) -> P
 
     Raises `OSError`.
     """
-    import tempfile
-
     folder = run_folder(environ)
     folder.mkdir(mode=0o700, exist_ok=True)
     check_folder(folder)
@@ -47,15 +45,7 @@ def leave(environ: Mapping[str, str], facts: Mapping[str, tuple[str, str]]) -> P
         "facts": {name: {"text": text, "source": of} for name, (text, of) in facts.items()},
     }
     path = folder / f"boot-{os.getpid()}.json"
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".boot-")  # mode 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(document, file)
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
+    replace_file(path, json.dumps(document).encode(), 0o600)
     return path
 
 

@@ -12,6 +12,8 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from kontrol_common.files import replace_file
+
 _TOKEN = re.compile(rb"[0-9A-Za-z_-]{16,128}")
 _HERE = ("*", "0.0.0.0", "::", "::1", "localhost")  # noqa: S104  # compared, not bound
 
@@ -62,16 +64,12 @@ def token_path(environ: Mapping[str, str], host: str, port: int) -> Path:
 def make_token(environ: Mapping[str, str], host: str, port: int) -> tuple[Path, str]:
     """Make a token; returns its file, to be removed with the process, and it. Raises `OSError`."""
     import secrets
-    import tempfile
 
     path = token_path(environ, host, port)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     check_folder(path.parent)
     token = secrets.token_urlsafe(32)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".token-")  # mode 0600
-    with os.fdopen(handle, "w", encoding="ascii") as file:
-        file.write(f"{token}\n")
-    Path(name).replace(path)
+    replace_file(path, f"{token}\n".encode(), 0o600)
     return path, token
 
 

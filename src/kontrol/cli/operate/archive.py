@@ -38,6 +38,7 @@ _STATUSES = "  4  etcd does not answer\n"
 
 def _export(options: argparse.Namespace, _others: list[str]) -> int:
     from kontrol.master.operator.archive import export
+    from kontrol_common.files import replace_file
     from kontrol_common.text import escaped_json
 
     text = escaped_json(_with_store(_settings(), export), indent=2) + "\n"
@@ -46,7 +47,7 @@ def _export(options: argparse.Namespace, _others: list[str]) -> int:
         sys.stdout.write(text)
         return DONE
     try:
-        _write(options.file, text)
+        replace_file(options.file, text.encode(), 0o600, sync=True)
     except OSError as error:
         say(f"cannot write {options.file}: {(error.strerror or str(error)).lower()}")
         return USAGE
@@ -120,22 +121,6 @@ def _with_store(settings: Settings, work: "Callable[[Store, Records], Awaitable[
             )
         say(f"etcd at {where}: {error}; {fix}")
         raise SystemExit(UNANSWERED) from None
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file completely or not at all. Raises `OSError`."""
-    import tempfile
-
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _configure_export(parser: argparse.ArgumentParser) -> None:

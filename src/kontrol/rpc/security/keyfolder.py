@@ -28,6 +28,7 @@ from kontrol.rpc.security.keys import (
     read,
     secret_file,
 )
+from kontrol_common.files import replace_file
 
 _RETIRED = "retired"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # of Kubernetes' objects, RFC 1123
@@ -167,11 +168,4 @@ def _marked(text: str, key: str, remark: str) -> str:
 
 def _write(path: Path, text: str, mode: int) -> None:
     """Replace a file as a whole. Raises `OSError`."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
-    temporary.replace(path)
+    replace_file(path, text.encode(), mode, sync=True)
