@@ -27,6 +27,7 @@ import logging
 import os
 import signal
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -88,7 +89,7 @@ CHUNK = 65536
 _log = logging.getLogger("automaton")
 
 
-class Pipe:
+class Pipe(ABC):
     """A pipe that is read on the loop, to its end or until `close`.
 
     `descriptor` is the script's side; `detach` closes it. Raises `OSError` if there are no
@@ -124,9 +125,9 @@ class Pipe:
             self.close()
         return self.open
 
+    @abstractmethod
     def _take(self, data: bytes) -> None:
         """Take one chunk; an empty one is the end."""
-        raise NotImplementedError
 
 
 class Output(Pipe):
