@@ -419,9 +419,8 @@ class Reporter:
         except (RpcError, OSError) as error:
             if not is_refusal(error):
                 self._failed(reason(error))
-                await asyncio.sleep(
-                    _DEREGISTER_PAUSE
-                )  # also after an immediate refusal of the connection
+                # Also where the connection is refused immediately.
+                await asyncio.sleep(_DEREGISTER_PAUSE)
                 return False
             self._error = None if error.name == "Gone" else reason(error)
         return True
