@@ -184,6 +184,7 @@ async def test_probes_and_the_scripts_of_states_leave_each_other_alone(tmp_path:
     async with automaton(tmp_path, bot(BACKGROUND, live=live(script, 0.1))) as it:
         await it.says("up.*exit status 0")
         assert await it.ask("GOTO work") == "OK"
+        await lines(tmp_path / "runs", 1)  # it may not have begun
         await lines(tmp_path / "runs", (tmp_path / "runs").read_text().count("run") + 8)
         (tmp_path / "go").touch()
         await it.says("work.*exit status 7")
