@@ -8,7 +8,7 @@ done, the queue would grow, and no agent would wait long enough any more.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -31,6 +31,7 @@ from tests.support.simloop import virtual
 
 from kontrol.agent.agent import Agent, AgentSettings
 from kontrol.agent.connection import Caller
+from kontrol.ensemble.pod import Keepalive
 from kontrol.ensemble.tiers import parse_tiers
 from kontrol.rpc.errors import LostRemote, RemoteError
 
@@ -232,7 +233,9 @@ async def test_what_has_changed_since_follows_a_late_acknowledgement() -> None:
 
 @pytest.mark.parametrize("dies", [silent, mute])
 @pytest.mark.parametrize("seed", range(5))
-def test_an_only_address_whose_connection_dies_saves_its_lease(dies: object, seed: int) -> None:
+def test_an_only_address_whose_connection_dies_saves_its_lease(
+    dies: Callable[[Keepalive], object], seed: int
+) -> None:
     """An address may be that of many masters, and a new connection one to another of them."""
 
     @virtual
@@ -241,7 +244,7 @@ def test_an_only_address_whose_connection_dies_saves_its_lease(dies: object, see
         async with running(one(master).agent("10.0.0.1", seed=seed)):
             await asyncio.sleep(10 * TTL)
             before = len(master.times)
-            master.answer = lambda record: dies(record) if master.opened == 1 else None  # type: ignore[operator]
+            master.answer = lambda record: dies(record) if master.opened == 1 else None
             await asyncio.sleep(2 * TTL)
         sent = master.times[before - 1]
         assert min(at for at in master.acknowledged if at > sent + 1) < sent + TTL

@@ -18,7 +18,7 @@ from tests.support.simloop import virtual
 
 from kontrol.agent.agent import Agent, AgentSettings
 from kontrol.agent.health import METRICS, checks
-from kontrol.agent.hooks import HookRunner
+from kontrol.agent.hooks import HookRunner, HookStatus
 from kontrol.agent.published import PublishedFile
 from kontrol.ensemble.canonical import canonical
 from kontrol.ensemble.tiers import parse_tiers
@@ -74,6 +74,13 @@ def names(folder: Path) -> list[str]:
 
 def error_of(file: PublishedFile) -> str | None:
     return file.status.error
+
+
+def hook_of(agent: Agent) -> HookStatus:
+    status = agent.status.published
+    assert status is not None
+    assert status.hook is not None, "it has run"
+    return status.hook
 
 
 def content(path: Path) -> Any:  # noqa: ANN401 - JSON
@@ -387,7 +394,7 @@ async def test_an_agent_follows_over_its_connection_runs_the_hook_and_goes_to_an
         assert content(path) == {"version": 1, "documents": {"a": 1}}
         await one.publish(2, a=2)
         await one.received(2)
-        failing = await until(lambda: agent.status.published.hook.failures > 1)  # type: ignore[union-attr]
+        failing = await until(lambda: hook_of(agent).failures > 1)
         assert failing
         detail = checks(agent.status)[1]
         assert (detail["name"], detail["ok"]) == ("published", True)
@@ -401,7 +408,7 @@ async def test_an_agent_follows_over_its_connection_runs_the_hook_and_goes_to_an
         serving[0].cancel()  # its end is seen immediately, not with the next keepalive
         await two.received(3)
         assert time.monotonic() - began < 5
-        assert await until(lambda: agent.status.published.hook.error is None)  # type: ignore[union-attr]
+        assert await until(lambda: hook_of(agent).error is None)
         numbers = [int(line) for line in log.read_text().split()]
         assert numbers[0] == 1
         assert numbers == sorted(numbers)

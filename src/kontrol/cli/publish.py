@@ -113,7 +113,7 @@ def _connect(connection: socket.socket, path: Path, timeout: float) -> None:
             if time.monotonic() > until:
                 why = f"not published: too many others are publishing for {timeout:g} s"
                 raise _Failure(UNANSWERED, why) from None
-            time.sleep(0.02)
+            time.sleep(0.02)  # nothing tells when there is room
         except OSError as error:
             raise _Failure(
                 REFUSED,
